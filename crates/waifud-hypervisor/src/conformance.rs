@@ -1,7 +1,7 @@
-//! What every hypervisor must do, fake or real: one suite that all of them pass.
+//! The conformance tests that every hypervisor, real or fake, must pass.
 //!
-//! The suite sees the trait only, plus an `Outside` that does to domains what other people and bad luck do. Broken
-//! rules come back as `Violation`; the caller unwraps it in a test.
+//! The tests use only the trait, and an `Outside` that changes domains as other programs and failures do. A violated
+//! rule is returned as a `Violation`, which the caller unwraps.
 
 mod drift;
 
@@ -23,33 +23,33 @@ use crate::{
     ObservedDomain, OffReason,
 };
 
-/// How long the suite waits for a condition; real guests start in a second, busy machines take longer.
+/// The time limit for a condition. Real guests start within a second, but a busy machine takes longer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A rule that the hypervisor broke, in words.
+/// A violated rule, as a sentence.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Violation(pub String);
 
-/// What happens to domains without our doing.
+/// Changes of domains that waifud does not cause.
 #[async_trait]
 pub trait Outside: Send + Sync {
-    /// Somebody destroys a running domain.
+    /// Destroys a running domain, as an administrator would.
     async fn destroy(&self, id: InstanceId);
-    /// QEMU dies (SIGKILL).
+    /// Kills the domain's QEMU with SIGKILL.
     async fn kill(&self, id: InstanceId);
-    /// Somebody halts a running domain.
+    /// Pauses a running domain.
     async fn pause(&self, id: InstanceId);
-    /// Somebody adds a tablet (an input device on USB) to a domain's definition.
+    /// Adds a tablet (a USB input device) to a domain's definition.
     async fn add_tablet(&self, id: InstanceId);
-    /// Somebody writes another memory into a domain's definition.
+    /// Changes the memory in a domain's definition.
     async fn set_memory(&self, id: InstanceId, memory: ByteSize);
 }
 
-/// Makes a spec that the subject can start: `(id, name)`.
+/// Creates a spec with this `(id, name)` that the hypervisor under test can start.
 pub type SpecMaker<'a> = &'a (dyn Fn(InstanceId, &str) -> DomainSpec + Send + Sync);
 
-/// A spec without disks and nics, enough for firmware to run: 1 CPU, 64 MiB, emulated.
+/// A spec that is sufficient to run firmware: 1 CPU, 64 MiB, emulated, without disks and nics.
 pub fn diskless_spec(id: InstanceId, name: &str) -> DomainSpec {
     DomainSpec {
         id,
@@ -69,23 +69,23 @@ pub fn diskless_spec(id: InstanceId, name: &str) -> DomainSpec {
     }
 }
 
-/// Runs the whole suite. Domains that it makes are gone afterwards unless a rule is broken.
+/// Runs all tests. Removes the domains that they created, unless a rule is violated.
 pub async fn everything(
     hypervisor: &dyn Hypervisor,
     outside: &dyn Outside,
     spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
-    absent_domains_are_no_error(hypervisor).await?;
-    defining_is_idempotent_and_takes_changes(hypervisor, spec).await?;
-    names_are_taken_once(hypervisor, spec).await?;
+    absent_domains_can_be_removed_but_not_started(hypervisor).await?;
+    a_definition_is_idempotent_and_applies_changes(hypervisor, spec).await?;
+    a_name_belongs_to_one_domain(hypervisor, spec).await?;
     starting_and_stopping_are_idempotent(hypervisor, spec).await?;
     a_running_domain_survives_redefinition(hypervisor, spec).await?;
-    outside_changes_are_seen(hypervisor, outside, spec).await?;
-    drift::edits_by_hand_are_seen_and_devices_are_kept(hypervisor, outside, spec).await?;
-    silent_agents_are_told_from_absent_domains(hypervisor, spec).await
+    changes_by_others_are_observed(hypervisor, outside, spec).await?;
+    drift::manual_edits_are_reported_and_devices_are_kept(hypervisor, outside, spec).await?;
+    a_missing_agent_differs_from_an_absent_domain(hypervisor, spec).await
 }
 
-/// For a spec with a disk: `size_of` tells how large the running domain's disk is, to the guest.
+/// Tests for a spec with a disk. `size_of` returns the size of the running domain's disk as the guest sees it.
 pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
     hypervisor: &dyn Hypervisor,
     outside: &dyn Outside,
@@ -99,17 +99,17 @@ pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
     let [small, large] = [64, 96].map(ByteSize::mib);
     let absent = hypervisor.ensure_disk_size(id, &disk, large).await;
     not_found("ensure_disk_size", id, &absent)?;
-    done("ensure_defined", hypervisor.ensure_defined(spec)).await?;
-    let seen = found(hypervisor, id).await?;
-    let right = seen.disks == spec.disk_sources();
-    expect(right, "a domain's disks are observed as defined", &seen)?;
+    succeeds("ensure_defined", hypervisor.ensure_defined(spec)).await?;
+    let seen = existing(hypervisor, id).await?;
+    let holds = seen.disks == spec.disk_sources();
+    expect(holds, "a domain's disks are observed as defined", &seen)?;
     let off = hypervisor.ensure_disk_size(id, &disk, large).await;
     expect(
         off.is_err(),
-        "the disk of a domain that is off is its pool's",
+        "growing the disk of a domain that is off is refused",
         &off,
     )?;
-    done("ensure_started", hypervisor.ensure_started(id)).await?;
+    succeeds("ensure_started", hypervisor.ensure_started(id)).await?;
     let grow = |size| hypervisor.ensure_disk_size(id, &disk, size);
     for (wanted, expected) in [
         (small, small),
@@ -117,7 +117,7 @@ pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
         (large, large),
         (small, large),
     ] {
-        done("ensure_disk_size", grow(wanted)).await?;
+        succeeds("ensure_disk_size", grow(wanted)).await?;
         let has = size_of(id, disk.clone()).await;
         expect(
             has == expected,
@@ -126,30 +126,36 @@ pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
         )?;
     }
     outside.pause(id).await;
-    settles(hypervisor, id, "the pause is seen", |s| {
+    reaches(hypervisor, id, "a pause is reported", |s| {
         s == DomainState::Paused { io_error: false }
     })
     .await?;
     let larger = ByteSize::mib(128);
-    done("ensure_disk_size of a paused domain", grow(larger)).await?;
+    succeeds("ensure_disk_size of a paused domain", grow(larger)).await?;
     let has = size_of(id, disk.clone()).await;
     expect(has == larger, "the disk of a paused domain grows", &has)?;
     let other = hypervisor
         .ensure_disk_size(id, &label("no-such-disk"), large)
         .await;
-    expect(other.is_err(), "a disk that it has not is refused", &other)?;
-    done("ensure_absent", hypervisor.ensure_absent(id)).await
+    expect(
+        other.is_err(),
+        "a disk that the domain does not have is refused",
+        &other,
+    )?;
+    succeeds("ensure_absent", hypervisor.ensure_absent(id)).await
 }
 
-async fn absent_domains_are_no_error(hypervisor: &dyn Hypervisor) -> Result<(), Violation> {
+async fn absent_domains_can_be_removed_but_not_started(
+    hypervisor: &dyn Hypervisor,
+) -> Result<(), Violation> {
     let id = InstanceId::generate();
     expect(
         get(hypervisor, id).await?.is_none(),
-        "get of an absent domain",
-        &"found",
+        "an absent domain is not found",
+        &id,
     )?;
-    done("ensure_off of an absent domain", hypervisor.ensure_off(id)).await?;
-    done(
+    succeeds("ensure_off of an absent domain", hypervisor.ensure_off(id)).await?;
+    succeeds(
         "ensure_absent of an absent domain",
         hypervisor.ensure_absent(id),
     )
@@ -162,16 +168,16 @@ async fn absent_domains_are_no_error(hypervisor: &dyn Hypervisor) -> Result<(), 
     )
 }
 
-async fn defining_is_idempotent_and_takes_changes(
+async fn a_definition_is_idempotent_and_applies_changes(
     hypervisor: &dyn Hypervisor,
     make: SpecMaker<'_>,
 ) -> Result<(), Violation> {
     let mut spec = make(InstanceId::generate(), "conform-define");
     for _ in 0..2 {
-        done("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
+        succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
     }
-    let seen = found(hypervisor, spec.id).await?;
-    let right = seen.id == spec.id
+    let seen = existing(hypervisor, spec.id).await?;
+    let holds = seen.id == spec.id
         && seen.name == spec.name.as_str()
         && seen.epoch == Some(spec.epoch)
         && seen.kind == spec.kind
@@ -179,55 +185,51 @@ async fn defining_is_idempotent_and_takes_changes(
         && seen.disks == spec.disk_sources()
         && seen.drift.is_empty()
         && matches!(seen.state, DomainState::Off(_));
-    expect(right, "a defined domain looks like its spec", &seen)?;
+    expect(holds, "a defined domain matches its spec", &seen)?;
 
     spec.memory = ByteSize(spec.memory.bytes() + (16 << 20));
     spec.epoch = Epoch(spec.epoch.0 + 1);
-    done(
+    succeeds(
         "ensure_defined of a changed spec",
         hypervisor.ensure_defined(&spec),
     )
     .await?;
-    let seen = found(hypervisor, spec.id).await?;
-    let right = seen.spec_digest == Some(spec.digest()) && seen.epoch == Some(spec.epoch);
-    expect(right, "a changed spec is taken over", &seen)?;
+    let seen = existing(hypervisor, spec.id).await?;
+    let holds = seen.spec_digest == Some(spec.digest()) && seen.epoch == Some(spec.epoch);
+    expect(holds, "a changed spec is applied", &seen)?;
 
     let listed = hypervisor.list().await.map_err(failed("list"))?;
     let count = listed.iter().filter(|d| d.id == spec.id).count();
-    expect(count == 1, "list names each domain once", &listed)?;
+    expect(count == 1, "list returns each domain once", &listed)?;
     let known = BTreeSet::from([spec.id]);
     let others = hypervisor.list_except(&known).await;
     let others = others.map_err(failed("list_except"))?;
-    let right = others.iter().all(|d| d.id != spec.id) && others.len() + 1 == listed.len();
-    expect(right, "list_except leaves the known ones out", &others)?;
+    let holds = others.iter().all(|d| d.id != spec.id) && others.len() + 1 == listed.len();
+    expect(holds, "list_except omits the known domains", &others)?;
     for _ in 0..2 {
-        done("ensure_absent", hypervisor.ensure_absent(spec.id)).await?;
+        succeeds("ensure_absent", hypervisor.ensure_absent(spec.id)).await?;
     }
     let gone = get(hypervisor, spec.id).await?;
-    expect(gone.is_none(), "an absent domain is gone", &gone)
+    expect(gone.is_none(), "a removed domain does not exist", &gone)
 }
 
-async fn names_are_taken_once(
+async fn a_name_belongs_to_one_domain(
     hypervisor: &dyn Hypervisor,
     make: SpecMaker<'_>,
 ) -> Result<(), Violation> {
     let first = make(InstanceId::generate(), "conform-name");
     let second = make(InstanceId::generate(), "conform-name");
-    done("ensure_defined", hypervisor.ensure_defined(&first)).await?;
+    succeeds("ensure_defined", hypervisor.ensure_defined(&first)).await?;
     let refused = hypervisor.ensure_defined(&second).await;
-    let right = matches!(&refused, Err(HypervisorError::NameTaken { name }) if *name == *second.name.as_str());
-    expect(
-        right,
-        "a name is refused while another domain has it",
-        &refused,
-    )?;
-    done("ensure_absent", hypervisor.ensure_absent(first.id)).await?;
-    done(
-        "ensure_defined once the name is free",
+    let holds = matches!(&refused, Err(HypervisorError::NameTaken { name }) if *name == *second.name.as_str());
+    expect(holds, "a name that another domain has is refused", &refused)?;
+    succeeds("ensure_absent", hypervisor.ensure_absent(first.id)).await?;
+    succeeds(
+        "ensure_defined after the name became free",
         hypervisor.ensure_defined(&second),
     )
     .await?;
-    done("ensure_absent", hypervisor.ensure_absent(second.id)).await
+    succeeds("ensure_absent", hypervisor.ensure_absent(second.id)).await
 }
 
 async fn starting_and_stopping_are_idempotent(
@@ -236,42 +238,45 @@ async fn starting_and_stopping_are_idempotent(
 ) -> Result<(), Violation> {
     let spec = make(InstanceId::generate(), "conform-start");
     let mut events = hypervisor.events();
-    done("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
+    succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
     for _ in 0..2 {
-        done("ensure_started", hypervisor.ensure_started(spec.id)).await?;
+        succeeds("ensure_started", hypervisor.ensure_started(spec.id)).await?;
     }
-    settles(hypervisor, spec.id, "a started domain runs", |s| {
+    reaches(hypervisor, spec.id, "a started domain runs", |s| {
         s == DomainState::Running
     })
     .await?;
-    heard(&mut events, spec.id, "a start", |k| {
+    receives(&mut events, spec.id, "a start", |k| {
         k == DomainEventKind::Started
     })
     .await?;
     for _ in 0..2 {
-        done("ensure_off", hypervisor.ensure_off(spec.id)).await?;
+        succeeds("ensure_off", hypervisor.ensure_off(spec.id)).await?;
     }
-    settles(hypervisor, spec.id, "off by our word is `Destroyed`", |s| {
-        s == DomainState::Off(OffReason::Destroyed)
-    })
+    reaches(
+        hypervisor,
+        spec.id,
+        "the reason after a power-off by waifud is `Destroyed`",
+        |s| s == DomainState::Off(OffReason::Destroyed),
+    )
     .await?;
-    heard(&mut events, spec.id, "a stop", |k| {
+    receives(&mut events, spec.id, "a stop", |k| {
         k == DomainEventKind::Stopped(OffReason::Destroyed)
     })
     .await?;
-    done(
-        "request_shutdown when off",
+    succeeds(
+        "request_shutdown of a domain that is off",
         hypervisor.request_shutdown(spec.id),
     )
     .await?;
-    done("a second start", hypervisor.ensure_started(spec.id)).await?;
-    done(
+    succeeds("a second start", hypervisor.ensure_started(spec.id)).await?;
+    succeeds(
         "ensure_absent of a running domain",
         hypervisor.ensure_absent(spec.id),
     )
     .await?;
     let gone = get(hypervisor, spec.id).await?;
-    expect(gone.is_none(), "a running domain can be made absent", &gone)
+    expect(gone.is_none(), "a running domain can be removed", &gone)
 }
 
 async fn a_running_domain_survives_redefinition(
@@ -279,25 +284,25 @@ async fn a_running_domain_survives_redefinition(
     make: SpecMaker<'_>,
 ) -> Result<(), Violation> {
     let mut spec = make(InstanceId::generate(), "conform-redefine");
-    done("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
-    done("ensure_started", hypervisor.ensure_started(spec.id)).await?;
+    succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
+    succeeds("ensure_started", hypervisor.ensure_started(spec.id)).await?;
     spec.cpus += 1;
-    done(
+    succeeds(
         "ensure_defined while it runs",
         hypervisor.ensure_defined(&spec),
     )
     .await?;
-    let seen = found(hypervisor, spec.id).await?;
-    let right = seen.state == DomainState::Running && seen.spec_digest == Some(spec.digest());
+    let seen = existing(hypervisor, spec.id).await?;
+    let holds = seen.state == DomainState::Running && seen.spec_digest == Some(spec.digest());
     expect(
-        right,
-        "redefinition takes the spec and stops nothing",
+        holds,
+        "a redefinition applies the spec without stopping the domain",
         &seen,
     )?;
-    done("ensure_absent", hypervisor.ensure_absent(spec.id)).await
+    succeeds("ensure_absent", hypervisor.ensure_absent(spec.id)).await
 }
 
-async fn outside_changes_are_seen(
+async fn changes_by_others_are_observed(
     hypervisor: &dyn Hypervisor,
     outside: &dyn Outside,
     make: SpecMaker<'_>,
@@ -305,56 +310,67 @@ async fn outside_changes_are_seen(
     let spec = make(InstanceId::generate(), "conform-outside");
     let id = spec.id;
     let mut events = hypervisor.events();
-    done("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
+    succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
 
-    done("ensure_started", hypervisor.ensure_started(id)).await?;
+    succeeds("ensure_started", hypervisor.ensure_started(id)).await?;
     outside.pause(id).await;
-    settles(hypervisor, id, "a pause from outside is seen", |s| {
-        s == DomainState::Paused { io_error: false }
-    })
+    reaches(
+        hypervisor,
+        id,
+        "a pause by an administrator is reported",
+        |s| s == DomainState::Paused { io_error: false },
+    )
     .await?;
-    heard(&mut events, id, "a pause", |k| k == DomainEventKind::Paused).await?;
-    done(
+    receives(&mut events, id, "a pause", |k| k == DomainEventKind::Paused).await?;
+    succeeds(
         "ensure_started of a paused domain",
         hypervisor.ensure_started(id),
     )
     .await?;
-    settles(hypervisor, id, "a paused domain is resumed", |s| {
+    reaches(hypervisor, id, "a paused domain is resumed", |s| {
         s == DomainState::Running
     })
     .await?;
 
     outside.destroy(id).await;
-    settles(hypervisor, id, "a destroy from outside is seen", |s| {
-        s == DomainState::Off(OffReason::Destroyed)
-    })
+    reaches(
+        hypervisor,
+        id,
+        "a destroy by an administrator is reported",
+        |s| s == DomainState::Off(OffReason::Destroyed),
+    )
     .await?;
-    heard(&mut events, id, "a destroy", |k| {
+    receives(&mut events, id, "a destroy", |k| {
         k == DomainEventKind::Stopped(OffReason::Destroyed)
     })
     .await?;
 
-    done(
+    succeeds(
         "ensure_started after a destroy",
         hypervisor.ensure_started(id),
     )
     .await?;
     outside.kill(id).await;
-    settles(hypervisor, id, "a dead QEMU is seen as a crash", |s| {
-        matches!(
-            s,
-            DomainState::Off(OffReason::Crashed) | DomainState::Crashed
-        )
-    })
+    reaches(
+        hypervisor,
+        id,
+        "a killed QEMU is reported as a crash",
+        |s| {
+            matches!(
+                s,
+                DomainState::Off(OffReason::Crashed) | DomainState::Crashed
+            )
+        },
+    )
     .await?;
-    heard(&mut events, id, "a crash", |k| {
+    receives(&mut events, id, "a crash", |k| {
         k == DomainEventKind::Stopped(OffReason::Crashed)
     })
     .await?;
-    done("ensure_absent", hypervisor.ensure_absent(id)).await
+    succeeds("ensure_absent", hypervisor.ensure_absent(id)).await
 }
 
-async fn silent_agents_are_told_from_absent_domains(
+async fn a_missing_agent_differs_from_an_absent_domain(
     hypervisor: &dyn Hypervisor,
     make: SpecMaker<'_>,
 ) -> Result<(), Violation> {
@@ -362,52 +378,52 @@ async fn silent_agents_are_told_from_absent_domains(
     let spec = make(InstanceId::generate(), "conform-agent");
     let limit = Duration::from_secs(2);
     let absent = hypervisor.agent_command(spec.id, ping(), limit).await;
-    let right = matches!(absent, Err(HypervisorError::NotFound(_)));
-    expect(right, "an agent of an absent domain is not found", &absent)?;
-    done("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
+    let holds = matches!(absent, Err(HypervisorError::NotFound(_)));
+    expect(holds, "an agent of an absent domain is not found", &absent)?;
+    succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
     for running in [false, true] {
         if running {
-            done("ensure_started", hypervisor.ensure_started(spec.id)).await?;
+            succeeds("ensure_started", hypervisor.ensure_started(spec.id)).await?;
         }
-        let silent = hypervisor.agent_command(spec.id, ping(), limit).await;
-        let right = matches!(silent, Err(HypervisorError::AgentSilent(_)));
-        expect(right, "a guest without agent is silent", &silent)?;
+        let answer = hypervisor.agent_command(spec.id, ping(), limit).await;
+        let holds = matches!(answer, Err(HypervisorError::AgentUnresponsive(_)));
+        expect(holds, "a guest without an agent does not answer", &answer)?;
     }
-    done("ensure_absent", hypervisor.ensure_absent(spec.id)).await
+    succeeds("ensure_absent", hypervisor.ensure_absent(spec.id)).await
 }
 
 fn label(name: &str) -> Name {
-    name.parse().unwrap_or_else(|_| label("misnamed"))
+    name.parse().unwrap_or_else(|_| label("invalid-name"))
 }
 
-fn expect(right: bool, rule: &str, seen: &dyn Debug) -> Result<(), Violation> {
-    if right {
+fn expect(holds: bool, rule: &str, seen: &dyn Debug) -> Result<(), Violation> {
+    if holds {
         Ok(())
     } else {
         Err(Violation(format!("{rule}: {seen:?}")))
     }
 }
 
-fn failed(what: &str) -> impl FnOnce(HypervisorError) -> Violation {
-    move |error| Violation(format!("{what} failed: {error:?}"))
+fn failed(operation: &str) -> impl FnOnce(HypervisorError) -> Violation {
+    move |error| Violation(format!("{operation} failed: {error:?}"))
 }
 
-async fn done(
-    what: &str,
+async fn succeeds(
+    operation: &str,
     call: impl Future<Output = Result<(), HypervisorError>>,
 ) -> Result<(), Violation> {
-    call.await.map_err(failed(what))
+    call.await.map_err(failed(operation))
 }
 
 fn not_found(
-    what: &str,
+    operation: &str,
     id: InstanceId,
     outcome: &Result<(), HypervisorError>,
 ) -> Result<(), Violation> {
-    let right = matches!(outcome, Err(HypervisorError::NotFound(seen)) if *seen == id);
+    let holds = matches!(outcome, Err(HypervisorError::NotFound(seen)) if *seen == id);
     expect(
-        right,
-        &format!("{what} of an absent domain is `NotFound`"),
+        holds,
+        &format!("{operation} of an absent domain is `NotFound`"),
         outcome,
     )
 }
@@ -419,23 +435,26 @@ async fn get(
     hypervisor.get(id).await.map_err(failed("get"))
 }
 
-async fn found(hypervisor: &dyn Hypervisor, id: InstanceId) -> Result<ObservedDomain, Violation> {
+async fn existing(
+    hypervisor: &dyn Hypervisor,
+    id: InstanceId,
+) -> Result<ObservedDomain, Violation> {
     get(hypervisor, id)
         .await?
-        .ok_or_else(|| Violation(format!("domain {id} is not found")))
+        .ok_or_else(|| Violation(format!("domain {id} does not exist")))
 }
 
-async fn settles(
+async fn reaches(
     hypervisor: &dyn Hypervisor,
     id: InstanceId,
     rule: &str,
-    right: impl Fn(DomainState) -> bool,
+    holds: impl Fn(DomainState) -> bool,
 ) -> Result<(), Violation> {
     let mut last = None;
     let wait = async {
         loop {
-            let state = found(hypervisor, id).await?.state;
-            if right(state) {
+            let state = existing(hypervisor, id).await?.state;
+            if holds(state) {
                 return Ok(());
             }
             last = Some(state);
@@ -444,29 +463,31 @@ async fn settles(
     };
     match timeout(DEADLINE, wait).await {
         Ok(outcome) => outcome,
-        Err(_late) => Err(Violation(format!("{rule}: still {last:?}"))),
+        Err(_late) => Err(Violation(format!("{rule}: the state is still {last:?}"))),
     }
 }
 
-async fn heard(
+async fn receives(
     events: &mut broadcast::Receiver<DomainEvent>,
     id: InstanceId,
-    what: &str,
-    right: impl Fn(DomainEventKind) -> bool,
+    expected: &str,
+    holds: impl Fn(DomainEventKind) -> bool,
 ) -> Result<(), Violation> {
     let wait = async {
         loop {
             match events.recv().await {
-                Ok(event) if event.id == id && right(event.kind) => return Ok(()),
+                Ok(event) if event.id == id && holds(event.kind) => return Ok(()),
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => {
-                    return Err(Violation(format!("events ended before {what} was heard")));
+                    return Err(Violation(format!(
+                        "the event stream ended before it reported {expected}"
+                    )));
                 }
             }
         }
     };
     match timeout(DEADLINE, wait).await {
         Ok(outcome) => outcome,
-        Err(_late) => Err(Violation(format!("no event tells of {what}"))),
+        Err(_late) => Err(Violation(format!("there was no event for {expected}"))),
     }
 }

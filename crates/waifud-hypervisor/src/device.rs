@@ -1,11 +1,11 @@
-//! Devices of a running domain that people talk to: its serial console and its screen.
+//! Devices of a running domain that users connect to: the serial console and the screen.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A device that bytes go to and come from.
+/// A device with a byte stream in each direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Device {
-    /// The first serial port.
+    /// The serial console.
     Console,
     /// The screen, speaking RFB (RFC 6143).
     Screen,

@@ -1,10 +1,10 @@
-//! A hypervisor in memory, for tests and simulations: deterministic, scriptable, and it outlives whoever uses it.
+//! An in-memory hypervisor for tests and simulations, deterministic and scriptable. Its domains outlive the handles.
 //!
-//! A `FakeHypervisor` is a handle on a *world*. Clones share the world, so a test restarts "the agent" by dropping it
-//! and handing a clone to a new one: domains keep running meanwhile, as with libvirt. Methods whose names say what
-//! happens to a guest (`power_off`, `crash`, `pause`, `destroy`) play the guest, the operator or bad luck.
+//! A `FakeHypervisor` is a handle to shared state. To restart an agent, a test drops it and passes a clone to a new
+//! one; the domains keep running meanwhile, as with libvirt. Methods that are named after an event (`power_off`,
+//! `crash`, `pause`, `destroy`) simulate the guest, an administrator or a failure.
 
-mod by_hand;
+mod manual_edits;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,16 +20,16 @@ use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::{ByteSize, InstanceId, Name};
 
-use self::by_hand::ByHand;
+use self::manual_edits::ManualEdits;
 use crate::{
     ByteStream, Device, DomainEvent, DomainEventKind, DomainSpec, DomainState, HostFacts,
     Hypervisor, HypervisorError, ObservedDomain, OffReason, no_such_disk,
 };
 
-/// Bytes that a connection to a device holds in each direction.
+/// The buffer size of a connection to a device, in bytes per direction.
 const DEVICE_BUFFER: usize = 16 << 10;
 
-/// The verbs of the trait, for scripting faults.
+/// The methods of the trait, for which failures can be scripted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[expect(missing_docs, reason = "each is the trait's method of that name")]
 pub enum Op {
@@ -46,23 +46,23 @@ pub enum Op {
     OpenDevice,
 }
 
-/// A scripted guest agent: gets the command, returns what the agent would put into `return`; `None` is silence.
+/// A scripted guest agent: receives a command and returns the value of `return`. `None` means that it does not answer.
 pub type AgentScript = Arc<dyn Fn(&Value) -> Option<Value> + Send + Sync>;
 
-/// Plays what is behind a device: gets the other end of a connection to it.
+/// Simulates a device: receives the other end of a connection to it.
 pub type DeviceScript = Arc<dyn Fn(InstanceId, Device, DuplexStream) + Send + Sync>;
 
-/// The fake. See the module's text.
+/// The fake hypervisor; see the module documentation.
 #[derive(Clone)]
 pub struct FakeHypervisor {
-    world: Arc<Mutex<World>>,
+    state: Arc<Mutex<State>>,
     faults: Faults<Op, HypervisorError>,
     events: broadcast::Sender<DomainEvent>,
 }
 
-struct World {
+struct State {
     domains: BTreeMap<InstanceId, FakeDomain>,
-    /// Names of domains that are not ours.
+    /// Names of domains that do not belong to waifud.
     foreign: Vec<String>,
     host: HostFacts,
     reachable: bool,
@@ -71,13 +71,24 @@ struct World {
     starts: u64,
 }
 
+impl State {
+    fn domain(&self, id: InstanceId) -> Result<&FakeDomain, HypervisorError> {
+        self.domains.get(&id).ok_or(HypervisorError::NotFound(id))
+    }
+
+    fn domain_mut(&mut self, id: InstanceId) -> Result<&mut FakeDomain, HypervisorError> {
+        let domain = self.domains.get_mut(&id);
+        domain.ok_or(HypervisorError::NotFound(id))
+    }
+}
+
 struct FakeDomain {
     spec: DomainSpec,
     state: DomainState,
     agent: Option<AgentScript>,
     ignores_shutdown: bool,
     disk_sizes: BTreeMap<Name, ByteSize>,
-    by_hand: ByHand,
+    manual_edits: ManualEdits,
 }
 
 impl FakeDomain {
@@ -90,7 +101,7 @@ impl FakeDomain {
             kind: self.spec.kind,
             spec_digest: Some(self.spec.digest()),
             disks: self.spec.disk_sources(),
-            drift: self.by_hand.drift(self.spec.memory),
+            drift: self.manual_edits.drift(self.spec.memory),
         }
     }
 }
@@ -110,7 +121,7 @@ impl Default for FakeHypervisor {
 }
 
 impl FakeHypervisor {
-    /// A world with no domains on a host of 8 CPUs and 16 GiB that emulates.
+    /// A hypervisor without domains, on a host with 8 CPUs and 16 GiB that emulates.
     pub fn new() -> Self {
         Self::with_host(HostFacts {
             hypervisor: HypervisorFacts {
@@ -126,10 +137,10 @@ impl FakeHypervisor {
         })
     }
 
-    /// A world with no domains on the given host.
+    /// A hypervisor without domains on this host.
     pub fn with_host(host: HostFacts) -> Self {
         Self {
-            world: Arc::new(Mutex::new(World {
+            state: Arc::new(Mutex::new(State {
                 domains: BTreeMap::new(),
                 foreign: Vec::new(),
                 host,
@@ -143,7 +154,7 @@ impl FakeHypervisor {
         }
     }
 
-    /// The next call of `op` fails with `error`; several are used up in order.
+    /// The next call of `op` fails with `error`. Several errors are returned in order.
     pub fn fail_next(&self, op: Op, error: HypervisorError) {
         self.faults.fail_next(op, error);
     }
@@ -158,29 +169,30 @@ impl FakeHypervisor {
         self.faults.release(op);
     }
 
-    /// How often `op` was called.
+    /// The number of calls of `op`.
     pub fn calls(&self, op: Op) -> u64 {
         self.faults.calls(op)
     }
 
-    /// How often any domain went from off to running, since the world began.
+    /// The number of starts of all domains since the fake was created.
     pub fn starts(&self) -> u64 {
-        self.world().starts
+        self.state().starts
     }
 
-    /// Loses (or makes anew) the connection: every call fails with `Unreachable` while it is lost. Guests don't notice.
+    /// Breaks or restores the connection. While it is broken, every call fails with `Unreachable`; guests are not
+    /// affected.
     pub fn set_reachable(&self, reachable: bool) {
-        self.world().reachable = reachable;
-        // Without a domain: the real one names none either, but an event needs an id.
+        self.state().reachable = reachable;
+        // The event concerns no domain, but it needs an id.
         self.emit(
             InstanceId::from_uuid(uuid::Uuid::nil()),
             DomainEventKind::Resync,
         );
     }
 
-    /// A domain of somebody else's, which has the name.
+    /// Adds a domain with this name that does not belong to waifud.
     pub fn add_foreign(&self, name: &str) {
-        self.world().foreign.push(name.to_owned());
+        self.state().foreign.push(name.to_owned());
     }
 
     /// Scripts the guest agent of one domain; `None` silences it.
@@ -191,22 +203,22 @@ impl FakeHypervisor {
         });
     }
 
-    /// The guest reboots by itself, as QEMU's reset tells.
+    /// The guest reboots, which QEMU reports as a reset.
     pub fn reboot(&self, id: InstanceId) {
         self.change(id, |_| Some(DomainEventKind::Rebooted));
     }
 
     /// Scripts the guest agent of every domain that has no script of its own.
     pub fn set_default_agent(&self, script: Option<AgentScript>) {
-        self.world().default_agent = script;
+        self.state().default_agent = script;
     }
 
-    /// Scripts consoles and screens; without a script nobody is behind them, and connections end at once.
+    /// Scripts consoles and screens. Without a script, connections end at once.
     pub fn set_devices(&self, script: Option<DeviceScript>) {
-        self.world().devices = script;
+        self.state().devices = script;
     }
 
-    /// Whether the guest pays no heed to shutdown requests.
+    /// Sets whether the guest ignores shutdown requests.
     pub fn set_ignores_shutdown(&self, id: InstanceId, ignores: bool) {
         self.change(id, |domain| {
             domain.ignores_shutdown = ignores;
@@ -216,28 +228,28 @@ impl FakeHypervisor {
 
     /// The guest powers itself off.
     pub fn power_off(&self, id: InstanceId) {
-        self.go_off(id, OffReason::GuestShutdown);
+        self.stop_domain(id, OffReason::GuestShutdown);
     }
 
     /// QEMU is killed, or the guest crashes.
     pub fn crash(&self, id: InstanceId) {
-        self.go_off(id, OffReason::Crashed);
+        self.stop_domain(id, OffReason::Crashed);
     }
 
-    /// Somebody destroys the running domain behind our back (`virsh destroy`).
+    /// Destroys the running domain without waifud (`virsh destroy`).
     pub fn destroy(&self, id: InstanceId) {
-        self.go_off(id, OffReason::Destroyed);
+        self.stop_domain(id, OffReason::Destroyed);
     }
 
-    /// Somebody undefines the domain behind our back; it goes off first.
+    /// Undefines the domain without waifud, after powering it off.
     pub fn undefine(&self, id: InstanceId) {
         self.destroy(id);
-        if self.world().domains.remove(&id).is_some() {
+        if self.state().domains.remove(&id).is_some() {
             self.emit(id, DomainEventKind::Changed);
         }
     }
 
-    /// The domain is halted, by an input/output error or by somebody.
+    /// The domain is paused, by an I/O error or by an administrator.
     pub fn pause(&self, id: InstanceId, io_error: bool) {
         self.change(id, |domain| {
             is_active(domain.state).then(|| {
@@ -247,43 +259,43 @@ impl FakeHypervisor {
         });
     }
 
-    /// The whole host loses power: every domain is off, and nobody remembers why.
+    /// The host loses power: every domain is off, for an unknown reason.
     pub fn host_crash(&self) {
-        for domain in self.world().domains.values_mut() {
+        for domain in self.state().domains.values_mut() {
             domain.state = DomainState::Off(OffReason::Unknown);
         }
     }
 
-    /// How large a running domain's disk was made, when it was.
+    /// The size to which a running domain's disk was grown, if it was.
     pub fn disk_size(&self, id: InstanceId, disk: &str) -> Option<ByteSize> {
-        let world = self.world();
-        let sizes = &world.domains.get(&id)?.disk_sizes;
+        let state = self.state();
+        let sizes = &state.domains.get(&id)?.disk_sizes;
         let found = sizes.iter().find(|(name, _)| name.as_str() == disk);
         found.map(|(_, size)| *size)
     }
 
     /// The spec that a domain was last defined from.
     pub fn spec(&self, id: InstanceId) -> Option<DomainSpec> {
-        self.world().domains.get(&id).map(|d| d.spec.clone())
+        self.state().domains.get(&id).map(|d| d.spec.clone())
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
-        lock(&self.world)
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 
     fn emit(&self, id: InstanceId, kind: DomainEventKind) {
-        // Nobody listening is fine: events are hints.
-        let _unheard = self.events.send(DomainEvent { id, kind });
+        // There may be no subscriber; events are only hints.
+        let _no_subscriber = self.events.send(DomainEvent { id, kind });
     }
 
     fn change(&self, id: InstanceId, act: impl FnOnce(&mut FakeDomain) -> Option<DomainEventKind>) {
-        let happened = self.world().domains.get_mut(&id).and_then(act);
-        if let Some(kind) = happened {
+        let event = self.state().domains.get_mut(&id).and_then(act);
+        if let Some(kind) = event {
             self.emit(id, kind);
         }
     }
 
-    fn go_off(&self, id: InstanceId, reason: OffReason) {
+    fn stop_domain(&self, id: InstanceId, reason: OffReason) {
         self.change(id, |domain| {
             is_active(domain.state).then(|| {
                 domain.state = DomainState::Off(reason);
@@ -292,15 +304,15 @@ impl FakeHypervisor {
         });
     }
 
-    async fn enter(&self, op: Op) -> Result<MutexGuard<'_, World>, HypervisorError> {
+    async fn enter(&self, op: Op) -> Result<MutexGuard<'_, State>, HypervisorError> {
         self.faults.pass(op).await?;
-        let world = self.world();
-        if world.reachable {
-            Ok(world)
+        let state = self.state();
+        if state.reachable {
+            Ok(state)
         } else {
             Err(HypervisorError::Unreachable {
                 uri: "fake:///".to_owned(),
-                message: "the fake was told so".to_owned(),
+                message: "scripted failure".to_owned(),
             })
         }
     }
@@ -313,36 +325,36 @@ impl Hypervisor for FakeHypervisor {
     }
 
     async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
-        let world = self.enter(Op::List).await?;
-        Ok(world.domains.values().map(FakeDomain::observed).collect())
+        let state = self.enter(Op::List).await?;
+        Ok(state.domains.values().map(FakeDomain::observed).collect())
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError> {
-        let world = self.enter(Op::Get).await?;
-        Ok(world.domains.get(&id).map(FakeDomain::observed))
+        let state = self.enter(Op::Get).await?;
+        Ok(state.domains.get(&id).map(FakeDomain::observed))
     }
 
     async fn ensure_defined(&self, spec: &DomainSpec) -> Result<(), HypervisorError> {
         {
-            let mut world = self.enter(Op::EnsureDefined).await?;
+            let mut state = self.enter(Op::EnsureDefined).await?;
             let name = spec.name.as_str();
-            let by_another = world
+            let by_another = state
                 .domains
                 .values()
                 .any(|d| d.spec.id != spec.id && d.spec.name == spec.name);
-            if by_another || world.foreign.iter().any(|foreign| foreign == name) {
+            if by_another || state.foreign.iter().any(|foreign| foreign == name) {
                 return Err(HypervisorError::NameTaken {
                     name: name.to_owned(),
                 });
             }
-            match world.domains.get_mut(&spec.id) {
+            match state.domains.get_mut(&spec.id) {
                 Some(domain) if domain.spec == *spec => return Ok(()),
                 Some(domain) => {
                     domain.spec = spec.clone();
-                    domain.by_hand.redefined();
+                    domain.manual_edits.redefined();
                 }
                 None => {
-                    world.domains.insert(
+                    state.domains.insert(
                         spec.id,
                         FakeDomain {
                             spec: spec.clone(),
@@ -350,7 +362,7 @@ impl Hypervisor for FakeHypervisor {
                             agent: None,
                             ignores_shutdown: false,
                             disk_sizes: BTreeMap::new(),
-                            by_hand: ByHand::default(),
+                            manual_edits: ManualEdits::default(),
                         },
                     );
                 }
@@ -362,32 +374,26 @@ impl Hypervisor for FakeHypervisor {
 
     async fn ensure_started(&self, id: InstanceId) -> Result<(), HypervisorError> {
         {
-            let mut world = self.enter(Op::EnsureStarted).await?;
-            let domain = world
-                .domains
-                .get_mut(&id)
-                .ok_or(HypervisorError::NotFound(id))?;
+            let mut state = self.enter(Op::EnsureStarted).await?;
+            let domain = state.domain_mut(id)?;
             if domain.state == DomainState::Running {
                 return Ok(());
             }
             let was_off = !is_active(domain.state);
             domain.state = DomainState::Running;
-            world.starts += u64::from(was_off);
+            state.starts += u64::from(was_off);
         }
         self.emit(id, DomainEventKind::Started);
         Ok(())
     }
 
     async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError> {
-        let obeys = {
-            let world = self.enter(Op::RequestShutdown).await?;
-            let domain = world
-                .domains
-                .get(&id)
-                .ok_or(HypervisorError::NotFound(id))?;
+        let powers_off = {
+            let state = self.enter(Op::RequestShutdown).await?;
+            let domain = state.domain(id)?;
             domain.state == DomainState::Running && !domain.ignores_shutdown
         };
-        if obeys {
+        if powers_off {
             self.power_off(id);
         }
         Ok(())
@@ -395,7 +401,7 @@ impl Hypervisor for FakeHypervisor {
 
     async fn ensure_off(&self, id: InstanceId) -> Result<(), HypervisorError> {
         drop(self.enter(Op::EnsureOff).await?);
-        self.go_off(id, OffReason::Destroyed);
+        self.stop_domain(id, OffReason::Destroyed);
         Ok(())
     }
 
@@ -411,11 +417,8 @@ impl Hypervisor for FakeHypervisor {
         disk: &Name,
         size: ByteSize,
     ) -> Result<(), HypervisorError> {
-        let mut world = self.enter(Op::EnsureDiskSize).await?;
-        let domain = world
-            .domains
-            .get_mut(&id)
-            .ok_or(HypervisorError::NotFound(id))?;
+        let mut state = self.enter(Op::EnsureDiskSize).await?;
+        let domain = state.domain_mut(id)?;
         if !is_active(domain.state) || !domain.spec.disks.iter().any(|d| d.name == *disk) {
             return Err(no_such_disk(disk));
         }
@@ -431,18 +434,16 @@ impl Hypervisor for FakeHypervisor {
         _timeout: Duration,
     ) -> Result<Value, HypervisorError> {
         let script = {
-            let world = self.enter(Op::AgentCommand).await?;
-            let domain = world
-                .domains
-                .get(&id)
-                .ok_or(HypervisorError::NotFound(id))?;
-            let script = domain.agent.clone().or_else(|| world.default_agent.clone());
-            script.filter(|_| domain.state == DomainState::Running)
+            let state = self.enter(Op::AgentCommand).await?;
+            let domain = state.domain(id)?;
+            let script = domain.agent.as_ref().or(state.default_agent.as_ref());
+            let script = script.filter(|_| domain.state == DomainState::Running);
+            script.cloned()
         };
-        // Outside of the lock: a script may call the fake.
+        // Called without the lock, because a script may call the fake.
         script
             .and_then(|script| script(&command))
-            .ok_or(HypervisorError::AgentSilent(id))
+            .ok_or(HypervisorError::AgentUnresponsive(id))
     }
 
     async fn open_device(
@@ -451,15 +452,12 @@ impl Hypervisor for FakeHypervisor {
         device: Device,
     ) -> Result<Box<dyn ByteStream>, HypervisorError> {
         let script = {
-            let world = self.enter(Op::OpenDevice).await?;
-            let domain = world
-                .domains
-                .get(&id)
-                .ok_or(HypervisorError::NotFound(id))?;
+            let state = self.enter(Op::OpenDevice).await?;
+            let domain = state.domain(id)?;
             if !is_active(domain.state) {
                 return Err(HypervisorError::NotRunning(id));
             }
-            world.devices.clone()
+            state.devices.clone()
         };
         let (ours, theirs) = tokio::io::duplex(DEVICE_BUFFER);
         if let Some(script) = script {
@@ -502,7 +500,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_fake_conforms() {
+    async fn the_fake_passes_the_conformance_tests() {
         let fake = FakeHypervisor::new();
         conformance::everything(&fake, &fake, &conformance::diskless_spec)
             .await
@@ -510,7 +508,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_fakes_disks_conform() {
+    async fn the_fakes_disks_pass_the_conformance_tests() {
         let fake = FakeHypervisor::new();
         let mut spec = conformance::diskless_spec(InstanceId::generate(), "conform-disk");
         spec.disks.push(crate::DomainDisk {
@@ -529,7 +527,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn scripted_errors_are_used_up_in_order_and_hanging_calls_end_when_released() {
+    async fn scripted_errors_are_returned_in_order_and_released_calls_continue() {
         let fake = FakeHypervisor::new();
         let id = InstanceId::generate();
         fake.fail_next(Op::Get, HypervisorError::NotFound(id));
@@ -548,9 +546,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_world_outlives_a_lost_connection() {
+    async fn domains_survive_a_lost_connection() {
         let fake = FakeHypervisor::new();
-        let spec = conformance::diskless_spec(InstanceId::generate(), "kept");
+        let spec = conformance::diskless_spec(InstanceId::generate(), "web");
         fake.ensure_defined(&spec).await.unwrap();
         fake.ensure_started(spec.id).await.unwrap();
         let mut events = fake.events();
@@ -567,9 +565,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_scripted_agent_answers_while_its_guest_runs() {
+    async fn a_scripted_agent_answers_only_while_its_guest_runs() {
         let fake = FakeHypervisor::new();
-        let spec = conformance::diskless_spec(InstanceId::generate(), "talks");
+        let spec = conformance::diskless_spec(InstanceId::generate(), "web");
         fake.ensure_defined(&spec).await.unwrap();
         fake.set_agent(spec.id, Some(Arc::new(|_| Some(serde_json::json!({})))));
         let ping = || {
@@ -579,7 +577,10 @@ mod tests {
                 Duration::from_secs(1),
             )
         };
-        assert!(matches!(ping().await, Err(HypervisorError::AgentSilent(_))));
+        assert!(matches!(
+            ping().await,
+            Err(HypervisorError::AgentUnresponsive(_))
+        ));
         fake.ensure_started(spec.id).await.unwrap();
         assert_eq!(ping().await.unwrap(), serde_json::json!({}));
     }

@@ -1,7 +1,7 @@
-//! The hypervisor interface: the trait, libvirt behind it, and a fake.
+//! The hypervisor interface: the trait, its implementation with libvirt, and a fake.
 //!
-//! "Domain" is libvirt's word for a running machine and appears only here; above this crate it is an instance.
-//! Every verb is an *ensure*: calling it again when the work is done changes nothing and succeeds.
+//! "Domain" is libvirt's term for a virtual machine and is used only in this crate; other crates call it an instance.
+//! Every method that changes a domain is idempotent: repeating it changes nothing and succeeds.
 
 pub mod conformance;
 mod device;
@@ -28,27 +28,27 @@ use waifud_types::{
 /// Everything that defines a domain. Equal specs define equal domains.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainSpec {
-    /// The instance. It is the domain's UUID, by which the domain is found.
+    /// The instance's id. It is the domain's UUID, by which the domain is found.
     pub id: InstanceId,
-    /// The instance's name. It is the domain's name, as `virsh list` shows it.
+    /// The instance's name, which is also the domain's name.
     pub name: Name,
     /// The epoch of the instance, stored in the domain's metadata.
     pub epoch: Epoch,
-    /// Virtual CPUs.
+    /// The number of virtual CPUs.
     pub cpus: u32,
-    /// Memory.
+    /// The memory size.
     pub memory: ByteSize,
-    /// KVM or emulation, as the probe determined.
+    /// KVM or emulation, according to the probe.
     pub kind: HypervisorKind,
     /// The firmware.
     pub firmware: Firmware,
-    /// How the guest finds its documents; decides the SMBIOS strings.
+    /// The cloud-init datasource of the guest. It determines the SMBIOS strings.
     pub datasource: Datasource,
-    /// Disks in order; the first is booted.
+    /// The disks in order. The guest boots from the first.
     pub disks: Vec<DomainDisk>,
-    /// The disk with the guest's documents, if the guest reads them from a disk: raw, read-only, and the last disk.
+    /// The disk with the guest's documents, if the datasource is a disk: raw, read-only, and the last disk.
     pub seed: Option<PathBuf>,
-    /// Nics in order.
+    /// The nics in order.
     pub nics: Vec<DomainNic>,
     /// The log file of the serial console.
     pub console_log: PathBuf,
@@ -59,7 +59,7 @@ pub struct DomainSpec {
 }
 
 impl DomainSpec {
-    /// What its disks are, by name, as [`ObservedDomain::disks`] shows them.
+    /// The sources of its disks, by the disks' names, in the form of [`ObservedDomain::disks`].
     pub fn disk_sources(&self) -> BTreeMap<Name, VolumeSource> {
         let disks = self.disks.iter();
         disks
@@ -78,14 +78,14 @@ impl DomainSpec {
 /// A disk of a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainDisk {
-    /// The disk's name in the spec, such as `root`.
+    /// The disk's name in the spec, for example `root`.
     pub name: Name,
     /// The volume's file or block device.
     pub source: VolumeSource,
-    /// The format of its data.
+    /// The format of the volume.
     pub format: DiskFormat,
-    /// The qcow2 image that it is an overlay on; `None` if it needs no other file. It is never read from the overlay's
-    /// header, which QEMU can write.
+    /// The qcow2 image below an overlay; `None` for a standalone volume. It is never read from the overlay's header,
+    /// because QEMU can write to it.
     pub backing: Option<PathBuf>,
 }
 
@@ -107,25 +107,25 @@ pub struct DomainNic {
 /// The state of a domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DomainState {
-    /// It runs.
+    /// The guest is running.
     Running,
-    /// Halted: by a user, a full disk (`io_error`), or for another reason.
+    /// The guest is paused: by a user, after an I/O error, or for another reason.
     Paused {
-        /// Whether an input/output error (a full disk) halted it.
+        /// Whether an I/O error paused it, for example a full disk.
         io_error: bool,
     },
-    /// It was asked to shut down and is still running.
+    /// The guest was asked to shut down and is still running.
     ShuttingDown,
-    /// Off, and why.
+    /// The domain is off.
     Off(OffReason),
-    /// It crashed, and libvirt kept its remains.
+    /// The guest crashed, and libvirt has not stopped its QEMU.
     Crashed,
 }
 
 /// Why a domain is off, as far as the hypervisor knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OffReason {
-    /// It was never started since it was defined, or the reason is unknown.
+    /// It was never started, or the reason is unknown.
     Unknown,
     /// The guest powered itself off.
     GuestShutdown,
@@ -146,135 +146,135 @@ pub struct ObservedDomain {
     pub name: String,
     /// The epoch in the domain's metadata; `None` for a domain that was defined under our id by another program.
     pub epoch: Option<Epoch>,
-    /// What it is doing.
+    /// The current state.
     pub state: DomainState,
     /// KVM or emulation.
     pub kind: HypervisorKind,
-    /// A digest over the `DomainSpec` it was defined from, from the domain's metadata; null when absent.
+    /// The digest of the `DomainSpec` that it was defined from, as stored in its metadata; `None` if absent.
     pub spec_digest: Option<String>,
-    /// What its own disks are, by the disk's name, from its definition for the next start. Without disks that a user
-    /// added by hand.
+    /// The sources of waifud's disks, by the disks' names, from the definition for the next start. Disks that a user
+    /// added by hand are not included.
     pub disks: BTreeMap<Name, VolumeSource>,
-    /// Manual changes, effective at the next start at the latest: devices that waifud did not add, and settings that
-    /// differ from the spec. At most sixteen short sentences, escaped.
+    /// Manual changes, which take effect at the next start at the latest: devices that waifud did not add, and settings
+    /// that differ from the spec. At most 16 short sentences, escaped.
     pub drift: Vec<String>,
 }
 
 /// A change of a domain. It is only a hint to observe the domain again: events can be lost, and can concern a domain that
-/// is not ours.
+/// does not belong to waifud.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainEvent {
     /// The instance.
     pub id: InstanceId,
-    /// What happened.
+    /// The kind of change.
     pub kind: DomainEventKind,
 }
 
-/// Kinds of events.
+/// The kinds of events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DomainEventKind {
     /// It was started or resumed.
     Started,
-    /// It was halted.
+    /// It was paused.
     Paused,
-    /// It stopped, and why.
+    /// It stopped, for this reason.
     Stopped(OffReason),
     /// It was defined or undefined.
     Changed,
     /// Its guest agent connected or disconnected.
     AgentChanged,
-    /// It was reset and boots again without having been off.
+    /// It was reset and is booting again without a power-off.
     Rebooted,
     /// The connection to the hypervisor was lost or restored: observe everything again. The event's id is nil.
     Resync,
 }
 
-/// Why an operation failed. Messages are written for users; causes are in `source`.
+/// Why an operation failed. The messages are written for users.
 #[derive(Debug, thiserror::Error)]
 pub enum HypervisorError {
     /// libvirtd is not running or refuses the connection.
     #[error(
-        "libvirt can't be reached at {uri}: {message}; is libvirtd running, and may this user connect?"
+        "cannot connect to libvirt at {uri}: {message}; check that libvirtd is running and that this user may connect"
     )]
     Unreachable {
         /// The connection's URI.
         uri: String,
-        /// libvirt's words.
+        /// libvirt's error message.
         message: String,
     },
-    /// No such domain.
-    #[error("there is no domain for instance {0}")]
+    /// The domain does not exist.
+    #[error("instance {0} has no domain")]
     NotFound(InstanceId),
-    /// It is off: it has neither console nor screen.
+    /// The domain is off, so it has no console and no screen.
     #[error("the domain of {0} is not running")]
     NotRunning(InstanceId),
-    /// The guest agent does not answer (yet).
+    /// The guest agent does not answer. The guest may still be booting.
     #[error("the guest agent of {0} does not answer")]
-    AgentSilent(InstanceId),
-    /// The machine could not be started.
-    #[error("{name} could not be started: {message}")]
+    AgentUnresponsive(InstanceId),
+    /// The domain failed to start.
+    #[error("cannot start {name}: {message}")]
     StartFailed {
         /// The domain's name.
         name: String,
-        /// libvirt's words.
+        /// libvirt's error message.
         message: String,
     },
-    /// An outside call took too long.
-    #[error("libvirt did not answer {what} within {after:?}")]
+    /// A call to libvirt timed out.
+    #[error("the libvirt call \"{operation}\" timed out after {after:?}")]
     TimedOut {
-        /// The call.
-        what: &'static str,
-        /// The limit.
+        /// The name of the call.
+        operation: &'static str,
+        /// The time limit.
         after: Duration,
     },
     /// Another domain has the name or the UUID.
-    #[error("a domain named {name} exists that is not waifud's; rename or undefine it")]
+    #[error("a domain named {name} exists and does not belong to waifud; rename or undefine it")]
     NameTaken {
         /// The name.
         name: String,
     },
-    /// Anything else that the hypervisor said.
-    #[error("libvirt failed at {what}: {message}")]
+    /// Any other error of the hypervisor.
+    #[error("the libvirt call \"{operation}\" failed: {message}")]
     Other {
-        /// The call.
-        what: &'static str,
-        /// libvirt's words.
+        /// The name of the call.
+        operation: &'static str,
+        /// libvirt's error message.
         message: String,
     },
 }
 
-/// A disk was to be grown that no running domain of that instance has.
+/// The error for growing a disk that the instance's running domain does not have.
 fn no_such_disk(disk: &Name) -> HypervisorError {
     HypervisorError::Other {
-        what: "block resize",
-        message: format!("there is no running domain with a disk {disk}"),
+        operation: "block resize",
+        message: format!("the domain is off or has no disk {disk}"),
     }
 }
 
-/// What the hypervisor of this node is and has.
+/// Properties of this node's hypervisor and host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostFacts {
-    /// KVM or emulation, and what the probe saw.
+    /// KVM or emulation, with the reason.
     pub hypervisor: HypervisorFacts,
-    /// CPUs and memory of the host.
+    /// The CPUs and the memory of the host.
     pub capacity: Resources,
-    /// `x86_64` or `aarch64`.
+    /// The CPU architecture, for example `x86_64`.
     pub arch: String,
-    /// As the kernel names it.
+    /// The CPU model as reported by the kernel.
     pub cpu_model: String,
 }
 
-/// Runs machines. Implementations are cheap to clone behind an `Arc` and safe to call from many tasks.
+/// Runs virtual machines. Implementations are cheap to clone behind an `Arc` and safe to call from many tasks.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
-    /// What this host can do. The first call probes KVM by running something; the answer is remembered.
+    /// What this host supports. The first call probes KVM by running a test machine; the result is cached.
     async fn host(&self) -> Result<HostFacts, HypervisorError>;
 
-    /// Every domain of waifud (those that carry our metadata), running or not.
+    /// Every domain with waifud's metadata, running or not.
     async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError>;
 
-    /// Every domain of waifud but these. Of those nothing is read, so that looking for what is unknown costs the same with
-    /// any number of known ones.
+    /// Every domain of waifud except the known ones. Known domains are not read, so the cost does not depend on their
+    /// number.
     async fn list_except(
         &self,
         known: &BTreeSet<InstanceId>,
@@ -284,23 +284,23 @@ pub trait Hypervisor: Send + Sync {
         Ok(domains)
     }
 
-    /// One domain; `None` when there is none under that id.
+    /// One domain; `None` if no domain has this id.
     async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError>;
 
-    /// Defines the domain, or redefines it when its spec differs; a running one keeps running and takes what it can
-    /// at its next start. Devices that somebody added by hand are kept.
+    /// Defines the domain, or redefines it if its spec differs. A running domain keeps running, and the changes take
+    /// effect at its next start at the latest. Devices that were added by hand are kept.
     async fn ensure_defined(&self, spec: &DomainSpec) -> Result<(), HypervisorError>;
 
-    /// Starts it unless it runs. A paused one is resumed.
+    /// Starts the domain if it is not running, and resumes it if it is paused.
     async fn ensure_started(&self, id: InstanceId) -> Result<(), HypervisorError>;
 
     /// Asks the guest to shut down (agent first, ACPI otherwise) and returns at once.
     async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError>;
 
-    /// Pulls the plug; done when it is off. Succeeds when it was off or absent.
+    /// Powers the domain off and returns when it is off. Succeeds if it was off or absent.
     async fn ensure_off(&self, id: InstanceId) -> Result<(), HypervisorError>;
 
-    /// Pulls the plug if need be and undefines it. Succeeds when it is absent. Volumes are not touched.
+    /// Powers the domain off if necessary, and undefines it. Succeeds if it is absent. Volumes are not touched.
     async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError>;
 
     /// Grows a running domain's disk to at least `size`; the guest sees it at once. Never shrinks one.
@@ -311,7 +311,8 @@ pub trait Hypervisor: Send + Sync {
         size: ByteSize,
     ) -> Result<(), HypervisorError>;
 
-    /// Sends one JSON command to the guest agent and returns its `return` value. Text in it comes from the guest.
+    /// Sends a JSON command to the guest agent and returns its `return` value. Text in it comes from the guest and is
+    /// untrusted.
     async fn agent_command(
         &self,
         id: InstanceId,
@@ -319,13 +320,13 @@ pub trait Hypervisor: Send + Sync {
         timeout: Duration,
     ) -> Result<serde_json::Value, HypervisorError>;
 
-    /// Connects to a device of the running domain. A console has one connection at a time: another waits for its end.
+    /// Connects to a device of the running domain. A console serves one connection at a time; another one waits.
     async fn open_device(
         &self,
         id: InstanceId,
         device: Device,
     ) -> Result<Box<dyn ByteStream>, HypervisorError>;
 
-    /// Events from now on.
+    /// The events after this call.
     fn events(&self) -> broadcast::Receiver<DomainEvent>;
 }

@@ -1,7 +1,7 @@
-//! A pool in memory, for tests and simulations: images are checked as the real pool does, volumes are entries.
+//! An in-memory pool for tests and simulations. It checks images like the real pool; its volumes are entries in a map.
 //!
-//! Clones share one world, so images and volumes outlive whoever used them. Only staged files are real: downloads
-//! write there.
+//! Clones share one state, so images and volumes outlive the handles. Only staged files are real, because downloads
+//! write to them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use waifud_kit::sync::lock;
 use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource, qcow2};
 
 use crate::format::empty_image;
-use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool};
+use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool, check_size};
 
-/// The verbs of the trait, for scripting faults.
+/// The methods of the trait, for which failures can be scripted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[expect(missing_docs, reason = "each is the trait's method of that name")]
 pub enum Op {
@@ -29,28 +29,28 @@ pub enum Op {
     EnsureVolumeAbsent,
 }
 
-/// The fake. See the module's text.
+/// The fake pool; see the module documentation.
 #[derive(Clone)]
 pub struct FakePool {
     name: Name,
     directory: PathBuf,
     /// Whether volumes are block devices.
     block: bool,
-    world: Arc<Mutex<World>>,
+    state: Arc<Mutex<State>>,
     faults: Faults<Op, StorageError>,
 }
 
 #[derive(Default)]
-struct World {
-    /// Each image's virtual size.
+struct State {
+    /// The virtual size of each image.
     images: BTreeMap<Digest, ByteSize>,
     volumes: BTreeMap<VolumeId, (Digest, ByteSize)>,
     full: bool,
 }
 
-/// The bytes of a small, whole, empty image and its digest; different seeds make different images.
+/// The bytes and the digest of a small, valid, empty image. Different seeds make different images.
 ///
-/// Fit for the fake and for real pools: tools accept it.
+/// Suitable for the fake and for real pools, because tools accept it.
 pub fn image_bytes(size: ByteSize, seed: u8) -> (Vec<u8>, Digest) {
     let bytes = empty_image(size, None, &[seed; 8]).unwrap_or_default();
     let digest = Digest::of(&bytes);
@@ -64,12 +64,12 @@ impl FakePool {
             name,
             directory: directory.into(),
             block: false,
-            world: Arc::default(),
+            state: Arc::default(),
             faults: Faults::default(),
         }
     }
 
-    /// The same pool with block devices as volumes, as a pool of logical volumes has them. The devices do not exist.
+    /// The same pool with block devices as volumes, like a pool of logical volumes. The devices do not exist.
     #[must_use]
     pub fn with_block_devices(mut self) -> Self {
         self.block = true;
@@ -86,15 +86,15 @@ impl FakePool {
 
     /// Puts an image into the pool without a file.
     pub fn add_image(&self, image: Digest, virtual_size: ByteSize) {
-        self.world().images.insert(image, virtual_size);
+        self.state().images.insert(image, virtual_size);
     }
 
-    /// While full, whatever needs room fails with `NoRoom`.
+    /// While the pool is full, operations that need space fail with `NoSpace`.
     pub fn set_full(&self, full: bool) {
-        self.world().full = full;
+        self.state().full = full;
     }
 
-    /// The next call of `op` fails with `error`; several are used up in order.
+    /// The next call of `op` fails with `error`. Several errors are returned in order.
     pub fn fail_next(&self, op: Op, error: StorageError) {
         self.faults.fail_next(op, error);
     }
@@ -109,22 +109,22 @@ impl FakePool {
         self.faults.release(op);
     }
 
-    /// How often `op` was called.
+    /// The number of calls of `op`.
     pub fn calls(&self, op: Op) -> u64 {
         self.faults.calls(op)
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
-        lock(&self.world)
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 
     fn staged(&self, image: Digest) -> PathBuf {
         self.directory.join(format!("{}.part", image.hex()))
     }
 
-    fn room(&self) -> Result<(), StorageError> {
-        if self.world().full {
-            Err(StorageError::NoRoom {
+    fn check_space(&self) -> Result<(), StorageError> {
+        if self.state().full {
+            Err(StorageError::NoSpace {
                 pool: self.name.clone(),
             })
         } else {
@@ -134,7 +134,7 @@ impl FakePool {
 
     fn import(&self, image: Digest, staged: &Path) -> Result<(), StorageError> {
         let bytes = std::fs::read(staged).map_err(|source| StorageError::Io {
-            what: "reading",
+            operation: "read",
             path: staged.to_owned(),
             source,
         })?;
@@ -146,7 +146,7 @@ impl FakePool {
             });
         }
         let header = qcow2::parse(&bytes).map_err(StorageError::BadImage)?;
-        self.room()?;
+        self.check_space()?;
         self.add_image(image, header.virtual_size);
         Ok(())
     }
@@ -173,7 +173,7 @@ impl StoragePool for FakePool {
     async fn usage(&self) -> Result<PoolUsage, StorageError> {
         self.faults.pass(Op::Usage).await?;
         let size = ByteSize::gib(100);
-        let full = self.world().full;
+        let full = self.state().full;
         Ok(PoolUsage {
             size,
             used: if full { size } else { ByteSize::gib(1) },
@@ -182,12 +182,12 @@ impl StoragePool for FakePool {
     }
 
     async fn images(&self) -> Result<Vec<Digest>, StorageError> {
-        Ok(self.world().images.keys().copied().collect())
+        Ok(self.state().images.keys().copied().collect())
     }
 
     async fn has_image(&self, image: Digest) -> Result<bool, StorageError> {
         self.faults.pass(Op::HasImage).await?;
-        Ok(self.world().images.contains_key(&image))
+        Ok(self.state().images.contains_key(&image))
     }
 
     async fn staging_path(&self, image: Digest) -> Result<PathBuf, StorageError> {
@@ -198,31 +198,31 @@ impl StoragePool for FakePool {
     async fn import_image(&self, image: Digest) -> Result<(), StorageError> {
         self.faults.pass(Op::ImportImage).await?;
         let staged = self.staged(image);
-        if self.world().images.contains_key(&image) {
-            let _absent = std::fs::remove_file(&staged);
+        if self.state().images.contains_key(&image) {
+            let _may_be_absent = std::fs::remove_file(&staged);
             return Ok(());
         }
         let outcome = self.import(image, &staged);
         if outcome
             .as_ref()
-            .is_err_and(|error| !error.blames_the_image())
+            .is_err_and(|error| !error.is_caused_by_image())
         {
             return outcome;
         }
-        let _absent = std::fs::remove_file(&staged);
+        let _may_be_absent = std::fs::remove_file(&staged);
         outcome
     }
 
     async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError> {
         self.faults.pass(Op::EnsureImageAbsent).await?;
-        let mut world = self.world();
-        if world.volumes.values().any(|(of, _)| *of == image) {
+        let mut state = self.state();
+        if state.volumes.values().any(|(of, _)| *of == image) {
             return Err(StorageError::Tool {
                 tool: "the pool",
-                message: "volumes are clones of the image".to_owned(),
+                message: "volumes need the image".to_owned(),
             });
         }
-        world.images.remove(&image);
+        state.images.remove(&image);
         Ok(())
     }
 
@@ -234,32 +234,30 @@ impl StoragePool for FakePool {
     ) -> Result<VolumeSource, StorageError> {
         self.faults.pass(Op::EnsureVolume).await?;
         let source = self.source(id);
-        let existing = self.world().volumes.get(id).copied();
+        let existing = self.state().volumes.get(id).copied();
         match existing {
             Some((_, now)) if now >= size => {}
             Some((of, _)) => {
-                self.room()?;
-                self.world().volumes.insert(id.clone(), (of, size));
+                self.check_space()?;
+                self.state().volumes.insert(id.clone(), (of, size));
             }
             None => {
                 let minimum = self
-                    .world()
+                    .state()
                     .images
                     .get(&image)
                     .copied()
                     .ok_or(StorageError::NoImage(image))?;
-                if size < minimum {
-                    return Err(StorageError::TooSmall { size, minimum });
-                }
-                self.room()?;
-                self.world().volumes.insert(id.clone(), (image, size));
+                check_size(size, minimum)?;
+                self.check_space()?;
+                self.state().volumes.insert(id.clone(), (image, size));
             }
         }
         Ok(source)
     }
 
     async fn backing(&self, id: &VolumeId, image: Digest) -> Result<Option<PathBuf>, StorageError> {
-        let of = self.world().volumes.get(id).map(|(of, _)| *of);
+        let of = self.state().volumes.get(id).map(|(of, _)| *of);
         if of.is_some_and(|of| of != image) {
             return Err(StorageError::OtherImage {
                 volume: id.clone(),
@@ -274,17 +272,17 @@ impl StoragePool for FakePool {
 
     async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError> {
         self.faults.pass(Op::Volumes).await?;
-        let world = self.world();
+        let state = self.state();
         let observed = |(id, (_, size)): (&VolumeId, &(Digest, ByteSize))| ObservedVolume {
             id: id.clone(),
             size: Some(*size),
         };
-        Ok(world.volumes.iter().map(observed).collect())
+        Ok(state.volumes.iter().map(observed).collect())
     }
 
     async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
         self.faults.pass(Op::EnsureVolumeAbsent).await?;
-        self.world().volumes.remove(id);
+        self.state().volumes.remove(id);
         Ok(())
     }
 }
@@ -295,14 +293,14 @@ mod tests {
     use crate::conformance;
 
     #[tokio::test]
-    async fn the_fake_conforms() {
+    async fn the_fake_passes_the_conformance_tests() {
         let directory = tempfile::tempdir().unwrap();
         let pool = FakePool::new("main".parse().unwrap(), directory.path());
         conformance::everything(&pool).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_fake_of_block_devices_conforms_and_its_volumes_are_raw_devices() {
+    async fn a_fake_with_block_devices_passes_the_conformance_tests_and_has_raw_volumes() {
         let directory = tempfile::tempdir().unwrap();
         let pool = FakePool::new("main".parse().unwrap(), directory.path()).with_block_devices();
         conformance::everything(&pool).await.unwrap();
@@ -319,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_pool_says_so_and_recovers() {
+    async fn a_full_pool_refuses_volumes_until_it_has_space() {
         let directory = tempfile::tempdir().unwrap();
         let pool = FakePool::new("main".parse().unwrap(), directory.path());
         let (_, image) = image_bytes(ByteSize::mib(1), 1);
@@ -327,7 +325,7 @@ mod tests {
         let id = conformance::volume_id("root");
         pool.set_full(true);
         let refused = pool.ensure_volume(&id, image, ByteSize::mib(2)).await;
-        assert!(matches!(refused, Err(StorageError::NoRoom { .. })));
+        assert!(matches!(refused, Err(StorageError::NoSpace { .. })));
         pool.set_full(false);
         pool.ensure_volume(&id, image, ByteSize::mib(2))
             .await

@@ -1,12 +1,11 @@
-//! What all pools of files have in common: images that are imported once, volumes that are made from them, and the
-//! locks that keep the two apart. How a volume is made is the [`VolumeFormat`]'s part.
+//! The common part of all pools of files: the import of images, the list of volumes, and the locks. A [`VolumeFormat`]
+//! creates and grows volumes.
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use nix::unistd::geteuid;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use waifud_types::qcow2::Qcow2Header;
 use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource};
@@ -15,7 +14,7 @@ use crate::layout::{Layout, blocking};
 use crate::tool::Tool;
 use crate::{FilePoolConfig, ObservedVolume, PoolUsage, StorageError, StoragePool, import};
 
-/// How a kind of pool stores images and volumes.
+/// The part that depends on the kind of pool: how images and volumes are stored.
 #[async_trait]
 pub trait VolumeFormat: Send + Sync + 'static {
     /// The kind of pool.
@@ -23,8 +22,8 @@ pub trait VolumeFormat: Send + Sync + 'static {
     /// The format of volumes, as the hypervisor opens them.
     const FORMAT: DiskFormat;
 
-    /// Makes the verified file an image of the pool.
-    async fn keep_image(
+    /// Stores the verified file as an image of the pool.
+    async fn store_image(
         &self,
         layout: &Layout,
         verified: File,
@@ -32,7 +31,7 @@ pub trait VolumeFormat: Send + Sync + 'static {
         image: Digest,
     ) -> Result<(), StorageError>;
 
-    /// Makes the volume, or grows it if it is smaller.
+    /// Creates the volume, or grows it if it is smaller.
     async fn ensure_volume(
         &self,
         volumes: &Volumes,
@@ -41,42 +40,54 @@ pub trait VolumeFormat: Send + Sync + 'static {
         size: ByteSize,
     ) -> Result<PathBuf, StorageError>;
 
-    /// Fails while a volume needs the image. Blocks.
+    /// Fails if a volume needs the image. Blocking.
     fn check_unused(layout: &Layout, image: Digest) -> Result<(), StorageError>;
 
-    /// The image file that the volume is an overlay on; `None` if the volume needs no other file. Blocks.
+    /// The image file below the volume; `None` for a standalone volume. Blocking.
     fn backing(
         layout: &Layout,
         id: VolumeId,
         image: Digest,
     ) -> Result<Option<PathBuf>, StorageError>;
 
-    /// The size that a guest sees; `None` if it cannot be read. Blocks.
+    /// The size that a guest sees; `None` if it cannot be read. Blocking.
     fn volume_size(layout: &Layout, path: &std::path::Path) -> Option<ByteSize>;
 }
 
-/// The volumes of a pool and the lock on them.
+/// The volumes of a pool, with their lock.
 pub struct Volumes {
     pub(crate) layout: Layout,
-    /// User and group that new volumes belong to, if they are not our own.
-    pub(crate) owner: Option<(u32, u32)>,
-    /// Held while volumes are made and removed, so that no image is removed while a volume on it is made.
+    /// Held while volumes are created and removed, so that no image is removed while a volume is created from it.
     lock: Arc<Mutex<()>>,
 }
 
 impl Volumes {
-    /// Waits until no other task makes or removes volumes.
+    /// Waits until no other task creates or removes volumes.
     pub(crate) async fn lock(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.lock).lock_owned().await
     }
+
+    /// Runs `work` on a thread for blocking work while no other task creates or removes volumes.
+    pub(crate) async fn exclusively<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Layout) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let guard = self.lock().await;
+        let layout = self.layout.clone();
+        blocking(move || {
+            let _guard = guard;
+            work(&layout)
+        })
+        .await
+    }
 }
 
-/// A pool of files. Cheap to share behind an `Arc`; only one process may use a directory.
+/// A pool of files. Only one process at a time may use a directory.
 pub struct FilePool<F> {
     volumes: Volumes,
     inspector: Tool,
     format: F,
-    /// Held while images are imported and removed. One import at a time bounds the load.
+    /// Held while images are imported and removed. Only one import runs at a time, which limits the load.
     images: Arc<Mutex<()>>,
 }
 
@@ -85,15 +96,9 @@ impl<F: VolumeFormat> FilePool<F> {
         Self {
             volumes: Volumes {
                 layout,
-                owner: config.volume_owner.filter(|_| geteuid().is_root()),
                 lock: Arc::default(),
             },
-            inspector: Tool {
-                program: config.qemu_img.clone(),
-                user: config.image_user,
-                timeout: config.tool_timeout,
-                write_limit: 0,
-            },
+            inspector: Tool::new(config, config.image_user),
             format,
             images: Arc::default(),
         }
@@ -103,11 +108,11 @@ impl<F: VolumeFormat> FilePool<F> {
         self.volumes.layout.clone()
     }
 
-    /// Verifies and inspects the staged file, then makes it an image.
+    /// Verifies and inspects the staged file, then stores it as an image.
     async fn import(&self, image: Digest) -> Result<(), StorageError> {
         let layout = &self.volumes.layout;
         let (file, header) = import::checked(layout, &self.inspector, image).await?;
-        self.format.keep_image(layout, file, &header, image).await
+        self.format.store_image(layout, file, &header, image).await
     }
 }
 
@@ -155,7 +160,7 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
         let layout = self.layout();
         if outcome
             .as_ref()
-            .is_err_and(|error| layout.may_try_again(image, error))
+            .is_err_and(|error| layout.keeps_staged(image, error))
         {
             return outcome;
         }
@@ -205,12 +210,8 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
     }
 
     async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
-        let guard = self.volumes.lock().await;
-        let (layout, id) = (self.layout(), id.clone());
-        blocking(move || {
-            let _guard = guard;
-            layout.remove(&layout.volume(&id))
-        })
-        .await
+        let id = id.clone();
+        let remove = move |layout: &Layout| layout.remove(&layout.volume(&id));
+        self.volumes.exclusively(remove).await
     }
 }

@@ -1,19 +1,20 @@
-//! Writes empty qcow2 files, alone or on top of another: a few kilobytes, without starting a tool.
+//! Writes empty qcow2 files, standalone or as overlays: a few kilobytes, without running a tool.
 //!
-//! Format: QEMU's `docs/interop/qcow2.txt`, version 3 with the refcount order 4 (16 bits). The layout is the
-//! smallest that is whole: header, refcount table, one or more refcount blocks, L1 table; every cluster after those
-//! is allocated by QEMU when the guest first writes. Pure: bytes in memory, tested against `qemu-img check`.
+//! Format: QEMU's `docs/interop/qcow2.txt`, version 3 with the refcount order 4 (16 bits). The layout is the smallest
+//! complete one: header, refcount table, one or more refcount blocks, L1 table. QEMU allocates all further clusters
+//! when the guest first writes. No I/O; the tests run `qemu-img check` on the result.
 
 use std::path::Path;
 
 use waifud_types::ByteSize;
 
-/// 64 KiB, what `qemu-img create` takes by default.
+/// 64 KiB, the default of `qemu-img create`.
 pub(crate) const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
-/// Bytes of the version 3 header that we write, as QEMU does: up to and with the compression type and its padding.
+/// The size of the version 3 header in bytes, as QEMU writes it: up to and including the compression type and its
+/// padding.
 const HEADER_LENGTH: u32 = 112;
-/// An L1 entry maps one L2 table, which has a cluster full of 8-byte entries: 512 MiB with clusters of 64 KiB.
+/// An L1 entry refers to one L2 table, a cluster full of 8-byte entries: 512 MiB with clusters of 64 KiB.
 const BYTES_PER_L1_ENTRY: u64 = CLUSTER * (CLUSTER / 8);
 /// A refcount block has a cluster full of 2-byte counts.
 const CLUSTERS_PER_REFCOUNT_BLOCK: u64 = CLUSTER / 2;
@@ -22,22 +23,22 @@ const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 /// The longest name of a backing file that the format allows.
 const BACKING_NAME_MAX: usize = 1023;
 
-/// The file on which an overlay lies; it must be qcow2.
+/// The backing file of an overlay; it must be qcow2.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backing<'a>(pub &'a Path);
 
-/// Why no file can be written.
+/// Why a file cannot be written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FormatError {
     #[error("the backing file's path is longer than 1023 bytes")]
     BackingNameTooLong,
-    #[error("the disk is larger than this layout can map")]
+    #[error("the disk is larger than the qcow2 layout supports")]
     TooLarge,
 }
 
-/// The bytes of an empty image of the given size; sizes are rounded up to whole sectors of 512 bytes.
+/// The bytes of an empty image of the given size, which is rounded up to whole sectors of 512 bytes.
 ///
-/// `note` is kept in a header extension that tools ignore; it makes otherwise equal images differ.
+/// `note` is stored in a header extension that tools ignore. It makes otherwise equal images differ.
 pub(crate) fn empty_image(
     size: ByteSize,
     backing: Option<Backing<'_>>,
@@ -53,8 +54,8 @@ pub(crate) fn empty_image(
 
     let l1_entries = size.div_ceil(BYTES_PER_L1_ENTRY).max(1);
     let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
-    // One block of refcounts covers 32,768 clusters, far more than any L1 that fits: the largest disk that the
-    // table of one cluster maps is 4 TiB, and a hundred of those still need 101 clusters only.
+    // One refcount block covers 32,768 clusters, far more than any supported L1 table: the largest disk with a table of
+    // one cluster has 4 TiB, and a hundred of these tables need only 101 clusters.
     let used = 3 + l1_clusters;
     if used > CLUSTERS_PER_REFCOUNT_BLOCK {
         return Err(FormatError::TooLarge);
@@ -85,7 +86,7 @@ pub(crate) fn empty_image(
         extension(&mut header, EXTENSION_BACKING_FORMAT, b"qcow2");
     }
     if !note.is_empty() {
-        // Any number that the format does not define: tools keep and ignore it.
+        // An extension type that the format does not define, so tools keep and ignore it.
         extension(&mut header, 0x7761_6966, note);
     }
     header.extend([0_u8; 8]); // end of the extensions
@@ -120,8 +121,8 @@ fn extension(header: &mut Vec<u8>, kind: u32, data: &[u8]) {
 }
 
 fn overwrite(file: &mut [u8], at: usize, bytes: &[u8]) {
-    if let Some(place) = file.get_mut(at..at + bytes.len()) {
-        place.copy_from_slice(bytes);
+    if let Some(target) = file.get_mut(at..at + bytes.len()) {
+        target.copy_from_slice(bytes);
     }
 }
 
@@ -132,7 +133,7 @@ mod tests {
     use waifud_types::qcow2;
 
     #[test]
-    fn an_empty_image_is_one_that_we_would_import() {
+    fn an_empty_image_has_a_valid_header() {
         let image = empty_image(ByteSize::gib(2), None, b"").unwrap();
         let header = qcow2::parse(&image).unwrap();
         assert_eq!(header.virtual_size, ByteSize::gib(2));
@@ -140,20 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn an_overlay_is_none() {
+    fn the_header_of_an_overlay_is_refused_for_images() {
         let path = Path::new("/images/a.qcow2");
         let overlay = empty_image(ByteSize::gib(2), Some(Backing(path)), b"").unwrap();
         assert_eq!(qcow2::parse(&overlay), Err(qcow2::Qcow2Error::BackingFile));
     }
 
     #[test]
-    fn notes_tell_images_apart() {
+    fn images_with_different_notes_differ() {
         let make = |note: &[u8]| empty_image(ByteSize::mib(1), None, note).unwrap();
         assert_ne!(make(b"a"), make(b"b"));
     }
 
     #[test]
-    fn a_name_that_the_format_has_no_room_for_is_refused() {
+    fn a_backing_name_that_is_too_long_is_refused() {
         let long = format!("/{}", "a".repeat(1100));
         let refused = empty_image(ByteSize::mib(1), Some(Backing(Path::new(&long))), b"");
         assert_eq!(refused, Err(FormatError::BackingNameTooLong));
@@ -161,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sizes_are_kept_in_whole_sectors(bytes in 1_u64..(64 << 40)) {
+        fn sizes_are_rounded_up_to_whole_sectors(bytes in 1_u64..(64 << 40)) {
             let image = empty_image(ByteSize(bytes), None, b"").unwrap();
             let size = qcow2::parse(&image).unwrap().virtual_size.bytes();
             prop_assert!(size >= bytes && size - bytes < 512 && size.is_multiple_of(512));

@@ -49,7 +49,7 @@ fn verify(
     staged: &Path,
     image: Digest,
 ) -> Result<(File, Qcow2Header), StorageError> {
-    let failed = |error| layout.io("reading", staged, error);
+    let failed = |error| layout.io("read", staged, error);
     let mut file = layout.open_plain(staged)?;
     let (_, hash) = waifud_kit::sha256::of_reader(&file).map_err(failed)?;
     let actual = Digest::from_bytes(hash);
@@ -82,29 +82,33 @@ async fn inspect(
     };
     let handle = || {
         file.try_clone().map_err(|source| StorageError::Io {
-            what: "opening",
+            operation: "open",
             path: staged.to_owned(),
             source,
         })
     };
 
-    let answer = tool.run(&arguments("info"), Some(handle()?)).await?;
-    if answer.code != Some(0) {
-        return Err(refused(answer.complaint()));
+    let output = tool.run(&arguments("info"), Some(handle()?)).await?;
+    if output.code != Some(0) {
+        return Err(refused(output.error_message()));
     }
-    let info: Info = serde_json::from_slice(&answer.stdout)
+    let info: Info = serde_json::from_slice(&output.stdout)
         .map_err(|error| refused(format!("cannot parse its report: {error}")))?;
     if ByteSize(info.virtual_size) != header.virtual_size {
-        return Err(refused("it reads a different size than waifud".to_owned()));
+        return Err(refused(
+            "it reports another virtual size than the image's header".to_owned(),
+        ));
     }
     if info.backing_filename.is_some() || info.encrypted {
-        return Err(refused("it found a backing file or encryption".to_owned()));
+        return Err(refused(
+            "it reports a backing file or encryption".to_owned(),
+        ));
     }
 
-    let answer = tool.run(&arguments("check"), Some(handle()?)).await?;
-    match answer.code {
+    let output = tool.run(&arguments("check"), Some(handle()?)).await?;
+    match output.code {
         Some(0 | LEAKS_ONLY) => Ok(()),
-        _ => Err(refused(answer.complaint())),
+        _ => Err(refused(output.error_message())),
     }
 }
 

@@ -4,7 +4,7 @@
 //! images/<64 hex digits>.SUFFIX      0444  complete and verified; the name is the digest of the published bytes
 //! images/.new-<64 hex digits>        0600  unfinished; removed when the pool is opened
 //! staging/<64 hex digits>.part       0600  a download, possibly incomplete; removed after a week without progress
-//! volumes/<instance>.<disk>.SUFFIX   0600  an overlay on an image (`.qcow2`), or a clone of one (`.raw`)
+//! volumes/<instance>.<disk>.SUFFIX   0600  an overlay (`.qcow2`) or a clone (`.raw`) of an image
 //! volumes/.new-<instance>.<disk>     0600  unfinished; removed when the pool is opened
 //! ```
 //!
@@ -21,9 +21,9 @@ use nix::unistd::geteuid;
 use waifud_kit::{durable, filesystem};
 use waifud_types::{ByteSize, Digest, Name, VolumeId};
 
-use crate::{PoolUsage, StorageError};
+use crate::{FilePoolConfig, PoolUsage, StorageError};
 
-const HALF_MADE: &str = ".new-";
+const UNFINISHED: &str = ".new-";
 /// A download without progress for this long is removed.
 const STALE: Duration = Duration::from_hours(7 * 24);
 
@@ -34,6 +34,8 @@ pub struct Layout {
     root: PathBuf,
     /// The suffix of the names of images and volumes.
     suffix: &'static str,
+    /// The user and group ids that new volumes belong to, if they differ from ours.
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 impl Layout {
@@ -42,14 +44,15 @@ impl Layout {
     /// QEMU's user can open files in `images` and `volumes` by their names, but cannot list the directories. Only the
     /// owner can enter `staging`.
     pub(crate) fn open(
-        pool: Name,
-        root: &Path,
+        config: &FilePoolConfig,
         suffix: &'static str,
     ) -> Result<Self, StorageError> {
+        let root = &config.path;
         let mut layout = Self {
-            pool,
-            root: root.to_owned(),
+            pool: config.name.clone(),
+            root: root.clone(),
             suffix,
+            owner: config.volume_owner.filter(|_| geteuid().is_root()),
         };
         layout.open_root()?;
         layout.check_owner(&layout.root)?;
@@ -60,20 +63,20 @@ impl Layout {
         ] {
             fs::create_dir_all(&directory)
                 .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(mode)))
-                .map_err(|error| layout.io("making the directory", &directory, error))?;
+                .map_err(|error| layout.io("create the directory", &directory, error))?;
             layout.check_owner(&directory)?;
         }
-        layout.root = fs::canonicalize(root).map_err(|e| layout.io("resolving", root, e))?;
+        layout.root = fs::canonicalize(root).map_err(|e| layout.io("resolve", root, e))?;
         for directory in [layout.images(), layout.volumes()] {
             for name in layout.names(&directory)? {
-                if name.starts_with(HALF_MADE) {
+                if name.starts_with(UNFINISHED) {
                     layout.remove(&directory.join(name))?;
                 }
             }
         }
         for name in layout.names(&layout.staging())? {
             let path = layout.staging().join(name);
-            let age = path.metadata().and_then(|facts| facts.modified());
+            let age = path.metadata().and_then(|metadata| metadata.modified());
             // If the clock was wrong, the age is unknown and the file stays.
             if age.is_ok_and(|then| then.elapsed().is_ok_and(|age| age > STALE)) {
                 layout.remove(&path)?;
@@ -82,8 +85,8 @@ impl Layout {
         Ok(layout)
     }
 
-    /// A directory with contents keeps its mode, except that QEMU's user must be able to enter it: it may have other
-    /// uses than the pool.
+    /// A directory with contents keeps its mode, because it may be used for other purposes too, except that QEMU's user
+    /// must be able to enter it.
     fn open_root(&self) -> Result<(), StorageError> {
         let open = || {
             fs::create_dir_all(&self.root)?;
@@ -95,7 +98,7 @@ impl Layout {
             }
             fs::set_permissions(&self.root, Permissions::from_mode(mode))
         };
-        open().map_err(|error: io::Error| self.io("making the directory", &self.root, error))
+        open().map_err(|error: io::Error| self.io("create the directory", &self.root, error))
     }
 
     /// Root opens files in these directories by name. If another user could create links in them, root would write to
@@ -104,22 +107,22 @@ impl Layout {
         let check = || {
             // A link that root created, for example to another disk, is allowed.
             let link = fs::symlink_metadata(directory)?;
-            let facts = fs::metadata(directory)?;
+            let metadata = fs::metadata(directory)?;
             let trusted = |user: u32| user == 0 || user == geteuid().as_raw();
-            let stranger = [link.uid(), facts.uid()]
+            let untrusted = [link.uid(), metadata.uid()]
                 .into_iter()
                 .find(|user| !trusted(*user));
-            match stranger {
+            match untrusted {
                 Some(user) => Err(io::Error::other(format!(
-                    "it belongs to user {user}, who could redirect root to other files; the directories of a pool must belong to root (chown root:root)"
+                    "it belongs to user {user}, who could redirect root to other files; change its owner to root (chown root:root)"
                 ))),
-                None if facts.permissions().mode() & 0o1002 == 0o002 => Err(io::Error::other(
-                    "every user can write to it; only root may write to the directories of a pool (chmod o-w)",
+                None if metadata.permissions().mode() & 0o1002 == 0o002 => Err(io::Error::other(
+                    "every user can write to it; remove that permission (chmod o-w)",
                 )),
                 None => Ok(()),
             }
         };
-        check().map_err(|error| self.io("using the directory", directory, error))
+        check().map_err(|error| self.io("use the directory", directory, error))
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -143,6 +146,16 @@ impl Layout {
             .join(format!("{}{}", image.hex(), self.suffix))
     }
 
+    /// The path of an image that must be in the pool.
+    pub(crate) fn existing_image(&self, image: Digest) -> Result<PathBuf, StorageError> {
+        let path = self.image(image);
+        if self.exists(&path)? {
+            Ok(path)
+        } else {
+            Err(StorageError::NoImage(image))
+        }
+    }
+
     pub(crate) fn staged(&self, image: Digest) -> PathBuf {
         self.staging().join(format!("{}.part", image.hex()))
     }
@@ -152,24 +165,24 @@ impl Layout {
     }
 
     /// The temporary path of an unfinished image.
-    pub(crate) fn half_made_image(&self, image: Digest) -> PathBuf {
-        self.half_made_named(&image.hex())
+    pub(crate) fn unfinished_image(&self, image: Digest) -> PathBuf {
+        self.unfinished_file(&image.hex())
     }
 
     /// The temporary path of another unfinished file.
-    pub(crate) fn half_made_named(&self, name: &str) -> PathBuf {
-        self.images().join(format!("{HALF_MADE}{name}"))
+    pub(crate) fn unfinished_file(&self, name: &str) -> PathBuf {
+        self.images().join(format!("{UNFINISHED}{name}"))
     }
 
     /// The temporary path of an unfinished volume.
-    pub(crate) fn half_made_volume(&self, id: &VolumeId) -> PathBuf {
-        self.volumes().join(format!("{HALF_MADE}{id}"))
+    pub(crate) fn unfinished_volume(&self, id: &VolumeId) -> PathBuf {
+        self.volumes().join(format!("{UNFINISHED}{id}"))
     }
 
     /// Whether the file exists. A failure to determine it is an error, not absence.
     pub(crate) fn exists(&self, path: &Path) -> Result<bool, StorageError> {
         path.try_exists()
-            .map_err(|error| self.io("looking for", path, error))
+            .map_err(|error| self.io("look for", path, error))
     }
 
     /// The path for a download. Makes the file of an interrupted import writable again.
@@ -177,31 +190,31 @@ impl Layout {
         let path = self.staged(image);
         match fs::set_permissions(&path, Permissions::from_mode(0o600)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(self.io("making writable", &path, error))
+                Err(self.io("make writable", &path, error))
             }
             _ => Ok(path),
         }
     }
 
-    /// Whether to keep a staged file that was not imported: a plain file that did not cause the failure.
-    pub(crate) fn may_try_again(&self, image: Digest, error: &StorageError) -> bool {
-        let plain = self
+    /// Whether to keep a staged file whose import failed: a regular file that did not cause the failure.
+    pub(crate) fn keeps_staged(&self, image: Digest, error: &StorageError) -> bool {
+        let regular = self
             .staged(image)
             .symlink_metadata()
-            .is_ok_and(|facts| facts.is_file());
-        plain && !error.blames_the_image()
+            .is_ok_and(|metadata| metadata.is_file());
+        regular && !error.is_caused_by_image()
     }
 
     /// How full the filesystem is.
     pub(crate) fn usage(&self) -> Result<PoolUsage, StorageError> {
         let usage = filesystem::usage(&self.root)
-            .map_err(|error| self.io("asking about", &self.root, error))?;
+            .map_err(|error| self.io("read the free space of", &self.root, error))?;
         Ok(PoolUsage {
-            // Blocks that are reserved for root are left out: volumes may belong to another user.
+            // Blocks that are reserved for root are not counted, because volumes may belong to another user.
             size: ByteSize(usage.used.saturating_add(usage.available)),
             used: ByteSize(usage.used),
             health: if usage.read_only {
-                "its filesystem is mounted read-only".to_owned()
+                "the filesystem is mounted read-only".to_owned()
             } else {
                 "ok".to_owned()
             },
@@ -235,10 +248,10 @@ impl Layout {
                 .map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()))
                 .collect::<io::Result<Vec<_>>>()
         };
-        list().map_err(|error| self.io("listing", directory, error))
+        list().map_err(|error| self.io("list", directory, error))
     }
 
-    /// Opens a plain file for reading. Fails for links, devices and everything else.
+    /// Opens a regular file for reading. Fails for links, devices and directories.
     pub(crate) fn open_plain(&self, path: &Path) -> Result<File, StorageError> {
         let open = || {
             let file = OpenOptions::new()
@@ -248,10 +261,10 @@ impl Layout {
             if file.metadata()?.is_file() {
                 Ok(file)
             } else {
-                Err(io::Error::other("it is not a plain file"))
+                Err(io::Error::other("it is not a regular file"))
             }
         };
-        open().map_err(|error| self.io("opening", path, error))
+        open().map_err(|error| self.io("open", path, error))
     }
 
     /// The first `at_most` bytes of a file, or fewer if it has fewer.
@@ -260,41 +273,41 @@ impl Layout {
         self.open_plain(path)?
             .take(at_most)
             .read_to_end(&mut bytes)
-            .map_err(|error| self.io("reading", path, error))?;
+            .map_err(|error| self.io("read", path, error))?;
         Ok(bytes)
     }
 
     /// Writes the file of a volume. Afterwards it is complete and durable, or does not exist.
-    pub(crate) fn put_volume(
-        &self,
-        id: &VolumeId,
-        bytes: &[u8],
-        owner: Option<(u32, u32)>,
-    ) -> Result<(), StorageError> {
+    pub(crate) fn put_volume(&self, id: &VolumeId, bytes: &[u8]) -> Result<(), StorageError> {
         let path = self.volume(id);
         durable::Replacement::of(&path)
-            .draft(self.half_made_volume(id))
-            .owner(owner)
+            .draft(self.unfinished_volume(id))
+            .owner(self.owner)
             .write(bytes)
-            .map_err(|error| self.io("writing", &path, error))
+            .map_err(|error| self.io("write", &path, error))
     }
 
     /// Renames a file durably.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
-        durable::rename(from, to).map_err(|error| self.io("renaming to", to, error))
+        durable::rename(from, to).map_err(|error| self.io("rename a file to", to, error))
     }
 
     /// Removes a file durably. Succeeds if it does not exist.
     pub(crate) fn remove(&self, path: &Path) -> Result<(), StorageError> {
-        durable::remove(path).map_err(|error| self.io("removing", path, error))
+        durable::remove(path).map_err(|error| self.io("remove", path, error))
     }
 
     /// An error of the filesystem. A full filesystem has its own variant.
-    pub(crate) fn io(&self, what: &'static str, path: &Path, source: io::Error) -> StorageError {
+    pub(crate) fn io(
+        &self,
+        operation: &'static str,
+        path: &Path,
+        source: io::Error,
+    ) -> StorageError {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.no_room(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.no_space(),
             _ => StorageError::Io {
-                what,
+                operation,
                 path: path.to_owned(),
                 source,
             },
@@ -302,8 +315,8 @@ impl Layout {
     }
 
     /// The pool is full.
-    pub(crate) fn no_room(&self) -> StorageError {
-        StorageError::NoRoom {
+    pub(crate) fn no_space(&self) -> StorageError {
+        StorageError::NoSpace {
             pool: self.pool.clone(),
         }
     }
@@ -316,7 +329,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => Err(StorageError::Tool {
-            tool: "a thread for files",
+            tool: "a thread for file operations",
             message: error.to_string(),
         }),
     }

@@ -1,7 +1,7 @@
-//! The storage interface: pools of images and volumes; qcow2 overlays, clones of files, and a fake.
+//! The storage interface: pools of images and volumes, with qcow2 overlays, with reflinks, and a fake.
 //!
-//! An image is imported once per pool. A volume is a clone of an image, made in milliseconds whatever its size. Every
-//! operation is an *ensure*: repeating it changes nothing and succeeds.
+//! An image is imported once per pool. A volume is a clone of an image, created in milliseconds whatever its size. Every
+//! operation is idempotent: repeating it changes nothing and succeeds.
 
 mod config;
 pub mod conformance;
@@ -24,7 +24,7 @@ use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, Volum
 /// A volume as observed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ObservedVolume {
-    /// Which volume.
+    /// The volume's id.
     pub id: VolumeId,
     /// The size that a guest sees; `None` if it cannot be read.
     pub size: Option<ByteSize>,
@@ -41,29 +41,29 @@ pub struct PoolUsage {
     pub health: String,
 }
 
-/// Why an operation failed. Messages are written for users; causes are in `source`.
+/// Why an operation failed. The messages are written for users.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The pool has no room.
+    /// The pool has no free space.
     #[error("pool {pool} is full; free space on its filesystem")]
-    NoRoom {
+    NoSpace {
         /// The pool.
         pool: Name,
     },
-    /// The image is not in the pool: import it first.
+    /// The image is not in the pool; it must be imported first.
     #[error("image {0} is not in the pool")]
     NoImage(Digest),
-    /// The file does not have the digest that it was said to have.
+    /// The file does not have the expected digest.
     #[error(
-        "the image's bytes have the digest {actual}, not {expected}; it was damaged on its way or changed"
+        "the image has the digest {actual} instead of {expected}: it was damaged during the transfer, or was changed by its publisher"
     )]
     DigestMismatch {
-        /// What was wanted.
+        /// The expected digest.
         expected: Digest,
-        /// What was read.
+        /// The digest of the file.
         actual: Digest,
     },
-    /// The file is no image that may be used.
+    /// The file is not an acceptable image.
     #[error("the image cannot be used")]
     BadImage(#[source] waifud_types::qcow2::Qcow2Error),
     /// A tool refused the image.
@@ -71,36 +71,36 @@ pub enum StorageError {
     ImageRefused {
         /// The tool.
         tool: &'static str,
-        /// Its words, shortened.
+        /// Its error message, truncated.
         message: String,
     },
-    /// A volume can't be made smaller than its image.
+    /// A volume cannot be smaller than its image.
     #[error("a volume of {size} is smaller than its image ({minimum})")]
     TooSmall {
-        /// What was wanted.
+        /// The requested size.
         size: ByteSize,
-        /// The least.
+        /// The minimum.
         minimum: ByteSize,
     },
-    /// A volume is an overlay on another file than the image that it was made from.
+    /// The header of a volume refers to another file than the image that the volume was created from.
     #[error(
-        "the header of volume {volume} names another file than image {image}; waifud starts no guest with it: restore the volume"
+        "the header of volume {volume} refers to another file than image {image}, so waifud does not start a guest with it; restore the volume"
     )]
     OtherImage {
         /// The volume.
         volume: VolumeId,
-        /// What it was made from.
+        /// The image that it was created from.
         image: Digest,
     },
-    /// The filesystem can't clone files.
+    /// The filesystem does not support reflinks.
     #[error(
-        "the filesystem of {} does not clone files (reflinks): use btrfs or XFS, or a pool of kind qcow2",
+        "the filesystem of {} does not support reflinks: use btrfs or XFS, or a pool of kind qcow2",
         path.display()
     )]
-    NoClones {
+    NoReflinks {
         /// The pool's directory.
         path: PathBuf,
-        /// What it answered.
+        /// The error of the system call.
         #[source]
         source: std::io::Error,
     },
@@ -109,31 +109,39 @@ pub enum StorageError {
     Tool {
         /// The tool.
         tool: &'static str,
-        /// What it said, or that it took too long.
+        /// Its error message, or that it timed out.
         message: String,
     },
-    /// The filesystem said no.
-    #[error("{what} {path:?} failed")]
+    /// A filesystem operation failed.
+    #[error("cannot {operation} {path:?}")]
     Io {
-        /// The call.
-        what: &'static str,
+        /// The operation.
+        operation: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
 }
 
+/// Fails if a volume of this size is smaller than its image.
+fn check_size(size: ByteSize, minimum: ByteSize) -> Result<(), StorageError> {
+    if size < minimum {
+        return Err(StorageError::TooSmall { size, minimum });
+    }
+    Ok(())
+}
+
 impl StorageError {
-    /// Whether it is the image's bytes that are at fault, so that the same file will be refused again.
-    pub fn blames_the_image(&self) -> bool {
+    /// Whether the image itself is invalid, so that the same file would be refused again.
+    pub fn is_caused_by_image(&self) -> bool {
         match self {
             Self::BadImage(_) | Self::ImageRefused { .. } | Self::DigestMismatch { .. } => true,
-            Self::NoRoom { .. }
+            Self::NoSpace { .. }
             | Self::NoImage(_)
             | Self::TooSmall { .. }
-            | Self::NoClones { .. }
+            | Self::NoReflinks { .. }
             | Self::OtherImage { .. }
             | Self::Tool { .. }
             | Self::Io { .. } => false,
@@ -141,16 +149,16 @@ impl StorageError {
     }
 }
 
-/// Where disks live on a node.
+/// A pool on a node that stores images and volumes.
 #[async_trait]
 pub trait StoragePool: Send + Sync {
-    /// The pool's name, such as `main`.
+    /// The pool's name, for example `main`.
     fn name(&self) -> &Name;
 
     /// The kind of pool.
     fn kind(&self) -> PoolKind;
 
-    /// What its volumes' bytes are.
+    /// The format of its volumes.
     fn format(&self) -> DiskFormat {
         DiskFormat::Qcow2
     }
@@ -161,24 +169,23 @@ pub trait StoragePool: Send + Sync {
     /// Every image in the pool.
     async fn images(&self) -> Result<Vec<Digest>, StorageError>;
 
-    /// Whether the image is there, whole and verified.
+    /// Whether the image is in the pool, complete and verified.
     async fn has_image(&self, image: Digest) -> Result<bool, StorageError>;
 
-    /// Where to write the image's bytes to before `import_image`. On the pool's own filesystem; a leftover of a broken
-    /// download may be there, and may be resumed or overwritten.
+    /// The path to write the image to before `import_image`, on the pool's own filesystem. It may contain the rest of
+    /// an interrupted download, which may be resumed or overwritten.
     async fn staging_path(&self, image: Digest) -> Result<PathBuf, StorageError>;
 
-    /// Verifies the staged file against its digest, inspects it as a hostile file, and makes it an image of the pool.
-    /// The staged file is gone afterwards, unless it could not be judged or taken for a passing reason: then the next
-    /// call begins with it again.
+    /// Verifies the staged file against its digest, inspects it as an untrusted file, and imports it into the pool. The
+    /// staged file is removed, unless the failure had another cause than the image: then the next call uses it
+    /// again.
     async fn import_image(&self, image: Digest) -> Result<(), StorageError>;
 
-    /// Forgets the image. Refused with `Tool`/`Io` while volumes need it; a pool whose volumes stand for themselves never
-    /// refuses.
+    /// Removes the image. Fails with `Tool` or `Io` while volumes need it, which standalone volumes do not.
     async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError>;
 
-    /// The volume, cloned from the image and at least `size` large; grown when it is smaller, never shrunk.
-    /// Returns the path that the hypervisor opens. Durable when it returns.
+    /// Creates the volume as a clone of the image, or grows it to `size` if it is smaller. It is never shrunk. Returns
+    /// the path that the hypervisor opens. The change is durable on return.
     async fn ensure_volume(
         &self,
         id: &VolumeId,
@@ -186,7 +193,7 @@ pub trait StoragePool: Send + Sync {
         size: ByteSize,
     ) -> Result<VolumeSource, StorageError>;
 
-    /// The qcow2 file that the volume, made from `image`, is an overlay on; null where it stands for itself.
+    /// The qcow2 file below the volume, which was created from `image`; `None` for a standalone volume.
     async fn backing(
         &self,
         _id: &VolumeId,
@@ -198,6 +205,6 @@ pub trait StoragePool: Send + Sync {
     /// Every volume in the pool.
     async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError>;
 
-    /// Destroys the volume. Succeeds when it is absent.
+    /// Deletes the volume. Succeeds if it is absent.
     async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError>;
 }

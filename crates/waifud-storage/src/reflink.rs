@@ -1,7 +1,7 @@
-//! Pools of kind `reflink`: images and volumes as raw files on a filesystem that clones files, for example btrfs or XFS.
+//! Pools of kind `reflink`: images and volumes as raw files on a filesystem with reflinks, for example btrfs or XFS.
 //!
 //! An image is unpacked once, when it is imported. A volume is a clone of that file: it shares the image's blocks until
-//! the guest writes its own. It is created in milliseconds whatever its size, needs no other file, and stays intact when
+//! the guest overwrites them. It is created in milliseconds whatever its size, needs no other file, and stays intact when
 //! the image is removed.
 
 use std::ffi::OsStr;
@@ -19,10 +19,11 @@ use waifud_types::{ByteSize, Digest, DiskFormat, PoolKind, VolumeId};
 use crate::file_pool::{FilePool, VolumeFormat, Volumes};
 use crate::layout::{Layout, blocking};
 use crate::tool::{STDIN, STDOUT, Tool};
-use crate::{FilePoolConfig, StorageError};
+use crate::{FilePoolConfig, StorageError, check_size};
 
-/// Unpacking may take ten times as long as other runs of the tool: it handles at least 100 MB/s.
-const UNPACKING: u32 = 10;
+/// The time limit for unpacking, as a multiple of the limit for other runs of the tool. Unpacking handles at least
+/// 100 MB/s.
+const UNPACK_TIMEOUT_FACTOR: u32 = 10;
 
 /// A pool whose volumes are clones of image files.
 pub type ReflinkPool = FilePool<Clones>;
@@ -33,43 +34,42 @@ pub struct Clones {
 }
 
 impl FilePool<Clones> {
-    /// Opens the pool: creates its directories and removes the unfinished files of a crash. Fails on a filesystem that
-    /// does not clone files.
+    /// Opens the pool: creates its directories and removes the unfinished files of a crash. Fails on a filesystem
+    /// without reflinks.
     pub fn open(config: FilePoolConfig) -> Result<Self, StorageError> {
-        let layout = Layout::open(config.name.clone(), &config.path, ".raw")?;
+        let layout = Layout::open(&config, ".raw")?;
         probe(&layout)?;
+        let inspector = Tool::new(&config, config.image_user);
         let unpacker = Tool {
-            program: config.qemu_img.clone(),
-            user: config.image_user,
-            timeout: config.tool_timeout * UNPACKING,
-            write_limit: u64::MAX,
+            timeout: inspector.timeout * UNPACK_TIMEOUT_FACTOR,
+            ..inspector
         };
         Ok(Self::with(layout, &config, Clones { unpacker }))
     }
 }
 
 impl Clones {
-    /// Unpacks the verified file into `half`, in the same directory as its final place.
+    /// Unpacks the verified file to `unfinished`, which is in the directory of images.
     async fn unpack(
         &self,
         layout: &Layout,
         packed: File,
         size: ByteSize,
-        half: &Path,
+        unfinished: &Path,
     ) -> Result<(), StorageError> {
         let user = self.unpacker.user.filter(|_| geteuid().is_root());
-        let (pool, path) = (layout.clone(), half.to_owned());
+        let (pool, path) = (layout.clone(), unfinished.to_owned());
         let target = blocking(move || {
-            let make = || {
-                let file = create(&path)?;
+            let create = || {
+                let file = create_file(&path)?;
                 if let Some((uid, gid)) = user {
-                    // The tool opens the file again, through the descriptor that it is given.
+                    // The tool reopens the file through its descriptor.
                     fchown(&file, Some(uid), Some(gid))?;
                 }
                 file.set_len(size.bytes())?;
                 Ok(file)
             };
-            make().map_err(|error| pool.io("creating", &path, error))
+            create().map_err(|error| pool.io("create", &path, error))
         })
         .await?;
         let arguments: Vec<&OsStr> = [
@@ -87,16 +87,16 @@ impl Clones {
         .to_vec();
         let handle = target
             .try_clone()
-            .map_err(|error| layout.io("opening", half, error))?;
+            .map_err(|error| layout.io("open", unfinished, error))?;
         let unpacker = Tool {
             write_limit: size.bytes(),
             ..self.unpacker.clone()
         };
         let result = unpacker.run_into(&arguments, packed, handle).await?;
         result.success(layout)?;
-        let (layout, path) = (layout.clone(), half.to_owned());
+        let (layout, path) = (layout.clone(), unfinished.to_owned());
         blocking(move || {
-            let seal = || {
+            let finish = || {
                 if user.is_some() {
                     fchown(&target, Some(0), Some(0))?;
                 }
@@ -104,11 +104,12 @@ impl Clones {
                 target.sync_all()?;
                 target.metadata()
             };
-            let facts = seal().map_err(|error| layout.io("syncing", &path, error))?;
-            if facts.len() != size.bytes() {
+            let metadata = finish().map_err(|error| layout.io("sync", &path, error))?;
+            if metadata.len() != size.bytes() {
                 return Err(StorageError::ImageRefused {
                     tool: "qemu-img",
-                    message: "the unpacked file has another size than the image".to_owned(),
+                    message: "the size of the unpacked file is not the virtual size of the image"
+                        .to_owned(),
                 });
             }
             Ok(())
@@ -117,8 +118,8 @@ impl Clones {
     }
 }
 
-/// Creates an empty file of ours. Replaces the contents of a file that a crash left.
-fn create(path: &Path) -> std::io::Result<File> {
+/// Creates an empty file that only we can access. Replaces the contents of a file that a crash left.
+fn create_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -134,7 +135,7 @@ mod ioctl {
     nix::ioctl_write_int!(ficlone, 0x94, 9);
 }
 
-/// Makes `to` share all of `from`'s blocks.
+/// Makes `to` share all blocks of `from`.
 fn clone_file(from: &File, to: &File) -> std::io::Result<()> {
     let source = u64::try_from(from.as_raw_fd()).map_err(std::io::Error::other)?;
     // SAFETY: both descriptors are open for as long as the borrowed files are, and the kernel reads no memory of this process.
@@ -142,11 +143,11 @@ fn clone_file(from: &File, to: &File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Checks that the filesystem clones files, by cloning one.
+/// Checks that the filesystem supports reflinks by cloning a file.
 fn probe(layout: &Layout) -> Result<(), StorageError> {
-    let [a, b] = ["a", "b"].map(|name| layout.half_made_named(&format!("probe-{name}")));
+    let [a, b] = ["a", "b"].map(|name| layout.unfinished_file(&format!("probe-{name}")));
     let attempt = || {
-        let (from, to) = (create(&a)?, create(&b)?);
+        let (from, to) = (create_file(&a)?, create_file(&b)?);
         from.set_len(4096)?;
         clone_file(&from, &to)
     };
@@ -155,8 +156,8 @@ fn probe(layout: &Layout) -> Result<(), StorageError> {
         layout.remove(path)?;
     }
     outcome.map_err(|source| match source.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => layout.no_room(),
-        _ => StorageError::NoClones {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => layout.no_space(),
+        _ => StorageError::NoReflinks {
             path: layout.root().to_owned(),
             source,
         },
@@ -168,22 +169,22 @@ impl VolumeFormat for Clones {
     const KIND: PoolKind = PoolKind::Reflink;
     const FORMAT: DiskFormat = DiskFormat::Raw;
 
-    async fn keep_image(
+    async fn store_image(
         &self,
         layout: &Layout,
         verified: File,
         header: &Qcow2Header,
         image: Digest,
     ) -> Result<(), StorageError> {
-        let half = layout.half_made_image(image);
+        let unfinished = layout.unfinished_image(image);
         let unpacked = self
-            .unpack(layout, verified, header.virtual_size, &half)
+            .unpack(layout, verified, header.virtual_size, &unfinished)
             .await;
         let layout = layout.clone();
         blocking(move || match unpacked {
-            Ok(()) => layout.rename(&half, &layout.image(image)),
+            Ok(()) => layout.rename(&unfinished, &layout.image(image)),
             Err(error) => {
-                layout.remove(&half)?;
+                layout.remove(&unfinished)?;
                 Err(error)
             }
         })
@@ -197,19 +198,17 @@ impl VolumeFormat for Clones {
         image: Digest,
         size: ByteSize,
     ) -> Result<PathBuf, StorageError> {
-        let guard = volumes.lock().await;
-        let (layout, owner, id) = (volumes.layout.clone(), volumes.owner, id.clone());
-        blocking(move || {
-            let _guard = guard;
+        let id = id.clone();
+        let ensure = move |layout: &Layout| {
             let path = layout.volume(&id);
             if layout.exists(&path)? {
-                grow(&layout, &path, size)?;
+                grow(layout, &path, size)?;
             } else {
-                clone_image(&layout, &id, image, size, owner)?;
+                clone_image(layout, &id, image, size)?;
             }
             Ok(path)
-        })
-        .await
+        };
+        volumes.exclusively(ensure).await
     }
 
     fn check_unused(_: &Layout, _: Digest) -> Result<(), StorageError> {
@@ -222,7 +221,9 @@ impl VolumeFormat for Clones {
     }
 
     fn volume_size(_: &Layout, path: &Path) -> Option<ByteSize> {
-        path.metadata().ok().map(|facts| ByteSize(facts.len()))
+        path.metadata()
+            .ok()
+            .map(|metadata| ByteSize(metadata.len()))
     }
 }
 
@@ -232,42 +233,32 @@ fn clone_image(
     id: &VolumeId,
     image: Digest,
     size: ByteSize,
-    owner: Option<(u32, u32)>,
 ) -> Result<(), StorageError> {
-    let source = layout.image(image);
-    if !layout.exists(&source)? {
-        return Err(StorageError::NoImage(image));
-    }
+    let source = layout.existing_image(image)?;
     let from = layout.open_plain(&source)?;
-    let facts = from.metadata();
-    let minimum = ByteSize(
-        facts
-            .map_err(|error| layout.io("reading the size of", &source, error))?
-            .len(),
-    );
-    if size < minimum {
-        return Err(StorageError::TooSmall { size, minimum });
-    }
-    let half = layout.half_made_volume(id);
-    let make = || {
-        let file = create(&half)?;
+    let metadata = from.metadata();
+    let metadata = metadata.map_err(|error| layout.io("read the size of", &source, error))?;
+    check_size(size, ByteSize(metadata.len()))?;
+    let unfinished = layout.unfinished_volume(id);
+    let create = || {
+        let file = create_file(&unfinished)?;
         clone_file(&from, &file)?;
         file.set_len(size.bytes())?;
-        if let Some((uid, gid)) = owner {
+        if let Some((uid, gid)) = layout.owner {
             fchown(&file, Some(uid), Some(gid))?;
         }
         file.sync_all()
     };
-    if let Err(error) = make() {
-        layout.remove(&half)?;
-        return Err(layout.io("writing", &half, error));
+    if let Err(error) = create() {
+        layout.remove(&unfinished)?;
+        return Err(layout.io("write", &unfinished, error));
     }
-    layout.rename(&half, &layout.volume(id))
+    layout.rename(&unfinished, &layout.volume(id))
 }
 
 /// Grows the volume to `size`. A larger volume is left as it is.
 fn grow(layout: &Layout, path: &Path, size: ByteSize) -> Result<(), StorageError> {
-    let failed = |error| layout.io("growing", path, error);
+    let failed = |error| layout.io("grow", path, error);
     let file = OpenOptions::new()
         .write(true)
         .custom_flags(OFlag::O_NOFOLLOW.bits())

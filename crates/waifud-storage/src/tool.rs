@@ -17,26 +17,27 @@ use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::StorageError;
 use crate::layout::Layout;
+use crate::{FilePoolConfig, StorageError};
 
-/// The name that errors give the tool.
+/// The tool's name in errors.
 const NAME: &str = "qemu-img";
-/// Where the tool finds descriptor 0.
+/// The path of descriptor 0 for the tool.
 pub(crate) const STDIN: &str = "/dev/fd/0";
-/// Where it finds descriptor 1, when that is a file.
+/// The path of descriptor 1, if that is a file.
 pub(crate) const STDOUT: &str = "/dev/fd/1";
-/// What is read of each of its two outputs; reports are below 4 KiB.
+/// The maximum number of bytes read from each output; reports are below 4 KiB.
 const OUTPUT_MAX: u64 = 64 << 10;
-/// Address space: enough for the libraries and for the refcounts of the largest images seen, far below a host's memory.
+/// Limit of the address space: enough for the libraries and for the refcounts of the largest known images, and far
+/// below a host's memory.
 const ADDRESS_SPACE: u64 = 2 << 30;
-/// Descriptors: the image, its outputs, an event loop.
+/// Limit of descriptors: the image, the outputs and an event loop.
 const OPEN_FILES: u64 = 64;
 
-/// How the tool is run.
+/// How to run the tool.
 #[derive(Clone, Debug)]
 pub struct Tool {
-    /// `qemu-img`, by path or to be found in `PATH`.
+    /// `qemu-img`, as a path or as a name to find in `PATH`.
     pub(crate) program: PathBuf,
     /// The user and group that it runs as, if we are root.
     pub(crate) user: Option<(u32, u32)>,
@@ -46,7 +47,7 @@ pub struct Tool {
     pub(crate) write_limit: u64,
 }
 
-/// What a run of the tool produced.
+/// The result of a run of the tool.
 #[derive(Debug)]
 pub struct ToolOutput {
     /// The exit code; `None` if a signal ended the tool.
@@ -56,14 +57,14 @@ pub struct ToolOutput {
 }
 
 impl ToolOutput {
-    /// Fails unless the tool exited with code 0. A full disk is [`StorageError::NoRoom`].
+    /// Fails unless the tool exited with code 0. A full disk is [`StorageError::NoSpace`].
     pub(crate) fn success(&self, layout: &Layout) -> Result<(), StorageError> {
         if self.code == Some(0) {
             return Ok(());
         }
-        let message = self.complaint();
+        let message = self.error_message();
         if message.contains("No space left on device") {
-            return Err(layout.no_room());
+            return Err(layout.no_space());
         }
         Err(StorageError::Tool {
             tool: NAME,
@@ -71,7 +72,8 @@ impl ToolOutput {
         })
     }
 
-    /// The first line of its error output, shortened and without control characters: it may quote the image.
+    /// The first line of the error output, truncated and without control characters, because it can contain text from
+    /// the image.
     pub(crate) fn complaint(&self) -> String {
         let text = String::from_utf8_lossy(&self.stderr);
         let line = text.lines().find(|line| !line.trim().is_empty());
@@ -88,6 +90,16 @@ impl ToolOutput {
 }
 
 impl Tool {
+    /// A tool that writes nothing, with the time limit of the configuration.
+    pub(crate) fn new(config: &FilePoolConfig, user: Option<(u32, u32)>) -> Self {
+        Self {
+            program: config.qemu_img.clone(),
+            user,
+            timeout: config.tool_timeout,
+            write_limit: 0,
+        }
+    }
+
     /// Runs the tool with `file` as descriptor 0.
     pub(crate) async fn run(
         &self,
@@ -130,19 +142,19 @@ impl Tool {
             .kill_on_drop(true);
         let confine = self.confinement();
         // SAFETY: the closure runs in the child between fork and exec. It makes system calls only, through wrappers
-        // that neither allocate nor lock, and touches nothing but its own copied integers.
+        // that neither allocate nor lock, and accesses only its own copied integers.
         unsafe {
             command.pre_exec(confine);
         }
         let mut child = command.spawn().map_err(|error| {
             failed(format!(
-                "cannot run {}: {error}; is qemu-utils installed?",
+                "cannot run {}: {error}; install the package qemu-utils on the node",
                 self.program.display()
             ))
         })?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let talk = async {
-            let (stdout, stderr) = tokio::join!(read_some(out), read_some(err));
+        let run = async {
+            let (stdout, stderr) = tokio::join!(read_limited(out), read_limited(err));
             let status = child.wait().await?;
             Ok::<_, io::Error>(ToolOutput {
                 code: status.code(),
@@ -150,12 +162,12 @@ impl Tool {
                 stderr,
             })
         };
-        match tokio::time::timeout(self.timeout, talk).await {
+        match tokio::time::timeout(self.timeout, run).await {
             Ok(Ok(output)) => Ok(output),
-            Ok(Err(error)) => Err(failed(format!("waiting for it failed: {error}"))),
+            Ok(Err(error)) => Err(failed(format!("cannot wait for it: {error}"))),
             Err(_late) => {
-                // Reaped here rather than by `kill_on_drop`, so that the file is closed when we return.
-                let _gone = child.kill().await;
+                // Waited for here instead of using `kill_on_drop`, so that the file is closed on return.
+                let _may_have_exited = child.kill().await;
                 Err(failed(format!(
                     "it exceeded its time limit of {:?} and was killed",
                     self.timeout
@@ -190,7 +202,7 @@ impl Tool {
     }
 }
 
-async fn read_some(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+async fn read_limited(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
         // Unread output only shortens an error message; the exit code decides.

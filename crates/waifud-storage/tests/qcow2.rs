@@ -1,16 +1,21 @@
 //! The qcow2 pool on a real filesystem with the real `qemu-img`.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails at the first unexpected result"
+)]
 
 mod common;
-mod pool_faults;
+mod failures;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use common::{NOBODY, skip};
+use tempfile::TempDir;
 use waifud_storage::FilePoolConfig;
 use waifud_storage::conformance::{self, stage, volume_id};
 use waifud_storage::fake::image_bytes;
@@ -20,7 +25,7 @@ use waifud_types::{ByteSize, Digest, VolumeId};
 
 fn without_qemu_img() -> Option<String> {
     let found = Command::new("qemu-img").arg("--version").output();
-    found.err().map(|e| format!("qemu-img can't be run: {e}"))
+    found.err().map(|e| format!("cannot run qemu-img: {e}"))
 }
 
 fn without_root() -> Option<String> {
@@ -43,6 +48,55 @@ async fn import(pool: &Qcow2Pool, bytes: &[u8], image: Digest) -> Result<(), Sto
     pool.import_image(image).await
 }
 
+/// A pool in a temporary directory, with one image.
+struct TestPool {
+    directory: TempDir,
+    pool: Qcow2Pool,
+    bytes: Vec<u8>,
+    image: Digest,
+}
+
+impl TestPool {
+    /// Imports an empty image of this virtual size. `None` without `qemu-img`; the skip is reported.
+    async fn with_image(size: ByteSize) -> Option<Self> {
+        if skip(without_qemu_img()) {
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let pool = open(directory.path());
+        let (bytes, image) = image_bytes(size, 1);
+        import(&pool, &bytes, image).await.unwrap();
+        Some(Self {
+            directory,
+            pool,
+            bytes,
+            image,
+        })
+    }
+
+    async fn ensure_volume(&self, id: &VolumeId, size: ByteSize) -> PathBuf {
+        ensure_volume(&self.pool, id, self.image, size).await
+    }
+}
+
+async fn ensure_volume(pool: &Qcow2Pool, id: &VolumeId, image: Digest, size: ByteSize) -> PathBuf {
+    let source = pool.ensure_volume(id, image, size).await.unwrap();
+    source.path().to_owned()
+}
+
+/// Writes to a volume like the QEMU of a guest: executes a command of `qemu-io`.
+fn qemu_io(command: &str, volume: &Path) {
+    let mut qemu_io = Command::new("qemu-io");
+    qemu_io.args(["-f", "qcow2", "-c", command]).arg(volume);
+    let output = qemu_io.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    // A read of other data than expected is reported with exit code 0.
+    assert!(
+        output.status.success() && !text.contains("verification failed"),
+        "{output:?}"
+    );
+}
+
 /// Every file below a directory, by name.
 fn files(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -61,13 +115,13 @@ fn files(root: &Path) -> Vec<PathBuf> {
 fn qemu_img(arguments: &[&str]) -> String {
     let output = Command::new("qemu-img").args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {text}{complaint}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {text}{error}");
     text
 }
 
 #[tokio::test]
-async fn the_qcow2_pool_conforms() {
+async fn the_qcow2_pool_passes_the_conformance_tests() {
     if skip(without_qemu_img()) {
         return;
     }
@@ -79,14 +133,10 @@ async fn the_qcow2_pool_conforms() {
 }
 
 #[tokio::test]
-async fn qemu_finds_no_fault_in_volumes_of_any_size() {
-    if skip(without_qemu_img()) {
+async fn qemu_img_accepts_new_volumes_of_any_size() {
+    let Some(test) = TestPool::with_image(ByteSize::mib(8)).await else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let pool = open(directory.path());
-    let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
-    import(&pool, &bytes, image).await.unwrap();
+    };
     let sizes = [
         ByteSize::mib(8),
         ByteSize(ByteSize::mib(8).bytes() + 512),
@@ -96,9 +146,8 @@ async fn qemu_finds_no_fault_in_volumes_of_any_size() {
         ByteSize::gib(16 * 1024),
     ];
     for size in sizes {
-        let id = volume_id("root");
-        let source = pool.ensure_volume(&id, image, size).await.unwrap();
-        let path = source.path().to_str().unwrap();
+        let path = test.ensure_volume(&volume_id("root"), size).await;
+        let path = path.to_str().unwrap();
         qemu_img(&["check", "-q", "-f", "qcow2", path]);
         let info = qemu_img(&["info", "--output=json", "--backing-chain", path]);
         let info: serde_json::Value = serde_json::from_str(&info).unwrap();
@@ -106,9 +155,9 @@ async fn qemu_finds_no_fault_in_volumes_of_any_size() {
         assert_eq!(info[0]["backing-filename-format"], "qcow2");
         assert_eq!(
             info[1]["filename"],
-            fs::canonicalize(directory.path())
+            fs::canonicalize(test.directory.path())
                 .unwrap()
-                .join(format!("volumes/../images/{}.qcow2", image.hex()))
+                .join(format!("volumes/../images/{}.qcow2", test.image.hex()))
                 .to_str()
                 .unwrap()
         );
@@ -116,73 +165,49 @@ async fn qemu_finds_no_fault_in_volumes_of_any_size() {
 }
 
 #[tokio::test]
-async fn what_a_guest_wrote_survives_growing_and_images_are_never_written() {
+async fn written_data_survives_growing_and_images_are_never_written() {
     if skip(without_qemu_img()) {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let pool = open(directory.path());
-    // An image with data in it: a megabyte of sevens.
+    // An image that contains a megabyte of sevens.
     let raw = directory.path().join("raw");
     fs::write(&raw, vec![7; 1 << 20]).unwrap();
-    let made = directory.path().join("made");
-    let (raw, made) = (raw.to_str().unwrap(), made.to_str().unwrap());
-    qemu_img(&["convert", "-f", "raw", "-O", "qcow2", raw, made]);
-    let bytes = fs::read(made).unwrap();
+    let qcow2 = directory.path().join("qcow2");
+    let (raw, qcow2) = (raw.to_str().unwrap(), qcow2.to_str().unwrap());
+    qemu_img(&["convert", "-f", "raw", "-O", "qcow2", raw, qcow2]);
+    let bytes = fs::read(qcow2).unwrap();
     let image = Digest::of(&bytes);
     import(&pool, &bytes, image).await.unwrap();
 
     let id = volume_id("root");
-    let source = pool
-        .ensure_volume(&id, image, ByteSize::mib(4))
-        .await
-        .unwrap();
-    let file = source.path().to_str().unwrap();
-    // What QEMU does for a guest: write into the overlay.
-    let wrote = Command::new("qemu-io")
-        .args(["-f", "qcow2", "-c", "write -P 9 2M 64k", file])
-        .output()
-        .unwrap();
-    assert!(wrote.status.success(), "{wrote:?}");
-    let again = pool.ensure_volume(&id, image, ByteSize::mib(64)).await;
-    assert_eq!(again.unwrap(), source);
-    qemu_img(&["check", "-q", "-f", "qcow2", file]);
-    let read = Command::new("qemu-io")
-        .args([
-            "-r",
-            "-f",
-            "qcow2",
-            "-c",
-            "read -P 9 2M 64k",
-            "-c",
-            "read -P 7 0 1M",
-            file,
-        ])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&read.stdout).into_owned();
-    assert!(
-        read.status.success() && !said.contains("verification failed"),
-        "{said}"
-    );
+    let path = ensure_volume(&pool, &id, image, ByteSize::mib(4)).await;
+    qemu_io("write -P 9 2M 64k", &path);
+    let grown = ensure_volume(&pool, &id, image, ByteSize::mib(64)).await;
+    assert_eq!(grown, path);
+    qemu_img(&["check", "-q", "-f", "qcow2", path.to_str().unwrap()]);
+    qemu_io("read -P 9 2M 64k", &path);
+    qemu_io("read -P 7 0 1M", &path);
     let volumes = pool.volumes().await.unwrap();
     assert_eq!(volumes[0].size, Some(ByteSize::mib(64)));
 
     let stored = files(&directory.path().join("images"));
     assert_eq!(Digest::of(&fs::read(&stored[0]).unwrap()), image);
     assert_eq!(fs::metadata(&stored[0]).unwrap().mode() & 0o7777, 0o444);
-    assert_eq!(fs::metadata(source.path()).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o600);
 }
 
 #[tokio::test]
-async fn an_image_whose_inside_is_broken_is_refused_by_the_tool() {
+async fn an_image_with_invalid_tables_is_refused_by_the_tool() {
     if skip(without_qemu_img()) {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let pool = open(directory.path());
     let (mut bytes, _) = image_bytes(ByteSize::mib(8), 1);
-    // The L1 table's only entry points far behind the end of the file (qcow2.txt: bits 9 to 55 are the offset).
+    // The only entry of the L1 table refers to an offset far beyond the end of the file (qcow2.txt: bits 9 to 55 are
+    // the offset).
     bytes[3 << 16..(3 << 16) + 8].copy_from_slice(&((1_u64 << 63) | (1 << 50)).to_be_bytes());
     let refused = import(&pool, &bytes, Digest::of(&bytes)).await;
     assert!(
@@ -193,23 +218,29 @@ async fn an_image_whose_inside_is_broken_is_refused_by_the_tool() {
 }
 
 #[tokio::test]
-async fn links_and_directories_in_the_staging_place_are_not_followed() {
+async fn a_link_or_directory_at_the_staging_path_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let pool = open(directory.path());
     let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
     let elsewhere = directory.path().join("elsewhere");
     fs::write(&elsewhere, &bytes).unwrap();
     let staged = pool.staging_path(image).await.unwrap();
-    std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
-    assert!(matches!(
-        pool.import_image(image).await,
-        Err(StorageError::Io { .. })
-    ));
-    assert!(!staged.exists() && elsewhere.exists());
-    assert!(!pool.has_image(image).await.unwrap());
+    let link = |path: &Path| std::os::unix::fs::symlink(&elsewhere, path).unwrap();
+    let create_directory = |path: &Path| fs::create_dir(path).unwrap();
+    for create in [&link as &dyn Fn(&Path), &create_directory] {
+        create(&staged);
+        let refused = pool.import_image(image).await;
+        assert!(
+            matches!(refused, Err(StorageError::Io { .. })),
+            "{refused:?}"
+        );
+        assert!(!pool.has_image(image).await.unwrap());
+        // The link is removed, but not its target.
+        assert!(!staged.is_symlink() && elsewhere.exists());
+    }
 }
 
-/// A stand-in for qemu-img: a shell script.
+/// A shell script that replaces qemu-img.
 fn script(directory: &Path, text: &str) -> PathBuf {
     let path = directory.join("tool");
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -218,8 +249,8 @@ fn script(directory: &Path, text: &str) -> PathBuf {
     path
 }
 
-/// What an import that failed leaves: the download, if the tool is to blame and not the image.
-fn kept(error: &StorageError, pool: &Path, image: Digest) -> Vec<PathBuf> {
+/// The files that a failed import leaves: the download, if the image did not cause the failure.
+fn files_after_failure(error: &StorageError, pool: &Path, image: Digest) -> Vec<PathBuf> {
     if matches!(error, StorageError::Tool { .. }) {
         vec![pool.join(format!("staging/{}.part", image.hex()))]
     } else {
@@ -227,7 +258,7 @@ fn kept(error: &StorageError, pool: &Path, image: Digest) -> Vec<PathBuf> {
     }
 }
 
-async fn import_with_script(text: &str, timeout: Duration) -> (StorageError, tempfile::TempDir) {
+async fn import_with_script(text: &str, timeout: Duration) -> (StorageError, TempDir) {
     let (tools, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut config = config(directory.path());
     config.qemu_img = script(tools.path(), text);
@@ -237,13 +268,13 @@ async fn import_with_script(text: &str, timeout: Duration) -> (StorageError, tem
     let refused = import(&pool, &bytes, image).await.unwrap_err();
     assert_eq!(
         files(directory.path()),
-        kept(&refused, directory.path(), image)
+        files_after_failure(&refused, directory.path(), image)
     );
     (refused, tools)
 }
 
 #[tokio::test]
-async fn a_tool_that_hangs_is_ended_and_nothing_is_left() {
+async fn a_tool_that_exceeds_its_time_limit_is_killed() {
     let (refused, tools) =
         import_with_script("while :; do :; done", Duration::from_millis(500)).await;
     assert!(
@@ -251,12 +282,12 @@ async fn a_tool_that_hangs_is_ended_and_nothing_is_left() {
         "{refused}"
     );
     let name = tools.path().to_str().unwrap().as_bytes();
-    let runs = |entry: &fs::DirEntry| {
+    let is_tool = |entry: &fs::DirEntry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         line.windows(name.len()).any(|part| part == name)
     };
-    let left = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    assert_eq!(left.filter(runs).count(), 0);
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    assert_eq!(processes.filter(is_tool).count(), 0);
 }
 
 #[tokio::test]
@@ -280,7 +311,7 @@ async fn a_tool_runs_as_nobody_without_network_and_with_limits() {
 }
 
 #[tokio::test]
-async fn endless_output_of_a_tool_is_cut_off() {
+async fn endless_output_of_a_tool_is_truncated() {
     let (refused, _tools) = import_with_script(
         "while :; do echo 'no no no no no no no no' >&2; done",
         Duration::from_secs(1),
@@ -290,7 +321,7 @@ async fn endless_output_of_a_tool_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_missing_tool_is_named() {
+async fn the_error_for_a_missing_tool_contains_its_path() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(directory.path());
     config.qemu_img = PathBuf::from("/nonexistent/qemu-img");
@@ -301,12 +332,12 @@ async fn a_missing_tool_is_named() {
         refused.to_string().contains("/nonexistent/qemu-img"),
         "{refused}"
     );
-    let kept = kept(&refused, directory.path(), image);
-    assert_eq!(files(directory.path()), kept);
+    let expected = files_after_failure(&refused, directory.path(), image);
+    assert_eq!(files(directory.path()), expected);
 }
 
 #[tokio::test]
-async fn what_a_crash_left_half_made_counts_as_nothing() {
+async fn unfinished_files_of_a_crash_are_removed_and_the_download_is_resumed() {
     if skip(without_qemu_img()) {
         return;
     }
@@ -317,20 +348,18 @@ async fn what_a_crash_left_half_made_counts_as_nothing() {
         let pool = open(directory.path());
         let staged = stage(&pool, image, &bytes[..1000]).await.unwrap();
         fs::set_permissions(&staged, fs::Permissions::from_mode(0o444)).unwrap();
-        let half = directory.path().join(format!("volumes/.new-{id}"));
-        fs::write(&half, b"QFI").unwrap();
-        fs::write(directory.path().join("volumes/notes.txt"), b"somebody's").unwrap();
+        let unfinished = directory.path().join(format!("volumes/.new-{id}"));
+        fs::write(&unfinished, b"QFI").unwrap();
+        fs::write(directory.path().join("volumes/notes.txt"), b"a user's file").unwrap();
     }
     let pool = open(directory.path());
     assert!(!pool.has_image(image).await.unwrap());
     assert_eq!(pool.volumes().await.unwrap(), Vec::new());
-    // The download goes on where it was, and all ends well.
+    // The download is resumed, and everything succeeds.
     let staged = pool.staging_path(image).await.unwrap();
     assert_eq!(fs::metadata(&staged).unwrap().len(), 1000);
     import(&pool, &bytes, image).await.unwrap();
-    pool.ensure_volume(&id, image, ByteSize::mib(8))
-        .await
-        .unwrap();
+    ensure_volume(&pool, &id, image, ByteSize::mib(8)).await;
     let names: Vec<_> = files(directory.path())
         .into_iter()
         .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
@@ -340,11 +369,11 @@ async fn what_a_crash_left_half_made_counts_as_nothing() {
         format!("{id}.qcow2"),
         "notes.txt".to_owned(),
     ];
-    assert_eq!(names, expected, "and what is not ours stays");
+    assert_eq!(names, expected, "other files must be kept");
 }
 
 #[test]
-fn a_directory_that_others_use_keeps_its_mode() {
+fn a_directory_with_contents_keeps_its_mode() {
     use std::os::unix::fs::PermissionsExt;
     for (before, after) in [(0o1777, 0o1777), (0o750, 0o751)] {
         let directory = tempfile::tempdir().unwrap();
@@ -358,9 +387,9 @@ fn a_directory_that_others_use_keeps_its_mode() {
 }
 
 #[test]
-fn a_directory_that_others_may_write_to_is_refused() {
-    let place = tempfile::tempdir().unwrap();
-    let pool = place.path().join("pool");
+fn a_directory_that_other_users_own_or_can_write_to_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let pool = parent.path().join("pool");
     drop(open(&pool));
     let refused = || {
         let error = Qcow2Pool::open(config(&pool)).err().unwrap();
@@ -379,56 +408,49 @@ fn a_directory_that_others_may_write_to_is_refused() {
         assert!(refused().contains("64055"), "{name}");
         std::os::unix::fs::chown(&directory, Some(0), None).unwrap();
     }
-    // A link of another user, though it leads to a directory of root.
+    // A link of another user, although it leads to a directory of root.
     let volumes = pool.join("volumes");
-    fs::rename(&volumes, place.path().join("elsewhere")).unwrap();
-    std::os::unix::fs::symlink(place.path().join("elsewhere"), &volumes).unwrap();
+    fs::rename(&volumes, parent.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(parent.path().join("elsewhere"), &volumes).unwrap();
     drop(open(&pool));
     std::os::unix::fs::lchown(&volumes, Some(64_055), None).unwrap();
     assert!(refused().contains("64055"));
 }
 
 #[tokio::test]
-async fn a_volume_lies_on_its_own_image_or_on_none() {
-    if skip(without_qemu_img()) {
+async fn the_backing_file_of_a_volume_is_its_own_image_or_none() {
+    let Some(test) = TestPool::with_image(ByteSize::mib(1)).await else {
         return;
-    }
-    let place = tempfile::tempdir().unwrap();
-    let pool = open(place.path());
-    let (bytes, image) = image_bytes(ByteSize::mib(1), 1);
-    import(&pool, &bytes, image).await.unwrap();
+    };
+    let (pool, image) = (&test.pool, test.image);
     let id = volume_id("root");
-    let source = pool
-        .ensure_volume(&id, image, ByteSize::mib(1))
-        .await
-        .unwrap();
-    let path = source.path().to_owned();
+    let path = test.ensure_volume(&id, ByteSize::mib(1)).await;
     let backing = pool.backing(&id, image).await.unwrap().unwrap();
-    assert_eq!(fs::read(&backing).unwrap(), bytes);
+    assert_eq!(fs::read(&backing).unwrap(), test.bytes);
 
-    // QEMU's user writes another file into the header.
+    // QEMU's user writes the name of another file to the header.
     let header = fs::read(&path).unwrap();
     let name = image.hex();
     let at = header
         .windows(64)
         .position(|hex| hex == name.as_bytes())
         .unwrap();
-    let mut twisted = header.clone();
-    twisted[at..at + 64].copy_from_slice(&[b'0'; 64]);
-    fs::write(&path, &twisted).unwrap();
+    let mut altered = header.clone();
+    altered[at..at + 64].copy_from_slice(&[b'0'; 64]);
+    fs::write(&path, &altered).unwrap();
     let other = pool.backing(&id, image).await;
     assert!(
         matches!(other, Err(StorageError::OtherImage { .. })),
         "{other:?}"
     );
 
-    // Somebody flattened it, and it stands for itself.
-    fs::write(&path, &bytes).unwrap();
+    // A flattened volume is standalone.
+    fs::write(&path, &test.bytes).unwrap();
     assert_eq!(pool.backing(&id, image).await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn downloads_are_kept_for_a_week() {
+async fn a_download_without_progress_is_removed_after_a_week() {
     let directory = tempfile::tempdir().unwrap();
     let (recent, old) = (
         image_bytes(ByteSize::mib(8), 1).1,
@@ -437,12 +459,12 @@ async fn downloads_are_kept_for_a_week() {
     let pool = open(directory.path());
     for (image, days) in [(recent, 6), (old, 8)] {
         let staged = stage(&pool, image, b"QFI").await.unwrap();
-        let then = SystemTime::now() - Duration::from_hours(days * 24);
+        let modified = SystemTime::now() - Duration::from_hours(days * 24);
         fs::File::options()
             .append(true)
             .open(staged)
             .unwrap()
-            .set_modified(then)
+            .set_modified(modified)
             .unwrap();
     }
     let pool = open(directory.path());
@@ -450,36 +472,33 @@ async fn downloads_are_kept_for_a_week() {
     assert!(!pool.staging_path(old).await.unwrap().exists());
 }
 
-/// The work that `a_pool_survives_being_killed_at_any_instant` kills: all verbs, over and over.
-async fn churn(path: &Path) {
+/// Repeats all operations in the process that `files_are_complete_after_a_process_is_killed_at_any_time` kills.
+async fn repeat_operations(path: &Path) {
     let pool = open(path);
     let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
     let id: VolumeId = "0198c0de-0000-7000-8000-00000000abcd.root".parse().unwrap();
     loop {
         import(&pool, &bytes, image).await.unwrap();
-        pool.ensure_volume(&id, image, ByteSize::mib(8))
-            .await
-            .unwrap();
-        pool.ensure_volume(&id, image, ByteSize::mib(64))
-            .await
-            .unwrap();
+        for size in [8, 64].map(ByteSize::mib) {
+            ensure_volume(&pool, &id, image, size).await;
+        }
         pool.ensure_volume_absent(&id).await.unwrap();
         pool.ensure_image_absent(image).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_pool_survives_being_killed_at_any_instant() {
-    const CHILD: &str = "WAIFUD_TEST_CHURN";
-    const NAME: &str = "a_pool_survives_being_killed_at_any_instant";
+async fn files_are_complete_after_a_process_is_killed_at_any_time() {
+    const CHILD: &str = "WAIFUD_TEST_REPEAT_OPERATIONS";
+    const NAME: &str = "files_are_complete_after_a_process_is_killed_at_any_time";
     if let Some(path) = std::env::var_os(CHILD) {
-        return churn(Path::new(&path)).await;
+        return repeat_operations(Path::new(&path)).await;
     }
     if skip(without_qemu_img()) {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let begun = || directory.path().join("volumes").exists();
+    let started = || directory.path().join("volumes").exists();
     for round in 0..12_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", NAME])
@@ -488,13 +507,14 @@ async fn a_pool_survives_being_killed_at_any_instant() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        while !begun() {
+        while !started() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // Not a wait for anything: the instant of the kill has to differ from round to round.
+        // Not a wait for a condition: each round kills the process at a different time.
         tokio::time::sleep(Duration::from_millis(20 + round * 17)).await;
         child.kill().unwrap();
-        child.wait().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "it ended on its own: {status}");
 
         let pool = open(directory.path());
         for path in files(&directory.path().join("images")) {
@@ -517,7 +537,7 @@ async fn volumes_belong_to_qemus_user() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    // Tools that run as that user pass through to the files.
+    // Tools that run as that user can enter the directories above the files.
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let mut config = config(&directory.path().join("pool"));
     config.volume_owner = Some((4321, 4322));
@@ -525,25 +545,12 @@ async fn volumes_belong_to_qemus_user() {
     let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
     import(&pool, &bytes, image).await.unwrap();
     let id = volume_id("root");
-    let source = pool
-        .ensure_volume(&id, image, ByteSize::mib(8))
-        .await
-        .unwrap();
-    let path = source.path();
-    let facts = fs::metadata(path).unwrap();
-    assert_eq!((facts.uid(), facts.gid()), (4321, 4322));
-    // Written to, so that growing takes the tool, which runs as that user.
-    let file = path.to_str().unwrap();
-    let wrote = Command::new("qemu-io")
-        .args(["-f", "qcow2", "-c", "write 0 64k", file])
-        .output()
-        .unwrap();
-    assert!(wrote.status.success(), "{wrote:?}");
-    pool.ensure_volume(&id, image, ByteSize::mib(32))
-        .await
-        .unwrap();
-    assert_eq!(
-        pool.volumes().await.unwrap()[0].size,
-        Some(ByteSize::mib(32))
-    );
+    let path = ensure_volume(&pool, &id, image, ByteSize::mib(8)).await;
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid()), (4321, 4322));
+    // After a write, the tool is needed to grow the volume. It runs as QEMU's user.
+    qemu_io("write 0 64k", &path);
+    ensure_volume(&pool, &id, image, ByteSize::mib(32)).await;
+    let size = pool.volumes().await.unwrap()[0].size;
+    assert_eq!(size, Some(ByteSize::mib(32)));
 }

@@ -1,5 +1,8 @@
-//! The reflink pool on real btrfs and XFS, on loop devices in a mount namespace of the test's own.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+//! The reflink pool on real btrfs and XFS, on loop devices in a mount namespace of the test.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails at the first unexpected result"
+)]
 
 mod common;
 
@@ -15,16 +18,16 @@ use waifud_storage::reflink::ReflinkPool;
 use waifud_storage::{FilePoolConfig, StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest};
 
-/// Set in the process that has the mounts.
+/// Set in the process inside the mount namespace.
 const INSIDE: &str = "WAIFUD_TEST_REFLINK_ON";
 
-fn why_not(tool: &str) -> Option<String> {
+fn missing_requirement(tool: &str) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
-        return Some("it needs root, to mount".to_owned());
+        return Some("it needs root to mount a filesystem".to_owned());
     }
     let missing = |tool: &&str| Command::new(tool).arg("--version").output().is_err();
     let missing = [tool, "qemu-img"].into_iter().find(missing);
-    missing.map(|tool| format!("{tool} can't be run"))
+    missing.map(|tool| format!("cannot run {tool}"))
 }
 
 fn run(program: &str, arguments: &[&str]) {
@@ -37,26 +40,26 @@ fn run(program: &str, arguments: &[&str]) {
     );
 }
 
-/// Runs the test called `name` again, in a mount namespace that ends with it, with a new filesystem. Says whether this
-/// is the process inside, which has the filesystem at the path.
+/// Runs the test called `name` again with a new filesystem, in a mount namespace that ends with the test. In the inner
+/// process, returns the path of the filesystem.
 fn inside(name: &str, tool: &str, filesystem: &str) -> Option<std::path::PathBuf> {
     if let Some(path) = std::env::var_os(INSIDE) {
         return Some(path.into());
     }
-    if skip(why_not(tool)) {
+    if skip(missing_requirement(tool)) {
         return None;
     }
     let directory = tempfile::tempdir().unwrap();
     let (disk, mount) = (directory.path().join("disk"), directory.path().join("pool"));
     fs::create_dir(&mount).unwrap();
     let file = fs::File::create(&disk).unwrap();
-    // XFS wants 300 MB at least; the file is sparse.
+    // XFS requires at least 300 MB. The file is sparse.
     file.set_len(320 << 20).unwrap();
     run(tool, &["-q", disk.to_str().unwrap()]);
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .args(["/bin/sh", "-c"])
-        // Positional parameters, so that no name is read as shell text.
+        // Positional parameters, so that no name is interpreted by the shell.
         .arg("mount -t \"$1\" -o loop \"$2\" \"$3\" && shift 3 && exec \"$@\"")
         .arg("sh")
         .arg(filesystem)
@@ -78,12 +81,12 @@ fn config(path: &Path) -> FilePoolConfig {
     config
 }
 
-/// The pool conforms, and its volumes are clones: they cost nothing and hold the image's bytes.
+/// The pool passes the conformance tests, and its volumes are clones: they take no space and contain the image's bytes.
 async fn everything(path: &Path) {
     let pool = ReflinkPool::open(config(path)).unwrap();
     conformance::everything(&pool).await.unwrap();
 
-    let (bytes, image) = filled(path);
+    let (bytes, image) = half_filled(path);
     stage(&pool, image, &bytes).await.unwrap();
     pool.import_image(image).await.unwrap();
     let before = pool.usage().await.unwrap().used;
@@ -96,53 +99,53 @@ async fn everything(path: &Path) {
     let after = pool.usage().await.unwrap().used;
     let grown = after.bytes().saturating_sub(before.bytes());
     assert!(grown < 4 << 20, "a clone took {grown} bytes");
-    let facts = fs::metadata(volume).unwrap();
-    assert_eq!(facts.len(), ByteSize::gib(20).bytes());
-    assert_eq!((facts.uid(), facts.mode() & 0o777), (NOBODY.0, 0o600));
-    assert!(holds_the_pattern(volume));
+    let metadata = fs::metadata(volume).unwrap();
+    assert_eq!(metadata.len(), ByteSize::gib(20).bytes());
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (NOBODY.0, 0o600));
+    assert!(has_the_pattern(volume));
 
-    // It stands for itself: its image may go.
+    // The volume is standalone, so its image can be removed.
     pool.ensure_image_absent(image).await.unwrap();
-    assert!(holds_the_pattern(volume));
-    let again = ReflinkPool::open(config(path)).unwrap();
-    let found = again.volumes().await.unwrap();
+    assert!(has_the_pattern(volume));
+    let reopened = ReflinkPool::open(config(path)).unwrap();
+    let found = reopened.volumes().await.unwrap();
     assert_eq!(found.len(), 1);
-    again.ensure_volume_absent(&id).await.unwrap();
+    reopened.ensure_volume_absent(&id).await.unwrap();
 
-    // What a crash left half-made is cleared away at the next start.
-    let half = path.join("main/images/.new-half");
-    fs::write(&half, "half").unwrap();
+    // Unfinished files of a crash are removed at the next start.
+    let unfinished = path.join("main/images/.new-unfinished");
+    fs::write(&unfinished, "data").unwrap();
     ReflinkPool::open(config(path)).unwrap();
-    assert!(!half.exists());
+    assert!(!unfinished.exists());
 
-    // A full filesystem is said to be full, and leaves no image.
+    // A full filesystem is reported as full, and no image is left.
     let (bytes, large) = large(path);
-    stage(&again, large, &bytes).await.unwrap();
-    let refused = again.import_image(large).await;
+    stage(&reopened, large, &bytes).await.unwrap();
+    let refused = reopened.import_image(large).await;
     assert!(
-        matches!(refused, Err(StorageError::NoRoom { .. })),
+        matches!(refused, Err(StorageError::NoSpace { .. })),
         "{refused:?}"
     );
-    assert!(!again.has_image(large).await.unwrap());
+    assert!(!reopened.has_image(large).await.unwrap());
     assert_eq!(fs::read_dir(path.join("main/images")).unwrap().count(), 0);
 }
 
 const PATTERN: u8 = 0xa5;
 
-/// An image of 64 MiB of which the first 32 are not empty.
-fn filled(path: &Path) -> (Vec<u8>, Digest) {
+/// An image of 64 MiB whose first 32 MiB contain the pattern.
+fn half_filled(path: &Path) -> (Vec<u8>, Digest) {
     packed(path, 64, 32, &[])
 }
 
-/// An image that is small packed and larger than the filesystem unpacked.
+/// An image that is small in qcow2 format and larger than the filesystem when unpacked.
 fn large(path: &Path) -> (Vec<u8>, Digest) {
     packed(path, 384, 384, &["-c"])
 }
 
 fn packed(path: &Path, size: u64, full: usize, options: &[&str]) -> (Vec<u8>, Digest) {
-    // Not on the pool's own filesystem: that may be too small.
-    let beside = path.parent().unwrap();
-    let (raw, qcow2) = (beside.join("raw"), beside.join("packed.qcow2"));
+    // Not on the pool's filesystem, which may be too small.
+    let parent = path.parent().unwrap();
+    let (raw, qcow2) = (parent.join("raw"), parent.join("packed.qcow2"));
     let file = fs::File::create(&raw).unwrap();
     for _ in 0..full {
         std::io::Write::write_all(&mut &file, &vec![PATTERN; 1 << 20]).unwrap();
@@ -159,7 +162,7 @@ fn packed(path: &Path, size: u64, full: usize, options: &[&str]) -> (Vec<u8>, Di
     (bytes, image)
 }
 
-fn holds_the_pattern(volume: &Path) -> bool {
+fn has_the_pattern(volume: &Path) -> bool {
     let mut head = vec![0; 33 << 20];
     let mut file = fs::File::open(volume).unwrap();
     std::io::Read::read_exact(&mut file, &mut head).unwrap();
@@ -168,28 +171,28 @@ fn holds_the_pattern(volume: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn the_reflink_pool_conforms_on_btrfs() {
-    let name = "the_reflink_pool_conforms_on_btrfs";
+async fn the_reflink_pool_passes_the_conformance_tests_on_btrfs() {
+    let name = "the_reflink_pool_passes_the_conformance_tests_on_btrfs";
     if let Some(path) = inside(name, "mkfs.btrfs", "btrfs") {
         everything(&path).await;
     }
 }
 
 #[tokio::test]
-async fn the_reflink_pool_conforms_on_xfs() {
-    let name = "the_reflink_pool_conforms_on_xfs";
+async fn the_reflink_pool_passes_the_conformance_tests_on_xfs() {
+    let name = "the_reflink_pool_passes_the_conformance_tests_on_xfs";
     if let Some(path) = inside(name, "mkfs.xfs", "xfs") {
         everything(&path).await;
     }
 }
 
 #[tokio::test]
-async fn a_filesystem_without_clones_is_refused_with_what_to_do() {
-    let name = "a_filesystem_without_clones_is_refused_with_what_to_do";
+async fn the_error_for_a_filesystem_without_reflinks_names_the_alternatives() {
+    let name = "the_error_for_a_filesystem_without_reflinks_names_the_alternatives";
     if let Some(path) = inside(name, "mkfs.ext4", "ext4") {
         let refused = ReflinkPool::open(config(&path)).err().unwrap();
         assert!(
-            matches!(refused, StorageError::NoClones { .. }),
+            matches!(refused, StorageError::NoReflinks { .. }),
             "{refused:?}"
         );
         assert!(refused.to_string().contains("kind qcow2"), "{refused}");

@@ -14,7 +14,6 @@ use crate::cargo;
 const KNOWN: &[&str] = &[
     "waifuctl: commands::create, commands::create_file",
     "waifuctl: commands::edit, commands::edit_spec",
-    "waifud-hypervisor: xml::drift, xml::merge, xml::observe",
 ];
 
 /// Modules and the modules that each imports from.

@@ -24,7 +24,7 @@ const STATUS: &str = "/run/cloud-init/status.json";
 const INSTANCE_ID: &str = "/run/cloud-init/.instance-id";
 const DISABLED: &str = "/run/cloud-init/disabled";
 
-/// Fails with `AgentSilent` if no agent answers.
+/// Fails with `AgentUnresponsive` if no agent answers.
 pub async fn probe(
     hypervisor: &Arc<dyn Hypervisor>,
     id: InstanceId,

@@ -154,12 +154,12 @@ pub(crate) fn storage_error(error: &StorageError) -> ImageError {
         | StorageError::ImageRefused { .. }
         | StorageError::TooSmall { .. }
         | StorageError::OtherImage { .. } => true,
-        StorageError::NoRoom { .. }
+        StorageError::NoSpace { .. }
         | StorageError::NoImage(_)
         | StorageError::DigestMismatch { .. }
         | StorageError::Tool { .. }
         | StorageError::Io { .. }
-        | StorageError::NoClones { .. } => false,
+        | StorageError::NoReflinks { .. } => false,
     };
     ImageError {
         message: waifud_kit::error::with_causes(error),

@@ -41,7 +41,7 @@ impl From<HypervisorError> for Failure {
             HypervisorError::Unreachable { .. }
             | HypervisorError::NotFound(_)
             | HypervisorError::NotRunning(_)
-            | HypervisorError::AgentSilent(_)
+            | HypervisorError::AgentUnresponsive(_)
             | HypervisorError::TimedOut { .. } => false,
         };
         Self {

@@ -123,7 +123,7 @@ async fn exec(
         .get("pid")
         .cloned()
         .ok_or_else(|| HypervisorError::Other {
-            what: "guest-exec",
+            operation: "guest-exec",
             message: "the guest agent returned no process id".to_owned(),
         })?;
     let mut pause = PAUSE_MIN;
@@ -192,7 +192,7 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
         HypervisorError::NotRunning(_) | HypervisorError::NotFound(_) => {
             refusal(RefusalReason::NotRunning, "the guest is off")
         }
-        HypervisorError::AgentSilent(_) | HypervisorError::TimedOut { .. } => refusal(
+        HypervisorError::AgentUnresponsive(_) | HypervisorError::TimedOut { .. } => refusal(
             RefusalReason::NoGuestAgent,
             "no guest agent answers in the guest",
         ),

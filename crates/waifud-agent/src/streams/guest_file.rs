@@ -78,7 +78,7 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
         HypervisorError::NotRunning(_) | HypervisorError::NotFound(_) => {
             refusal(RefusalReason::NotRunning, "the guest is off")
         }
-        HypervisorError::AgentSilent(_) | HypervisorError::TimedOut { .. } => refusal(
+        HypervisorError::AgentUnresponsive(_) | HypervisorError::TimedOut { .. } => refusal(
             RefusalReason::NoGuestAgent,
             "no guest agent answers, and the log is inside the guest",
         ),

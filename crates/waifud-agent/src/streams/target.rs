@@ -173,7 +173,7 @@ fn candidates(server: &StreamServer, instance: &AgentInstance) -> Vec<GuestNic> 
 fn refused(error: &HypervisorError) -> StreamRefusal {
     let reason = match error {
         HypervisorError::NotFound(_) | HypervisorError::NotRunning(_) => RefusalReason::NotRunning,
-        HypervisorError::AgentSilent(_) => RefusalReason::NoGuestAgent,
+        HypervisorError::AgentUnresponsive(_) => RefusalReason::NoGuestAgent,
         _ => RefusalReason::Other,
     };
     refusal(reason, waifud_kit::error::with_causes(error))

@@ -48,7 +48,7 @@ async fn a_domain_edited_by_hand_is_reported_as_drift_across_a_resize_and_a_rest
     node.until_ready(id).await;
     node.until_status(id, "shown by the next agent, too", |s| says(s, DEVICE))
         .await;
-    node.hypervisor.take_devices(id);
+    node.hypervisor.remove_devices(id);
     node.until_status(id, "without drift", |s| drift(s).is_none())
         .await;
 }

@@ -151,7 +151,7 @@ async fn a_stop_asks_the_guest_first_and_counts_as_stopped_by_the_user() {
 async fn a_guest_that_missed_the_request_is_asked_again_and_not_forced_off() {
     let (node, id) = TestNode::with_instance("web").await;
     let late = HypervisorError::TimedOut {
-        what: "shutdown",
+        operation: "shutdown",
         after: std::time::Duration::from_mins(1),
     };
     node.hypervisor.fail_next(Op::RequestShutdown, late);
@@ -506,7 +506,7 @@ async fn lasting_reasons_are_reported_as_failures_and_repairs_are_noticed() {
     let status = node
         .until_status(other_id, "a reason", |s| s.reason.is_some())
         .await;
-    let full = StorageError::NoRoom {
+    let full = StorageError::NoSpace {
         pool: "main".parse().unwrap(),
     };
     assert_eq!(status.reason, Some(full.to_string()));
@@ -522,7 +522,7 @@ async fn retries_for_the_same_reason_are_one_change_of_state() {
         message: "no such device".to_owned(),
     };
     let passing = || HypervisorError::TimedOut {
-        what: "start",
+        operation: "start",
         after: Duration::from_mins(1),
     };
     for error in [&lasting as &dyn Fn() -> HypervisorError, &passing] {

@@ -153,7 +153,7 @@ async fn a_disk_grows_under_a_running_guest_and_under_one_that_is_off() {
 async fn a_guest_keeps_running_when_its_disk_cannot_be_grown() {
     let (node, id) = TestNode::with_instance("web").await;
     let error = || waifud_hypervisor::HypervisorError::Other {
-        what: "block resize",
+        operation: "block resize",
         message: "no".to_owned(),
     };
     node.hypervisor.fail_next(Op::EnsureDiskSize, error());

@@ -320,8 +320,8 @@ async fn an_outage_of_libvirt_is_recovered() {
 #[tokio::test]
 async fn each_failure_of_a_verb_is_reported_and_retried() {
     let node = TestNode::new();
-    let other = |what| HypervisorError::Other {
-        what,
+    let other = |operation| HypervisorError::Other {
+        operation,
         message: "a failure for the test".to_owned(),
     };
     for op in hypervisor_ops() {

@@ -1,15 +1,16 @@
-//! Calls to guest agents: a guest that lets them wait costs itself and no other guest.
+//! Calls guest agents so that a slow guest delays only its own calls.
 //!
-//! A silent agent holds a thread, and a request of libvirtd, until libvirt gives it up after seconds. So each guest has
-//! one call at a time, and one that held a thread for long is asked on a lane apart for a while, twice as long at each
-//! time: on the other lane, it delays the others by one call at most. Each lane has a connection of its own, for
-//! libvirtd takes five requests of a connection at a time and lets the rest wait.
+//! libvirt waits several seconds for an agent that does not answer, and the call occupies a thread and a request of
+//! libvirtd meanwhile. So each guest has one call at a time. After a slow call, the guest is called on a separate slow
+//! lane for a while, twice as long each time. On the fast lane it therefore delays the others by at most one call. Each
+//! lane has its own connection, because libvirtd handles five requests of a connection at a time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use virt::connect::Connect;
+use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
 use super::connection::Connector;
@@ -17,139 +18,141 @@ use super::error::Fault;
 use super::threads::Threads;
 use crate::HypervisorError;
 
-/// Calls at a time to guests that answer.
+/// Concurrent calls on the fast lane.
 const THREADS: usize = 4;
-/// Calls at a time to those that do not.
+/// Concurrent calls on the slow lane.
 const SLOW_THREADS: usize = 2;
-/// A call that takes longer is one of a slow guest.
+/// A call that takes longer makes its guest slow.
 const SLOW: Duration = Duration::from_secs(2);
-/// How long a guest counts as slow after the first such call, and at most.
-const APART_MIN: Duration = Duration::from_secs(30);
-const APART_MAX: Duration = Duration::from_hours(1);
+/// How long a guest stays on the slow lane after its first slow call, and at most.
+const SLOW_PERIOD_MIN: Duration = Duration::from_secs(30);
+const SLOW_PERIOD_MAX: Duration = Duration::from_hours(1);
 
-/// The lanes, without what is called.
+/// The threads of both lanes. They run any function, so that tests need no libvirtd.
 struct Lanes {
-    answering: Threads,
+    fast: Threads,
     slow: Threads,
     guests: Arc<Mutex<HashMap<InstanceId, Guest>>>,
     slow_after: Duration,
 }
 
-/// What is known of one guest's agent.
+/// The state of one guest's agent.
 #[derive(Default)]
 struct Guest {
-    /// Held by its one call.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    conduct: Conduct,
+    /// Held during the guest's call.
+    call: Arc<tokio::sync::Mutex<()>>,
+    responsiveness: Responsiveness,
 }
 
-/// How a guest's agent behaved.
+/// Whether a guest's agent answers in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Conduct {
-    /// Slow calls, each of which began a time apart.
+struct Responsiveness {
+    /// The number of slow calls that began a period on the slow lane.
     slow_calls: u32,
-    /// Until when it is asked on the lane apart.
-    apart_until: Option<Instant>,
+    /// The end of the period on the slow lane.
+    slow_until: Option<Instant>,
 }
 
-impl Conduct {
-    fn is_apart(&self, now: Instant) -> bool {
-        self.apart_until.is_some_and(|until| now < until)
+impl Responsiveness {
+    fn is_slow(&self, now: Instant) -> bool {
+        self.slow_until.is_some_and(|until| now < until)
     }
 
-    /// A call is over.
-    fn called(&mut self, slow: bool, now: Instant) {
+    /// Records the end of a call.
+    fn record_call(&mut self, slow: bool, now: Instant) {
         if slow {
-            // More slow calls on the lane apart prove nothing new.
-            if !self.is_apart(now) {
+            // Further slow calls on the slow lane do not double its length.
+            if !self.is_slow(now) {
                 self.slow_calls = self.slow_calls.saturating_add(1);
             }
-            self.apart_until = Some(now + self.time_apart());
-        } else if self.is_past(now) {
+            self.slow_until = Some(now + self.slow_period());
+        } else if self.is_forgettable(now) {
             *self = Self::default();
         }
     }
 
-    fn time_apart(&self) -> Duration {
+    fn slow_period(&self) -> Duration {
         let doubled = 1_u32
             .checked_shl(self.slow_calls.saturating_sub(1))
             .unwrap_or(u32::MAX);
-        APART_MIN.saturating_mul(doubled.max(1)).min(APART_MAX)
+        SLOW_PERIOD_MIN
+            .saturating_mul(doubled.max(1))
+            .min(SLOW_PERIOD_MAX)
     }
 
-    /// Whether its time apart ended so long ago that it counts no more.
-    fn is_past(&self, now: Instant) -> bool {
-        self.apart_until
-            .is_none_or(|until| until + self.time_apart() <= now)
+    /// Whether the last period on the slow lane ended long enough ago to be forgotten.
+    fn is_forgettable(&self, now: Instant) -> bool {
+        self.slow_until
+            .is_none_or(|until| until + self.slow_period() <= now)
     }
 }
 
 impl Lanes {
     fn start(slow_after: Duration) -> std::io::Result<Self> {
         Ok(Self {
-            answering: Threads::start("guest-agents", THREADS)?,
+            fast: Threads::start("guest-agents", THREADS)?,
             slow: Threads::start("slow-agents", SLOW_THREADS)?,
             guests: Arc::default(),
             slow_after,
         })
     }
 
-    /// Runs a guest's call on its lane, after the guest's calls before it. `call` is told whether that is the lane
-    /// apart.
+    /// Runs a guest's call on its lane, after the guest's earlier calls. `call` receives whether that is the slow lane.
     async fn run<T: Send + 'static>(
         &self,
         id: InstanceId,
-        what: &'static str,
+        operation: &'static str,
         limit: Duration,
         call: impl FnOnce(bool) -> Result<T, HypervisorError> + Send + 'static,
     ) -> Result<T, HypervisorError> {
-        let begun = Instant::now();
-        let late = || HypervisorError::TimedOut { what, after: limit };
-        let turn = self.turn(id, begun);
-        let held = tokio::time::timeout(limit, turn.lock_owned())
+        let start = Instant::now();
+        let late = || HypervisorError::TimedOut {
+            operation,
+            after: limit,
+        };
+        let call_lock = self.call_lock(id, start);
+        let guard = tokio::time::timeout(limit, call_lock.lock_owned())
             .await
             .map_err(|_| late())?;
-        let apart = self.is_apart(id);
-        let threads = if apart { &self.slow } else { &self.answering };
+        let slow = self.is_slow(id);
+        let threads = if slow { &self.slow } else { &self.fast };
         let (guests, slow_after) = (Arc::clone(&self.guests), self.slow_after);
-        let left = limit.saturating_sub(begun.elapsed());
+        let left = limit.saturating_sub(start.elapsed());
         threads
-            .run(what, left, move || {
-                // Until the call is over, though its caller may have left.
-                let _held = held;
-                let begun = Instant::now();
-                let outcome = call(apart);
-                let slow = begun.elapsed() >= slow_after;
+            .run(operation, left, move || {
+                // Held until the call ends, even if its caller was dropped.
+                let _guard = guard;
+                let start = Instant::now();
+                let outcome = call(slow);
+                let slow = start.elapsed() >= slow_after;
                 if let Some(guest) = lock(&guests).get_mut(&id) {
-                    guest.conduct.called(slow, Instant::now());
+                    guest.responsiveness.record_call(slow, Instant::now());
                 }
                 outcome
             })
             .await
     }
 
-    fn turn(&self, id: InstanceId, now: Instant) -> Arc<tokio::sync::Mutex<()>> {
+    fn call_lock(&self, id: InstanceId, now: Instant) -> Arc<tokio::sync::Mutex<()>> {
         let mut guests = lock(&self.guests);
-        // Whoever is neither asked nor remembered for anything goes.
-        guests.retain(|_, guest| Arc::strong_count(&guest.turn) > 1 || !guest.conduct.is_past(now));
-        Arc::clone(&guests.entry(id).or_default().turn)
+        // Removes guests that have neither a running call nor a slow call to remember.
+        guests.retain(|_, guest| {
+            Arc::strong_count(&guest.call) > 1 || !guest.responsiveness.is_forgettable(now)
+        });
+        Arc::clone(&guests.entry(id).or_default().call)
     }
 
-    fn is_apart(&self, id: InstanceId) -> bool {
+    fn is_slow(&self, id: InstanceId) -> bool {
         let guests = lock(&self.guests);
         let guest = guests.get(&id);
-        guest.is_some_and(|guest| guest.conduct.is_apart(Instant::now()))
+        guest.is_some_and(|guest| guest.responsiveness.is_slow(Instant::now()))
     }
-}
-
-fn lock(guests: &Mutex<HashMap<InstanceId, Guest>>) -> MutexGuard<'_, HashMap<InstanceId, Guest>> {
-    guests.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Calls guest agents through libvirt.
 pub(super) struct Agents {
     lanes: Lanes,
-    answering: Arc<Connector>,
+    fast: Arc<Connector>,
     slow: Arc<Connector>,
 }
 
@@ -157,7 +160,7 @@ impl Agents {
     pub(super) fn start(uri: &str) -> std::io::Result<Self> {
         Ok(Self {
             lanes: Lanes::start(SLOW)?,
-            answering: Connector::start(uri.to_owned())?,
+            fast: Connector::start(uri.to_owned())?,
             slow: Connector::start(uri.to_owned())?,
         })
     }
@@ -165,27 +168,27 @@ impl Agents {
     pub(super) async fn call<T: Send + 'static>(
         &self,
         id: InstanceId,
-        what: &'static str,
+        operation: &'static str,
         limit: Duration,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HypervisorError> {
-        let connectors = [&self.answering, &self.slow].map(Arc::clone);
+        let connectors = [&self.fast, &self.slow].map(Arc::clone);
         self.lanes
-            .run(id, what, limit, move |apart| {
-                let [answering, slow] = connectors;
-                if apart { slow } else { answering }.with(call)
+            .run(id, operation, limit, move |is_slow| {
+                let [fast, slow] = connectors;
+                if is_slow { slow } else { fast }.with(call)
             })
             .await
     }
 
-    /// The connection on which calls may take their time.
+    /// The connection of the slow lane.
     pub(super) fn slow_connection(&self) -> &Arc<Connector> {
         &self.slow
     }
 
-    /// Ends the keepers soon after the last other holder is gone.
+    /// Stops the reconnecting threads soon after the last other reference is dropped.
     pub(super) fn wake(&self) {
-        self.answering.wake();
+        self.fast.wake();
         self.slow.wake();
     }
 }
@@ -197,44 +200,44 @@ mod tests {
 
     const LONG: Duration = Duration::from_mins(1);
 
-    /// A call that is held up until the other end is dropped, and what says that it has begun.
-    fn held_up() -> (
+    /// A call that blocks until the other end is dropped, and a receiver that is notified when it starts.
+    fn blocked_call() -> (
         impl FnOnce(bool) -> Result<(), HypervisorError> + Send + 'static,
         tokio::sync::oneshot::Receiver<bool>,
         mpsc::Sender<()>,
     ) {
         let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let (release, held) = mpsc::channel();
-        let call = move |apart| {
-            begun.send(apart).ok();
-            held.recv().ok();
+        let (release, released) = mpsc::channel();
+        let call = move |slow| {
+            begun.send(slow).ok();
+            released.recv().ok();
             Ok(())
         };
         (call, has_begun, release)
     }
 
     #[tokio::test]
-    async fn guests_that_were_silent_once_hold_up_no_other() {
-        // Every call is slow that takes any time at all; so only honest guests' first calls count here.
+    async fn guests_with_slow_agents_do_not_delay_others() {
+        // Every call counts as slow here, so only the first calls of other guests are checked.
         let lanes = Arc::new(Lanes::start(Duration::ZERO).unwrap());
-        let silent: Vec<_> = (0..2 * THREADS).map(|_| InstanceId::generate()).collect();
-        for id in &silent {
+        let slow_guests: Vec<_> = (0..2 * THREADS).map(|_| InstanceId::generate()).collect();
+        for id in &slow_guests {
             lanes.run(*id, "first", LONG, |_| Ok(())).await.unwrap();
         }
         let mut calls = Vec::new();
-        for id in silent {
+        for id in slow_guests {
             // More than one call each: none of them may take a thread from the others.
             for _ in 0..2 {
-                let (call, begun, release) = held_up();
+                let (call, begun, release) = blocked_call();
                 let lanes = Arc::clone(&lanes);
                 let task = tokio::spawn(async move { lanes.run(id, "again", LONG, call).await });
                 calls.push((task, begun, release));
             }
         }
         let (_, begun, _) = calls.first_mut().unwrap();
-        assert!(begun.await.unwrap(), "on the lane of those that answer");
-        let honest = lanes.run(InstanceId::generate(), "ping", LONG, |apart| Ok(!apart));
-        assert!(honest.await.unwrap());
+        assert!(begun.await.unwrap(), "the call runs on the fast lane");
+        let other = lanes.run(InstanceId::generate(), "ping", LONG, |slow| Ok(!slow));
+        assert!(other.await.unwrap());
         let mut tasks = Vec::new();
         for (task, _, release) in calls {
             drop(release);
@@ -249,7 +252,7 @@ mod tests {
     async fn a_guest_has_one_call_at_a_time() {
         let lanes = Arc::new(Lanes::start(LONG).unwrap());
         let id = InstanceId::generate();
-        let (call, begun, release) = held_up();
+        let (call, begun, release) = blocked_call();
         let first = {
             let lanes = Arc::clone(&lanes);
             tokio::spawn(async move { lanes.run(id, "first", LONG, call).await })
@@ -258,7 +261,10 @@ mod tests {
         let second = lanes.run(id, "second", Duration::from_millis(1), |_| Ok(()));
         assert!(matches!(
             second.await,
-            Err(HypervisorError::TimedOut { what: "second", .. })
+            Err(HypervisorError::TimedOut {
+                operation: "second",
+                ..
+            })
         ));
         let other = lanes.run(InstanceId::generate(), "other", LONG, |_| Ok(()));
         other.await.unwrap();
@@ -268,27 +274,27 @@ mod tests {
     }
 
     #[test]
-    fn times_apart_grow_and_are_forgotten_after_as_long_without_one() {
+    fn slow_periods_double_and_are_forgotten_after_their_length_without_a_slow_call() {
         let start = Instant::now();
-        let mut conduct = Conduct::default();
-        conduct.called(false, start);
-        assert_eq!(conduct, Conduct::default());
-        conduct.called(true, start);
-        assert!(conduct.is_apart(start) && !conduct.is_apart(start + APART_MIN));
-        // Answering meanwhile does not shorten it, and more silence on the lane apart does not double it.
-        conduct.called(false, start);
-        conduct.called(true, start);
-        assert_eq!(conduct.apart_until, Some(start + APART_MIN));
-        // It was trusted again, and was silent again.
-        let again = start + APART_MIN;
-        conduct.called(true, again);
-        assert_eq!(conduct.apart_until, Some(again + 2 * APART_MIN));
-        conduct.called(false, again + 4 * APART_MIN);
-        assert_eq!(conduct, Conduct::default());
+        let mut responsiveness = Responsiveness::default();
+        responsiveness.record_call(false, start);
+        assert_eq!(responsiveness, Responsiveness::default());
+        responsiveness.record_call(true, start);
+        assert!(responsiveness.is_slow(start) && !responsiveness.is_slow(start + SLOW_PERIOD_MIN));
+        // An answer meanwhile does not shorten the period, and another timeout on the slow lane does not double it.
+        responsiveness.record_call(false, start);
+        responsiveness.record_call(true, start);
+        assert_eq!(responsiveness.slow_until, Some(start + SLOW_PERIOD_MIN));
+        // A slow call on the fast lane doubles the period.
+        let again = start + SLOW_PERIOD_MIN;
+        responsiveness.record_call(true, again);
+        assert_eq!(responsiveness.slow_until, Some(again + 2 * SLOW_PERIOD_MIN));
+        responsiveness.record_call(false, again + 4 * SLOW_PERIOD_MIN);
+        assert_eq!(responsiveness, Responsiveness::default());
         for _ in 0..100 {
-            let now = conduct.apart_until.unwrap_or(start);
-            conduct.called(true, now);
-            assert!(conduct.apart_until.unwrap() <= now + APART_MAX);
+            let now = responsiveness.slow_until.unwrap_or(start);
+            responsiveness.record_call(true, now);
+            assert!(responsiveness.slow_until.unwrap() <= now + SLOW_PERIOD_MAX);
         }
     }
 }

@@ -1,32 +1,33 @@
-//! One connection to libvirtd that heals: opened when first needed, opened anew when it was lost.
+//! A connection to libvirtd that is opened when first needed and reopened when lost.
 //!
-//! A keeper thread holds it open, so that events come in while nobody calls, and tries again with growing pauses while
-//! libvirtd is away. Calls try at once, so that their error is the real one.
+//! A thread keeps it open, so that events arrive even without calls, and reconnects with increasing pauses while
+//! libvirtd is unavailable. Calls connect immediately, so that they return the actual error.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use virt::connect::Connect;
+use waifud_kit::sync::lock;
 
 use super::error::{Fault, unreachable_at};
 use super::events::{Registered, Sink, start_loop};
 use crate::{DomainEvent, HypervisorError};
 
-/// A daemon that is silent for `KEEPALIVE_SECONDS` × (`KEEPALIVE_COUNT` + 1) is taken for lost.
+/// A daemon that is silent for `KEEPALIVE_SECONDS` × (`KEEPALIVE_COUNT` + 1) is considered lost.
 const KEEPALIVE_SECONDS: i32 = 5;
 const KEEPALIVE_COUNT: u32 = 3;
-/// Pauses of the keeper while libvirtd is away: doubling between these.
+/// The pauses between attempts to reconnect: they double between these bounds.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How often the keeper looks whether the connection stands, should nobody tell it. A local look, no message.
-const LOOK: Duration = Duration::from_secs(15);
+/// How often the connection is checked without a notification. The check is local and sends no message.
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// An open connection.
 pub(super) struct Live {
     connect: Connect,
-    /// Dropped before the connection is closed; an option for that reason only.
+    /// An `Option` only so that it can be dropped before the connection is closed.
     registered: Option<Registered>,
     sink: Arc<Sink>,
 }
@@ -40,7 +41,7 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         drop(self.registered.take());
-        // Only a wrong pointer makes this fail, and then there is nothing to close.
+        // This fails only for an invalid pointer, and then there is nothing to close.
         let _closed = self.connect.close();
     }
 }
@@ -54,7 +55,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// Starts the keeper and returns at once, connected or not.
+    /// Starts the reconnecting thread and returns at once, without waiting for a connection.
     pub(super) fn start(uri: String) -> std::io::Result<Arc<Self>> {
         let (wake, woken) = mpsc::channel();
         let connector = Arc::new(Self {
@@ -65,8 +66,8 @@ impl Connector {
         });
         let weak = Arc::downgrade(&connector);
         std::thread::Builder::new()
-            .name("libvirt-keeper".to_owned())
-            .spawn(move || keep(&weak, &woken))?;
+            .name("libvirt-connect".to_owned())
+            .spawn(move || reconnect(&weak, &woken))?;
         Ok(connector)
     }
 
@@ -74,12 +75,12 @@ impl Connector {
         self.events.subscribe()
     }
 
-    /// Ends the keeper soon after the last other holder is gone.
+    /// Stops the reconnecting thread soon after the last other reference is dropped.
     pub(super) fn wake(&self) {
-        let _gone = self.wake.send(());
+        let _thread_may_have_ended = self.wake.send(());
     }
 
-    /// Calls libvirt, connecting first if need be. Blocking.
+    /// Calls libvirt, after connecting if necessary. Blocking.
     pub(super) fn with<T>(
         &self,
         call: impl FnOnce(&Connect) -> Result<T, Fault>,
@@ -89,7 +90,7 @@ impl Connector {
     }
 
     fn live(&self) -> Result<Arc<Live>, HypervisorError> {
-        let mut slot = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.live);
         if let Some(live) = slot.as_ref().filter(|live| live.usable()) {
             return Ok(Arc::clone(live));
         }
@@ -121,9 +122,9 @@ impl Connector {
     }
 }
 
-fn keep(connector: &Weak<Connector>, woken: &mpsc::Receiver<()>) {
+fn reconnect(connector: &Weak<Connector>, woken: &mpsc::Receiver<()>) {
     let mut pause = PAUSE_MIN;
-    let mut told = false;
+    let mut warned = false;
     loop {
         let Some(connector) = connector.upgrade() else {
             return;
@@ -131,21 +132,22 @@ fn keep(connector: &Weak<Connector>, woken: &mpsc::Receiver<()>) {
         let wait = match connector.live() {
             Ok(_live) => {
                 pause = PAUSE_MIN;
-                told = false;
-                LOOK
+                warned = false;
+                CHECK_INTERVAL
             }
             Err(error) => {
-                if !told {
-                    tracing::warn!(%error, "trying again until it answers");
-                    told = true;
+                if !warned {
+                    tracing::warn!(%error, "cannot connect to libvirt; retrying");
+                    warned = true;
                 }
-                let now = pause;
+                let current = pause;
                 pause = (pause * 2).min(PAUSE_MAX);
-                now
+                current
             }
         };
         drop(connector);
-        // Woken or not: look. The sender lives as long as the connector, which is looked for next.
+        // The loop checks the connection after a wake-up and after a timeout alike. A closed channel means that the
+        // connector is gone, which `upgrade` reports.
         let _woken = woken.recv_timeout(wait);
     }
 }

@@ -11,26 +11,26 @@ use tokio::time::timeout;
 
 use crate::{ByteStream, HypervisorError};
 
-/// Longer than a QEMU that lives takes to accept.
+/// The time limit for a connection. A working QEMU accepts one sooner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn connect(path: &Path) -> Result<Box<dyn ByteStream>, HypervisorError> {
-    const WHAT: &str = "connecting to a device";
+    const OPERATION: &str = "connect to a device";
     match timeout(CONNECT_TIMEOUT, connect_socket(path)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
         Ok(Err(error)) => Err(HypervisorError::Other {
-            what: WHAT,
+            operation: OPERATION,
             message: format!("{}: {error}", path.display()),
         }),
         Err(_) => Err(HypervisorError::TimedOut {
-            what: WHAT,
+            operation: OPERATION,
             after: CONNECT_TIMEOUT,
         }),
     }
 }
 
-/// Connects to what is at the path itself. QEMU's user owns the directory of screens: a link there would lead root to
-/// any other program's socket.
+/// Connects to the socket at this path without following links. QEMU's user owns the directory of screens, so a link
+/// there could lead root to another program's socket.
 async fn connect_socket(path: &Path) -> std::io::Result<UnixStream> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let entry = std::fs::OpenOptions::new()
@@ -49,7 +49,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     #[tokio::test]
-    async fn a_socket_is_connected_to_and_a_link_to_one_is_not() {
+    async fn a_socket_is_accepted_and_a_link_to_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let _listener = UnixListener::bind(at("socket")).unwrap();

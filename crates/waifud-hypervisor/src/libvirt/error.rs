@@ -1,33 +1,36 @@
-//! What can go wrong in a call, before it is known whether the connection or the call was at fault.
+//! Errors of a call, before it is known whether the connection was lost or libvirt refused the call.
 
 use virt::error::{Error, ErrorNumber};
 
 use crate::HypervisorError;
 
-/// libvirt quotes QEMU, which can be lengthy.
+/// The maximum length of a message. libvirt quotes QEMU, whose output can be long.
 const MESSAGE_MAX: usize = 600;
 
 /// A failure inside a call.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// libvirt refused or failed.
-    Call { what: &'static str, error: Error },
+    Call {
+        operation: &'static str,
+        error: Error,
+    },
     /// A domain of this name did not start.
     Start { name: String, error: Error },
-    /// It is clear already what to say.
+    /// An error that is already complete.
     Known(HypervisorError),
 }
 
 impl Fault {
-    /// In the words of the interface. `connected` tells whether the connection still stood after the call.
+    /// Converts it into an error of the interface. `connected` is whether the connection was still open after the call.
     pub(super) fn into_error(self, uri: &str, connected: bool) -> HypervisorError {
         match self {
             Self::Known(error) => error,
             Self::Call { error, .. } | Self::Start { error, .. } if !connected => {
                 unreachable_at(uri, &error)
             }
-            Self::Call { what, error } => HypervisorError::Other {
-                what,
+            Self::Call { operation, error } => HypervisorError::Other {
+                operation,
                 message: message(&error),
             },
             Self::Start { name, error } => HypervisorError::StartFailed {
@@ -51,55 +54,56 @@ pub(super) fn unreachable_at(uri: &str, error: &Error) -> HypervisorError {
     }
 }
 
-/// libvirt's words on one line, shortened.
+/// libvirt's message on one line, truncated.
 pub(super) fn message(error: &Error) -> String {
     let words = error.message().split_whitespace().collect::<Vec<_>>();
-    explained(words.join(" ").chars().take(MESSAGE_MAX).collect())
+    with_remedy(words.join(" ").chars().take(MESSAGE_MAX).collect())
 }
 
-/// With what libvirt leaves out: a node that has no UEFI firmware.
-fn explained(words: String) -> String {
-    if words.contains("find any firmware") {
-        return format!("{words}; UEFI guests need OVMF: install the package ovmf on the node");
+/// Adds a remedy that libvirt does not mention: UEFI guests need the package ovmf.
+fn with_remedy(message: String) -> String {
+    if message.contains("find any firmware") {
+        return format!("{message}; UEFI guests need OVMF: install the package ovmf on the node");
     }
-    words
+    message
 }
 
-/// Adds which call it was.
+/// Adds the name of the call.
 pub(super) trait At<T> {
-    fn at(self, what: &'static str) -> Result<T, Fault>;
+    fn at(self, operation: &'static str) -> Result<T, Fault>;
 
-    /// As `at`, with `None` when there is no such domain (any more).
-    fn unless_gone(self, what: &'static str) -> Result<Option<T>, Fault>;
+    /// Like `at`, but returns `None` if the domain does not exist.
+    fn unless_gone(self, operation: &'static str) -> Result<Option<T>, Fault>;
 }
 
 impl<T> At<T> for Result<T, Error> {
-    fn at(self, what: &'static str) -> Result<T, Fault> {
-        self.map_err(|error| Fault::Call { what, error })
+    fn at(self, operation: &'static str) -> Result<T, Fault> {
+        self.map_err(|error| Fault::Call { operation, error })
     }
 
-    fn unless_gone(self, what: &'static str) -> Result<Option<T>, Fault> {
+    fn unless_gone(self, operation: &'static str) -> Result<Option<T>, Fault> {
         match self {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.code() == ErrorNumber::NoDomain => Ok(None),
-            Err(error) => Err(Fault::Call { what, error }),
+            Err(error) => Err(Fault::Call { operation, error }),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::explained;
+    use super::with_remedy;
 
     #[test]
-    fn a_node_without_uefi_firmware_is_told_what_to_install() {
-        // As libvirt 9 says it.
-        let told =
-            explained("operation failed: Unable to find any firmware to satisfy 'efi'".to_owned());
-        assert!(
-            told.ends_with("install the package ovmf on the node"),
-            "{told}"
+    fn the_error_for_missing_uefi_firmware_names_the_package() {
+        // The message of libvirt 9.
+        let message = with_remedy(
+            "operation failed: Unable to find any firmware to satisfy 'efi'".to_owned(),
         );
-        assert_eq!(explained("no space left".to_owned()), "no space left");
+        assert!(
+            message.ends_with("install the package ovmf on the node"),
+            "{message}"
+        );
+        assert_eq!(with_remedy("no space left".to_owned()), "no space left");
     }
 }

@@ -1,8 +1,8 @@
-//! The shim over libvirt's C interface for events: the binding that we use registers none.
+//! A wrapper of libvirt's C interface for events, which the binding crate does not support.
 //!
-//! libvirt delivers events from an event loop that the program must run. Ours is libvirt's own default loop on one
-//! thread, begun once per process and never ended. Callbacks run on that thread: they turn what they get into a
-//! `DomainEvent`, hand it to a channel, and never block, call libvirt back or panic into C.
+//! libvirt delivers events from an event loop that the program must run. We run libvirt's default loop on one thread,
+//! which is started once per process and never ends. Callbacks run on that thread. They convert their arguments into a
+//! `DomainEvent` and send it to a channel, and never block, call libvirt or panic into C.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,11 +20,11 @@ use waifud_types::InstanceId;
 use super::state;
 use crate::{DomainEvent, DomainEventKind};
 
-/// Where the callbacks of one connection put what they learn.
+/// The receiver of the events of one connection.
 pub(super) struct Sink {
-    /// Set when the connection is gone.
+    /// Set when the connection is lost.
     pub(super) lost: AtomicBool,
-    /// To those who listen.
+    /// The subscribers.
     pub(super) events: broadcast::Sender<DomainEvent>,
     /// Wakes the thread that reconnects.
     pub(super) wake: mpsc::Sender<()>,
@@ -33,8 +33,8 @@ pub(super) struct Sink {
 impl Sink {
     fn emit(&self, id: Uuid, kind: DomainEventKind) {
         let id = InstanceId::from_uuid(id);
-        // Nobody listening is fine: events are hints.
-        let _unheard = self.events.send(DomainEvent { id, kind });
+        // There may be no subscriber; events are only hints.
+        let _no_subscriber = self.events.send(DomainEvent { id, kind });
     }
 
     pub(super) fn resync(&self) {
@@ -47,7 +47,7 @@ pub(super) fn start_loop() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
     STARTED
         .get_or_init(|| {
-            // Else the library prints every error to stderr.
+            // Otherwise the library prints every error to stderr.
             virt::error::clear_error_callback();
             virt::event::event_register_default_impl()?;
             let spawned = std::thread::Builder::new()
@@ -55,7 +55,7 @@ pub(super) fn start_loop() -> Result<(), Error> {
                 .spawn(|| {
                     loop {
                         if virt::event::event_run_default_impl().is_err() {
-                            // Not known to happen; but if it does, it must not burn a CPU.
+                            // This is not known to happen. The pause prevents a busy loop if it does.
                             std::thread::park_timeout(Duration::from_millis(100));
                         }
                     }
@@ -63,7 +63,7 @@ pub(super) fn start_loop() -> Result<(), Error> {
             match spawned {
                 Ok(_) => Ok(()),
                 Err(error) => {
-                    tracing::error!(%error, "no thread for libvirt's events");
+                    tracing::error!(%error, "cannot start the thread for libvirt's events");
                     Err(Error::last_error())
                 }
             }
@@ -77,20 +77,20 @@ pub(super) struct Registered {
     callbacks: Vec<c_int>,
 }
 
-// SAFETY: a connection pointer may be used from any thread (libvirt's "Thread safety" page); whoever holds a
-// `Registered` holds the connection too, see `connection::Live`.
+// SAFETY: a connection pointer may be used from any thread (libvirt's "Thread safety" page), and the owner of a
+// `Registered` also owns the connection, see `connection::Live`.
 unsafe impl Send for Registered {}
 // SAFETY: as above; shared references give no access at all.
 unsafe impl Sync for Registered {}
 
 impl Registered {
-    /// Registers for everything that the interface tells about.
+    /// Registers for all events of the interface.
     pub(super) fn new(connect: &Connect, sink: &Arc<Sink>) -> Result<Self, Error> {
         let mut registered = Self {
             connect: connect.as_ptr(),
             callbacks: Vec::new(),
         };
-        // SAFETY: (for the four) libvirt calls a callback with the arguments of the function type that belongs to the
+        // SAFETY: (for all four) libvirt calls a callback with the arguments of the function type that belongs to the
         // event's number; `virConnectDomainEventGenericCallback` is the common type to cast to, by its documentation.
         let casts = unsafe {
             [
@@ -155,7 +155,7 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // Errors are of no interest: on a lost connection the daemon can't be told, but the callbacks are freed.
+        // Errors are ignored: on a lost connection the daemon cannot be notified, but the callbacks are freed.
         // SAFETY: the connection outlives this value (`connection::Live` closes it afterwards).
         unsafe {
             for id in &self.callbacks {
@@ -180,33 +180,33 @@ type IoError = unsafe extern "C" fn(
 );
 type Agent = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
 
-/// A share of the sink that libvirt holds, as a pointer.
+/// Converts a reference to the sink into a pointer that libvirt holds.
 fn into_opaque(sink: &Arc<Sink>) -> *mut c_void {
     Arc::into_raw(Arc::clone(sink)).cast_mut().cast()
 }
 
-/// Gives a share back.
+/// Converts the pointer back and drops its reference.
 ///
 /// # Safety
-/// `opaque` came from `into_opaque` and is not used any more.
+/// `opaque` came from `into_opaque` and is not used afterwards.
 unsafe extern "C" fn free_sink(opaque: *mut c_void) {
     // SAFETY: by this function's own contract.
     drop(unsafe { Arc::from_raw(opaque.cast_const().cast::<Sink>()) });
 }
 
-/// Runs a callback's work on the sink behind the pointer; a panic ends here.
+/// Calls a function with the sink behind the pointer. A panic ends here.
 ///
 /// # Safety
-/// `opaque` came from `into_opaque` and has not been freed: so libvirt calls back.
+/// `opaque` came from `into_opaque` and has not been freed, which holds while libvirt calls back.
 unsafe fn with_sink(opaque: *mut c_void, work: impl FnOnce(&Sink)) {
-    // SAFETY: by this function's own contract; the share that libvirt holds keeps the sink alive meanwhile.
+    // SAFETY: by this function's own contract; the reference that libvirt holds keeps the sink alive meanwhile.
     let sink = unsafe { &*opaque.cast_const().cast::<Sink>() };
     if catch_unwind(AssertUnwindSafe(|| work(sink))).is_err() {
         sink.lost.store(true, Ordering::SeqCst);
     }
 }
 
-/// Whose event it is.
+/// The instance of the event's domain.
 ///
 /// # Safety
 /// `domain` is a domain that libvirt passed to a callback which has not returned yet.
@@ -217,8 +217,21 @@ unsafe fn id_of(domain: sys::virDomainPtr) -> Option<Uuid> {
     (failed == 0).then(|| Uuid::from_bytes(bytes))
 }
 
+/// Emits an event of the domain to the sink behind the pointer.
+///
 /// # Safety
-/// For libvirt to call, as registered in `Registered::new`.
+/// The contracts of `id_of` and `with_sink` hold.
+unsafe fn emit(domain: sys::virDomainPtr, kind: DomainEventKind, opaque: *mut c_void) {
+    // SAFETY: by this function's own contract.
+    unsafe {
+        if let Some(id) = id_of(domain) {
+            with_sink(opaque, |sink| sink.emit(id, kind));
+        }
+    }
+}
+
+/// # Safety
+/// Only libvirt may call this, as registered in `Registered::new`.
 unsafe extern "C" fn on_lifecycle(
     _connect: sys::virConnectPtr,
     domain: sys::virDomainPtr,
@@ -228,15 +241,15 @@ unsafe extern "C" fn on_lifecycle(
 ) -> c_int {
     // SAFETY: libvirt passes a valid domain and the pointer of the registration.
     unsafe {
-        if let (Some(id), Some(kind)) = (id_of(domain), state::lifecycle(event, detail)) {
-            with_sink(opaque, |sink| sink.emit(id, kind));
+        if let Some(kind) = state::lifecycle(event, detail) {
+            emit(domain, kind, opaque);
         }
     }
     0
 }
 
 /// # Safety
-/// For libvirt to call, as registered in `Registered::new`.
+/// Only libvirt may call this, as registered in `Registered::new`.
 unsafe extern "C" fn on_io_error(
     _connect: sys::virConnectPtr,
     domain: sys::virDomainPtr,
@@ -248,15 +261,13 @@ unsafe extern "C" fn on_io_error(
 ) {
     // SAFETY: libvirt passes a valid domain and the pointer of the registration.
     unsafe {
-        if let Some(id) = id_of(domain) {
-            // If it halted the domain, a lifecycle event says so as well.
-            with_sink(opaque, |sink| sink.emit(id, DomainEventKind::Changed));
-        }
+        // If the error paused the domain, there is a lifecycle event as well.
+        emit(domain, DomainEventKind::Changed, opaque);
     }
 }
 
 /// # Safety
-/// For libvirt to call, as registered in `Registered::new`.
+/// Only libvirt may call this, as registered in `Registered::new`.
 unsafe extern "C" fn on_agent(
     _connect: sys::virConnectPtr,
     domain: sys::virDomainPtr,
@@ -266,14 +277,12 @@ unsafe extern "C" fn on_agent(
 ) {
     // SAFETY: libvirt passes a valid domain and the pointer of the registration.
     unsafe {
-        if let Some(id) = id_of(domain) {
-            with_sink(opaque, |sink| sink.emit(id, DomainEventKind::AgentChanged));
-        }
+        emit(domain, DomainEventKind::AgentChanged, opaque);
     }
 }
 
 /// # Safety
-/// For libvirt to call, as registered in `Registered::new`.
+/// Only libvirt may call this, as registered in `Registered::new`.
 unsafe extern "C" fn on_reboot(
     _connect: sys::virConnectPtr,
     domain: sys::virDomainPtr,
@@ -281,22 +290,20 @@ unsafe extern "C" fn on_reboot(
 ) {
     // SAFETY: libvirt passes a valid domain and the pointer of the registration.
     unsafe {
-        if let Some(id) = id_of(domain) {
-            with_sink(opaque, |sink| sink.emit(id, DomainEventKind::Rebooted));
-        }
+        emit(domain, DomainEventKind::Rebooted, opaque);
     }
 }
 
 /// # Safety
-/// For libvirt to call, as registered in `Registered::new`.
+/// Only libvirt may call this, as registered in `Registered::new`.
 unsafe extern "C" fn on_close(_connect: sys::virConnectPtr, _reason: c_int, opaque: *mut c_void) {
     // SAFETY: libvirt passes the pointer of the registration.
     unsafe {
         with_sink(opaque, |sink| {
             sink.lost.store(true, Ordering::SeqCst);
             sink.resync();
-            // The thread is gone when the hypervisor was dropped.
-            let _gone = sink.wake.send(());
+            // The thread has ended if the hypervisor was dropped.
+            let _thread_may_have_ended = sink.wake.send(());
         });
     }
 }

@@ -1,23 +1,23 @@
-//! The hypervisor of real nodes: QEMU through libvirt's own library.
+//! The hypervisor of real nodes: QEMU through libvirt's C library.
 //!
 //! ```text
 //! agent ──► LibvirtHypervisor ──► threads (4, and 4 + 2 + 3 for guest agents) ──► connections ──► libvirtd ──► QEMU
 //!   ▲                                                                        │
-//!   └───────────── broadcast ◄── events (libvirt's event loop, 1 thread) ◄───┘ keeper (1 thread) reconnects
+//!   └───────────── broadcast ◄── events (libvirt's event loop, 1 thread) ◄───┘ 1 thread reconnects
 //! ```
 //!
-//! Nothing here needs libvirtd to be there: a call without it fails with `Unreachable`, the keeper tries on, and a
-//! `Resync` event tells when it is back. Guests don't notice; QEMU outlives libvirtd.
+//! libvirtd need not be running: calls fail with `Unreachable`, a thread reconnects, and a `Resync` event reports when
+//! libvirtd is back. Guests are not affected, because QEMU runs on without libvirtd.
 
 mod agents;
 mod connection;
 mod device;
+mod domain_locks;
 mod error;
 mod events;
 pub mod kvm;
 mod state;
 mod threads;
-mod turns;
 mod verbs;
 
 use std::collections::BTreeSet;
@@ -33,9 +33,9 @@ use waifud_types::{ByteSize, InstanceId, Name};
 
 use self::agents::Agents;
 use self::connection::Connector;
+use self::domain_locks::DomainLocks;
 use self::error::Fault;
 use self::threads::Threads;
-use self::turns::Turns;
 use self::verbs::NodeFacts;
 use crate::xml::RenderOptions;
 use crate::{
@@ -43,34 +43,34 @@ use crate::{
     ObservedDomain,
 };
 
-/// Calls at a time. libvirtd serialises most of what matters; more would only queue there.
+/// Concurrent calls. libvirtd serialises most of them, so more would only be queued there.
 const THREADS: usize = 4;
-/// Requests to shut down at a time. They share a connection with calls to guests that don't answer, and libvirtd takes
-/// five requests of a connection at a time.
+/// Concurrent shutdown requests. They share a connection with calls to slow guests, and libvirtd handles five requests
+/// of a connection at a time.
 const SHUTDOWN_THREADS: usize = 3;
 
-/// How libvirt is used.
+/// The settings of libvirt.
 #[derive(Clone, Debug)]
 pub struct LibvirtConfig {
-    /// Such as `qemu:///system`; with `?socket=PATH` for a libvirtd elsewhere.
+    /// The URI, for example `qemu:///system`, or with `?socket=PATH` for a libvirtd elsewhere.
     pub uri: String,
-    /// How long one call may take. Pulling a plug can take libvirt 20 s when QEMU hangs in the kernel.
+    /// The time limit of a call. A power-off can take libvirt 20 s if QEMU hangs in the kernel.
     pub call_timeout: Duration,
-    /// The file in which the KVM probe's answer is kept.
+    /// The file that caches the result of the KVM probe.
     pub probe_cache: PathBuf,
-    /// The user and group (numbers) of QEMU processes (`user` and `group` in libvirt's `qemu.conf`), when volumes
-    /// belong to them already. libvirt then changes no owners; images that volumes share stay out of QEMU's hands.
-    /// Without it libvirt gives the files of a domain to QEMU at each start and takes them back afterwards.
+    /// The user and group ids of QEMU processes (`user` and `group` in libvirt's `qemu.conf`), if volumes already
+    /// belong to them. Then libvirt changes no owners, and QEMU cannot write to shared images. If `None`, libvirt gives
+    /// the files of a domain to QEMU at each start and takes them back afterwards.
     pub qemu_owner: Option<(u32, u32)>,
-    /// Whether to make the directories of console logs and VNC sockets where they are missing. Switched off where
-    /// libvirtd sees another filesystem than we do.
+    /// Whether to create missing directories for console logs and VNC sockets. Disabled where libvirtd sees another
+    /// filesystem than this process.
     pub make_directories: bool,
-    /// Whether QEMU starts with its guest's CPUs halted, and leaves them so: for tests that need processes and no guests.
+    /// Whether QEMU starts with halted CPUs that are never resumed, for tests that need processes but no guests.
     pub start_paused: bool,
 }
 
 impl LibvirtConfig {
-    /// The system's libvirtd; all else by default.
+    /// The system's libvirtd, with defaults for all other settings.
     pub fn new(probe_cache: impl Into<PathBuf>) -> Self {
         Self {
             uri: "qemu:///system".to_owned(),
@@ -83,30 +83,30 @@ impl LibvirtConfig {
     }
 }
 
-/// The hypervisor. See the module's text.
+/// The libvirt hypervisor; see the module documentation.
 pub struct LibvirtHypervisor {
     config: LibvirtConfig,
     connector: Arc<Connector>,
     threads: Threads,
-    turns: Turns,
+    domain_locks: DomainLocks,
     agents: Agents,
-    /// Apart from the other calls to guest agents: whoever waits in vain for a thread to ask a guest to shut down on
-    /// would pull its plug.
+    /// Separate from the other calls to guest agents: if a shutdown request waited too long for a thread, its guest
+    /// would be forced off.
     shutdown_threads: Threads,
     probed: OnceCell<HypervisorFacts>,
 }
 
 impl LibvirtHypervisor {
-    /// Starts the threads and returns at once; whether libvirtd is there shows at the first call.
+    /// Starts the threads and returns at once. The first call shows whether libvirtd is running.
     pub fn connect(config: LibvirtConfig) -> Result<Arc<Self>, HypervisorError> {
         let failed = |error: std::io::Error| HypervisorError::Other {
-            what: "starting threads",
+            operation: "start threads",
             message: error.to_string(),
         };
         Ok(Arc::new(Self {
             connector: Connector::start(config.uri.clone()).map_err(failed)?,
             threads: Threads::start("libvirt", THREADS).map_err(failed)?,
-            turns: Turns::default(),
+            domain_locks: DomainLocks::default(),
             agents: Agents::start(&config.uri).map_err(failed)?,
             shutdown_threads: Threads::start("shutdowns", SHUTDOWN_THREADS).map_err(failed)?,
             probed: OnceCell::new(),
@@ -116,38 +116,42 @@ impl LibvirtHypervisor {
 
     async fn call<T: Send + 'static>(
         &self,
-        what: &'static str,
+        operation: &'static str,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HypervisorError> {
         let connector = Arc::clone(&self.connector);
         self.threads
-            .run(what, self.config.call_timeout, move || connector.with(call))
+            .run(operation, self.config.call_timeout, move || {
+                connector.with(call)
+            })
             .await
     }
 
-    /// A call about one domain: it begins when the domain's earlier ones have ended, also those that timed out.
+    /// A call about one domain. It starts after the domain's earlier calls have ended, including those that timed out.
     async fn call_on<T: Send + 'static>(
         &self,
         id: InstanceId,
-        what: &'static str,
+        operation: &'static str,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HypervisorError> {
         let connector = Arc::clone(&self.connector);
         let limit = self.config.call_timeout;
         let call = move || connector.with(call);
-        self.turns.run(id, &self.threads, what, limit, call).await
+        self.domain_locks
+            .run(id, &self.threads, operation, limit, call)
+            .await
     }
 
     async fn probe(&self, facts: &NodeFacts) -> HypervisorFacts {
-        let signs = kvm::Signs::look(facts.qemu_version);
+        let features = kvm::HostFeatures::detect(facts.qemu_version);
         let Some(emulator) = &facts.emulator else {
-            return kvm::verdict(&Err(format!(
-                "libvirt knows no QEMU for {}; is qemu-system installed?",
+            return kvm::facts(&Err(format!(
+                "libvirt has not found QEMU for {}; install the package qemu-system on the node",
                 facts.arch
             )));
         };
         let run = kvm::boot::Run::kvm(PathBuf::from(emulator), self.config.qemu_owner);
-        let answer = kvm::decide(signs, run, &self.config.probe_cache).await;
+        let answer = kvm::probe(features, run, &self.config.probe_cache).await;
         tracing::info!(
             kind = answer.kind.as_str(),
             reason = answer.reason,
@@ -182,7 +186,7 @@ impl Hypervisor for LibvirtHypervisor {
                 memory_bytes: ByteSize(facts.memory_kib.saturating_mul(1024)),
             },
             arch: facts.arch,
-            cpu_model: kvm::Signs::look(facts.qemu_version).cpu_model,
+            cpu_model: kvm::HostFeatures::detect(facts.qemu_version).cpu_model,
         })
     }
 
@@ -228,7 +232,7 @@ impl Hypervisor for LibvirtHypervisor {
     }
 
     async fn request_shutdown(&self, id: InstanceId) -> Result<(), HypervisorError> {
-        // It may wait for the guest agent for a while, hence those threads and that connection.
+        // This may wait for the guest agent, so it uses the threads and the connection for agents.
         let connector = Arc::clone(self.agents.slow_connection());
         self.shutdown_threads
             .run("shutdown", self.config.call_timeout, move || {
@@ -278,16 +282,16 @@ impl Hypervisor for LibvirtHypervisor {
                 verbs::agent_command(connect, id, &command.to_string(), seconds)
             })
             .await?;
-        let odd = |message: String| HypervisorError::Other {
-            what: "guest agent's command",
+        let invalid = |message: String| HypervisorError::Other {
+            operation: "guest agent's command",
             message,
         };
         let mut answer: serde_json::Value = serde_json::from_str(&answer)
-            .map_err(|error| odd(format!("its answer is not JSON: {error}")))?;
+            .map_err(|error| invalid(format!("the answer is not JSON: {error}")))?;
         answer
             .get_mut("return")
             .map(serde_json::Value::take)
-            .ok_or_else(|| odd("its answer has no return value".to_owned()))
+            .ok_or_else(|| invalid("the answer has no return value".to_owned()))
     }
 
     async fn open_device(
@@ -296,7 +300,7 @@ impl Hypervisor for LibvirtHypervisor {
         device: Device,
     ) -> Result<Box<dyn ByteStream>, HypervisorError> {
         let path = self
-            .call("get a device", move |connect| {
+            .call("get the device's socket", move |connect| {
                 verbs::device_socket(connect, id, device)
             })
             .await?;
@@ -308,13 +312,14 @@ impl Hypervisor for LibvirtHypervisor {
     }
 }
 
-/// Makes a directory that only its owner (and root) may enter, unless it is there.
+/// Creates a directory that only its owner and root may enter, if it does not exist.
 fn make_directory(path: Option<&Path>, owner: Option<(u32, u32)>) -> Result<(), Fault> {
     use std::os::unix::fs::{DirBuilderExt, chown};
     let Some(path) = path.filter(|path| !path.exists()) else {
         return Ok(());
     };
-    // Under another name until it has its owner: one that a crash left without could never be used.
+    // Created under a temporary name until its owner is set: a directory that a crash left without its owner could
+    // never be used.
     let unfinished = path.with_extension("new");
     let finish = || {
         if let Some(parent) = path.parent() {
@@ -330,13 +335,13 @@ fn make_directory(path: Option<&Path>, owner: Option<(u32, u32)>) -> Result<(), 
         std::fs::rename(&unfinished, path)
     };
     let outcome = match finish() {
-        // Another call was faster.
+        // Another call created it meanwhile.
         Err(_) if path.is_dir() => Ok(()),
         other => other,
     };
     outcome.map_err(|error: std::io::Error| {
         Fault::Known(HypervisorError::Other {
-            what: "making a directory",
+            operation: "create a directory",
             message: format!("{}: {error}", path.display()),
         })
     })
@@ -348,7 +353,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn a_directory_that_a_crash_left_without_its_owner_gets_it() {
+    fn an_unfinished_directory_left_by_a_crash_is_completed() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("run").join("vnc");
         let own = std::fs::metadata(root.path()).unwrap();

@@ -1,4 +1,4 @@
-//! libvirt's states, reasons and events in our words. Pure.
+//! Converts libvirt's states, reasons and events into ours. Pure.
 //!
 //! Numbers and their meaning: <https://libvirt.org/html/libvirt-libvirt-domain.html>.
 
@@ -6,7 +6,7 @@ use virt_sys as sys;
 
 use crate::{DomainEventKind, DomainState, OffReason};
 
-/// What `virDomainGetState` says.
+/// The result of `virDomainGetState`.
 pub(super) fn domain_state(state: u32, reason: i32) -> DomainState {
     let reason = u32::try_from(reason).unwrap_or(u32::MAX);
     match state {
@@ -28,12 +28,12 @@ pub(super) fn domain_state(state: u32, reason: i32) -> DomainState {
             sys::VIR_DOMAIN_SHUTOFF_FAILED => OffReason::StartFailed,
             _ => OffReason::Unknown,
         }),
-        // `NOSTATE` is for hypervisors that know none; QEMU's driver never says it.
+        // `NOSTATE` is for hypervisors without states; QEMU's driver never returns it.
         _ => DomainState::Off(OffReason::Unknown),
     }
 }
 
-/// What a lifecycle event tells; `None` when it is of no interest.
+/// The meaning of a lifecycle event; `None` if it is irrelevant.
 pub(super) fn lifecycle(event: i32, detail: i32) -> Option<DomainEventKind> {
     let detail = u32::try_from(detail).unwrap_or(u32::MAX);
     Some(match u32::try_from(event).ok()? {
@@ -44,8 +44,8 @@ pub(super) fn lifecycle(event: i32, detail: i32) -> Option<DomainEventKind> {
         sys::VIR_DOMAIN_EVENT_STOPPED => DomainEventKind::Stopped(match detail {
             sys::VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN => OffReason::GuestShutdown,
             sys::VIR_DOMAIN_EVENT_STOPPED_DESTROYED => OffReason::Destroyed,
-            // QEMU's driver says `FAILED` of a QEMU that died, where its state's reason says `CRASHED`; a start that
-            // fails makes no event.
+            // For a QEMU that died, the event of QEMU's driver is `FAILED`, but the reason of the state is `CRASHED`. A
+            // failed start causes no event.
             sys::VIR_DOMAIN_EVENT_STOPPED_CRASHED | sys::VIR_DOMAIN_EVENT_STOPPED_FAILED => {
                 OffReason::Crashed
             }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_has_a_word() {
+    fn every_state_is_converted() {
         let off = DomainState::Off;
         let paused = |io_error| DomainState::Paused { io_error };
         for (state, reason, expected) in [
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_has_a_kind_and_unknown_ones_have_none() {
+    fn every_event_is_converted_and_unknown_events_are_ignored() {
         use DomainEventKind::{Changed, Paused, Started, Stopped};
         for (event, detail, expected) in [
             (0, 0, Some(Changed)),

@@ -1,13 +1,14 @@
-//! A few threads for calls that block: libvirt's C library waits for the daemon's answers.
+//! A fixed number of threads for blocking calls: libvirt's C library waits for the daemon's answers.
 //!
-//! Not tokio's own blocking threads: those number hundreds, and a daemon that hangs would fill them all. Here calls
-//! queue; whoever waited too long goes away with an error, and his call is not begun any more.
+//! tokio's blocking threads are not used: there are hundreds of them, and a hanging daemon would occupy them all. Here
+//! calls are queued. A call that has waited too long returns an error and is not started.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use waifud_kit::sync::lock;
 
 use crate::HypervisorError;
 
@@ -31,37 +32,40 @@ impl Threads {
         Ok(Self { jobs })
     }
 
-    /// Runs `call` on one of the threads. When `limit` has passed, waiting ends; the call may go on, if it had begun.
+    /// Runs `call` on one of the threads. Stops waiting after `limit`; a call that has started then continues.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        what: &'static str,
+        operation: &'static str,
         limit: Duration,
         call: impl FnOnce() -> Result<T, HypervisorError> + Send + 'static,
     ) -> Result<T, HypervisorError> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move || {
             if !answer.is_closed() {
-                // Nobody waits any more when this fails.
-                let _gone = answer.send(call());
+                // This fails only if the caller has stopped waiting.
+                let _caller_gone = answer.send(call());
             }
         });
         let lost = || HypervisorError::Other {
-            what,
+            operation,
             message: "the call ended without an answer".to_owned(),
         };
         self.jobs.send(job).map_err(|_| lost())?;
         match tokio::time::timeout(limit, answered).await {
             Ok(answer) => answer.map_err(|_| lost())?,
-            Err(_late) => Err(HypervisorError::TimedOut { what, after: limit }),
+            Err(_late) => Err(HypervisorError::TimedOut {
+                operation,
+                after: limit,
+            }),
         }
     }
 }
 
 fn work(queue: &Mutex<mpsc::Receiver<Job>>) {
     loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = lock(queue).recv();
         let Ok(job) = job else { return };
-        // The binding panics on what it deems impossible; that must not cost the thread.
+        // The binding panics on values that it does not expect; the thread must survive that.
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
             tracing::error!("a call into libvirt panicked");
         }
@@ -76,45 +80,48 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     #[tokio::test]
-    async fn a_call_whose_caller_gave_up_is_not_begun() {
+    async fn a_queued_call_is_not_started_after_its_timeout() {
         let threads = Arc::new(Threads::start("test", 1).unwrap());
-        let (release, held) = mpsc::channel::<()>();
+        let (release, released) = mpsc::channel::<()>();
         let (busy, is_busy) = oneshot::channel();
         let slow = tokio::spawn({
             let threads = Arc::clone(&threads);
             async move {
                 let call = move || {
                     busy.send(()).ok();
-                    held.recv().ok();
+                    released.recv().ok();
                     Ok(())
                 };
                 threads.run("slow", LONG, call).await
             }
         });
         is_busy.await.unwrap();
-        let begun = Arc::new(AtomicBool::new(false));
+        let started = Arc::new(AtomicBool::new(false));
         let late = threads.run("late", Duration::from_millis(1), {
-            let begun = Arc::clone(&begun);
+            let started = Arc::clone(&started);
             move || {
-                begun.store(true, Ordering::SeqCst);
+                started.store(true, Ordering::SeqCst);
                 Ok(())
             }
         });
         assert!(matches!(
             late.await,
-            Err(HypervisorError::TimedOut { what: "late", .. })
+            Err(HypervisorError::TimedOut {
+                operation: "late",
+                ..
+            })
         ));
         release.send(()).unwrap();
         slow.await.unwrap().unwrap();
         threads.run("next", LONG, || Ok(())).await.unwrap();
-        assert!(!begun.load(Ordering::SeqCst));
+        assert!(!started.load(Ordering::SeqCst));
     }
 
     #[tokio::test]
-    async fn a_panic_costs_the_call_and_not_the_thread() {
+    async fn a_panic_fails_the_call_and_keeps_the_thread() {
         let threads = Threads::start("test", 1).unwrap();
         let lost: Result<(), _> = threads
-            .run("odd", LONG, || panic!("this one is part of the test"))
+            .run("panic", LONG, || panic!("a panic for the test"))
             .await;
         assert!(matches!(lost, Err(HypervisorError::Other { .. })));
         assert_eq!(threads.run("next", LONG, || Ok(7)).await.unwrap(), 7);

@@ -14,7 +14,7 @@ use super::state::domain_state;
 use crate::xml::{self, Described, RenderOptions};
 use crate::{Device, DomainSpec, DomainState, HypervisorError, ObservedDomain, no_such_disk};
 
-/// Every domain of ours but the known ones, which cost no call: name and UUID come with the list.
+/// All domains of waifud except the known ones. Those cost no call, because the list contains name and UUID.
 pub(super) fn list(
     connect: &Connect,
     known: &BTreeSet<InstanceId>,
@@ -40,7 +40,7 @@ pub(super) fn get(connect: &Connect, id: InstanceId) -> Result<Option<ObservedDo
     }
 }
 
-/// Where the running domain's device listens.
+/// The socket of a device of the running domain.
 pub(super) fn device_socket(
     connect: &Connect,
     id: InstanceId,
@@ -51,12 +51,11 @@ pub(super) fn device_socket(
         return Err(HypervisorError::NotRunning(id).into());
     }
     let text = domain.get_xml_desc(0).at("get xml")?;
-    let found = xml::socket(&text, device).map_err(|e| unreadable(&e))?;
+    let found = xml::socket(&text, device).map_err(|e| invalid_xml(&e))?;
     Ok(found.ok_or_else(|| HypervisorError::Other {
-        what: "looking for the device",
-        message:
-            "it has no socket; a guest started by an older waifud-agentd gets one at its next start"
-                .to_owned(),
+        operation: "get the device's socket",
+        message: "it has no socket; restart the guest, because an older waifud-agentd started it"
+            .to_owned(),
     })?)
 }
 
@@ -74,7 +73,7 @@ pub(super) fn ensure_defined(
         return match Domain::define_xml(connect, &xml) {
             Ok(_) => Ok(()),
             Err(error) => {
-                // libvirt has no error of its own for this, so look: it costs nothing where all is well.
+                // libvirt has no specific error for a name that is in use, so the name is looked up after a failure.
                 match Domain::lookup_by_name(connect, spec.name.as_str()).unless_gone("lookup")? {
                     Some(_) => Err(taken(spec.name.as_str()).into()),
                     None => Err(error).at("define"),
@@ -86,7 +85,7 @@ pub(super) fn ensure_defined(
     if name != spec.name.as_str() {
         rename(&domain, spec)?;
     }
-    // With secrets (a password of a hand-added screen), or they would be lost.
+    // Includes secrets, for example the password of a screen that was added by hand; otherwise they would be lost.
     let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
     let existing = domain.get_xml_desc(flags).at("get xml")?;
     if described(&existing)?
@@ -95,12 +94,12 @@ pub(super) fn ensure_defined(
     {
         return Ok(());
     }
-    let xml = xml::merge(spec, options, &digest, &existing).map_err(|e| unreadable(&e))?;
+    let xml = xml::merge(spec, options, &digest, &existing).map_err(|e| invalid_xml(&e))?;
     Domain::define_xml(connect, &xml).at("define")?;
     Ok(())
 }
 
-/// Somebody gave the domain another name. It gets ours back while it is off; libvirt can't rename a running one.
+/// Restores the name of a domain that was renamed by hand. libvirt can rename a domain only while it is off.
 fn rename(domain: &Domain, spec: &DomainSpec) -> Result<(), Fault> {
     match domain.rename(spec.name.as_str(), 0) {
         Ok(_) => Ok(()),
@@ -114,7 +113,7 @@ fn rename(domain: &Domain, spec: &DomainSpec) -> Result<(), Fault> {
 }
 
 pub(super) fn ensure_started(connect: &Connect, id: InstanceId, paused: bool) -> Result<(), Fault> {
-    let domain = wanted(connect, id)?;
+    let domain = existing(connect, id)?;
     let (state, reason) = domain.get_state().at("get state")?;
     let flags = if paused {
         sys::VIR_DOMAIN_START_PAUSED
@@ -133,7 +132,7 @@ pub(super) fn ensure_started(connect: &Connect, id: InstanceId, paused: bool) ->
         DomainState::Off(_) => create(),
     };
     let Err(error) = started else { return Ok(()) };
-    // Somebody else may have been faster.
+    // Another process may have done it first.
     if state_of(&domain)? == Some(DomainState::Running) {
         return Ok(());
     }
@@ -142,13 +141,13 @@ pub(super) fn ensure_started(connect: &Connect, id: InstanceId, paused: bool) ->
 }
 
 pub(super) fn request_shutdown(connect: &Connect, id: InstanceId) -> Result<(), Fault> {
-    let domain = wanted(connect, id)?;
+    let domain = existing(connect, id)?;
     if state_of(&domain)? != Some(DomainState::Running) {
         return Ok(());
     }
-    // Without flags: through the guest agent where it answers, else the ACPI button.
+    // Without flags, libvirt uses the guest agent if it answers, otherwise the ACPI button.
     match domain.shutdown() {
-        Err(error) if !gone_or_off(&error) => Err(error).at("shutdown"),
+        Err(error) if !is_gone_or_off(&error) => Err(error).at("shutdown"),
         _ => Ok(()),
     }
 }
@@ -157,14 +156,14 @@ pub(super) fn ensure_off(connect: &Connect, id: InstanceId) -> Result<(), Fault>
     let Some(domain) = lookup(connect, id)? else {
         return Ok(());
     };
-    plug_out(&domain)
+    power_off(&domain)
 }
 
 pub(super) fn ensure_absent(connect: &Connect, id: InstanceId) -> Result<(), Fault> {
     let Some(domain) = lookup(connect, id)? else {
         return Ok(());
     };
-    plug_out(&domain)?;
+    power_off(&domain)?;
     let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
@@ -179,13 +178,13 @@ pub(super) fn ensure_disk_size(
     disk: &Name,
     size: ByteSize,
 ) -> Result<(), Fault> {
-    let domain = wanted(connect, id)?;
+    let domain = existing(connect, id)?;
     if !domain.is_active().at("is active")? {
         return Err(no_such_disk(disk).into());
     }
-    // As it runs: somebody may have defined another one for the next start.
+    // The running definition: the one for the next start may differ.
     let xml = domain.get_xml_desc(0).at("get xml")?;
-    let target = xml::disk_target(&xml, disk).map_err(|error| unreadable(&error))?;
+    let target = xml::disk_target(&xml, disk).map_err(|error| invalid_xml(&error))?;
     let target = target.ok_or_else(|| no_such_disk(disk))?;
     let has = domain.get_block_info(&target, 0).at("get block info")?;
     if has.capacity < size.bytes() {
@@ -203,7 +202,7 @@ pub(super) fn agent_command(
     command: &str,
     seconds: i32,
 ) -> Result<String, Fault> {
-    let domain = wanted(connect, id)?;
+    let domain = existing(connect, id)?;
     match domain.qemu_agent_command(command, seconds, 0) {
         Ok(answer) => Ok(answer),
         Err(error) => match error.code() {
@@ -211,7 +210,9 @@ pub(super) fn agent_command(
             | ErrorNumber::AgentUnsynced
             | ErrorNumber::AgentCommandTimeout
             | ErrorNumber::OperationInvalid
-            | ErrorNumber::ArgumentUnsupported => Err(HypervisorError::AgentSilent(id).into()),
+            | ErrorNumber::ArgumentUnsupported => {
+                Err(HypervisorError::AgentUnresponsive(id).into())
+            }
             ErrorNumber::NoDomain => Err(HypervisorError::NotFound(id).into()),
             _ => Err(error).at("guest agent's command"),
         },
@@ -222,11 +223,11 @@ fn lookup(connect: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
     Domain::lookup_by_uuid(connect, *id.as_uuid()).unless_gone("lookup")
 }
 
-fn wanted(connect: &Connect, id: InstanceId) -> Result<Domain, Fault> {
+fn existing(connect: &Connect, id: InstanceId) -> Result<Domain, Fault> {
     lookup(connect, id)?.ok_or(Fault::Known(HypervisorError::NotFound(id)))
 }
 
-/// `None` when the domain was undefined meanwhile.
+/// `None` if the domain was undefined meanwhile.
 fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
     let xml = domain.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE);
     let (Some(xml), Some(state)) = (xml.unless_gone("get xml")?, state_of(domain)?) else {
@@ -256,7 +257,7 @@ fn state_of(domain: &Domain) -> Result<Option<DomainState>, Fault> {
     Ok(state.map(|(state, reason)| domain_state(state, reason)))
 }
 
-fn plug_out(domain: &Domain) -> Result<(), Fault> {
+fn power_off(domain: &Domain) -> Result<(), Fault> {
     match state_of(domain)? {
         None | Some(DomainState::Off(_)) => Ok(()),
         Some(
@@ -265,14 +266,14 @@ fn plug_out(domain: &Domain) -> Result<(), Fault> {
             | DomainState::ShuttingDown
             | DomainState::Crashed,
         ) => match domain.destroy() {
-            Err(error) if !gone_or_off(&error) => Err(error).at("destroy"),
+            Err(error) if !is_gone_or_off(&error) => Err(error).at("destroy"),
             _ => Ok(()),
         },
     }
 }
 
 /// Whether a call failed because there was nothing left to do: the domain is off, or undefined.
-fn gone_or_off(error: &Error) -> bool {
+fn is_gone_or_off(error: &Error) -> bool {
     matches!(
         error.code(),
         ErrorNumber::OperationInvalid | ErrorNumber::NoDomain
@@ -280,17 +281,17 @@ fn gone_or_off(error: &Error) -> bool {
 }
 
 fn described(xml: &str) -> Result<Described, Fault> {
-    xml::describe(xml).map_err(|error| unreadable(&error))
+    xml::describe(xml).map_err(|error| invalid_xml(&error))
 }
 
-fn unreadable(error: &xml::XmlError) -> Fault {
+fn invalid_xml(error: &xml::XmlError) -> Fault {
     Fault::Known(HypervisorError::Other {
-        what: "get xml",
+        operation: "get xml",
         message: error.to_string(),
     })
 }
 
-/// What the host is, as libvirt tells it.
+/// Properties of the host according to libvirt.
 pub(super) struct NodeFacts {
     pub(super) cpus: u32,
     pub(super) memory_kib: u64,
@@ -299,8 +300,8 @@ pub(super) struct NodeFacts {
     pub(super) emulator: Option<String>,
 }
 
-/// What the kernel says that it has. libvirt adds up the NUMA cells' own files, and on a machine whose memory was
-/// partly added while it ran these were seen to lack ten of twenty-four gigabytes.
+/// The total memory according to the kernel. libvirt adds up the sizes of the NUMA cells, which was 10 of 24 GB too
+/// low on a machine whose memory was partly added while it ran.
 fn kernel_memory_kib() -> Option<u64> {
     mem_total_kib(&std::fs::read_to_string("/proc/meminfo").ok()?)
 }
@@ -316,14 +317,14 @@ fn mem_total_kib(meminfo: &str) -> Option<u64> {
 pub(super) fn node_facts(connect: &Connect) -> Result<NodeFacts, Fault> {
     let info = connect.get_node_info().at("get node info")?;
     let capabilities = connect.get_capabilities().at("get capabilities")?;
-    let emulator = xml::emulator(&capabilities, &info.model).map_err(|e| unreadable(&e))?;
+    let emulator = xml::emulator(&capabilities, &info.model).map_err(|e| invalid_xml(&e))?;
     Ok(NodeFacts {
         cpus: info.cpus,
         memory_kib: kernel_memory_kib().unwrap_or(info.memory),
         arch: info.model,
-        // Unknown when libvirt has found no QEMU; the probe then has nothing to run either.
+        // Unknown if libvirt has not found QEMU; then the probe cannot run either.
         qemu_version: connect.get_hyp_version().unwrap_or_else(|error| {
-            tracing::warn!(message = message(&error), "libvirt knows no QEMU");
+            tracing::warn!(message = message(&error), "libvirt has not found QEMU");
             0
         }),
         emulator,
@@ -335,7 +336,7 @@ mod tests {
     use super::mem_total_kib;
 
     #[test]
-    fn the_kernels_total_is_read_and_nonsense_is_not() {
+    fn the_total_memory_is_parsed_from_meminfo() {
         let text = "MemTotal:       24684092 kB\nMemFree:         1 kB\n";
         assert_eq!(mem_total_kib(text), Some(24_684_092));
         assert_eq!(mem_total_kib("MemFree: 1 kB\n"), None);

@@ -1,20 +1,20 @@
-//! What somebody changed by hand in a domain of ours, in sentences for people. Pure.
+//! Describes manual changes of waifud's domains in sentences for users. No I/O.
 //!
-//! Devices and sections of others are kept when a domain is redefined (see `merge`), so they are said and not mended.
-//! How many CPUs and how much memory waifud asked for stands in the domain's metadata, beside the digest. Names and
-//! paths come from whoever edited the domain: they are cut and escaped. Where a disk on the network lies is not said,
-//! for such an address can hold a password.
+//! A redefinition keeps devices and sections that others added (see `merge`), so they are reported but not reverted.
+//! The domain's metadata contains the CPUs and the memory of the spec, next to the digest. Names and paths come from
+//! the user who edited the domain, so they are truncated and escaped. The address of a network disk is not shown,
+//! because it can contain a password.
 
 use waifud_types::ByteSize;
 
-use super::ownership::{is_our_device, our_metadata};
+use super::managed::{is_our_device, our_metadata};
 use super::tree::Element;
 
-/// At most so many sentences; the last one counts the rest.
+/// The maximum number of sentences; the last one counts the rest.
 const SENTENCES_MAX: usize = 16;
-/// At most so many characters of a name or a path.
+/// The maximum number of characters of a name or a path.
 const VALUE_MAX: usize = 80;
-/// Sections of a domain that waifud never writes and libvirt never adds by itself.
+/// Sections of a domain that neither waifud nor libvirt adds.
 const SECTIONS: [&str; 9] = [
     "blkiotune",
     "cputune",
@@ -27,24 +27,24 @@ const SECTIONS: [&str; 9] = [
     "perf",
 ];
 
-/// What differs between a domain's inactive XML and what waifud made of it, the settings first; empty for a domain that
-/// is not ours.
+/// The differences between a domain's inactive XML and the one that waifud defined, settings first; empty for a domain
+/// that does not belong to waifud.
 pub(super) fn drift(domain: &Element) -> Vec<String> {
-    let Some(mark) = our_metadata(domain) else {
+    let Some(metadata) = our_metadata(domain) else {
         return Vec::new();
     };
-    let mut found: Vec<String> = cpus(domain, mark)
+    let mut found: Vec<String> = cpus(domain, metadata)
         .into_iter()
-        .chain(memory(domain, mark))
+        .chain(memory(domain, metadata))
         .collect();
     let sections = domain.children.iter().map(|child| child.name.as_str());
-    let theirs = sections.filter(|name| SECTIONS.contains(name));
-    found.extend(theirs.map(|name| format!("its section {name} was added by hand")));
+    let added_sections = sections.filter(|name| SECTIONS.contains(name));
+    found.extend(added_sections.map(|name| format!("section {name} was added by hand")));
     let devices = domain.get("devices").map_or(&[][..], |d| &d.children);
-    let theirs = devices
+    let added_devices = devices
         .iter()
-        .filter(|device| !is_our_device(device) && !is_libvirts(device));
-    found.extend(theirs.map(sentence));
+        .filter(|device| !is_our_device(device) && !is_added_by_libvirt(device));
+    found.extend(added_devices.map(sentence));
     let rest = found.len().saturating_sub(SENTENCES_MAX);
     if rest > 0 {
         found.truncate(SENTENCES_MAX - 1);
@@ -53,21 +53,21 @@ pub(super) fn drift(domain: &Element) -> Vec<String> {
     found
 }
 
-/// Domains that an older waifud defined don't say what was wanted.
-fn cpus(domain: &Element, mark: &Element) -> Option<String> {
-    let should: u32 = mark.attribute("cpus")?.parse().ok()?;
+/// `None` for a domain that an older waifud defined, because its metadata contains no CPUs.
+fn cpus(domain: &Element, metadata: &Element) -> Option<String> {
+    let should: u32 = metadata.attribute("cpus")?.parse().ok()?;
     let has: u32 = domain.get("vcpu")?.text.trim().parse().ok()?;
     (has != should).then(|| changed("cpus", &has, &should))
 }
 
-fn memory(domain: &Element, mark: &Element) -> Option<String> {
+fn memory(domain: &Element, metadata: &Element) -> Option<String> {
     let kib = |text: &str| {
         let kib: u64 = text.trim().parse().ok()?;
         Some(ByteSize(kib.checked_mul(1024)?))
     };
-    let should = kib(mark.attribute("memory")?)?;
+    let should = kib(metadata.attribute("memory")?)?;
     let memory = domain.get("memory")?;
-    // Whatever unit was written, libvirt shows KiB.
+    // libvirt converts all units to KiB.
     if memory.attribute("unit").is_some_and(|unit| unit != "KiB") {
         return None;
     }
@@ -75,22 +75,22 @@ fn memory(domain: &Element, mark: &Element) -> Option<String> {
     (has != should).then(|| changed("memory", &has, &should))
 }
 
-/// How it is said that a setting is another than was asked for.
-pub(crate) fn changed(what: &str, has: &impl ToString, should: &impl ToString) -> String {
+/// The sentence for a setting that differs from the spec.
+pub(crate) fn changed(setting: &str, has: &impl ToString, should: &impl ToString) -> String {
     let (has, should) = (has.to_string(), should.to_string());
     if has == should {
-        // Sizes are said with one decimal.
-        return format!("{what} is a little different from {should}");
+        // Sizes are shown with one decimal.
+        return format!("{setting} differs slightly from {should}");
     }
-    let is = if what.ends_with('s') { "are" } else { "is" };
-    format!("{what} {is} {has} and should be {should}")
+    let is = if setting.ends_with('s') { "are" } else { "is" };
+    format!("{setting} {is} {has} and should be {should}")
 }
 
-/// Whether libvirt adds such a device to domains like ours by itself.
-fn is_libvirts(device: &Element) -> bool {
+/// Whether libvirt adds such a device to waifud's domains.
+fn is_added_by_libvirt(device: &Element) -> bool {
     let has = |name, value| device.attribute(name) == Some(value);
     match device.name.as_str() {
-        // They come along with the devices that need them.
+        // Added with the devices that need it.
         "controller" => true,
         "input" => has("bus", "ps2"),
         "audio" => has("type", "none"),
@@ -104,9 +104,9 @@ fn sentence(device: &Element) -> String {
     let words = match device.name.as_str() {
         "disk" => {
             let target = device.get("target").and_then(|t| t.attribute("dev"));
-            let target = shown(target.unwrap_or("without a name"));
+            let target = escaped(target.unwrap_or("without a name"));
             return match file(device) {
-                Some(path) => format!("disk {target} ({}) was added by hand", shown(path)),
+                Some(path) => format!("disk {target} ({}) was added by hand", escaped(path)),
                 None => format!("disk {target} was added by hand"),
             };
         }
@@ -128,11 +128,11 @@ fn sentence(device: &Element) -> String {
             [kind, target.or_else(|| file(device))].map(|word| word.map(str::to_owned))
         }
     };
-    let words: Vec<_> = words.iter().flatten().map(|word| shown(word)).collect();
-    added(format!("{} {}", shown(&device.name), words.join(" ")).trim())
+    let words: Vec<_> = words.iter().flatten().map(|word| escaped(word)).collect();
+    added(format!("{} {}", escaped(&device.name), words.join(" ")).trim())
 }
 
-/// How it is said that a device is somebody else's.
+/// The sentence for a device that waifud did not add.
 pub(crate) fn added(device: &str) -> String {
     format!("a device that waifud did not add: {device}")
 }
@@ -168,19 +168,19 @@ fn host_address(device: &Element) -> Option<String> {
     }
 }
 
-/// Text from a domain as it may stand on a terminal: cut, and without anything that does not print.
-fn shown(text: &str) -> String {
-    let mut shown = String::new();
+/// Text from a domain, made safe for a terminal: truncated, and without unprintable characters.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
     for character in text.chars().take(VALUE_MAX) {
         match character {
-            '\'' | '"' => shown.push(character),
-            _ => shown.extend(character.escape_debug()),
+            '\'' | '"' => escaped.push(character),
+            _ => escaped.extend(character.escape_debug()),
         }
     }
     if text.chars().nth(VALUE_MAX).is_some() {
-        shown.push('…');
+        escaped.push('…');
     }
-    shown
+    escaped
 }
 
 #[cfg(test)]
@@ -190,8 +190,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What libvirt makes of a definition of ours, with further devices and sections.
-    fn lived_in(devices: &str, sections: &str) -> String {
+    /// One of waifud's definitions as libvirt returns it, with additional devices and sections.
+    fn edited_definition(devices: &str, sections: &str) -> String {
         let xml = render(&spec(), RenderOptions::default(), "d");
         let with = format!(
             "<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>\
@@ -206,18 +206,18 @@ mod tests {
         )
     }
 
-    fn found(xml: &str) -> Vec<String> {
+    fn drift_of(xml: &str) -> Vec<String> {
         describe(xml).unwrap().drift
     }
 
     #[test]
-    fn what_libvirt_adds_by_itself_is_no_drift() {
-        assert_eq!(found(&lived_in("", "")), [""; 0]);
+    fn devices_that_libvirt_adds_are_not_drift() {
+        assert_eq!(drift_of(&edited_definition("", "")), [""; 0]);
     }
 
     #[test]
-    fn devices_of_others_are_named() {
-        for (device, said) in [
+    fn added_devices_are_described() {
+        for (device, expected) in [
             (
                 "<disk type='file'><source file='/srv/x.img'/><target dev='vdb'/></disk>",
                 "disk vdb (/srv/x.img) was added by hand",
@@ -227,7 +227,7 @@ mod tests {
                 "disk sda was added by hand",
             ),
             (
-                "<disk type='network'><source protocol='https' name='x?token=geheim'/><target dev='vdc'/></disk>",
+                "<disk type='network'><source protocol='https' name='x?token=secret'/><target dev='vdc'/></disk>",
                 "disk vdc was added by hand",
             ),
             (
@@ -259,80 +259,80 @@ mod tests {
                 "a device that waifud did not add: filesystem mount share",
             ),
         ] {
-            assert_eq!(found(&lived_in(device, "")), [said]);
+            assert_eq!(drift_of(&edited_definition(device, "")), [expected]);
         }
     }
 
     #[test]
-    fn settings_and_sections_that_somebody_changed_are_named_and_sizes_are_for_people() {
-        let tuned = lived_in("", "<cputune><shares>9</shares></cputune>");
+    fn changed_settings_and_sections_are_reported_with_readable_sizes() {
+        let tuned = edited_definition("", "<cputune><shares>9</shares></cputune>");
         let edited = tuned
             .replace(">1048576</memory>", ">4194304</memory>")
             .replace(">2</vcpu>", ">8</vcpu>");
         assert_eq!(
-            found(&edited),
+            drift_of(&edited),
             [
                 "cpus are 8 and should be 2",
                 "memory is 4G and should be 1G",
-                "its section cputune was added by hand",
+                "section cputune was added by hand",
             ]
         );
-        let little = tuned.replace(">1048576</memory>", ">1048580</memory>");
-        assert_eq!(found(&little)[0], "memory is a little different from 1G");
+        let slight = tuned.replace(">1048576</memory>", ">1048580</memory>");
+        assert_eq!(drift_of(&slight)[0], "memory differs slightly from 1G");
     }
 
     #[test]
-    fn drift_outlives_a_change_of_the_spec_as_the_device_does_and_settings_follow_the_spec() {
-        let lived_in =
-            lived_in("<sound model='ich9'/>", "").replace(">1048576</memory>", ">4194304</memory>");
-        assert_eq!(found(&lived_in).len(), 2);
+    fn a_change_of_the_spec_resets_settings_and_keeps_added_devices() {
+        let edited = edited_definition("<sound model='ich9'/>", "")
+            .replace(">1048576</memory>", ">4194304</memory>");
+        assert_eq!(drift_of(&edited).len(), 2);
         let mut resized = spec();
         resized.memory = ByteSize::gib(3);
-        let merged = merge(&resized, RenderOptions::default(), "new", &lived_in).unwrap();
+        let merged = merge(&resized, RenderOptions::default(), "new", &edited).unwrap();
         assert_eq!(
-            found(&merged),
+            drift_of(&merged),
             ["a device that waifud did not add: sound ich9"]
         );
     }
 
     #[test]
-    fn domains_of_others_and_of_older_versions_have_nothing_that_should_be() {
-        let theirs = "<domain type='kvm'><memory>1</memory><devices><sound model='ich9'/></devices></domain>";
-        assert_eq!(found(theirs), [""; 0]);
+    fn only_devices_are_reported_for_a_domain_without_stored_settings() {
+        let foreign = "<domain type='kvm'><memory>1</memory><devices><sound model='ich9'/></devices></domain>";
+        assert_eq!(drift_of(foreign), [""; 0]);
         let older = "<domain type='kvm'><metadata><w:domain xmlns:w='urn:waifud:domain:1' epoch='1' spec='a'/></metadata>\
             <memory>1</memory><vcpu>9</vcpu><devices><sound model='ich9'/></devices></domain>";
         assert_eq!(
-            found(older),
+            drift_of(older),
             ["a device that waifud did not add: sound ich9"]
         );
     }
 
     #[test]
-    fn many_changes_are_counted() {
-        let all = found(&lived_in(&"<sound model='ich9'/>".repeat(40), ""));
+    fn changes_beyond_the_limit_are_counted() {
+        let all = drift_of(&edited_definition(&"<sound model='ich9'/>".repeat(40), ""));
         assert_eq!(all.len(), SENTENCES_MAX);
         assert_eq!(all.last().unwrap(), "25 more changes");
     }
 
     proptest! {
         #[test]
-        fn whatever_a_device_is_called_the_sentence_is_short_and_prints(
+        fn sentences_are_short_and_printable_for_any_device_name(
             path in "[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f]{0,200}",
         ) {
             let disk = Element::new("disk")
                 .child(Element::new("source").with("file", &path))
                 .child(Element::new("target").with("dev", &path));
-            let said = sentence(&disk);
-            prop_assert!(!said.chars().any(char::is_control), "{said:?}");
-            prop_assert!(!said.contains(['\u{202e}', '\u{2066}', '\u{200b}']), "{said:?}");
-            // An escaped character takes ten at most, as in \u{10ffff}.
-            prop_assert!(said.chars().count() <= 2 * 10 * VALUE_MAX + 40);
+            let text = sentence(&disk);
+            prop_assert!(!text.chars().any(char::is_control), "{text:?}");
+            prop_assert!(!text.contains(['\u{202e}', '\u{2066}', '\u{200b}']), "{text:?}");
+            // An escaped character takes at most ten, for example \u{10ffff}.
+            prop_assert!(text.chars().count() <= 2 * 10 * VALUE_MAX + 40);
         }
     }
 
     #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
-        assert_eq!(shown("a\u{1b}[31m'\u{202e}"), "a\\u{1b}[31m'\\u{202e}");
-        assert_eq!(shown(&"x".repeat(90)), format!("{}…", "x".repeat(80)));
+    fn terminal_control_characters_are_escaped() {
+        assert_eq!(escaped("a\u{1b}[31m'\u{202e}"), "a\\u{1b}[31m'\\u{202e}");
+        assert_eq!(escaped(&"x".repeat(90)), format!("{}…", "x".repeat(80)));
     }
 }

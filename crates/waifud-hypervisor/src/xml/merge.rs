@@ -1,18 +1,18 @@
-//! Redefines a domain without losing what others put into it.
+//! Redefines a domain and keeps what others have added to it.
 //!
-//! What is ours is replaced: the elements that `render` writes, and the devices whose alias is ours. Everything else
-//! stays: devices that somebody added (a second disk, a host's device), controllers that libvirt added with the
-//! addresses that they have, whole sections such as `cputune`, other programs' metadata. Our own devices keep the bus
-//! address that libvirt once gave them, so that a guest finds its nic under the same name after a change.
+//! Only waifud's parts are replaced: the elements that `render` writes, and the devices with its aliases. Everything
+//! else is kept: devices that users added (a second disk, a host device), controllers that libvirt added with their
+//! addresses, whole sections, for example `cputune`, and the metadata of other programs. waifud's devices keep the bus
+//! addresses that libvirt assigned, so that the guest's nic keeps its name after a change.
 
 use super::RenderOptions;
-use super::ownership::{alias_of, has_our_alias, is_our_device, is_our_metadata};
+use super::managed::{alias_of, has_our_alias, is_our_device, is_our_metadata};
 use super::render::{domain, letters};
 use super::smbios;
 use super::tree::{Element, XmlError};
 use crate::DomainSpec;
 
-/// The XML that makes `existing` (a domain's inactive, complete XML) into what the spec asks for.
+/// Changes the complete, inactive XML of a domain (`existing`) to match the spec.
 pub fn merge(
     spec: &DomainSpec,
     options: RenderOptions,
@@ -22,66 +22,60 @@ pub fn merge(
     let existing = Element::parse(existing)?;
     let mut merged = domain(spec, options, digest);
 
-    // Prefixes that kept sections use, such as `xmlns:qemu`.
+    // Prefixes that kept sections use, for example `xmlns:qemu`.
     for (name, value) in &existing.attributes {
         if name.starts_with("xmlns") {
             merged.attributes.push((name.clone(), value.clone()));
         }
     }
-    if let (Some(metadata), Some(theirs)) = (merged.get_mut("metadata"), existing.get("metadata")) {
-        let others = theirs
-            .children
-            .iter()
-            .filter(|child| !is_our_metadata(child));
+    if let (Some(metadata), Some(old)) = (merged.get_mut("metadata"), existing.get("metadata")) {
+        let others = old.children.iter().filter(|child| !is_our_metadata(child));
         metadata.children.extend(others.cloned());
     }
-    if let (Some(arguments), Some(theirs)) = (
+    if let (Some(arguments), Some(old)) = (
         merged.get_mut(smbios::COMMANDLINE),
         existing.get(smbios::COMMANDLINE),
     ) {
-        let all = &theirs.children;
-        let others = (0..all.len()).filter(|index| !smbios::is_ours(all, *index));
+        let all = &old.children;
+        let others = (0..all.len()).filter(|index| !smbios::is_our_argument(all, *index));
         arguments
             .children
             .extend(others.filter_map(|index| all.get(index).cloned()));
     }
     let nothing = Element::new("devices");
-    let theirs = existing.get("devices").unwrap_or(&nothing);
+    let old = existing.get("devices").unwrap_or(&nothing);
     if let Some(devices) = merged.get_mut("devices") {
-        let kept = theirs
-            .children
-            .iter()
-            .filter(|device| !is_our_device(device));
+        let kept = old.children.iter().filter(|device| !is_our_device(device));
         let kept: Vec<_> = kept.cloned().collect();
-        give_way(&mut devices.children, &kept);
+        rename_conflicting_disks(&mut devices.children, &kept);
         for device in &mut devices.children {
-            keep_address(device, theirs);
+            keep_address(device, old);
         }
         devices.children.extend(kept);
     }
-    let written_by_us = |name: &str| {
-        // libvirt writes both whenever `memory` is given.
+    let is_rendered = |name: &str| {
+        // libvirt derives `currentMemory` from `memory`.
         name == "currentMemory" || merged.get(name).is_some()
     };
     let kept = existing.children.iter();
     let kept: Vec<_> = kept
-        .filter(|child| !written_by_us(&child.name))
+        .filter(|child| !is_rendered(&child.name))
         .cloned()
         .collect();
     merged.children.extend(kept);
     Ok(merged.write())
 }
 
-/// Moves our disks off target names that a kept disk has: `vdb`, say, of a disk that somebody attached before the spec
-/// got a second one. To guests the name means nothing; they go by the bus address.
-fn give_way(ours: &mut [Element], kept: &[Element]) {
-    let mut taken: Vec<String> = ours.iter().chain(kept).filter_map(target).collect();
-    for disk in ours.iter_mut().filter(|device| device.name == "disk") {
-        let is_theirs = |name: &String| {
+/// Renames waifud's disks whose target name a kept disk has: for example `vdb`, if a user attached a disk before the
+/// spec got a second one. Guests do not use the name, but the bus address.
+fn rename_conflicting_disks(rendered: &mut [Element], kept: &[Element]) {
+    let mut taken: Vec<String> = rendered.iter().chain(kept).filter_map(target).collect();
+    for disk in rendered.iter_mut().filter(|device| device.name == "disk") {
+        let is_kept = |name: &String| {
             kept.iter()
                 .any(|other| target(other).as_ref() == Some(name))
         };
-        if !target(disk).as_ref().is_some_and(is_theirs) {
+        if !target(disk).as_ref().is_some_and(is_kept) {
             continue;
         }
         let mut names = (0..).map(|index| format!("vd{}", letters(index)));
@@ -104,8 +98,9 @@ fn target(disk: &Element) -> Option<String> {
     target.attribute("dev").map(str::to_owned)
 }
 
-/// A disk has the address of the disk of ours that was in its place: guests number disks by their addresses, so the first
-/// one stays the first when another takes its place, as for a rescue. Other devices have the address that they had.
+/// A disk keeps the bus address of the disk that was at its position. Guests number disks by their addresses, so the
+/// first disk stays the first even if another one takes its place, as in a rescue. Other devices keep their own
+/// addresses.
 fn keep_address(device: &mut Element, existing: &Element) {
     let same = |other: &&Element| {
         other.name == device.name
@@ -115,8 +110,8 @@ fn keep_address(device: &mut Element, existing: &Element) {
                 _ => alias_of(other) == alias_of(device) && alias_of(other).is_some(),
             }
     };
-    let address = existing.children.iter().find(same);
-    if let Some(address) = address.and_then(|other| other.get("address")) {
+    let other = existing.children.iter().find(same);
+    if let Some(address) = other.and_then(|other| other.get("address")) {
         device.children.push(address.clone());
     }
 }
@@ -129,8 +124,8 @@ mod tests {
 
     const OPTIONS: RenderOptions = RenderOptions { keep_owners: false };
 
-    /// What libvirt makes of a definition of ours, and what people then do to it.
-    fn lived_in() -> String {
+    /// One of waifud's definitions as libvirt returns it, with changes by users.
+    fn edited_definition() -> String {
         let xml = render(&spec(), OPTIONS, "old");
         xml.replace(
             "<alias name='ua-waifud-nic-0'/>",
@@ -160,16 +155,16 @@ mod tests {
         let mut spec = spec();
         spec.cpus = 7;
         spec.disks.truncate(1);
-        merge(&spec, OPTIONS, "new", &lived_in()).unwrap()
+        merge(&spec, OPTIONS, "new", &edited_definition()).unwrap()
     }
 
     #[test]
-    fn what_others_added_stays_and_what_is_ours_follows_the_spec() {
+    fn additions_by_users_are_kept_and_managed_parts_follow_the_spec() {
         insta::assert_snapshot!(merged());
     }
 
     #[test]
-    fn devices_of_ours_that_the_spec_lost_are_gone() {
+    fn a_disk_that_was_removed_from_the_spec_is_removed() {
         assert!(!merged().contains("ua-waifud-disk-a-name"));
         assert!(merged().contains("ua-waifud-disk-root"));
     }
@@ -181,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_of_the_spec_gives_way_to_one_that_somebody_attached_before() {
+    fn a_disk_of_the_spec_is_renamed_if_an_attached_disk_has_its_name() {
         let mut before = spec();
         before.disks.truncate(1);
         let attached = render(&before, OPTIONS, "old").replace(
@@ -199,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_disk_stays_first_when_another_takes_its_place() {
+    fn a_disk_inserted_as_the_first_gets_the_address_of_the_first() {
         let address_of = |xml: &str, disk: &str| {
             let domain = Element::parse(xml).unwrap();
             let devices = domain.get("devices").unwrap();
@@ -209,17 +204,17 @@ mod tests {
         };
         let mut own = spec();
         own.disks.truncate(1);
-        let lived_in = render(&own, OPTIONS, "old").replace(
+        let edited = render(&own, OPTIONS, "old").replace(
             "<alias name='ua-waifud-disk-root'/>",
             "<alias name='ua-waifud-disk-root'/><address type='pci' bus='0x05'/>",
         );
-        let first = address_of(&lived_in, "root");
+        let first = address_of(&edited, "root");
         assert!(first.is_some());
         let mut rescued = own.clone();
-        let mut small = own.disks[0].clone();
-        small.name = "rescue".parse().unwrap();
-        rescued.disks.insert(0, small);
-        let during = merge(&rescued, OPTIONS, "new", &lived_in).unwrap();
+        let mut rescue_disk = own.disks[0].clone();
+        rescue_disk.name = "rescue".parse().unwrap();
+        rescued.disks.insert(0, rescue_disk);
+        let during = merge(&rescued, OPTIONS, "new", &edited).unwrap();
         assert_eq!(address_of(&during, "rescue"), first);
         assert_eq!(address_of(&during, "root"), None);
         let after = merge(&own, OPTIONS, "old", &during).unwrap();
@@ -227,21 +222,21 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_somebody_gave_qemu_stay_beside_ours() {
+    fn qemu_arguments_of_users_are_kept() {
         let mut spec = spec();
         spec.datasource = waifud_types::template::Datasource::Ec2;
-        let lived_in = render(&spec, OPTIONS, "old").replace(
+        let edited = render(&spec, OPTIONS, "old").replace(
             "</qemu:commandline>",
             "<qemu:arg value='-smbios'/><qemu:arg value='type=11,value=theirs'/></qemu:commandline>",
         );
-        let once = merge(&spec, OPTIONS, "new", &lived_in).unwrap();
+        let once = merge(&spec, OPTIONS, "new", &edited).unwrap();
         assert_eq!(once.matches("qemu:arg").count(), 4, "{once}");
         assert!(once.contains("type=11,value=theirs"), "{once}");
         assert_eq!(merge(&spec, OPTIONS, "new", &once).unwrap(), once);
     }
 
     #[test]
-    fn merging_again_changes_nothing() {
+    fn a_second_merge_changes_nothing() {
         let mut spec = spec();
         spec.cpus = 7;
         spec.disks.truncate(1);
@@ -250,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_without_anything_of_others_becomes_what_is_rendered() {
+    fn a_domain_without_additions_equals_the_rendered_one() {
         let old = render(&spec(), OPTIONS, "old");
         let mut changed = spec();
         changed.memory = waifud_types::ByteSize::gib(2);

@@ -1,12 +1,12 @@
 //! Domains as libvirt's XML: rendering ours, observing existing ones, and merging the two. No I/O.
 //!
-//! libvirt's format is described at <https://libvirt.org/formatdomain.html>. `ownership` decides what in a domain is ours
+//! libvirt's format is described at <https://libvirt.org/formatdomain.html>. `managed` decides what in a domain is ours
 //! and what libvirt or a user added.
 
 mod drift;
+mod managed;
 mod merge;
 mod observe;
-mod ownership;
 mod render;
 mod smbios;
 mod tree;

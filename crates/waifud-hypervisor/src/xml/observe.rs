@@ -7,11 +7,11 @@ use waifud_types::status::HypervisorKind;
 use waifud_types::{Epoch, Name, VolumeSource};
 
 use super::drift::drift;
-use super::ownership::{epoch_and_digest, our_disk};
+use super::managed::{epoch_and_digest, our_disk};
 use super::tree::{Element, XmlError};
 use crate::Device;
 
-/// What a domain's XML contains.
+/// The contents of a domain's XML that waifud uses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Described {
     /// KVM or emulation.
@@ -24,7 +24,7 @@ pub struct Described {
     pub drift: Vec<String>,
 }
 
-/// Reads a domain's XML.
+/// Parses a domain's XML.
 pub fn describe(xml: &str) -> Result<Described, XmlError> {
     let domain = Element::parse(xml)?;
     let kind = match domain.attribute("type") {
@@ -80,7 +80,7 @@ fn our_disks(domain: &Element) -> impl Iterator<Item = (Name, &Element)> {
         .filter_map(|device| Some((our_disk(device)?, device)))
 }
 
-/// What a disk's data is on; `None` if that is neither a file nor a block device.
+/// The source of a disk; `None` if it is neither a file nor a block device.
 fn source(disk: &Element) -> Option<VolumeSource> {
     let source = disk.get("source")?;
     match disk.attribute("type")? {
@@ -90,13 +90,13 @@ fn source(disk: &Element) -> Option<VolumeSource> {
     }
 }
 
-/// The path of the QEMU that runs guests of this architecture, from libvirt's capabilities.
+/// The path of QEMU for guests of this architecture, from libvirt's capabilities.
 pub fn emulator(capabilities: &str, arch: &str) -> Result<Option<String>, XmlError> {
     let capabilities = Element::parse(capabilities)?;
     let guests = capabilities.children.iter().filter(|c| c.name == "guest");
     let arches = guests.filter_map(|guest| guest.get("arch"));
-    let fits = |element: &&Element| element.attribute("name") == Some(arch);
-    let path = arches.filter(fits).find_map(|arch| arch.get("emulator"));
+    let matches = |element: &&Element| element.attribute("name") == Some(arch);
+    let path = arches.filter(matches).find_map(|arch| arch.get("emulator"));
     Ok(path.map(|emulator| emulator.text.trim().to_owned()))
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_rendered_is_observed() {
+    fn the_values_of_a_rendered_domain_are_observed() {
         let xml = render(&spec(), RenderOptions::default(), "abc");
         let seen = describe(&xml).unwrap();
         assert_eq!(seen.kind, HypervisorKind::Tcg);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_devices_are_found_and_pseudo_terminals_are_none() {
+    fn sockets_of_devices_are_found_and_pseudo_terminals_are_ignored() {
         let running = "<domain type='qemu'><devices>\
             <serial type='unix'><source mode='bind' path='/run/c'/><target port='0'/></serial>\
             <console type='pty' tty='/dev/pts/1'/>\
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_of_ours_is_found_by_its_name() {
+    fn a_disk_of_waifud_is_found_by_its_name() {
         let xml = render(&spec(), RenderOptions::default(), "abc");
         let found = |name: &str| disk_target(&xml, &name.parse().unwrap()).unwrap();
         assert_eq!(found("root").as_deref(), Some("vda"));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peoples_domains_are_not_ours() {
+    fn a_domain_without_waifuds_metadata_has_no_epoch_and_digest() {
         for xml in [
             "<domain type='kvm'/>",
             "<domain type='kvm'><metadata><x:domain xmlns:x='urn:other' epoch='1' spec='a'/></metadata></domain>",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_emulator_is_found_by_architecture() {
+    fn the_emulator_is_selected_by_architecture() {
         let capabilities = "<capabilities><host/>
             <guest><os_type>hvm</os_type><arch name='i686'><emulator>/usr/bin/qemu-system-i386</emulator></arch></guest>
             <guest><os_type>hvm</os_type><arch name='x86_64'><emulator>/usr/bin/qemu-system-x86_64</emulator></arch></guest>

@@ -1,4 +1,4 @@
-//! Writes the domain that a spec asks for.
+//! Renders the XML of a domain from its spec.
 
 use std::path::Path;
 
@@ -6,25 +6,25 @@ use waifud_types::VolumeSource;
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::Firmware;
 
-use super::ownership::{NAMESPACE, alias, disk_alias};
+use super::managed::{NAMESPACE, alias, disk_alias};
 use super::smbios;
 use super::tree::Element;
 use crate::{DomainDisk, DomainNic, DomainSpec};
 
-/// QEMU's cache of translated code under emulation, in MiB. Its own default is a quarter of the guest's memory or
-/// more; guests boot as fast with this.
+/// QEMU's cache of translated code for emulation, in MiB. QEMU's default is a quarter of the guest's memory or more;
+/// guests boot as fast with this size.
 const TB_CACHE_MIB: u32 = 64;
 /// A virtio disk's serial has 20 bytes (virtio 1.2, 5.2.6.4).
 const SERIAL_MAX: usize = 20;
 
-/// What the node decides about every domain.
+/// The node's settings for every domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RenderOptions {
-    /// Volumes belong to QEMU's user already: libvirt then leaves owners alone, those of shared images above all.
+    /// Volumes already belong to QEMU's user, so libvirt does not change owners, especially not those of shared images.
     pub keep_owners: bool,
 }
 
-/// The domain's XML. `digest` names the spec in the domain's metadata.
+/// The domain's XML. `digest` is the spec's digest, for the domain's metadata.
 pub fn render(spec: &DomainSpec, options: RenderOptions, digest: &str) -> String {
     domain(spec, options, digest).write()
 }
@@ -39,7 +39,7 @@ pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) ->
         .with("xmlns:waifud", NAMESPACE)
         .with("epoch", spec.epoch.0)
         .with("spec", digest)
-        // What was asked for, to see where somebody edited the domain.
+        // The values of the spec, for detecting manual changes.
         .with("cpus", spec.cpus)
         .with("memory", memory);
     let off = |name| Element::new(name).with("enabled", "no");
@@ -61,7 +61,7 @@ pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) ->
         .child(Element::new("clock").with("offset", "utc"))
         .child(Element::new("on_poweroff").text("destroy"))
         .child(Element::new("on_reboot").text("restart"))
-        // Not `restart`: whether a crash is followed by a start is the agent's to decide, with its back-off.
+        // Not `restart`: the agent decides whether a crashed guest is started again, with its back-off.
         .child(Element::new("on_crash").text("destroy"))
         .child(
             Element::new("pm")
@@ -76,8 +76,8 @@ fn os(spec: &DomainSpec) -> Element {
     let os = Element::new("os");
     let os = match spec.firmware {
         Firmware::Bios => os,
-        // libvirt chooses among the installed OVMF images, and keeps the variables in a file of its own that goes with
-        // the domain. Without Secure Boot: not every boot loader is signed by a key that the firmware knows.
+        // libvirt chooses an installed OVMF image, and keeps the variables in a file that is removed with the domain.
+        // Secure Boot is off, because not every boot loader is signed with a key that the firmware knows.
         Firmware::Uefi => os.with("firmware", "efi").child(
             Element::new("firmware").child(
                 Element::new("feature")
@@ -163,7 +163,7 @@ fn devices(spec: &DomainSpec, options: RenderOptions) -> Element {
         .child(
             Element::new("memballoon")
                 .with("model", "virtio")
-                // Memory that the guest frees goes back to the host.
+                // Memory that the guest frees is returned to the host.
                 .with("freePageReporting", "on")
                 .child(alias("balloon")),
         )
@@ -174,10 +174,10 @@ fn path(path: &Path) -> String {
 }
 
 fn source(file: &Path, options: RenderOptions) -> Element {
-    labelled("file", file, options)
+    source_attribute("file", file, options)
 }
 
-fn labelled(attribute: &str, file: &Path, options: RenderOptions) -> Element {
+fn source_attribute(attribute: &str, file: &Path, options: RenderOptions) -> Element {
     let source = Element::new("source").with(attribute, path(file));
     if options.keep_owners {
         return source.child(
@@ -189,7 +189,7 @@ fn labelled(attribute: &str, file: &Path, options: RenderOptions) -> Element {
     source
 }
 
-/// The disk with the guest's documents. On virtio, for cloud kernels have no driver for a CD-ROM.
+/// The disk with the guest's documents. It uses virtio, because cloud kernels have no driver for a CD-ROM.
 fn seed_disk(index: usize, path: &Path, options: RenderOptions) -> Element {
     Element::new("disk")
         .with("type", "file")
@@ -214,20 +214,20 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
     let serial: String = disk.name.as_str().chars().take(SERIAL_MAX).collect();
     let (kind, source) = match &disk.source {
         VolumeSource::File(path) => ("file", source(path, options)),
-        VolumeSource::Block(path) => ("block", labelled("dev", path, options)),
+        VolumeSource::Block(path) => ("block", source_attribute("dev", path, options)),
     };
     let mut element = Element::new("disk")
         .with("type", kind)
         .with("device", "disk")
         .child(
-            // No `io`: `native` blocks where a write allocates, as it does in an overlay most of the time.
+            // `io` is not set: `native` blocks when a write allocates, as most writes to an overlay do.
             Element::new("driver")
                 .with("name", "qemu")
                 .with("type", disk.format.as_str())
                 .with("cache", "none")
                 .with("discard", "unmap")
-                // A pool without room halts the guest until there is some, in place of an error that breaks its
-                // filesystem. Of other errors it hears, as of a disk's own.
+                // If the pool is full, the guest is paused until there is space, instead of getting an error that
+                // damages its filesystem. Other errors are passed to the guest, as from a real disk.
                 .with("error_policy", "enospace")
                 .with("rerror_policy", "report"),
         )
@@ -245,8 +245,8 @@ fn disk(index: usize, disk: &DomainDisk, options: RenderOptions) -> Element {
     element.child(disk_alias(&disk.name))
 }
 
-/// The whole chain below a disk. Where it is not said, libvirt reads it out of the disk's header, which QEMU can write,
-/// and gives the guest what is named there.
+/// The whole chain below a disk. Without it, libvirt would read the chain from the disk's header, which QEMU can write,
+/// and give the guest access to the files named there.
 fn backing(image: Option<&Path>, options: RenderOptions) -> Element {
     let end = || Element::new("backingStore");
     let Some(image) = image else { return end() };
@@ -257,7 +257,7 @@ fn backing(image: Option<&Path>, options: RenderOptions) -> Element {
         .child(end())
 }
 
-/// `a` to `z`, then `aa`: how Linux counts disks.
+/// The letters of a disk's name, as Linux assigns them: `a` to `z`, then `aa`.
 pub(super) fn letters(index: usize) -> String {
     let mut text = String::new();
     let mut rest = index + 1;
@@ -289,13 +289,13 @@ fn nic(index: usize, nic: &DomainNic) -> Element {
 fn serial(socket: &Path, log: &Path) -> Element {
     Element::new("serial")
         .with("type", "unix")
-        // A socket rather than a pseudo-terminal: whoever connects is there at once, and hang-ups are seen.
+        // A socket instead of a pseudo-terminal: clients are connected at once, and disconnections are detected.
         .child(
             Element::new("source")
                 .with("mode", "bind")
                 .with("path", path(socket)),
         )
-        // Appended, so that a crash can be read after the restart; virtlogd keeps it from growing for ever.
+        // Appended to, so that a crash can be read after the restart; virtlogd limits the size.
         .child(
             Element::new("log")
                 .with("file", path(log))
@@ -363,12 +363,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_emulated_domain_looks_like_this() {
+    fn xml_of_an_emulated_domain() {
         insta::assert_snapshot!(render(&spec(), RenderOptions::default(), "DIGEST"));
     }
 
     #[test]
-    fn a_kvm_domain_with_owners_kept_looks_like_this() {
+    fn xml_of_a_kvm_domain_with_owners_kept() {
         let mut spec = spec();
         spec.kind = HypervisorKind::Kvm;
         spec.disks.truncate(1);
@@ -378,7 +378,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_domain_with_uefi_and_its_documents_on_a_disk_looks_like_this() {
+    fn xml_of_a_uefi_domain_with_a_seed_disk() {
         let mut spec = spec();
         spec.firmware = Firmware::Uefi;
         spec.datasource = Datasource::Cidata;
@@ -389,7 +389,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_disk_on_a_block_device_is_rendered_as_one_and_observed_as_one() {
+    fn a_block_device_is_rendered_and_observed_as_a_block_device() {
         let mut spec = spec();
         spec.disks.truncate(1);
         spec.disks[0].source = VolumeSource::Block("/dev/zvol/tank/waifud/web.root".into());
@@ -413,7 +413,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_disk_names_its_whole_backing_chain() {
+    fn the_xml_of_every_disk_contains_its_backing_chain() {
         let domain = domain(&spec(), RenderOptions { keep_owners: true }, "DIGEST");
         let devices = domain.get("devices").unwrap();
         let mut disks = devices.children.iter().filter(|d| d.name == "disk");
@@ -421,7 +421,11 @@ pub(super) mod tests {
         let image = overlay.get("source").unwrap();
         assert_eq!(image.attribute("file"), Some("/pool/images/00ff.qcow2"));
         let label = image.get("seclabel").unwrap();
-        assert_eq!(label.attribute("relabel"), Some("no"), "images are shared");
+        assert_eq!(
+            label.attribute("relabel"),
+            Some("no"),
+            "the owner of a shared image must not change"
+        );
         let end = overlay.get("backingStore").unwrap();
         for end in [end, disks.next().unwrap().get("backingStore").unwrap()] {
             assert!(end.attributes.is_empty() && end.children.is_empty());
@@ -429,7 +433,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn disks_are_counted_as_linux_does() {
+    fn disks_are_named_like_in_linux() {
         assert_eq!(
             [0, 1, 25, 26, 27, 701, 702].map(letters),
             ["a", "b", "z", "aa", "ab", "zz", "aaa"]

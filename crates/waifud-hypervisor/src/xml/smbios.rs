@@ -1,11 +1,11 @@
-//! What a guest reads of its machine's maker (SMBIOS type 1); cloud-init finds its datasource by it.
+//! The system information (SMBIOS type 1) by which cloud-init detects its datasource.
 //!
-//! | datasource | what cloud-init looks at |
+//! | datasource | what cloud-init checks |
 //! |---|---|
 //! | OpenStack | the product is `OpenStack Nova` |
 //! | EC2 | UUID and serial number are equal and begin with `ec2` |
-//! | NoCloud over HTTP | the serial number says where |
-//! | `cidata` | nothing: the disk's label; the product must not name a cloud |
+//! | NoCloud over HTTP | the serial number contains the address |
+//! | `cidata` | only the disk's label; the product must not be that of a cloud |
 
 use waifud_types::InstanceId;
 use waifud_types::template::{Datasource, NOCLOUD_SEED};
@@ -13,10 +13,10 @@ use waifud_types::template::{Datasource, NOCLOUD_SEED};
 use super::tree::Element;
 use crate::DomainSpec;
 
-/// The namespace of libvirt's way to hand QEMU an argument.
+/// libvirt's namespace for arguments of QEMU.
 pub(super) const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
-/// The element that holds such arguments.
+/// The element that contains these arguments.
 pub(super) const COMMANDLINE: &str = "qemu:commandline";
 
 pub(super) fn sysinfo(spec: &DomainSpec) -> Element {
@@ -42,8 +42,8 @@ pub(super) fn sysinfo(spec: &DomainSpec) -> Element {
         .child(Element::new("system").children(entries))
 }
 
-/// For EC2, another UUID than the domain's. libvirt insists on the two being one, and the domain's is the instance's id;
-/// so QEMU is told directly, after libvirt told it: of two, it takes the later.
+/// For EC2, a UUID that differs from the domain's. libvirt requires both to be equal, and the domain's is the
+/// instance's id. So the UUID is passed to QEMU after libvirt's own argument; QEMU uses the last one.
 pub(super) fn override_uuid(spec: &DomainSpec) -> Option<Element> {
     if spec.datasource != Datasource::Ec2 {
         return None;
@@ -56,15 +56,15 @@ pub(super) fn override_uuid(spec: &DomainSpec) -> Option<Element> {
     Some(element)
 }
 
-/// The instance's id with `ec2` written over its first three digits.
+/// The instance's id with its first three digits replaced by `ec2`.
 fn ec2_uuid(id: InstanceId) -> String {
     let mut text = id.to_string();
     text.replace_range(..3, "ec2");
     text
 }
 
-/// Whether an argument of QEMU's is one that [`override_uuid`] writes, for whichever instance.
-pub(super) fn is_ours(arguments: &[Element], index: usize) -> bool {
+/// Whether an argument of QEMU was written by [`override_uuid`], for any instance.
+pub(super) fn is_our_argument(arguments: &[Element], index: usize) -> bool {
     let value = |index: usize| arguments.get(index).and_then(|arg| arg.attribute("value"));
     let uuid = |index| value(index).is_some_and(|text| text.starts_with("type=1,uuid=ec2"));
     uuid(index) || value(index) == Some("-smbios") && uuid(index + 1)
@@ -76,16 +76,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_datasource_has_its_own_marks() {
+    fn smbios_entries_of_each_datasource() {
         let mut spec = spec();
-        let marks: Vec<String> = Datasource::ALL
+        let entries: Vec<String> = Datasource::ALL
             .into_iter()
             .map(|datasource| {
                 spec.datasource = datasource;
-                let more = override_uuid(&spec).map_or_else(String::new, |element| element.write());
-                format!("{}\n{}{more}", datasource.as_str(), sysinfo(&spec).write())
+                let arguments =
+                    override_uuid(&spec).map_or_else(String::new, |element| element.write());
+                format!(
+                    "{}\n{}{arguments}",
+                    datasource.as_str(),
+                    sysinfo(&spec).write()
+                )
             })
             .collect();
-        insta::assert_snapshot!(marks.join("\n"));
+        insta::assert_snapshot!(entries.join("\n"));
     }
 }

@@ -1,14 +1,14 @@
-//! A small tree of XML elements, read and written with quick-xml: enough to take a domain apart and put it together.
+//! A small tree of XML elements, read and written with quick-xml, for changing a domain's definition.
 //!
-//! Comments and processing instructions are dropped (libvirt keeps none), names keep their prefixes as written.
+//! Comments and processing instructions are dropped, because libvirt keeps none. Names keep their prefixes.
 
 use quick_xml::escape::{escape, unescape};
 use quick_xml::events::Event;
 use quick_xml::reader::Reader;
 
-/// The text is not XML that can be read.
+/// The text is not well-formed XML.
 #[derive(Debug, thiserror::Error)]
-#[error("libvirt's description of a domain can't be read: {0}")]
+#[error("cannot parse libvirt's domain XML: {0}")]
 pub struct XmlError(String);
 
 /// One element.
@@ -17,7 +17,7 @@ pub(crate) struct Element {
     pub(crate) name: String,
     pub(crate) attributes: Vec<(String, String)>,
     pub(crate) children: Vec<Element>,
-    /// Text, where there is any; libvirt never mixes text and elements.
+    /// The text, if any; libvirt never mixes text and elements.
     pub(crate) text: String,
 }
 
@@ -31,33 +31,27 @@ impl Element {
         }
     }
 
-    /// With an attribute; for building.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "call sites read better without &"
-    )]
+    /// Adds an attribute, for building.
+    #[expect(clippy::needless_pass_by_value, reason = "shorter call sites")]
     pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.attributes.push((name.to_owned(), value.to_string()));
         self
     }
 
-    /// With a child; for building.
+    /// Adds a child, for building.
     pub(crate) fn child(mut self, child: Element) -> Self {
         self.children.push(child);
         self
     }
 
-    /// With children; for building.
+    /// Adds children, for building.
     pub(crate) fn children(mut self, children: impl IntoIterator<Item = Element>) -> Self {
         self.children.extend(children);
         self
     }
 
-    /// With a text; for building.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "call sites read better without &"
-    )]
+    /// Sets the text, for building.
+    #[expect(clippy::needless_pass_by_value, reason = "shorter call sites")]
     pub(crate) fn text(mut self, text: impl ToString) -> Self {
         self.text = text.to_string();
         self
@@ -73,16 +67,16 @@ impl Element {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// The first child of that name, for changing.
+    /// The first child of that name, mutable.
     pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Element> {
         self.children.iter_mut().find(|child| child.name == name)
     }
 
-    /// Reads one document.
+    /// Parses one document.
     pub(crate) fn parse(text: &str) -> Result<Self, XmlError> {
         let failed = |error: &dyn ToString| XmlError(error.to_string());
         let mut reader = Reader::from_str(text);
-        // Elements that are open, the outermost first; the first entry is a stand-in that collects the root.
+        // The open elements, outermost first; the first entry is a placeholder that collects the root.
         let mut open = vec![Self::new("")];
         loop {
             match reader.read_event().map_err(|e| failed(&e))? {
@@ -92,11 +86,11 @@ impl Element {
                     innermost(&mut open)?.children.push(element);
                 }
                 Event::End(_) => {
-                    let mut done = open.pop().ok_or_else(unbalanced)?;
-                    if !done.children.is_empty() {
-                        done.text.clear();
+                    let mut element = open.pop().ok_or_else(unbalanced)?;
+                    if !element.children.is_empty() {
+                        element.text.clear();
                     }
-                    innermost(&mut open)?.children.push(done);
+                    innermost(&mut open)?.children.push(element);
                 }
                 Event::Text(text) => {
                     let text = text.decode().map_err(|e| failed(&e))?;
@@ -119,7 +113,7 @@ impl Element {
         match (open.pop(), open.is_empty()) {
             (Some(outermost), true) => {
                 let root = outermost.children.into_iter().next();
-                root.ok_or_else(|| XmlError("it is empty".to_owned()))
+                root.ok_or_else(|| XmlError("the document is empty".to_owned()))
             }
             _ => Err(unbalanced()),
         }
@@ -141,7 +135,7 @@ impl Element {
         Ok(element)
     }
 
-    /// Writes it, indented by two spaces.
+    /// Serialises the element, indented by two spaces.
     pub(crate) fn write(&self) -> String {
         let mut text = String::with_capacity(4096);
         self.write_into(&mut text, 0);
@@ -186,7 +180,7 @@ fn innermost(open: &mut [Element]) -> Result<&mut Element, XmlError> {
 }
 
 fn unbalanced() -> XmlError {
-    XmlError("its tags don't match".to_owned())
+    XmlError("the tags do not match".to_owned())
 }
 
 #[cfg(test)]
@@ -195,27 +189,27 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_read_is_written_back() {
+    fn a_parsed_document_is_written_unchanged() {
         let text = "<a x='1' y='&lt;&amp;&apos;&quot;'>\n  <b/>\n  <c:d xmlns:c='urn:x'>t &amp; u</c:d>\n</a>\n";
         assert_eq!(Element::parse(text).unwrap().write(), text);
     }
 
     #[test]
-    fn broken_documents_are_refused() {
-        for bad in ["", "<a>", "<a></b>", "</a>", "<a x=1/>", "<a>&nope;</a>"] {
-            assert!(Element::parse(bad).is_err(), "{bad}");
+    fn invalid_documents_are_refused() {
+        for invalid in ["", "<a>", "<a></b>", "</a>", "<a x=1/>", "<a>&nope;</a>"] {
+            assert!(Element::parse(invalid).is_err(), "{invalid}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_text_and_attribute_survives(text in "[^\\x00-\\x1f]{0,40}", value in "[^\\x00-\\x1f]{0,40}") {
+        fn any_text_and_attribute_is_parsed_as_it_was_written(text in "[^\\x00-\\x1f]{0,40}", value in "[^\\x00-\\x1f]{0,40}") {
             let element = Element::new("e").with("v", &value).text(&text);
             prop_assert_eq!(Element::parse(&element.write()).unwrap(), element);
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "[<>a/&;'= ]{0,60}") {
+        fn no_text_makes_the_parser_panic(text in "[<>a/&;'= ]{0,60}") {
             let _ = Element::parse(&text);
         }
     }

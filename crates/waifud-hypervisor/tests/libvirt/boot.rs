@@ -17,15 +17,15 @@ use waifud_storage::StoragePool;
 use waifud_storage::qcow2::Qcow2Pool;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId, VolumeSource};
 
-use crate::node::{Node, QEMU, hear, until};
+use crate::node::{Node, QEMU, until, wait_for_event};
 
-/// Emulated, on a machine that may be busy with other tests.
+/// The time limit of a boot: emulated, on a machine that may be busy with other tests.
 const BOOT: Duration = Duration::from_mins(3);
-/// Where the pool is, as the node sees it.
+/// The path of the pool inside the node.
 const POOL: &str = "/var/lib/pool";
 
-/// Emulated guests slow each other down: one at a time.
-static ONE_GUEST: Mutex<()> = Mutex::const_new(());
+/// Held while a guest runs, because emulated guests slow each other down.
+static GUEST_LOCK: Mutex<()> = Mutex::const_new(());
 
 /// The tiny guest's volume in a pool of the node, and a spec that boots from it.
 struct Tiny {
@@ -37,14 +37,14 @@ struct Tiny {
 }
 
 impl Tiny {
-    /// `None` when the image can't be built here; that was said loudly.
+    /// `None` if the image cannot be built here; the skip is reported.
     async fn new(node: &Node) -> Option<Self> {
         let built = match build(Guest::Tiny, &default_cache_dir(), &|step| {
             eprintln!("{step}");
         }) {
             Ok(built) => built,
             Err(error) => {
-                testing::skip(&format!("the tiny image can't be built: {error:#}")).unwrap();
+                testing::skip(&format!("cannot build the tiny image: {error:#}")).unwrap();
                 return None;
             }
         };
@@ -54,9 +54,9 @@ impl Tiny {
         let pool = Qcow2Pool::open(config).unwrap();
         let image: Digest = built.sha256.parse().unwrap();
         std::fs::copy(&built.qcow2, pool.staging_path(image).await.unwrap()).unwrap();
-        let begin = Instant::now();
+        let start = Instant::now();
         pool.import_image(image).await.unwrap();
-        let imported = begin.elapsed();
+        let imported = start.elapsed();
 
         let id = InstanceId::generate();
         let disk: Name = "root".parse().unwrap();
@@ -64,13 +64,13 @@ impl Tiny {
             instance: id,
             disk: disk.clone(),
         };
-        let begin = Instant::now();
+        let start = Instant::now();
         let source = pool
             .ensure_volume(&volume, image, ByteSize::gib(1))
             .await
             .unwrap();
         let path = source.path().to_owned();
-        eprintln!("import {imported:?}, clone {:?}", begin.elapsed());
+        eprintln!("import {imported:?}, clone {:?}", start.elapsed());
         let backing = pool.backing(&volume, image).await.unwrap().unwrap();
         // The same files as the node sees them.
         let inside = |directory: &str, path: &Path| {
@@ -96,24 +96,27 @@ impl Tiny {
 
     /// Starts it and waits until its agent answers.
     async fn boot(&self, node: &Node) {
-        let begin = Instant::now();
+        let start = Instant::now();
         node.hypervisor.ensure_defined(&self.spec).await.unwrap();
         node.hypervisor.ensure_started(self.spec.id).await.unwrap();
-        let started = begin.elapsed();
+        let started = start.elapsed();
         let log = node.lab.path_outside(&self.spec.console_log);
         while !std::fs::read(&log)
             .is_ok_and(|text| String::from_utf8_lossy(&text).contains("tiny: looking for metadata"))
         {
-            assert!(begin.elapsed() < BOOT, "the guest never spoke");
+            assert!(
+                start.elapsed() < BOOT,
+                "the guest wrote nothing to its console"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let ping = || json!({"execute": "guest-ping"});
         while ask(node, self.spec.id, ping()).await.is_err() {
-            assert!(begin.elapsed() < BOOT, "the guest agent never answered");
+            assert!(start.elapsed() < BOOT, "the guest agent never answered");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let talking = begin.elapsed();
-        eprintln!("define and start {started:?}, agent after {talking:?}");
+        let answered = start.elapsed();
+        eprintln!("define and start {started:?}, agent after {answered:?}");
     }
 }
 
@@ -123,8 +126,8 @@ async fn ask(node: &Node, id: InstanceId, command: Value) -> Result<Value, Hyper
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tiny_guest_boots_to_its_agent_and_shuts_down_when_asked() {
-    let _alone = ONE_GUEST.lock().await;
+async fn the_tiny_guest_starts_its_agent_and_shuts_down_on_request() {
+    let _guard = GUEST_LOCK.lock().await;
     let Some(node) = Node::up() else { return };
     let Some(tiny) = Tiny::new(&node).await else {
         return;
@@ -132,18 +135,18 @@ async fn the_tiny_guest_boots_to_its_agent_and_shuts_down_when_asked() {
     let id = tiny.spec.id;
     let mut events = node.hypervisor.events();
     tiny.boot(&node).await;
-    hear(&mut events, DomainEventKind::AgentChanged).await;
+    wait_for_event(&mut events, DomainEventKind::AgentChanged).await;
     let info = ask(&node, id, json!({"execute": "guest-info"}))
         .await
         .unwrap();
     assert!(info["version"].is_string(), "{info}");
-    // The guest's own idea of its machine is what cloud-init goes by.
+    // cloud-init detects its datasource from these values.
     let product = read_file(&node, id, "/sys/class/dmi/id/product_name").await;
     assert_eq!(product, "OpenStack Nova\n");
     let serial = read_file(&node, id, "/sys/class/dmi/id/product_serial").await;
     assert_eq!(serial.trim(), id.to_string());
 
-    // QEMU has the volume and not the image that others share.
+    // QEMU can access the volume but not the shared image.
     let stored = node.lab.path_outside(POOL);
     let stored = stored.join(format!("images/{}.qcow2", tiny.image.hex()));
     assert_eq!(std::fs::metadata(&stored).unwrap().uid(), 0);
@@ -162,8 +165,8 @@ async fn the_tiny_guest_boots_to_its_agent_and_shuts_down_when_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_pool_halts_the_guest_and_it_goes_on_once_there_is_room() {
-    let _alone = ONE_GUEST.lock().await;
+async fn a_full_pool_pauses_the_guest_until_there_is_space() {
+    let _guard = GUEST_LOCK.lock().await;
     let Some(node) = Node::up() else { return };
     let Some(mut tiny) = Tiny::new(&node).await else {
         return;
@@ -184,7 +187,7 @@ async fn a_full_pool_halts_the_guest_and_it_goes_on_once_there_is_room() {
         "arg": ["if=/dev/urandom", "of=/fill", "bs=1048576", "count=80"]}});
     ask(&node, id, fill).await.unwrap();
     let state = || async { node.hypervisor.get(id).await.unwrap().unwrap().state };
-    until("the halt", || async {
+    until("the pause", || async {
         state().await == DomainState::Paused { io_error: true }
     })
     .await;
@@ -193,7 +196,7 @@ async fn a_full_pool_halts_the_guest_and_it_goes_on_once_there_is_room() {
     node.hypervisor.ensure_started(id).await.unwrap();
     assert_eq!(state().await, DomainState::Running);
     let ping = json!({"execute": "guest-ping"});
-    until("the guest, alive", || async {
+    until("the agent's answer", || async {
         ask(&node, id, ping.clone()).await.is_ok()
     })
     .await;
@@ -206,8 +209,8 @@ async fn read_file(node: &Node, id: InstanceId, path: &str) -> String {
         {"path": "/bin/cat", "arg": [path], "capture-output": true}});
     let pid = ask(node, id, run).await.unwrap()["pid"].clone();
     loop {
-        let look = json!({"execute": "guest-exec-status", "arguments": {"pid": pid}});
-        let status = ask(node, id, look).await.unwrap();
+        let query = json!({"execute": "guest-exec-status", "arguments": {"pid": pid}});
+        let status = ask(node, id, query).await.unwrap();
         if status["exited"] == true {
             let text = status["out-data"].as_str().unwrap_or_default();
             return String::from_utf8(BASE64.decode(text).unwrap()).unwrap();

@@ -1,16 +1,16 @@
-//! Domains as libvirt takes them: the suite, other people's changes, and what QEMU gets.
+//! Domains as libvirt accepts them: the conformance tests, changes by others, and QEMU's view.
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use waifud_hypervisor::{DomainDisk, DomainNic, Hypervisor, HypervisorError, conformance};
-use waifud_types::{ByteSize, InstanceId, Name, TapName, VolumeSource};
+use waifud_hypervisor::{DomainNic, Hypervisor, HypervisorError, conformance};
+use waifud_types::{ByteSize, InstanceId, Name, TapName};
 
-use crate::node::{NODE, Node, QEMU, until};
+use crate::node::{NODE, Node, QEMU, qcow2_disk, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn libvirt_conforms() {
+async fn libvirt_passes_the_conformance_tests() {
     let Some(node) = Node::up() else { return };
     conformance::everything(&*node.hypervisor, &node, &Node::spec)
         .await
@@ -19,22 +19,14 @@ async fn libvirt_conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn libvirts_disks_conform() {
+async fn libvirts_disks_pass_the_conformance_tests() {
     let Some(node) = Node::up() else { return };
     let mut spec = Node::spec(InstanceId::generate(), "conform-disk");
-    // A second disk, so that the first is found by its name and not by being the only one.
+    // A second disk, so that the first one is found by its name and not as the only one.
     for name in ["root", "data"] {
         let path = format!("/var/lib/{name}.qcow2");
-        node.run(["qemu-img", "create", "-q", "-f", "qcow2", &path, "48M"])
-            .unwrap();
-        let owner = format!("{QEMU}:{QEMU}");
-        node.run(["chown", &owner, &path]).unwrap();
-        spec.disks.push(DomainDisk {
-            name: name.parse().unwrap(),
-            source: VolumeSource::File(path.into()),
-            format: waifud_types::DiskFormat::Qcow2,
-            backing: None,
-        });
+        node.create_disk(&path, "48M").unwrap();
+        spec.disks.push(qcow2_disk(name, path));
     }
     let size_of = |id: InstanceId, disk: Name| {
         let target = if disk.as_str() == "root" {
@@ -42,15 +34,15 @@ async fn libvirts_disks_conform() {
         } else {
             "vdb"
         };
-        let said = node.virsh(["domblkinfo", &id.to_string(), target]).unwrap();
-        let capacity = said.lines().find_map(|line| line.strip_prefix("Capacity:"));
+        let info = node.virsh(["domblkinfo", &id.to_string(), target]).unwrap();
+        let capacity = info.lines().find_map(|line| line.strip_prefix("Capacity:"));
         let size = ByteSize(capacity.unwrap().trim().parse().unwrap());
         async move { size }
     };
     conformance::disks_grow_under_running_domains(&*node.hypervisor, &node, &spec, size_of)
         .await
         .unwrap();
-    // What the pool has afterwards is what the guest had.
+    // The pool's volume afterwards has the size that the guest saw.
     let info = node
         .run(["qemu-img", "info", "--output=json", "/var/lib/root.qcow2"])
         .unwrap();
@@ -58,55 +50,51 @@ async fn libvirts_disks_conform() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_only_a_disks_header_names_is_not_opened() {
+async fn a_backing_file_that_only_the_disks_header_names_is_not_opened() {
     let Some(node) = Node::up() else { return };
     let (disk, other) = ("/var/lib/own.qcow2", "/var/lib/other.qcow2");
-    node.run(["qemu-img", "create", "-q", "-f", "qcow2", other, "8M"])
-        .unwrap();
+    for path in [disk, other] {
+        node.create_disk(path, "8M").unwrap();
+    }
     node.run([
-        "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", other, disk,
+        "qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", other, disk,
     ])
     .unwrap();
-    let owner = format!("{QEMU}:{QEMU}");
-    node.run(["chown", &owner, disk, other]).unwrap();
-    let mut spec = Node::spec(InstanceId::generate(), "misled");
-    spec.disks.push(DomainDisk {
-        name: "root".parse().unwrap(),
-        source: VolumeSource::File(disk.into()),
-        format: waifud_types::DiskFormat::Qcow2,
-        backing: None,
-    });
+    let info = node.run(["qemu-img", "info", disk]).unwrap();
+    assert!(info.contains(other), "{info}");
+    let mut spec = Node::spec(InstanceId::generate(), "header");
+    spec.disks.push(qcow2_disk("root", disk));
     node.hypervisor.ensure_defined(&spec).await.unwrap();
     node.hypervisor.ensure_started(spec.id).await.unwrap();
-    let live = node.virsh(["dumpxml", "misled"]).unwrap();
+    let live = node.virsh(["dumpxml", "header"]).unwrap();
     assert!(live.contains(disk) && !live.contains(other), "{live}");
-    let pid = node.qemu_pid("misled").unwrap();
+    let pid = node.qemu_pid("header").unwrap();
     let open = node.run(["ls", "-l", &format!("/proc/{pid}/fd")]).unwrap();
     assert!(open.contains(disk) && !open.contains(other), "{open}");
     node.hypervisor.ensure_absent(spec.id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_peoples_domains_are_left_alone_and_keep_their_names() {
+async fn domains_of_others_are_neither_listed_nor_changed() {
     let Some(node) = Node::up() else { return };
-    let theirs = "<domain type='qemu'><name>theirs</name><memory unit='MiB'>32</memory>\
+    let foreign = "<domain type='qemu'><name>foreign</name><memory unit='MiB'>32</memory>\
         <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>";
-    std::fs::write(node.lab.path_outside("/tmp/theirs.xml"), theirs).unwrap();
-    node.virsh(["define", "/tmp/theirs.xml"]).unwrap();
+    std::fs::write(node.lab.path_outside("/tmp/foreign.xml"), foreign).unwrap();
+    node.virsh(["define", "/tmp/foreign.xml"]).unwrap();
 
-    let spec = Node::spec(InstanceId::generate(), "theirs");
+    let spec = Node::spec(InstanceId::generate(), "foreign");
     let refused = node.hypervisor.ensure_defined(&spec).await;
     assert!(
-        matches!(&refused, Err(HypervisorError::NameTaken { name }) if name == "theirs"),
+        matches!(&refused, Err(HypervisorError::NameTaken { name }) if name == "foreign"),
         "{refused:?}"
     );
     assert_eq!(node.hypervisor.list().await.unwrap(), Vec::new());
     node.hypervisor.ensure_absent(spec.id).await.unwrap();
-    assert!(node.virsh(["list", "--all"]).unwrap().contains("theirs"));
+    assert!(node.virsh(["list", "--all"]).unwrap().contains("foreign"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_added_by_hand_and_bus_addresses_outlive_a_change_of_the_spec() {
+async fn added_devices_and_bus_addresses_survive_a_change_of_the_spec() {
     let Some(node) = Node::up() else { return };
     node.run(["ip", "link", "add", "br-test", "type", "bridge"])
         .unwrap();
@@ -158,14 +146,14 @@ async fn devices_added_by_hand_and_bus_addresses_outlive_a_change_of_the_spec() 
     assert_eq!(
         seen.drift,
         [
-            "its section cputune was added by hand",
+            "section cputune was added by hand",
             "disk vdx (/tmp/extra.raw) was added by hand",
         ]
     );
     assert_eq!(after.matches("<memballoon").count(), 1);
     assert_eq!(after.matches("<console").count(), 1);
 
-    // And it starts, with its port under the name that rules know, isolated.
+    // It starts with an isolated port under the name in the rules.
     node.hypervisor.ensure_started(id).await.unwrap();
     let port = node
         .run([
@@ -186,7 +174,7 @@ async fn devices_added_by_hand_and_bus_addresses_outlive_a_change_of_the_spec() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_domain_renamed_by_hand_gets_its_name_back() {
+async fn the_name_of_a_renamed_domain_is_restored() {
     let Some(node) = Node::up() else { return };
     let spec = Node::spec(InstanceId::generate(), "named");
     node.hypervisor.ensure_defined(&spec).await.unwrap();
@@ -197,7 +185,7 @@ async fn a_domain_renamed_by_hand_gets_its_name_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn qemu_is_not_root_and_its_screen_and_console_are_private() {
+async fn qemu_runs_without_root_and_its_screen_and_console_are_private() {
     let Some(node) = Node::up() else { return };
     let spec = node.running("private").await;
     let pid = node.qemu_pid("private").unwrap();
@@ -214,26 +202,26 @@ async fn qemu_is_not_root_and_its_screen_and_console_are_private() {
     assert_eq!(&banner, b"RFB ");
     drop(UnixStream::connect(node.lab.path_outside(&spec.console_socket)).unwrap());
     let socket = spec.vnc_socket.to_str().unwrap().to_owned();
-    let sees = |user| {
+    let exit_code = |user| {
         let test = node.lab.command_as(NODE, user, ["test", "-e", &socket]);
         test.unwrap().status().unwrap().code()
     };
     assert_eq!(
-        (sees("libvirt-qemu"), sees("waifud-image")),
+        (exit_code("libvirt-qemu"), exit_code("waifud-image")),
         (Some(0), Some(1))
     );
     let listening = node.run(["ss", "-Hltn"]).unwrap();
-    assert_eq!(listening.trim(), "", "nothing listens on TCP");
+    assert_eq!(listening.trim(), "", "no socket listens on TCP");
 
     let log = node.lab.path_outside(&spec.console_log);
-    until("the console's log", || async { log.exists() }).await;
+    until("the console log", || async { log.exists() }).await;
     let mode = log.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");
     node.hypervisor.ensure_absent(spec.id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_fails_says_why_in_qemus_words() {
+async fn a_failed_start_returns_qemus_message() {
     let Some(node) = Node::up() else { return };
     let mut spec = Node::spec(InstanceId::generate(), "broken");
     spec.vnc_socket = "/nonexistent/screen".into();

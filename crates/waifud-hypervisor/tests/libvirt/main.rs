@@ -1,6 +1,9 @@
 //! The libvirt adapter against real libvirtd and QEMU, in a node of the lab.
 #![cfg(feature = "libvirt")]
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails at the first unexpected result"
+)]
 
 mod boot;
 mod connection;

@@ -1,7 +1,8 @@
-//! A node with libvirtd, a hypervisor connected to it, and what tests do to its domains behind our back.
+//! A node with libvirtd, a hypervisor that is connected to it, and changes of its domains without waifud.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,14 @@ use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use waifud_hypervisor::conformance::{Outside, diskless_spec};
 use waifud_hypervisor::libvirt::{LibvirtConfig, LibvirtHypervisor};
-use waifud_hypervisor::{DomainEvent, DomainEventKind, DomainSpec, Hypervisor};
+use waifud_hypervisor::{DomainDisk, DomainEvent, DomainEventKind, DomainSpec, Hypervisor};
 use waifud_lab::{Lab, LabOptions, testing};
-use waifud_types::{ByteSize, InstanceId};
+use waifud_types::{ByteSize, DiskFormat, InstanceId, VolumeSource};
 
-/// The number that Debian's libvirt packages give `libvirt-qemu`.
+/// The user and group id of `libvirt-qemu` in Debian's libvirt packages.
 pub const QEMU: u32 = 64_055;
 pub const NODE: &str = "alder";
-/// How long anything may take on a busy machine.
+/// The time limit for a condition on a busy machine.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
 pub struct Node {
@@ -25,32 +26,20 @@ pub struct Node {
 }
 
 impl Node {
-    /// `None` when the machine can have no lab; that was said loudly.
+    /// `None` if the machine cannot run a lab; the skip is reported.
     pub fn up() -> Option<Self> {
         let lab = testing::lab_or_skip(&LabOptions::default()).unwrap()?;
-        // What the agent's package makes on a node: a place that QEMU may put its screens into.
-        let screens = lab.path_outside("/run/waifud-vnc");
-        std::fs::create_dir(&screens).unwrap();
-        std::fs::set_permissions(
-            &screens,
-            std::os::unix::fs::PermissionsExt::from_mode(0o700),
-        )
-        .unwrap();
-        chown(&screens, Some(QEMU), Some(QEMU)).unwrap();
-        // And one for the consoles' sockets, which libvirt makes: QEMU's user does not reach into it.
-        let consoles = lab.path_outside("/run/waifud-console");
-        std::fs::create_dir(&consoles).unwrap();
-        std::fs::set_permissions(
-            &consoles,
-            std::os::unix::fs::PermissionsExt::from_mode(0o700),
-        )
-        .unwrap();
+        // The agent's package creates this on a node: a directory in which QEMU may create its screens.
+        let screens = private_directory(&lab, "/run/waifud-vnc");
+        chown(screens, Some(QEMU), Some(QEMU)).unwrap();
+        // A directory for the sockets of consoles, which libvirt creates. QEMU's user cannot enter it.
+        private_directory(&lab, "/run/waifud-console");
         std::fs::create_dir_all(lab.path_outside("/var/log/console")).unwrap();
         let hypervisor = LibvirtHypervisor::connect(config(&lab)).unwrap();
         Some(Self { lab, hypervisor })
     }
 
-    /// A spec without disks and nics, whose files lie where the node has them.
+    /// A spec without disks and nics, with files at their paths in the node.
     pub fn spec(id: InstanceId, name: &str) -> DomainSpec {
         let mut spec = diskless_spec(id, name);
         spec.console_log = PathBuf::from(format!("/var/log/console/{id}.log"));
@@ -67,23 +56,26 @@ impl Node {
         spec
     }
 
-    /// Runs a command in the node; its output.
+    /// Runs a command in the node and returns its output.
     pub fn run<const N: usize>(&self, argv: [&str; N]) -> Result<String> {
-        let output = self.lab.command(NODE, argv)?.output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{argv:?}: {said}");
-        Ok(String::from_utf8(output.stdout)?)
+        output(self.lab.command(NODE, argv)?)
     }
 
-    pub fn virsh<const N: usize>(&self, words: [&str; N]) -> Result<String> {
+    /// Runs `virsh` in the node and returns its output.
+    pub fn virsh<const N: usize>(&self, arguments: [&str; N]) -> Result<String> {
         let mut command = self.lab.command(NODE, ["virsh", "-c", "qemu:///system"])?;
-        let output = command.args(words).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "virsh {words:?}: {said}");
-        Ok(String::from_utf8(output.stdout)?)
+        command.args(arguments);
+        output(command)
     }
 
-    /// The PID of a domain's QEMU inside the node.
+    /// Creates an empty qcow2 disk in the node that QEMU's user owns.
+    pub fn create_disk(&self, path: &str, size: &str) -> Result<()> {
+        self.run(["qemu-img", "create", "-q", "-f", "qcow2", path, size])?;
+        self.run(["chown", &format!("{QEMU}:{QEMU}"), path])?;
+        Ok(())
+    }
+
+    /// The PID of a domain's QEMU in the node.
     pub fn qemu_pid(&self, name: &str) -> Result<String> {
         let file = self
             .lab
@@ -95,6 +87,32 @@ impl Node {
     fn name_of(&self, id: InstanceId) -> String {
         let name = self.virsh(["domname", &id.to_string()]).unwrap();
         name.trim().to_owned()
+    }
+}
+
+/// Creates a directory in the node that only its owner may enter. Returns its path outside.
+fn private_directory(lab: &Lab, path: &str) -> PathBuf {
+    let path = lab.path_outside(path);
+    std::fs::create_dir(&path).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+    path
+}
+
+/// The standard output of a command that must succeed.
+fn output(mut command: Command) -> Result<String> {
+    let output = command.output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {error}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A qcow2 disk without a backing file.
+pub fn qcow2_disk(name: &str, path: impl Into<PathBuf>) -> DomainDisk {
+    DomainDisk {
+        name: name.parse().unwrap(),
+        source: VolumeSource::File(path.into()),
+        format: DiskFormat::Qcow2,
+        backing: None,
     }
 }
 
@@ -140,22 +158,22 @@ impl Outside for Node {
     }
 }
 
-/// Waits for an event of one kind, of whatever domain.
-pub async fn hear(
+/// Waits for an event of one kind, of any domain.
+pub async fn wait_for_event(
     events: &mut tokio::sync::broadcast::Receiver<DomainEvent>,
     kind: DomainEventKind,
 ) {
-    let heard = async { while events.recv().await.unwrap().kind != kind {} };
-    tokio::time::timeout(DEADLINE, heard).await.unwrap();
+    let wait = async { while events.recv().await.unwrap().kind != kind {} };
+    tokio::time::timeout(DEADLINE, wait).await.unwrap();
 }
 
-/// Waits until something is so.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
+/// Waits until a condition holds.
+pub async fn until<F: Future<Output = bool>>(condition: &str, mut holds: impl FnMut() -> F) {
     let wait = async {
-        while !so().await {
+        while !holds().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let late = tokio::time::timeout(DEADLINE, wait).await.is_err();
-    assert!(!late, "waited in vain for {what}");
+    assert!(!late, "timed out waiting for {condition}");
 }

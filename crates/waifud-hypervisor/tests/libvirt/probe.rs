@@ -1,4 +1,4 @@
-//! What the node says it can do is what it can do.
+//! The result of the KVM probe agrees with the node's capabilities.
 
 use std::path::PathBuf;
 
@@ -10,12 +10,15 @@ use waifud_types::status::HypervisorKind;
 use crate::node::{Node, QEMU};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_answer_about_kvm_agrees_with_a_real_attempt() {
+async fn the_probe_agrees_with_a_run_of_the_test_machine() {
     let Some(node) = Node::up() else { return };
     let facts = node.hypervisor.host().await.unwrap();
     let emulator = PathBuf::from("/usr/bin/qemu-system-x86_64");
     let attempt = Run::kvm(emulator, Some((QEMU, QEMU))).attempt().await;
-    eprintln!("{:?}; a real attempt: {attempt:?}", facts.hypervisor);
+    eprintln!(
+        "{:?}; a run of the test machine: {attempt:?}",
+        facts.hypervisor
+    );
     let expected = match attempt {
         Ok(_) => HypervisorKind::Kvm,
         Err(_) => HypervisorKind::Tcg,
@@ -28,9 +31,9 @@ async fn the_answer_about_kvm_agrees_with_a_real_attempt() {
     assert_eq!(node.hypervisor.host().await.unwrap(), facts);
 }
 
-/// Where the probe says no, libvirt itself may still say yes; then the start has to fail in QEMU's words.
+/// If the probe fails, libvirt may still accept a KVM domain; then the start must fail with QEMU's message.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kvm_domain_starts_where_the_probe_says_so_and_else_fails_with_a_reason() {
+async fn a_kvm_domain_starts_if_the_probe_found_kvm_and_otherwise_fails_with_a_message() {
     let Some(node) = Node::up() else { return };
     let facts = node.hypervisor.host().await.unwrap();
     let mut spec = Node::spec(InstanceId::generate(), "fast");

@@ -16,7 +16,7 @@ use waifud_types::{ByteSize, Digest, DiskFormat, PoolKind, VolumeId};
 use crate::file_pool::{FilePool, VolumeFormat, Volumes};
 use crate::layout::{Layout, blocking};
 use crate::tool::Tool;
-use crate::{FilePoolConfig, StorageError};
+use crate::{FilePoolConfig, StorageError, check_size};
 
 /// A pool whose volumes are qcow2 overlays.
 pub type Qcow2Pool = FilePool<Overlays>;
@@ -29,59 +29,52 @@ pub struct Overlays {
 impl FilePool<Overlays> {
     /// Opens the pool: creates its directories and removes the unfinished files of a crash.
     pub fn open(config: FilePoolConfig) -> Result<Self, StorageError> {
-        let layout = Layout::open(config.name.clone(), &config.path, ".qcow2")?;
+        let layout = Layout::open(&config, ".qcow2")?;
         // The guest's QEMU can write anything to a volume, so the tool that grows it runs with QEMU's rights only.
         let resizer = Tool {
-            program: config.qemu_img.clone(),
-            user: config.volume_owner,
-            timeout: config.tool_timeout,
             write_limit: u64::MAX,
+            ..Tool::new(&config, config.volume_owner)
         };
         Ok(Self::with(layout, &config, Overlays { resizer }))
     }
 }
 
 impl Overlays {
-    /// Makes the volume, or returns what exists.
+    /// Creates the volume if it does not exist. Grows it if no guest has written to it.
     async fn clone_image(
         volumes: &Volumes,
         id: &VolumeId,
         image: Digest,
         size: ByteSize,
     ) -> Result<Cloned, StorageError> {
-        let guard = volumes.lock().await;
-        let (layout, owner, id) = (volumes.layout.clone(), volumes.owner, id.clone());
-        blocking(move || {
-            let _guard = guard;
+        let id = id.clone();
+        let clone = move |layout: &Layout| {
             let path = layout.volume(&id);
             let create = |size| {
-                let bytes = overlay::fresh(size, image).map_err(|error| StorageError::Tool {
-                    tool: "the qcow2 writer",
-                    message: error.to_string(),
-                })?;
-                layout.put_volume(&id, &bytes, owner)
+                let bytes =
+                    overlay::new_volume(size, image).map_err(|error| StorageError::Tool {
+                        tool: "the qcow2 writer",
+                        message: error.to_string(),
+                    })?;
+                layout.put_volume(&id, &bytes)
             };
-            // An error of `exists` is not absence: a new volume would replace one that cannot be read just now.
+            // An error of `exists` is not absence: a new volume would replace one that cannot be read at the moment.
             if !layout.exists(&path)? {
-                let minimum = image_size(&layout, image)?;
-                if size < minimum {
-                    return Err(StorageError::TooSmall { size, minimum });
-                }
+                check_size(size, image_size(layout, image)?)?;
                 create(size)?;
                 return Ok(Cloned::LargeEnough(path));
             }
-            let head = layout.head(&path, overlay::HEAD)?;
-            let found = overlay::parse(&head).ok_or_else(|| not_a_volume(&path))?;
-            if found.size >= size {
+            let existing = header(layout, &path)?;
+            if existing.size >= size {
                 return Ok(Cloned::LargeEnough(path));
             }
-            if is_untouched(&layout, &path, &found)? && found.image == Some(image) {
+            if is_unwritten(layout, &path, &existing)? && existing.image == Some(image) {
                 create(size)?;
                 return Ok(Cloned::LargeEnough(path));
             }
             Ok(Cloned::TooSmall(path))
-        })
-        .await
+        };
+        volumes.exclusively(clone).await
     }
 
     /// Grows a volume that a guest has written to. QEMU's lock on the file refuses this while the guest runs.
@@ -102,7 +95,7 @@ impl Overlays {
         blocking(move || {
             let file = layout.open_plain(&path)?;
             file.sync_all()
-                .map_err(|error| layout.io("syncing", &path, error))
+                .map_err(|error| layout.io("sync", &path, error))
         })
         .await
     }
@@ -111,40 +104,42 @@ impl Overlays {
 /// The outcome of `clone_image`.
 enum Cloned {
     LargeEnough(PathBuf),
-    /// It exists and has to be grown.
+    /// The volume has to be grown with the tool, because a guest has written to it.
     TooSmall(PathBuf),
 }
 
 fn image_size(layout: &Layout, image: Digest) -> Result<ByteSize, StorageError> {
-    let path = layout.image(image);
-    if !layout.exists(&path)? {
-        return Err(StorageError::NoImage(image));
-    }
+    let path = layout.existing_image(image)?;
     let head = layout.head(&path, u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX))?;
     let header = qcow2::parse(&head).map_err(StorageError::BadImage)?;
     Ok(header.virtual_size)
 }
 
-/// Whether the volume is as it was created: then a new one can replace it, which is faster than growing it.
-fn is_untouched(
+/// Whether nothing was written to the volume: then a new one can replace it, which is faster than growing it.
+fn is_unwritten(
     layout: &Layout,
     path: &Path,
-    found: &overlay::Overlay,
+    existing: &overlay::Overlay,
 ) -> Result<bool, StorageError> {
-    let Some(Ok(fresh)) = found.image.map(|image| overlay::fresh(found.size, image)) else {
+    let Some(Ok(unwritten)) = existing
+        .image
+        .map(|image| overlay::new_volume(existing.size, image))
+    else {
         return Ok(false);
     };
-    let length = u64::try_from(fresh.len()).unwrap_or(u64::MAX);
-    // One byte more than a fresh volume has, so that a longer file differs.
-    Ok(layout.head(path, length.saturating_add(1))? == fresh)
+    let length = u64::try_from(unwritten.len()).unwrap_or(u64::MAX);
+    // One byte more than a new volume has, so that a longer file differs.
+    Ok(layout.head(path, length.saturating_add(1))? == unwritten)
 }
 
-fn not_a_volume(path: &Path) -> StorageError {
-    StorageError::Io {
-        what: "reading the header of",
+/// The header of a volume.
+fn header(layout: &Layout, path: &Path) -> Result<overlay::Overlay, StorageError> {
+    let head = layout.head(path, overlay::HEAD)?;
+    overlay::parse(&head).ok_or_else(|| StorageError::Io {
+        operation: "read the header of",
         path: path.to_owned(),
         source: std::io::Error::other("it is not a qcow2 file"),
-    }
+    })
 }
 
 #[async_trait]
@@ -152,7 +147,7 @@ impl VolumeFormat for Overlays {
     const KIND: PoolKind = PoolKind::Qcow2;
     const FORMAT: DiskFormat = DiskFormat::Qcow2;
 
-    async fn keep_image(
+    async fn store_image(
         &self,
         layout: &Layout,
         verified: File,
@@ -164,7 +159,7 @@ impl VolumeFormat for Overlays {
             let staged = layout.staged(image);
             verified
                 .sync_all()
-                .map_err(|error| layout.io("syncing", &staged, error))?;
+                .map_err(|error| layout.io("sync", &staged, error))?;
             layout.rename(&staged, &layout.image(image))
         })
         .await
@@ -207,13 +202,12 @@ impl VolumeFormat for Overlays {
         image: Digest,
     ) -> Result<Option<PathBuf>, StorageError> {
         let path = layout.volume(&id);
-        let head = layout.head(&path, overlay::HEAD)?;
-        let found = overlay::parse(&head).ok_or_else(|| not_a_volume(&path))?;
-        if found.alone {
+        let header = header(layout, &path)?;
+        if header.standalone {
             // A user flattened it.
             return Ok(None);
         }
-        if found.image == Some(image) {
+        if header.image == Some(image) {
             return Ok(Some(layout.image(image)));
         }
         Err(StorageError::OtherImage { volume: id, image })

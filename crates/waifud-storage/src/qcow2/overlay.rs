@@ -1,7 +1,7 @@
-//! Reads what a volume of ours says of itself: its size and the image it lies on.
+//! Reads the header of a volume: its size and its image.
 //!
-//! `waifud_types::qcow2::parse` is for files from outside and refuses a backing file; a volume has one by design. The
-//! fields are the same (QEMU's `docs/interop/qcow2.txt`, "Header").
+//! `waifud_types::qcow2::parse` is for untrusted files and refuses backing files, but a volume has one. The fields are
+//! the same (QEMU's `docs/interop/qcow2.txt`, "Header").
 
 use std::path::PathBuf;
 
@@ -9,21 +9,21 @@ use waifud_types::{ByteSize, Digest};
 
 use crate::format::{Backing, empty_image};
 
-/// Bytes that hold the header, its extensions (QEMU writes some 400 bytes of them) and the backing file's name (at most
-/// 1,023 bytes) in whatever we or QEMU wrote.
+/// The number of bytes that contain the header, its extensions (QEMU writes about 400 bytes of them) and the name of
+/// the backing file (at most 1,023 bytes), whether waifud or QEMU wrote them.
 pub(crate) const HEAD: u64 = 4096;
 
-/// What the header of a volume says.
+/// The contents of a volume's header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Overlay {
     pub(crate) size: ByteSize,
-    /// The image; `None` when the name is not one of ours.
+    /// The image; `None` if the name of the backing file is not that of an image in the pool.
     pub(crate) image: Option<Digest>,
-    /// Whether it stands for itself: it names no other file.
-    pub(crate) alone: bool,
+    /// Whether it is standalone: it has no backing file.
+    pub(crate) standalone: bool,
 }
 
-/// Reads the first bytes of a volume; `None` when it is no qcow2 file.
+/// Parses the first bytes of a volume; `None` if it is not a qcow2 file.
 pub(crate) fn parse(head: &[u8]) -> Option<Overlay> {
     if head.get(..4)? != b"QFI\xfb" {
         return None;
@@ -40,17 +40,20 @@ pub(crate) fn parse(head: &[u8]) -> Option<Overlay> {
     Some(Overlay {
         size,
         image,
-        alone: at == 0 || length == 0,
+        standalone: at == 0 || length == 0,
     })
 }
 
-/// How an overlay names its image: relative to itself, so that a pool can be mounted elsewhere.
+/// The backing file's name in an overlay: a relative path, so that a pool can be mounted elsewhere.
 fn backing_name(image: Digest) -> PathBuf {
     PathBuf::from(format!("../images/{}.qcow2", image.hex()))
 }
 
-/// A fresh volume's bytes.
-pub(crate) fn fresh(size: ByteSize, image: Digest) -> Result<Vec<u8>, crate::format::FormatError> {
+/// The bytes of a new volume.
+pub(crate) fn new_volume(
+    size: ByteSize,
+    image: Digest,
+) -> Result<Vec<u8>, crate::format::FormatError> {
     empty_image(size, Some(Backing(&backing_name(image))), b"")
 }
 
@@ -65,19 +68,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_we_write_is_what_we_read() {
+    fn the_header_of_a_new_volume_is_parsed() {
         let image = Digest::from_bytes([0x5a; 32]);
-        let bytes = fresh(ByteSize::gib(20), image).unwrap();
-        let seen = parse(&bytes).unwrap();
-        assert_eq!(seen.size, ByteSize::gib(20));
-        assert_eq!((seen.image, seen.alone), (Some(image), false));
-        let alone = parse(&empty_image(ByteSize::gib(1), None, b"").unwrap()).unwrap();
-        assert_eq!((alone.image, alone.alone), (None, true));
+        let bytes = new_volume(ByteSize::gib(20), image).unwrap();
+        let header = parse(&bytes).unwrap();
+        assert_eq!(header.size, ByteSize::gib(20));
+        assert_eq!((header.image, header.standalone), (Some(image), false));
+        let standalone = parse(&empty_image(ByteSize::gib(1), None, b"").unwrap()).unwrap();
+        assert_eq!((standalone.image, standalone.standalone), (None, true));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn no_bytes_make_the_parser_panic(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut bytes = b"QFI\xfb".to_vec();
             bytes.extend(tail);
             let _ = parse(&bytes);

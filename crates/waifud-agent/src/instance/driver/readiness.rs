@@ -35,7 +35,7 @@ impl Driver {
         };
         let found = match found {
             Ok(status) => Some(status),
-            Err(HypervisorError::AgentSilent(_) | HypervisorError::TimedOut { .. }) => None,
+            Err(HypervisorError::AgentUnresponsive(_) | HypervisorError::TimedOut { .. }) => None,
             // The guest went off, or libvirt is unreachable: the next observation shows which.
             Err(_) => return Pass::Pause(self.retry.pause()),
         };

@@ -126,7 +126,7 @@ impl Hypervisor for Diskless {
             return Err(HypervisorError::NotRunning(id));
         }
         let answer = crate::verbs::cloud_init_done()(&command);
-        answer.ok_or(HypervisorError::AgentSilent(id))
+        answer.ok_or(HypervisorError::AgentUnresponsive(id))
     }
 
     async fn open_device(

@@ -1,8 +1,8 @@
-//! Starts a test machine whose boot sector switches to 32-bit code, counts down and reports through QEMU's exit code.
+//! Runs a test machine whose boot sector switches to 32-bit code, counts down and reports through QEMU's exit code.
 //!
-//! Under hardware virtualisation this takes a tenth of a second, most of it SeaBIOS. Where the hypervisor interprets
-//! the guest's instructions one by one, the count takes minutes: the deadline tells the two apart. Where the CPU model
-//! can't be set up (`-cpu host`, which real guests get too), QEMU ends by itself with another code.
+//! With hardware virtualisation, this takes a tenth of a second, most of it for SeaBIOS. If the hypervisor interprets
+//! the guest's instructions one by one, the count takes minutes and exceeds the deadline. If the CPU model cannot be
+//! set up (`-cpu host`, which real guests use too), QEMU exits with another code.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -16,40 +16,40 @@ use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, setgid, setgroups, setu
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-/// How long the test machine has; a calm host needs a thirtieth.
+/// The time limit of the test machine. An idle host needs a thirtieth of it.
 pub const DEADLINE: Duration = Duration::from_secs(3);
-/// What the boot sector writes to the exit port; QEMU exits with `(value << 1) | 1`.
+/// The value that the boot sector writes to the exit port. QEMU exits with `(value << 1) | 1`.
 const DONE: u8 = 0x2a;
 const EXIT_CODE: i32 = (DONE as i32) << 1 | 1;
-/// The port of QEMU's `isa-debug-exit` device, as we place it.
+/// The port of QEMU's `isa-debug-exit` device, as configured here.
 const EXIT_PORT: u8 = 0xf4;
-/// How far the boot sector counts: 30 to 50 ms at one step a cycle.
+/// The start of the countdown, which takes 30 to 50 ms at one step a cycle.
 const COUNT: u32 = 100_000_000;
 
 /// How to run the test machine.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// QEMU, as libvirt's capabilities name it.
+    /// The path of QEMU, from libvirt's capabilities.
     pub emulator: PathBuf,
-    /// `kvm`; `tcg` shows that the test machine itself is sound.
+    /// `kvm`, or `tcg` to check the test machine itself.
     pub accelerator: &'static str,
     /// `host` for KVM, `max` for emulation.
     pub cpu: &'static str,
-    /// User and group (numbers) to run as: those that guests' QEMU has, so that permissions are tested too.
+    /// User and group ids to run as: those of guests' QEMU, so that permissions are tested too.
     pub user: Option<(u32, u32)>,
-    /// When to give up.
+    /// The time limit.
     pub deadline: Duration,
 }
 
-/// The test machine did its work.
+/// The result of a successful run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attempt {
-    /// From start to end.
-    pub took: Duration,
+    /// The duration.
+    pub duration: Duration,
 }
 
 impl Run {
-    /// Under KVM, as a guest would be run.
+    /// A run with KVM, with the same CPU model as a guest.
     pub fn kvm(emulator: PathBuf, user: Option<(u32, u32)>) -> Self {
         Self {
             emulator,
@@ -60,9 +60,9 @@ impl Run {
         }
     }
 
-    /// Runs it to its end; the error is a reason in words.
+    /// Runs the test machine until it exits. The error is a sentence.
     pub async fn attempt(&self) -> Result<Attempt, String> {
-        let disk = boot_disk().map_err(|error| format!("no disk could be made: {error}"))?;
+        let disk = boot_disk().map_err(|error| format!("cannot create the disk: {error}"))?;
         let exit_device = format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1");
         let mut command = Command::new(&self.emulator);
         command
@@ -87,7 +87,7 @@ impl Run {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             let groups = groups(uid, gid);
             // SAFETY: the closure runs in the child between fork and exec. It makes three system calls, through wrappers
-            // that neither allocate nor lock, and touches nothing but what it owns.
+            // that neither allocate nor lock, and accesses only what it owns.
             unsafe {
                 command.pre_exec(move || {
                     if geteuid().is_root() {
@@ -99,44 +99,44 @@ impl Run {
                 });
             }
         }
-        let begin = Instant::now();
+        let start = Instant::now();
         let mut child = command
             .spawn()
-            .map_err(|error| format!("{} can't be run: {error}", self.emulator.display()))?;
+            .map_err(|error| format!("cannot run {}: {error}", self.emulator.display()))?;
         let stderr = child.stderr.take();
         let run = async {
-            let mut said = Vec::new();
+            let mut output = Vec::new();
             if let Some(stderr) = stderr {
-                // Fewer words make a shorter reason, nothing else.
-                let _read = stderr.take(8192).read_to_end(&mut said).await;
+                // If the output cannot be read, the reason is only shorter.
+                let _read = stderr.take(8192).read_to_end(&mut output).await;
             }
-            (child.wait().await, said)
+            (child.wait().await, output)
         };
         match tokio::time::timeout(self.deadline, run).await {
             Ok((Ok(status), _)) if status.code() == Some(EXIT_CODE) => Ok(Attempt {
-                took: begin.elapsed(),
+                duration: start.elapsed(),
             }),
-            Ok((Ok(status), said)) => {
-                let said = String::from_utf8_lossy(&said);
-                let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            Ok((Ok(status), output)) => {
+                let output = String::from_utf8_lossy(&output);
+                let words = output.split_whitespace().collect::<Vec<_>>().join(" ");
                 let words: String = words.chars().take(300).collect();
                 Err(if words.is_empty() {
-                    format!("QEMU ended with {status}")
+                    format!("QEMU exited with {status}")
                 } else {
                     words
                 })
             }
-            Ok((Err(error), _)) => Err(format!("its end could not be awaited: {error}")),
+            Ok((Err(error), _)) => Err(format!("cannot wait for QEMU: {error}")),
             Err(_late) => {
                 let _gone = child.kill().await;
-                Err(format!("it was not done in {:?}", self.deadline))
+                Err(format!("it did not finish within {:?}", self.deadline))
             }
         }
     }
 }
 
-/// All groups of a user, as libvirt gives them to a guest's QEMU: by one of them, `kvm`, it may open `/dev/kvm` (0660 on
-/// Debian), whatever group `qemu.conf` names.
+/// All groups of a user, which libvirt also gives to guests' QEMU. One of them, `kvm`, grants access to `/dev/kvm`
+/// (mode 0660 on Debian), regardless of the group in `qemu.conf`.
 fn groups(uid: Uid, gid: Gid) -> Vec<Gid> {
     let listed = || {
         let user = User::from_uid(uid).ok()??;
@@ -145,18 +145,18 @@ fn groups(uid: Uid, gid: Gid) -> Vec<Gid> {
     listed().unwrap_or_else(|| vec![gid])
 }
 
-/// A disk in memory that holds nothing but the boot sector.
+/// An in-memory disk that contains only the boot sector.
 fn boot_disk() -> std::io::Result<File> {
     let mut disk = File::from(memfd_create("waifud-kvm-probe", MFdFlags::MFD_CLOEXEC)?);
     disk.write_all(&boot_sector())?;
-    // SeaBIOS boots from nothing smaller than one cylinder (16 heads of 63 sectors).
+    // SeaBIOS does not boot from a disk smaller than one cylinder (16 heads of 63 sectors).
     disk.set_len(1 << 20)?;
     Ok(disk)
 }
 
 /// The program, assembled by hand. Opcodes: Intel's Software Developer's Manual, volume 2.
 fn boot_sector() -> [u8; 512] {
-    /// Where a BIOS loads a boot sector to.
+    /// The address to which a BIOS loads a boot sector.
     const BASE: u16 = 0x7c00;
     const START32: u16 = BASE + 0x18;
     const GDTR: u16 = BASE + 0x30;
@@ -203,12 +203,25 @@ fn boot_sector() -> [u8; 512] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
     use super::*;
 
-    /// Emulation does the same work, so a failure under KVM is KVM's.
+    /// Creates a shell script that replaces QEMU, and lets every user run it.
+    pub(in super::super) fn script(directory: &Path, text: &str) -> PathBuf {
+        let script = directory.join("qemu");
+        std::fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
+        for path in [directory, &script] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        script
+    }
+
+    /// The same machine works with emulation, so a failure with KVM is caused by KVM.
     #[tokio::test]
-    async fn the_test_machine_is_sound() {
+    async fn the_test_machine_works_with_emulation() {
         let emulator = PathBuf::from("/usr/bin/qemu-system-x86_64");
         if !emulator.exists() {
             waifud_kit::testing::skip("qemu-system-x86_64 is not installed");
@@ -222,45 +235,38 @@ mod tests {
             deadline: Duration::from_mins(1),
         };
         let attempt = run.attempt().await.unwrap();
-        eprintln!("the test machine took {:?} under emulation", attempt.took);
+        eprintln!(
+            "the test machine took {:?} with emulation",
+            attempt.duration
+        );
     }
 
     #[tokio::test]
-    async fn a_machine_that_makes_no_progress_is_ended() {
+    async fn a_test_machine_that_exceeds_its_deadline_is_killed() {
         let directory = tempfile::tempdir().unwrap();
-        let script = directory.path().join("qemu");
-        std::fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
-        let mut run = Run::kvm(script, None);
+        let mut run = Run::kvm(script(directory.path(), "exec sleep 1000"), None);
         run.deadline = Duration::from_millis(300);
         let why = run.attempt().await.unwrap_err();
-        assert_eq!(why, "it was not done in 300ms");
+        assert_eq!(why, "it did not finish within 300ms");
     }
 
     #[tokio::test]
-    async fn what_qemu_says_at_its_end_is_the_reason() {
+    async fn qemus_last_message_is_the_reason() {
         let directory = tempfile::tempdir().unwrap();
-        let script = directory.path().join("qemu");
-        std::fs::write(
-            &script,
-            "#!/bin/sh\necho 'failed to set MSR 0x10a' >&2\nexit 134\n",
-        )
-        .unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        let text = "echo 'failed to set MSR 0x10a' >&2\nexit 134";
+        let script = script(directory.path(), text);
         let why = Run::kvm(script, None).attempt().await.unwrap_err();
         assert_eq!(why, "failed to set MSR 0x10a");
     }
 
-    /// Of all users of this machine the one with most groups tells most.
+    /// Uses the user of this host with the most groups.
     #[tokio::test]
-    async fn it_runs_with_every_group_of_its_user() {
+    async fn the_test_machine_runs_with_all_groups_of_its_user() {
         if !geteuid().is_root() {
             waifud_kit::testing::skip("needs root to act as another user");
             return;
         }
-        // Nobody's own: what `qemu.conf` names need not be the user's first group.
+        // A group that no user has: the group in `qemu.conf` need not be the primary group of the user.
         let gid = Gid::from_raw(54_321);
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
         let (uid, expected) = passwd
@@ -270,15 +276,10 @@ mod tests {
             .max_by_key(|(_, groups)| groups.len())
             .unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let script = directory.path().join("qemu");
-        std::fs::write(&script, "#!/bin/sh\nid -G >&2\nexit 1\n").unwrap();
-        for path in [directory.path(), &script] {
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            std::fs::set_permissions(path, mode).unwrap();
-        }
+        let script = script(directory.path(), "id -G >&2\nexit 1");
         let run = Run::kvm(script, Some((uid, gid.as_raw())));
-        let said = run.attempt().await.unwrap_err();
-        let mut found: Vec<u32> = said.split(' ').map(|id| id.parse().unwrap()).collect();
+        let output = run.attempt().await.unwrap_err();
+        let mut found: Vec<u32> = output.split(' ').map(|id| id.parse().unwrap()).collect();
         let mut expected: Vec<u32> = expected.into_iter().map(Gid::as_raw).collect();
         found.sort_unstable();
         expected.sort_unstable();

@@ -1,11 +1,12 @@
-//! Whether KVM truly works here: cheap signs first, then a small machine that has to get something done.
+//! Determines whether KVM works on this host: first by cheap checks, then by running a small test machine.
 //!
-//! `/dev/kvm` that opens and libvirt's capabilities prove little: some hosts have both and start no ordinary guest
-//! (PVM, which runs only kernels made for it; nested hosts that abort at `-cpu host`; permissions). So the last word has
-//! a test machine, see `boot`. What it said is remembered on disk, with everything that it may depend on.
+//! A `/dev/kvm` that can be opened and libvirt's capabilities prove little: some hosts have both and cannot run
+//! ordinary guests (PVM, which runs only kernels built for it; nested hosts that abort with `-cpu host`; wrong
+//! permissions). So a test machine decides, see `boot`. Its result is cached on disk with everything that it may depend
+//! on.
 
 pub mod boot;
-mod memory;
+mod cache;
 
 use std::path::Path;
 
@@ -14,30 +15,30 @@ use waifud_types::status::HypervisorKind;
 
 use boot::Attempt;
 
-/// What the host looks like, before anything is run.
+/// Properties of the host that are known without running anything.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Signs {
-    /// `uname -r`.
+pub struct HostFeatures {
+    /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
-    /// As the kernel names it.
+    /// The CPU model as reported by the kernel.
     pub cpu_model: String,
     /// Whether the CPU announces VMX (Intel) or SVM (AMD).
     pub virtualisation: bool,
-    /// Whether the module that runs PVM guests is there.
+    /// Whether the kernel module for PVM guests is loaded.
     pub pvm: bool,
-    /// Whether a module that runs ordinary guests is there.
+    /// Whether a kernel module for ordinary guests is loaded.
     pub hardware_module: bool,
-    /// Why `/dev/kvm` can't be opened; null when it can.
+    /// Why `/dev/kvm` cannot be opened; `None` if it can.
     pub device_error: Option<String>,
     /// libvirt's number for QEMU's version: 1,000,000 × major + 1,000 × minor + micro.
     pub qemu_version: u32,
-    /// This run of the kernel; a failure is believed until the next one only.
+    /// The current boot of the host. A failure is cached only until the next boot.
     pub boot_id: String,
 }
 
-impl Signs {
-    /// Looks at the machine. Blocking, but without waiting for anything.
-    pub fn look(qemu_version: u32) -> Self {
+impl HostFeatures {
+    /// Reads the properties of this machine. Blocking, but short.
+    pub fn detect(qemu_version: u32) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let line = |path: &str| read(path).trim().to_owned();
         let cpuinfo = read("/proc/cpuinfo");
@@ -58,28 +59,31 @@ impl Signs {
         }
     }
 
-    /// Why it is not worth running anything; `None` when it is.
-    pub fn hopeless(&self) -> Option<String> {
+    /// Why KVM cannot work; `None` if only the test machine can decide.
+    pub fn obstacle(&self) -> Option<String> {
         if let Some(error) = &self.device_error {
-            Some(format!("/dev/kvm can't be opened ({error})"))
+            Some(format!("cannot open /dev/kvm ({error})"))
         } else if self.pvm && !self.hardware_module {
-            Some("this host's KVM is PVM, which runs only kernels made for it".to_owned())
+            Some("KVM on this host is PVM, which runs only kernels built for it".to_owned())
         } else if !self.virtualisation {
-            Some("the CPU offers no hardware virtualisation (neither vmx nor svm)".to_owned())
+            Some(
+                "the CPU does not support hardware virtualisation (it has neither vmx nor svm)"
+                    .to_owned(),
+            )
         } else {
             None
         }
     }
 }
 
-/// The answer, with its reason in a sentence.
-pub fn verdict(attempt: &Result<Attempt, String>) -> HypervisorFacts {
+/// The result of the probe, with the reason as a sentence.
+pub fn facts(attempt: &Result<Attempt, String>) -> HypervisorFacts {
     match attempt {
-        Ok(Attempt { took }) => HypervisorFacts {
+        Ok(Attempt { duration }) => HypervisorFacts {
             kind: HypervisorKind::Kvm,
             reason: format!(
-                "a test machine ran under KVM and was done in {} ms",
-                took.as_millis()
+                "the test machine finished with KVM in {} ms",
+                duration.as_millis()
             ),
         },
         Err(why) => HypervisorFacts {
@@ -89,37 +93,37 @@ pub fn verdict(attempt: &Result<Attempt, String>) -> HypervisorFacts {
     }
 }
 
-/// Finds the answer: by the signs, by what is remembered, or by running the test machine.
-pub async fn decide(signs: Signs, run: boot::Run, cache: &Path) -> HypervisorFacts {
+/// Determines the result: from the properties, from the cache, or by running the test machine.
+pub async fn probe(features: HostFeatures, run: boot::Run, cache: &Path) -> HypervisorFacts {
     if std::env::consts::ARCH != "x86_64" {
-        // The test machine's program is for x86; without proof nothing is claimed.
-        return verdict(&Err("KVM is probed on x86_64 only".to_owned()));
+        // The program of the test machine is for x86. Without the test, KVM is assumed not to work.
+        return facts(&Err("waifud supports KVM on x86_64 only".to_owned()));
     }
-    if let Some(why) = signs.hopeless() {
-        return verdict(&Err(why));
+    if let Some(why) = features.obstacle() {
+        return facts(&Err(why));
     }
-    if let Some(known) = memory::recall(cache, &signs) {
+    if let Some(known) = cache::load(cache, &features) {
         return known;
     }
     let mut attempt = run.attempt().await;
     if attempt.is_err() {
-        // Perhaps the host was busy, as hosts are at their start; and this answer is believed until the next one.
-        let patient = boot::Run {
+        // The host may have been busy, as is usual after a boot, and this result is cached until the next boot.
+        let retry = boot::Run {
             deadline: run.deadline * 3,
             ..run
         };
-        attempt = patient.attempt().await;
+        attempt = retry.attempt().await;
     }
-    let facts = verdict(&attempt.map_err(|why| format!("a test machine under KVM failed: {why}")));
-    if let Err(error) = memory::remember(cache, signs, &facts) {
-        // It only costs the next start a probe.
-        tracing::warn!(%error, cache = %cache.display(), "the answer of the KVM probe can't be kept");
+    let facts = facts(&attempt.map_err(|why| format!("the test machine failed with KVM: {why}")));
+    if let Err(error) = cache::store(cache, features, &facts) {
+        // The next start only has to probe again.
+        tracing::warn!(%error, cache = %cache.display(), "cannot cache the result of the KVM probe");
     }
     facts
 }
 
 fn cpu_model(cpuinfo: &str) -> String {
-    // x86 says "model name"; others say little, some "Model" or "Hardware".
+    // The field is "model name" on x86. Others have fewer fields, some of them "Model" or "Hardware".
     ["model name", "Model", "Hardware", "CPU part"]
         .iter()
         .find_map(|key| field(cpuinfo, key))
@@ -143,33 +147,33 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn good() -> Signs {
-        Signs {
+    fn usable() -> HostFeatures {
+        HostFeatures {
             virtualisation: true,
             hardware_module: true,
-            ..Signs::default()
+            ..HostFeatures::default()
         }
     }
 
     #[test]
-    fn cheap_signs_rule_hopeless_hosts_out_each_with_its_reason() {
-        assert_eq!(good().hopeless(), None);
-        let mut signs = good();
-        signs.device_error = Some("Permission denied".to_owned());
-        assert!(signs.hopeless().unwrap().contains("Permission denied"));
-        let mut signs = good();
-        signs.virtualisation = false;
-        assert!(signs.hopeless().unwrap().contains("vmx"));
-        let mut signs = good();
-        (signs.pvm, signs.hardware_module) = (true, false);
-        assert!(signs.hopeless().unwrap().contains("PVM"));
-        // Both modules built in: only running something tells.
-        signs.hardware_module = true;
-        assert_eq!(signs.hopeless(), None);
+    fn each_host_feature_that_rules_out_kvm_has_its_own_reason() {
+        assert_eq!(usable().obstacle(), None);
+        let mut features = usable();
+        features.device_error = Some("Permission denied".to_owned());
+        assert!(features.obstacle().unwrap().contains("Permission denied"));
+        let mut features = usable();
+        features.virtualisation = false;
+        assert!(features.obstacle().unwrap().contains("vmx"));
+        let mut features = usable();
+        (features.pvm, features.hardware_module) = (true, false);
+        assert!(features.obstacle().unwrap().contains("PVM"));
+        // Both modules are built in, so only the test machine can decide.
+        features.hardware_module = true;
+        assert_eq!(features.obstacle(), None);
     }
 
     #[test]
-    fn cpuinfo_is_read_by_field() {
+    fn fields_and_flags_of_cpuinfo_are_parsed() {
         let text = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu svm_lock vmxx sse\n\nprocessor\t: 1\n";
         assert_eq!(cpu_model(text), "AMD EPYC");
         assert!(has_flag(text, "sse"));
@@ -178,32 +182,32 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_read_as_sentences() {
-        let took = Duration::from_millis(120);
-        let yes = verdict(&Ok(Attempt { took }));
-        assert_eq!(yes.kind, HypervisorKind::Kvm);
+    fn the_reason_of_a_result_is_a_sentence() {
+        let duration = Duration::from_millis(120);
+        let success = facts(&Ok(Attempt { duration }));
+        assert_eq!(success.kind, HypervisorKind::Kvm);
         assert_eq!(
-            yes.reason,
-            "a test machine ran under KVM and was done in 120 ms"
+            success.reason,
+            "the test machine finished with KVM in 120 ms"
         );
-        let no = verdict(&Err("of a reason".to_owned()));
-        assert_eq!(no.kind, HypervisorKind::Tcg);
-        assert_eq!(no.reason, "guests are emulated, which is slow: of a reason");
+        let failure = facts(&Err("a reason".to_owned()));
+        assert_eq!(failure.kind, HypervisorKind::Tcg);
+        assert_eq!(
+            failure.reason,
+            "guests are emulated, which is slow: a reason"
+        );
     }
 
     #[cfg(target_arch = "x86_64")]
     #[tokio::test]
-    async fn one_failure_is_not_believed() {
+    async fn a_single_failure_is_retried() {
         let directory = tempfile::tempdir().unwrap();
-        let script = directory.path().join("qemu");
-        // 85 is how the test machine ends when it has done its work.
-        let text = "#!/bin/sh\nif [ -e $0.again ]; then exit 85; fi\ntouch $0.again\nexit 1\n";
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        // 85 is the exit code of a successful test machine.
+        let text = "if [ -e $0.again ]; then exit 85; fi\ntouch $0.again\nexit 1";
+        let script = boot::tests::script(directory.path(), text);
         let mut run = boot::Run::kvm(script, None);
         run.deadline = Duration::from_secs(10);
-        let facts = decide(good(), run, &directory.path().join("cache")).await;
+        let facts = probe(usable(), run, &directory.path().join("cache")).await;
         assert_eq!(facts.kind, HypervisorKind::Kvm, "{}", facts.reason);
     }
 }

@@ -50,8 +50,8 @@ pub(super) fn is_our_device(device: &Element) -> bool {
             target.attribute("type") == Some("serial")
                 && target.attribute("port").unwrap_or("0") == "0"
         }),
-        // A domain has one balloon; libvirt adds one if none is requested. It also finds the emulator: the path of an
-        // older QEMU would never be replaced.
+        // A domain has one balloon; libvirt adds one if none is requested. libvirt also sets the emulator; if it were kept,
+        // the path of an older QEMU would never be replaced.
         "memballoon" | "emulator" => true,
         _ => has_our_alias(device),
     }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_devices_are_recognised_by_their_alias_and_those_without_one_by_their_kind() {
+    fn a_device_is_ours_by_its_alias_or_by_its_kind() {
         for (xml, ours) in [
             ("<rng><alias name='ua-waifud-rng'/></rng>", true),
             ("<rng><alias name='ua-other'/></rng>", false),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_of_ours_has_its_name_in_its_alias() {
+    fn the_alias_of_a_disk_contains_its_name() {
         let name: Name = "root".parse().unwrap();
         let disk = Element::new("disk").child(disk_alias(&name));
         assert_eq!(our_disk(&disk), Some(name.clone()));
