@@ -74,7 +74,7 @@ impl ToolOutput {
 
     /// The first line of the error output, truncated and without control characters, because it can contain text from
     /// the image.
-    pub(crate) fn complaint(&self) -> String {
+    pub(crate) fn error_message(&self) -> String {
         let text = String::from_utf8_lossy(&self.stderr);
         let line = text.lines().find(|line| !line.trim().is_empty());
         let line = line.map_or_else(

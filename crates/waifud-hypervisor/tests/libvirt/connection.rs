@@ -43,7 +43,8 @@ async fn domains_keep_running_when_libvirtd_is_killed_and_the_connection_is_rest
     assert_eq!(node.qemu_pid("web").unwrap(), pid);
     node.hypervisor.ensure_started(spec.id).await.unwrap();
     // A restarted libvirtd accepts calls before it has reconnected to QEMU. A `destroy` at that time kills QEMU, so the
-    // reconnection fails and libvirt reports a crash. A monitor command waits for the end of the reconnection.
+    // reconnection fails, libvirt stops the domain for that reason (`shut off (daemon)`), and the `destroy` fails with
+    // "domain is not running". A monitor command waits for the end of the reconnection.
     let query = [
         "qemu-monitor-command",
         "web",
