@@ -1,7 +1,7 @@
 //! The conformance tests that every hypervisor, real or fake, must pass.
 //!
-//! The tests use only the trait, and an `Outside` that changes domains as other programs and failures do. A violated
-//! rule is returned as a `Violation`, which the caller unwraps.
+//! The tests use only the trait, and `ExternalChanges`, which changes domains as other programs and failures do. A
+//! violated rule is returned as a `Violation`, which the caller unwraps.
 
 mod drift;
 
@@ -33,7 +33,7 @@ pub struct Violation(pub String);
 
 /// Changes of domains that waifud does not cause.
 #[async_trait]
-pub trait Outside: Send + Sync {
+pub trait ExternalChanges: Send + Sync {
     /// Destroys a running domain, as an administrator would.
     async fn destroy(&self, id: InstanceId);
     /// Kills the domain's QEMU with SIGKILL.
@@ -53,7 +53,7 @@ pub type SpecMaker<'a> = &'a (dyn Fn(InstanceId, &str) -> DomainSpec + Send + Sy
 pub fn diskless_spec(id: InstanceId, name: &str) -> DomainSpec {
     DomainSpec {
         id,
-        name: label(name),
+        name: parse_name(name),
         epoch: Epoch(1),
         cpus: 1,
         memory: ByteSize::mib(64),
@@ -70,9 +70,9 @@ pub fn diskless_spec(id: InstanceId, name: &str) -> DomainSpec {
 }
 
 /// Runs all tests. Removes the domains that they created, unless a rule is violated.
-pub async fn everything(
+pub async fn run_all(
     hypervisor: &dyn Hypervisor,
-    outside: &dyn Outside,
+    external: &dyn ExternalChanges,
     spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
     absent_domains_can_be_removed_but_not_started(hypervisor).await?;
@@ -80,15 +80,15 @@ pub async fn everything(
     a_name_belongs_to_one_domain(hypervisor, spec).await?;
     starting_and_stopping_are_idempotent(hypervisor, spec).await?;
     a_running_domain_survives_redefinition(hypervisor, spec).await?;
-    changes_by_others_are_observed(hypervisor, outside, spec).await?;
-    drift::manual_edits_are_reported_and_devices_are_kept(hypervisor, outside, spec).await?;
+    external_changes_are_observed(hypervisor, external, spec).await?;
+    drift::manual_edits_are_reported_and_devices_are_kept(hypervisor, external, spec).await?;
     a_missing_agent_differs_from_an_absent_domain(hypervisor, spec).await
 }
 
 /// Tests for a spec with a disk. `size_of` returns the size of the running domain's disk as the guest sees it.
 pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
     hypervisor: &dyn Hypervisor,
-    outside: &dyn Outside,
+    external: &dyn ExternalChanges,
     spec: &DomainSpec,
     size_of: impl Fn(InstanceId, Name) -> F,
 ) -> Result<(), Violation> {
@@ -100,9 +100,9 @@ pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
     let absent = hypervisor.ensure_disk_size(id, &disk, large).await;
     not_found("ensure_disk_size", id, &absent)?;
     succeeds("ensure_defined", hypervisor.ensure_defined(spec)).await?;
-    let seen = existing(hypervisor, id).await?;
-    let holds = seen.disks == spec.disk_sources();
-    expect(holds, "a domain's disks are observed as defined", &seen)?;
+    let observed = existing(hypervisor, id).await?;
+    let holds = observed.disks == spec.disk_sources();
+    expect(holds, "a domain's disks are observed as defined", &observed)?;
     let off = hypervisor.ensure_disk_size(id, &disk, large).await;
     expect(
         off.is_err(),
@@ -125,7 +125,7 @@ pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
             &(wanted, has),
         )?;
     }
-    outside.pause(id).await;
+    external.pause(id).await;
     reaches(hypervisor, id, "a pause is reported", |s| {
         s == DomainState::Paused { io_error: false }
     })
@@ -135,7 +135,7 @@ pub async fn disks_grow_under_running_domains<F: Future<Output = ByteSize>>(
     let has = size_of(id, disk.clone()).await;
     expect(has == larger, "the disk of a paused domain grows", &has)?;
     let other = hypervisor
-        .ensure_disk_size(id, &label("no-such-disk"), large)
+        .ensure_disk_size(id, &parse_name("no-such-disk"), large)
         .await;
     expect(
         other.is_err(),
@@ -170,22 +170,22 @@ async fn absent_domains_can_be_removed_but_not_started(
 
 async fn a_definition_is_idempotent_and_applies_changes(
     hypervisor: &dyn Hypervisor,
-    make: SpecMaker<'_>,
+    create_spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
-    let mut spec = make(InstanceId::generate(), "conform-define");
+    let mut spec = create_spec(InstanceId::generate(), "conform-define");
     for _ in 0..2 {
         succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
     }
-    let seen = existing(hypervisor, spec.id).await?;
-    let holds = seen.id == spec.id
-        && seen.name == spec.name.as_str()
-        && seen.epoch == Some(spec.epoch)
-        && seen.kind == spec.kind
-        && seen.spec_digest == Some(spec.digest())
-        && seen.disks == spec.disk_sources()
-        && seen.drift.is_empty()
-        && matches!(seen.state, DomainState::Off(_));
-    expect(holds, "a defined domain matches its spec", &seen)?;
+    let observed = existing(hypervisor, spec.id).await?;
+    let holds = observed.id == spec.id
+        && observed.name == spec.name.as_str()
+        && observed.epoch == Some(spec.epoch)
+        && observed.kind == spec.kind
+        && observed.spec_digest == Some(spec.digest())
+        && observed.disks == spec.disk_sources()
+        && observed.drift.is_empty()
+        && matches!(observed.state, DomainState::Off(_));
+    expect(holds, "a defined domain matches its spec", &observed)?;
 
     spec.memory = ByteSize(spec.memory.bytes() + (16 << 20));
     spec.epoch = Epoch(spec.epoch.0 + 1);
@@ -194,9 +194,9 @@ async fn a_definition_is_idempotent_and_applies_changes(
         hypervisor.ensure_defined(&spec),
     )
     .await?;
-    let seen = existing(hypervisor, spec.id).await?;
-    let holds = seen.spec_digest == Some(spec.digest()) && seen.epoch == Some(spec.epoch);
-    expect(holds, "a changed spec is applied", &seen)?;
+    let observed = existing(hypervisor, spec.id).await?;
+    let holds = observed.spec_digest == Some(spec.digest()) && observed.epoch == Some(spec.epoch);
+    expect(holds, "a changed spec is applied", &observed)?;
 
     let listed = hypervisor.list().await.map_err(failed("list"))?;
     let count = listed.iter().filter(|d| d.id == spec.id).count();
@@ -209,16 +209,20 @@ async fn a_definition_is_idempotent_and_applies_changes(
     for _ in 0..2 {
         succeeds("ensure_absent", hypervisor.ensure_absent(spec.id)).await?;
     }
-    let gone = get(hypervisor, spec.id).await?;
-    expect(gone.is_none(), "a removed domain does not exist", &gone)
+    let removed = get(hypervisor, spec.id).await?;
+    expect(
+        removed.is_none(),
+        "a removed domain does not exist",
+        &removed,
+    )
 }
 
 async fn a_name_belongs_to_one_domain(
     hypervisor: &dyn Hypervisor,
-    make: SpecMaker<'_>,
+    create_spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
-    let first = make(InstanceId::generate(), "conform-name");
-    let second = make(InstanceId::generate(), "conform-name");
+    let first = create_spec(InstanceId::generate(), "conform-name");
+    let second = create_spec(InstanceId::generate(), "conform-name");
     succeeds("ensure_defined", hypervisor.ensure_defined(&first)).await?;
     let refused = hypervisor.ensure_defined(&second).await;
     let holds = matches!(&refused, Err(HypervisorError::NameTaken { name }) if *name == *second.name.as_str());
@@ -234,9 +238,9 @@ async fn a_name_belongs_to_one_domain(
 
 async fn starting_and_stopping_are_idempotent(
     hypervisor: &dyn Hypervisor,
-    make: SpecMaker<'_>,
+    create_spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
-    let spec = make(InstanceId::generate(), "conform-start");
+    let spec = create_spec(InstanceId::generate(), "conform-start");
     let mut events = hypervisor.events();
     succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
     for _ in 0..2 {
@@ -275,15 +279,19 @@ async fn starting_and_stopping_are_idempotent(
         hypervisor.ensure_absent(spec.id),
     )
     .await?;
-    let gone = get(hypervisor, spec.id).await?;
-    expect(gone.is_none(), "a running domain can be removed", &gone)
+    let removed = get(hypervisor, spec.id).await?;
+    expect(
+        removed.is_none(),
+        "a running domain can be removed",
+        &removed,
+    )
 }
 
 async fn a_running_domain_survives_redefinition(
     hypervisor: &dyn Hypervisor,
-    make: SpecMaker<'_>,
+    create_spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
-    let mut spec = make(InstanceId::generate(), "conform-redefine");
+    let mut spec = create_spec(InstanceId::generate(), "conform-redefine");
     succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
     succeeds("ensure_started", hypervisor.ensure_started(spec.id)).await?;
     spec.cpus += 1;
@@ -292,28 +300,29 @@ async fn a_running_domain_survives_redefinition(
         hypervisor.ensure_defined(&spec),
     )
     .await?;
-    let seen = existing(hypervisor, spec.id).await?;
-    let holds = seen.state == DomainState::Running && seen.spec_digest == Some(spec.digest());
+    let observed = existing(hypervisor, spec.id).await?;
+    let holds =
+        observed.state == DomainState::Running && observed.spec_digest == Some(spec.digest());
     expect(
         holds,
         "a redefinition applies the spec without stopping the domain",
-        &seen,
+        &observed,
     )?;
     succeeds("ensure_absent", hypervisor.ensure_absent(spec.id)).await
 }
 
-async fn changes_by_others_are_observed(
+async fn external_changes_are_observed(
     hypervisor: &dyn Hypervisor,
-    outside: &dyn Outside,
-    make: SpecMaker<'_>,
+    external: &dyn ExternalChanges,
+    create_spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
-    let spec = make(InstanceId::generate(), "conform-outside");
+    let spec = create_spec(InstanceId::generate(), "conform-external");
     let id = spec.id;
     let mut events = hypervisor.events();
     succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
 
     succeeds("ensure_started", hypervisor.ensure_started(id)).await?;
-    outside.pause(id).await;
+    external.pause(id).await;
     reaches(
         hypervisor,
         id,
@@ -332,7 +341,7 @@ async fn changes_by_others_are_observed(
     })
     .await?;
 
-    outside.destroy(id).await;
+    external.destroy(id).await;
     reaches(
         hypervisor,
         id,
@@ -350,7 +359,7 @@ async fn changes_by_others_are_observed(
         hypervisor.ensure_started(id),
     )
     .await?;
-    outside.kill(id).await;
+    external.kill(id).await;
     reaches(
         hypervisor,
         id,
@@ -372,10 +381,10 @@ async fn changes_by_others_are_observed(
 
 async fn a_missing_agent_differs_from_an_absent_domain(
     hypervisor: &dyn Hypervisor,
-    make: SpecMaker<'_>,
+    create_spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
     let ping = || serde_json::json!({"execute": "guest-ping"});
-    let spec = make(InstanceId::generate(), "conform-agent");
+    let spec = create_spec(InstanceId::generate(), "conform-agent");
     let limit = Duration::from_secs(2);
     let absent = hypervisor.agent_command(spec.id, ping(), limit).await;
     let holds = matches!(absent, Err(HypervisorError::NotFound(_)));
@@ -392,15 +401,15 @@ async fn a_missing_agent_differs_from_an_absent_domain(
     succeeds("ensure_absent", hypervisor.ensure_absent(spec.id)).await
 }
 
-fn label(name: &str) -> Name {
-    name.parse().unwrap_or_else(|_| label("invalid-name"))
+fn parse_name(name: &str) -> Name {
+    name.parse().unwrap_or_else(|_| parse_name("invalid-name"))
 }
 
-fn expect(holds: bool, rule: &str, seen: &dyn Debug) -> Result<(), Violation> {
+fn expect(holds: bool, rule: &str, observed: &dyn Debug) -> Result<(), Violation> {
     if holds {
         Ok(())
     } else {
-        Err(Violation(format!("{rule}: {seen:?}")))
+        Err(Violation(format!("{rule}: {observed:?}")))
     }
 }
 
@@ -420,7 +429,7 @@ fn not_found(
     id: InstanceId,
     outcome: &Result<(), HypervisorError>,
 ) -> Result<(), Violation> {
-    let holds = matches!(outcome, Err(HypervisorError::NotFound(seen)) if *seen == id);
+    let holds = matches!(outcome, Err(HypervisorError::NotFound(observed)) if *observed == id);
     expect(
         holds,
         &format!("{operation} of an absent domain is `NotFound`"),

@@ -474,10 +474,10 @@ impl Hypervisor for FakeHypervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::{self, Outside};
+    use crate::conformance::{self, ExternalChanges};
 
     #[async_trait]
-    impl Outside for FakeHypervisor {
+    impl ExternalChanges for FakeHypervisor {
         async fn destroy(&self, id: InstanceId) {
             FakeHypervisor::destroy(self, id);
         }
@@ -502,7 +502,7 @@ mod tests {
     #[tokio::test]
     async fn the_fake_passes_the_conformance_tests() {
         let fake = FakeHypervisor::new();
-        conformance::everything(&fake, &fake, &conformance::diskless_spec)
+        conformance::run_all(&fake, &fake, &conformance::diskless_spec)
             .await
             .unwrap();
     }

@@ -129,11 +129,11 @@ pub enum OffReason {
     Unknown,
     /// The guest powered itself off.
     GuestShutdown,
-    /// It was destroyed.
+    /// It was powered off, by waifud or by another program.
     Destroyed,
     /// The guest or QEMU crashed.
     Crashed,
-    /// It could not be started.
+    /// It failed to start.
     StartFailed,
 }
 
@@ -144,7 +144,7 @@ pub struct ObservedDomain {
     pub id: InstanceId,
     /// The domain's name.
     pub name: String,
-    /// The epoch in the domain's metadata; `None` for a domain that was defined under our id by another program.
+    /// The epoch in the domain's metadata; `None` for a domain that was defined with this UUID by another program.
     pub epoch: Option<Epoch>,
     /// The current state.
     pub state: DomainState,
@@ -220,9 +220,9 @@ pub enum HypervisorError {
         message: String,
     },
     /// A call to libvirt timed out.
-    #[error("the libvirt call \"{operation}\" timed out after {after:?}")]
+    #[error("cannot {operation}: no answer within {after:?}")]
     TimedOut {
-        /// The name of the call.
+        /// What was attempted, as a verb phrase after "cannot".
         operation: &'static str,
         /// The time limit.
         after: Duration,
@@ -234,9 +234,9 @@ pub enum HypervisorError {
         name: String,
     },
     /// Any other error of the hypervisor.
-    #[error("the libvirt call \"{operation}\" failed: {message}")]
+    #[error("cannot {operation}: {message}")]
     Other {
-        /// The name of the call.
+        /// What was attempted, as a verb phrase after "cannot".
         operation: &'static str,
         /// libvirt's error message.
         message: String,
@@ -246,7 +246,7 @@ pub enum HypervisorError {
 /// The error for growing a disk that the instance's running domain does not have.
 fn no_such_disk(disk: &Name) -> HypervisorError {
     HypervisorError::Other {
-        operation: "block resize",
+        operation: "resize the disk",
         message: format!("the domain is off or has no disk {disk}"),
     }
 }

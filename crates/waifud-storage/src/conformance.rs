@@ -19,12 +19,12 @@ pub struct Violation(pub String);
 pub fn volume_id(disk: &str) -> VolumeId {
     VolumeId {
         instance: InstanceId::generate(),
-        disk: label(disk),
+        disk: parse_name(disk),
     }
 }
 
 /// Runs all tests on an empty pool. Removes what they created, unless a rule is violated.
-pub async fn everything(pool: &dyn StoragePool) -> Result<(), Violation> {
+pub async fn run_all(pool: &dyn StoragePool) -> Result<(), Violation> {
     images_are_imported_once_and_verified(pool).await?;
     invalid_images_are_refused_and_leave_no_files(pool).await?;
     volumes_are_cloned_grown_and_never_shrunk(pool).await?;
@@ -240,15 +240,15 @@ async fn absent_images_and_volumes_can_be_removed(pool: &dyn StoragePool) -> Res
     )
 }
 
-fn label(name: &str) -> Name {
-    name.parse().unwrap_or_else(|_| label("invalid-name"))
+fn parse_name(name: &str) -> Name {
+    name.parse().unwrap_or_else(|_| parse_name("invalid-name"))
 }
 
-fn expect(holds: bool, rule: &str, seen: &dyn Debug) -> Result<(), Violation> {
+fn expect(holds: bool, rule: &str, value: &dyn Debug) -> Result<(), Violation> {
     if holds {
         Ok(())
     } else {
-        Err(Violation(format!("{rule}: {seen:?}")))
+        Err(Violation(format!("{rule}: {value:?}")))
     }
 }
 

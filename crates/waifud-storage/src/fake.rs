@@ -296,14 +296,14 @@ mod tests {
     async fn the_fake_passes_the_conformance_tests() {
         let directory = tempfile::tempdir().unwrap();
         let pool = FakePool::new("main".parse().unwrap(), directory.path());
-        conformance::everything(&pool).await.unwrap();
+        conformance::run_all(&pool).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_fake_with_block_devices_passes_the_conformance_tests_and_has_raw_volumes() {
         let directory = tempfile::tempdir().unwrap();
         let pool = FakePool::new("main".parse().unwrap(), directory.path()).with_block_devices();
-        conformance::everything(&pool).await.unwrap();
+        conformance::run_all(&pool).await.unwrap();
         let (_, image) = image_bytes(ByteSize::mib(1), 1);
         pool.add_image(image, ByteSize::mib(1));
         let id = conformance::volume_id("root");

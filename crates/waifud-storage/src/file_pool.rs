@@ -92,7 +92,7 @@ pub struct FilePool<F> {
 }
 
 impl<F: VolumeFormat> FilePool<F> {
-    pub(crate) fn with(layout: Layout, config: &FilePoolConfig, format: F) -> Self {
+    pub(crate) fn new(layout: Layout, config: &FilePoolConfig, format: F) -> Self {
         Self {
             volumes: Volumes {
                 layout,

@@ -50,7 +50,7 @@ fn verify(
     image: Digest,
 ) -> Result<(File, Qcow2Header), StorageError> {
     let failed = |error| layout.io("read", staged, error);
-    let mut file = layout.open_plain(staged)?;
+    let mut file = layout.open_regular(staged)?;
     let (_, hash) = waifud_kit::sha256::of_reader(&file).map_err(failed)?;
     let actual = Digest::from_bytes(hash);
     if actual != image {

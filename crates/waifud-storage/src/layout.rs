@@ -252,7 +252,7 @@ impl Layout {
     }
 
     /// Opens a regular file for reading. Fails for links, devices and directories.
-    pub(crate) fn open_plain(&self, path: &Path) -> Result<File, StorageError> {
+    pub(crate) fn open_regular(&self, path: &Path) -> Result<File, StorageError> {
         let open = || {
             let file = OpenOptions::new()
                 .read(true)
@@ -270,7 +270,7 @@ impl Layout {
     /// The first `at_most` bytes of a file, or fewer if it has fewer.
     pub(crate) fn head(&self, path: &Path, at_most: u64) -> Result<Vec<u8>, StorageError> {
         let mut bytes = Vec::new();
-        self.open_plain(path)?
+        self.open_regular(path)?
             .take(at_most)
             .read_to_end(&mut bytes)
             .map_err(|error| self.io("read", path, error))?;

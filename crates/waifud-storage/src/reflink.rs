@@ -44,7 +44,7 @@ impl FilePool<Clones> {
             timeout: inspector.timeout * UNPACK_TIMEOUT_FACTOR,
             ..inspector
         };
-        Ok(Self::with(layout, &config, Clones { unpacker }))
+        Ok(Self::new(layout, &config, Clones { unpacker }))
     }
 }
 
@@ -235,7 +235,7 @@ fn clone_image(
     size: ByteSize,
 ) -> Result<(), StorageError> {
     let source = layout.existing_image(image)?;
-    let from = layout.open_plain(&source)?;
+    let from = layout.open_regular(&source)?;
     let metadata = from.metadata();
     let metadata = metadata.map_err(|error| layout.io("read the size of", &source, error))?;
     check_size(size, ByteSize(metadata.len()))?;

@@ -126,9 +126,7 @@ async fn the_qcow2_pool_passes_the_conformance_tests() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    conformance::everything(&open(directory.path()))
-        .await
-        .unwrap();
+    conformance::run_all(&open(directory.path())).await.unwrap();
     assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
 }
 
@@ -314,9 +312,14 @@ async fn a_tool_runs_as_nobody_without_network_and_with_limits() {
 async fn endless_output_of_a_tool_is_truncated() {
     let (refused, _tools) = import_with_script(
         "while :; do echo 'no no no no no no no no' >&2; done",
-        Duration::from_secs(1),
+        Duration::from_secs(30),
     )
     .await;
+    // The pipe is closed at the limit, which ends the tool before its timeout.
+    assert!(
+        matches!(refused, StorageError::ImageRefused { .. }),
+        "{refused:?}"
+    );
     assert!(refused.to_string().len() < 500, "{refused}");
 }
 

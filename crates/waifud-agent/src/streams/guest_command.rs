@@ -123,7 +123,7 @@ async fn exec(
         .get("pid")
         .cloned()
         .ok_or_else(|| HypervisorError::Other {
-            operation: "guest-exec",
+            operation: "run the command",
             message: "the guest agent returned no process id".to_owned(),
         })?;
     let mut pause = PAUSE_MIN;

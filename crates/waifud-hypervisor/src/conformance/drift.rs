@@ -3,7 +3,7 @@
 
 use waifud_types::{ByteSize, InstanceId};
 
-use super::{Outside, SpecMaker, Violation, existing, expect, succeeds};
+use super::{ExternalChanges, SpecMaker, Violation, existing, expect, succeeds};
 use crate::Hypervisor;
 
 const TABLET: &str = "a device that waifud did not add: input tablet";
@@ -11,17 +11,17 @@ const MEMORY: &str = "memory is 96M and should be 64M";
 
 pub(super) async fn manual_edits_are_reported_and_devices_are_kept(
     hypervisor: &dyn Hypervisor,
-    outside: &dyn Outside,
-    make: SpecMaker<'_>,
+    external: &dyn ExternalChanges,
+    create_spec: SpecMaker<'_>,
 ) -> Result<(), Violation> {
-    let mut spec = make(InstanceId::generate(), "conform-drift");
+    let mut spec = create_spec(InstanceId::generate(), "conform-drift");
     spec.memory = ByteSize::mib(64);
     let id = spec.id;
     succeeds("ensure_defined", hypervisor.ensure_defined(&spec)).await?;
     succeeds("ensure_started", hypervisor.ensure_started(id)).await?;
     has_drift(hypervisor, id, "an unedited domain has no drift", &[]).await?;
-    outside.add_tablet(id).await;
-    outside.set_memory(id, ByteSize::mib(96)).await;
+    external.add_tablet(id).await;
+    external.set_memory(id, ByteSize::mib(96)).await;
     has_drift(hypervisor, id, "edits are reported", &[MEMORY, TABLET]).await?;
     // A domain whose spec has not changed is not redefined, so the edits survive a restart.
     succeeds("ensure_off", hypervisor.ensure_off(id)).await?;
@@ -45,6 +45,6 @@ async fn has_drift(
     rule: &str,
     expected: &[&str],
 ) -> Result<(), Violation> {
-    let seen = existing(hypervisor, id).await?;
-    expect(seen.drift == expected, rule, &seen)
+    let observed = existing(hypervisor, id).await?;
+    expect(observed.drift == expected, rule, &observed)
 }

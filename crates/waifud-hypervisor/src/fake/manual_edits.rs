@@ -18,10 +18,10 @@ pub(super) struct ManualEdits {
 impl ManualEdits {
     /// The drift, in the same sentences as for a real domain. `memory` is the amount in the spec.
     pub(super) fn drift(&self, memory: ByteSize) -> Vec<String> {
-        let other = self.memory.filter(|has| *has != memory);
-        let other = other.map(|has| changed("memory", &has, &memory));
+        let edited = self.memory.filter(|edited| *edited != memory);
+        let memory_change = edited.map(|edited| changed("memory", &edited, &memory));
         let devices = self.devices.iter().map(|device| added(device));
-        other.into_iter().chain(devices).collect()
+        memory_change.into_iter().chain(devices).collect()
     }
 
     /// The domain was redefined from another spec.

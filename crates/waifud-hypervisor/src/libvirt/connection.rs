@@ -25,20 +25,20 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// An open connection.
-pub(super) struct Live {
+pub(super) struct OpenConnection {
     connect: Connect,
     /// An `Option` only so that it can be dropped before the connection is closed.
     registered: Option<Registered>,
     sink: Arc<Sink>,
 }
 
-impl Live {
+impl OpenConnection {
     fn usable(&self) -> bool {
         !self.sink.lost.load(Ordering::SeqCst) && self.connect.is_alive().unwrap_or(false)
     }
 }
 
-impl Drop for Live {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         drop(self.registered.take());
         // This fails only for an invalid pointer, and then there is nothing to close.
@@ -49,7 +49,7 @@ impl Drop for Live {
 /// Opens and keeps the connection.
 pub(super) struct Connector {
     uri: String,
-    live: Mutex<Option<Arc<Live>>>,
+    connection: Mutex<Option<Arc<OpenConnection>>>,
     events: broadcast::Sender<DomainEvent>,
     wake: mpsc::Sender<()>,
 }
@@ -60,7 +60,7 @@ impl Connector {
         let (wake, woken) = mpsc::channel();
         let connector = Arc::new(Self {
             uri,
-            live: Mutex::new(None),
+            connection: Mutex::new(None),
             events: broadcast::Sender::new(1024),
             wake,
         });
@@ -85,27 +85,27 @@ impl Connector {
         &self,
         call: impl FnOnce(&Connect) -> Result<T, Fault>,
     ) -> Result<T, HypervisorError> {
-        let live = self.live()?;
-        call(&live.connect).map_err(|fault| fault.into_error(&self.uri, live.usable()))
+        let connection = self.connection()?;
+        call(&connection.connect).map_err(|fault| fault.into_error(&self.uri, connection.usable()))
     }
 
-    fn live(&self) -> Result<Arc<Live>, HypervisorError> {
-        let mut slot = lock(&self.live);
-        if let Some(live) = slot.as_ref().filter(|live| live.usable()) {
-            return Ok(Arc::clone(live));
+    fn connection(&self) -> Result<Arc<OpenConnection>, HypervisorError> {
+        let mut current = lock(&self.connection);
+        if let Some(connection) = current.as_ref().filter(|connection| connection.usable()) {
+            return Ok(Arc::clone(connection));
         }
-        *slot = None;
-        let live = Arc::new(self.open()?);
-        *slot = Some(Arc::clone(&live));
+        *current = None;
+        let connection = Arc::new(self.open()?);
+        *current = Some(Arc::clone(&connection));
         tracing::info!(uri = self.uri, "connected to libvirt");
-        live.sink.resync();
-        Ok(live)
+        connection.sink.resync();
+        Ok(connection)
     }
 
-    fn open(&self) -> Result<Live, HypervisorError> {
+    fn open(&self) -> Result<OpenConnection, HypervisorError> {
         let failed = |error| unreachable_at(&self.uri, &error);
         start_loop().map_err(failed)?;
-        let mut live = Live {
+        let mut connection = OpenConnection {
             connect: Connect::open(Some(&self.uri)).map_err(failed)?,
             registered: None,
             sink: Arc::new(Sink {
@@ -114,11 +114,13 @@ impl Connector {
                 wake: self.wake.clone(),
             }),
         };
-        live.registered = Some(Registered::new(&live.connect, &live.sink).map_err(failed)?);
-        live.connect
+        connection.registered =
+            Some(Registered::new(&connection.connect, &connection.sink).map_err(failed)?);
+        connection
+            .connect
             .set_keep_alive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
             .map_err(failed)?;
-        Ok(live)
+        Ok(connection)
     }
 }
 
@@ -129,7 +131,7 @@ fn reconnect(connector: &Weak<Connector>, woken: &mpsc::Receiver<()>) {
         let Some(connector) = connector.upgrade() else {
             return;
         };
-        let wait = match connector.live() {
+        let wait = match connector.connection() {
             Ok(_live) => {
                 pause = PAUSE_MIN;
                 warned = false;

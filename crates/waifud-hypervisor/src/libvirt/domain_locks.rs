@@ -79,7 +79,7 @@ mod tests {
             }
         };
         // Long enough for the call to start; it does not end before it is released.
-        let late = locks.run(id, &threads, "define", Duration::from_millis(50), define);
+        let late = locks.run(id, &threads, "define", Duration::from_millis(500), define);
         assert!(matches!(
             late.await,
             Err(HypervisorError::TimedOut {

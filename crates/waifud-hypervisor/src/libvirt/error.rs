@@ -68,7 +68,7 @@ fn with_remedy(message: String) -> String {
     message
 }
 
-/// Adds the name of the call.
+/// Adds the operation to an error.
 pub(super) trait At<T> {
     fn at(self, operation: &'static str) -> Result<T, Fault>;
 

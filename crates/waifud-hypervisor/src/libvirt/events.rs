@@ -78,7 +78,7 @@ pub(super) struct Registered {
 }
 
 // SAFETY: a connection pointer may be used from any thread (libvirt's "Thread safety" page), and the owner of a
-// `Registered` also owns the connection, see `connection::Live`.
+// `Registered` also owns the connection, see `connection::OpenConnection`.
 unsafe impl Send for Registered {}
 // SAFETY: as above; shared references give no access at all.
 unsafe impl Sync for Registered {}
@@ -156,7 +156,7 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         // Errors are ignored: on a lost connection the daemon cannot be notified, but the callbacks are freed.
-        // SAFETY: the connection outlives this value (`connection::Live` closes it afterwards).
+        // SAFETY: the connection outlives this value (`connection::OpenConnection` closes it afterwards).
         unsafe {
             for id in &self.callbacks {
                 sys::virConnectDomainEventDeregisterAny(self.connect, *id);

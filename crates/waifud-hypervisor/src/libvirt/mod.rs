@@ -177,7 +177,9 @@ impl Drop for LibvirtHypervisor {
 #[async_trait]
 impl Hypervisor for LibvirtHypervisor {
     async fn host(&self) -> Result<HostFacts, HypervisorError> {
-        let facts = self.call("get node info", verbs::node_facts).await?;
+        let facts = self
+            .call("get the host's properties", verbs::node_facts)
+            .await?;
         let hypervisor = self.probed.get_or_init(|| self.probe(&facts)).await.clone();
         Ok(HostFacts {
             hypervisor,
@@ -199,12 +201,12 @@ impl Hypervisor for LibvirtHypervisor {
         known: &BTreeSet<InstanceId>,
     ) -> Result<Vec<ObservedDomain>, HypervisorError> {
         let known = known.clone();
-        self.call("list", move |connect| verbs::list(connect, &known))
+        self.call("list domains", move |connect| verbs::list(connect, &known))
             .await
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError> {
-        self.call_on(id, "get", move |connect| verbs::get(connect, id))
+        self.call_on(id, "get the domain", move |connect| verbs::get(connect, id))
             .await
     }
 
@@ -212,7 +214,7 @@ impl Hypervisor for LibvirtHypervisor {
         let (spec, options) = (spec.clone(), self.options());
         let make = self.config.make_directories;
         let owner = self.config.qemu_owner;
-        self.call_on(spec.id, "define", move |connect| {
+        self.call_on(spec.id, "define the domain", move |connect| {
             if make {
                 make_directory(spec.console_log.parent(), None)?;
                 make_directory(spec.vnc_socket.parent(), owner)?;
@@ -225,7 +227,7 @@ impl Hypervisor for LibvirtHypervisor {
 
     async fn ensure_started(&self, id: InstanceId) -> Result<(), HypervisorError> {
         let paused = self.config.start_paused;
-        self.call_on(id, "start", move |connect| {
+        self.call_on(id, "start the domain", move |connect| {
             verbs::ensure_started(connect, id, paused)
         })
         .await
@@ -235,19 +237,21 @@ impl Hypervisor for LibvirtHypervisor {
         // This may wait for the guest agent, so it uses the threads and the connection for agents.
         let connector = Arc::clone(self.agents.slow_connection());
         self.shutdown_threads
-            .run("shutdown", self.config.call_timeout, move || {
+            .run("shut down the guest", self.config.call_timeout, move || {
                 connector.with(|connect| verbs::request_shutdown(connect, id))
             })
             .await
     }
 
     async fn ensure_off(&self, id: InstanceId) -> Result<(), HypervisorError> {
-        self.call_on(id, "destroy", move |connect| verbs::ensure_off(connect, id))
-            .await
+        self.call_on(id, "power off the domain", move |connect| {
+            verbs::ensure_off(connect, id)
+        })
+        .await
     }
 
     async fn ensure_absent(&self, id: InstanceId) -> Result<(), HypervisorError> {
-        self.call_on(id, "undefine", move |connect| {
+        self.call_on(id, "undefine the domain", move |connect| {
             verbs::ensure_absent(connect, id)
         })
         .await
@@ -260,7 +264,7 @@ impl Hypervisor for LibvirtHypervisor {
         size: ByteSize,
     ) -> Result<(), HypervisorError> {
         let disk = disk.clone();
-        self.call_on(id, "block resize", move |connect| {
+        self.call_on(id, "resize the disk", move |connect| {
             verbs::ensure_disk_size(connect, id, &disk, size)
         })
         .await
@@ -278,12 +282,12 @@ impl Hypervisor for LibvirtHypervisor {
         let limit = timeout + self.config.call_timeout;
         let answer = self
             .agents
-            .call(id, "guest agent's command", limit, move |connect| {
+            .call(id, "call the guest agent", limit, move |connect| {
                 verbs::agent_command(connect, id, &command.to_string(), seconds)
             })
             .await?;
         let invalid = |message: String| HypervisorError::Other {
-            operation: "guest agent's command",
+            operation: "call the guest agent",
             message,
         };
         let mut answer: serde_json::Value = serde_json::from_str(&answer)

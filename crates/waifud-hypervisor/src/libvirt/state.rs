@@ -1,4 +1,4 @@
-//! Converts libvirt's states, reasons and events into ours. Pure.
+//! Converts libvirt's states, reasons and events into waifud's. No I/O.
 //!
 //! Numbers and their meaning: <https://libvirt.org/html/libvirt-libvirt-domain.html>.
 

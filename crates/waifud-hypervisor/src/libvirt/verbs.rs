@@ -20,8 +20,10 @@ pub(super) fn list(
     known: &BTreeSet<InstanceId>,
 ) -> Result<Vec<ObservedDomain>, Fault> {
     let mut ours = Vec::new();
-    for domain in connect.list_all_domains(0).at("list")? {
-        if known.contains(&InstanceId::from_uuid(domain.get_uuid().at("get uuid")?)) {
+    for domain in connect.list_all_domains(0).at("list domains")? {
+        if known.contains(&InstanceId::from_uuid(
+            domain.get_uuid().at("get the domain's UUID")?,
+        )) {
             continue;
         }
         if let Some(seen) = observe(&domain)?
@@ -47,10 +49,10 @@ pub(super) fn device_socket(
     device: Device,
 ) -> Result<PathBuf, Fault> {
     let domain = lookup(connect, id)?.ok_or(HypervisorError::NotFound(id))?;
-    if !domain.is_active().at("is active")? {
+    if !domain.is_active().at("get the domain's state")? {
         return Err(HypervisorError::NotRunning(id).into());
     }
-    let text = domain.get_xml_desc(0).at("get xml")?;
+    let text = domain.get_xml_desc(0).at("get the domain's XML")?;
     let found = xml::socket(&text, device).map_err(|e| invalid_xml(&e))?;
     Ok(found.ok_or_else(|| HypervisorError::Other {
         operation: "get the device's socket",
@@ -74,20 +76,22 @@ pub(super) fn ensure_defined(
             Ok(_) => Ok(()),
             Err(error) => {
                 // libvirt has no specific error for a name that is in use, so the name is looked up after a failure.
-                match Domain::lookup_by_name(connect, spec.name.as_str()).unless_gone("lookup")? {
+                match Domain::lookup_by_name(connect, spec.name.as_str())
+                    .unless_gone("find the domain")?
+                {
                     Some(_) => Err(taken(spec.name.as_str()).into()),
-                    None => Err(error).at("define"),
+                    None => Err(error).at("define the domain"),
                 }
             }
         };
     };
-    let name = domain.get_name().at("get name")?;
+    let name = domain.get_name().at("get the domain's name")?;
     if name != spec.name.as_str() {
         rename(&domain, spec)?;
     }
     // Includes secrets, for example the password of a screen that was added by hand; otherwise they would be lost.
     let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
-    let existing = domain.get_xml_desc(flags).at("get xml")?;
+    let existing = domain.get_xml_desc(flags).at("get the domain's XML")?;
     if described(&existing)?
         .ours
         .is_some_and(|(_, was)| was == digest)
@@ -95,7 +99,7 @@ pub(super) fn ensure_defined(
         return Ok(());
     }
     let xml = xml::merge(spec, options, &digest, &existing).map_err(|e| invalid_xml(&e))?;
-    Domain::define_xml(connect, &xml).at("define")?;
+    Domain::define_xml(connect, &xml).at("define the domain")?;
     Ok(())
 }
 
@@ -108,13 +112,13 @@ fn rename(domain: &Domain, spec: &DomainSpec) -> Result<(), Fault> {
                 name: spec.name.to_string(),
             }))
         }
-        Err(error) => Err(error).at("rename"),
+        Err(error) => Err(error).at("rename the domain"),
     }
 }
 
 pub(super) fn ensure_started(connect: &Connect, id: InstanceId, paused: bool) -> Result<(), Fault> {
     let domain = existing(connect, id)?;
-    let (state, reason) = domain.get_state().at("get state")?;
+    let (state, reason) = domain.get_state().at("get the domain's state")?;
     let flags = if paused {
         sys::VIR_DOMAIN_START_PAUSED
     } else {
@@ -136,7 +140,7 @@ pub(super) fn ensure_started(connect: &Connect, id: InstanceId, paused: bool) ->
     if state_of(&domain)? == Some(DomainState::Running) {
         return Ok(());
     }
-    let name = domain.get_name().at("get name")?;
+    let name = domain.get_name().at("get the domain's name")?;
     Err(Fault::Start { name, error })
 }
 
@@ -147,7 +151,7 @@ pub(super) fn request_shutdown(connect: &Connect, id: InstanceId) -> Result<(), 
     }
     // Without flags, libvirt uses the guest agent if it answers, otherwise the ACPI button.
     match domain.shutdown() {
-        Err(error) if !is_gone_or_off(&error) => Err(error).at("shutdown"),
+        Err(error) if !is_gone_or_off(&error) => Err(error).at("shut down the guest"),
         _ => Ok(()),
     }
 }
@@ -168,7 +172,9 @@ pub(super) fn ensure_absent(connect: &Connect, id: InstanceId) -> Result<(), Fau
         | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
         | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
-    domain.undefine_flags(flags).unless_gone("undefine")?;
+    domain
+        .undefine_flags(flags)
+        .unless_gone("undefine the domain")?;
     Ok(())
 }
 
@@ -179,19 +185,21 @@ pub(super) fn ensure_disk_size(
     size: ByteSize,
 ) -> Result<(), Fault> {
     let domain = existing(connect, id)?;
-    if !domain.is_active().at("is active")? {
+    if !domain.is_active().at("get the domain's state")? {
         return Err(no_such_disk(disk).into());
     }
     // The running definition: the one for the next start may differ.
-    let xml = domain.get_xml_desc(0).at("get xml")?;
+    let xml = domain.get_xml_desc(0).at("get the domain's XML")?;
     let target = xml::disk_target(&xml, disk).map_err(|error| invalid_xml(&error))?;
     let target = target.ok_or_else(|| no_such_disk(disk))?;
-    let has = domain.get_block_info(&target, 0).at("get block info")?;
+    let has = domain
+        .get_block_info(&target, 0)
+        .at("get the disk's size")?;
     if has.capacity < size.bytes() {
         let unit = sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES;
         domain
             .block_resize(&target, size.bytes(), unit)
-            .at("block resize")?;
+            .at("resize the disk")?;
     }
     Ok(())
 }
@@ -214,13 +222,13 @@ pub(super) fn agent_command(
                 Err(HypervisorError::AgentUnresponsive(id).into())
             }
             ErrorNumber::NoDomain => Err(HypervisorError::NotFound(id).into()),
-            _ => Err(error).at("guest agent's command"),
+            _ => Err(error).at("call the guest agent"),
         },
     }
 }
 
 fn lookup(connect: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
-    Domain::lookup_by_uuid(connect, *id.as_uuid()).unless_gone("lookup")
+    Domain::lookup_by_uuid(connect, *id.as_uuid()).unless_gone("find the domain")
 }
 
 fn existing(connect: &Connect, id: InstanceId) -> Result<Domain, Fault> {
@@ -230,7 +238,8 @@ fn existing(connect: &Connect, id: InstanceId) -> Result<Domain, Fault> {
 /// `None` if the domain was undefined meanwhile.
 fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
     let xml = domain.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE);
-    let (Some(xml), Some(state)) = (xml.unless_gone("get xml")?, state_of(domain)?) else {
+    let (Some(xml), Some(state)) = (xml.unless_gone("get the domain's XML")?, state_of(domain)?)
+    else {
         return Ok(None);
     };
     let Described {
@@ -241,8 +250,8 @@ fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
     } = described(&xml)?;
     let (epoch, spec_digest) = ours.unzip();
     Ok(Some(ObservedDomain {
-        id: InstanceId::from_uuid(domain.get_uuid().at("get uuid")?),
-        name: domain.get_name().at("get name")?,
+        id: InstanceId::from_uuid(domain.get_uuid().at("get the domain's UUID")?),
+        name: domain.get_name().at("get the domain's name")?,
         epoch,
         state,
         kind,
@@ -253,7 +262,7 @@ fn observe(domain: &Domain) -> Result<Option<ObservedDomain>, Fault> {
 }
 
 fn state_of(domain: &Domain) -> Result<Option<DomainState>, Fault> {
-    let state = domain.get_state().unless_gone("get state")?;
+    let state = domain.get_state().unless_gone("get the domain's state")?;
     Ok(state.map(|(state, reason)| domain_state(state, reason)))
 }
 
@@ -266,7 +275,7 @@ fn power_off(domain: &Domain) -> Result<(), Fault> {
             | DomainState::ShuttingDown
             | DomainState::Crashed,
         ) => match domain.destroy() {
-            Err(error) if !is_gone_or_off(&error) => Err(error).at("destroy"),
+            Err(error) if !is_gone_or_off(&error) => Err(error).at("power off the domain"),
             _ => Ok(()),
         },
     }
@@ -286,7 +295,7 @@ fn described(xml: &str) -> Result<Described, Fault> {
 
 fn invalid_xml(error: &xml::XmlError) -> Fault {
     Fault::Known(HypervisorError::Other {
-        operation: "get xml",
+        operation: "get the domain's XML",
         message: error.to_string(),
     })
 }
@@ -315,8 +324,10 @@ fn mem_total_kib(meminfo: &str) -> Option<u64> {
 }
 
 pub(super) fn node_facts(connect: &Connect) -> Result<NodeFacts, Fault> {
-    let info = connect.get_node_info().at("get node info")?;
-    let capabilities = connect.get_capabilities().at("get capabilities")?;
+    let info = connect.get_node_info().at("get the host's properties")?;
+    let capabilities = connect
+        .get_capabilities()
+        .at("get libvirt's capabilities")?;
     let emulator = xml::emulator(&capabilities, &info.model).map_err(|e| invalid_xml(&e))?;
     Ok(NodeFacts {
         cpus: info.cpus,

@@ -55,9 +55,9 @@ pub(super) fn drift(domain: &Element) -> Vec<String> {
 
 /// `None` for a domain that an older waifud defined, because its metadata contains no CPUs.
 fn cpus(domain: &Element, metadata: &Element) -> Option<String> {
-    let should: u32 = metadata.attribute("cpus")?.parse().ok()?;
-    let has: u32 = domain.get("vcpu")?.text.trim().parse().ok()?;
-    (has != should).then(|| changed("cpus", &has, &should))
+    let expected: u32 = metadata.attribute("cpus")?.parse().ok()?;
+    let actual: u32 = domain.get("vcpu")?.text.trim().parse().ok()?;
+    (actual != expected).then(|| changed("cpus", &actual, &expected))
 }
 
 fn memory(domain: &Element, metadata: &Element) -> Option<String> {
@@ -65,25 +65,25 @@ fn memory(domain: &Element, metadata: &Element) -> Option<String> {
         let kib: u64 = text.trim().parse().ok()?;
         Some(ByteSize(kib.checked_mul(1024)?))
     };
-    let should = kib(metadata.attribute("memory")?)?;
+    let expected = kib(metadata.attribute("memory")?)?;
     let memory = domain.get("memory")?;
     // libvirt converts all units to KiB.
     if memory.attribute("unit").is_some_and(|unit| unit != "KiB") {
         return None;
     }
-    let has = kib(&memory.text)?;
-    (has != should).then(|| changed("memory", &has, &should))
+    let actual = kib(&memory.text)?;
+    (actual != expected).then(|| changed("memory", &actual, &expected))
 }
 
 /// The sentence for a setting that differs from the spec.
-pub(crate) fn changed(setting: &str, has: &impl ToString, should: &impl ToString) -> String {
-    let (has, should) = (has.to_string(), should.to_string());
-    if has == should {
+pub(crate) fn changed(setting: &str, actual: &impl ToString, expected: &impl ToString) -> String {
+    let (actual, expected) = (actual.to_string(), expected.to_string());
+    if actual == expected {
         // Sizes are shown with one decimal.
-        return format!("{setting} differs slightly from {should}");
+        return format!("{setting} differs slightly from {expected}");
     }
     let is = if setting.ends_with('s') { "are" } else { "is" };
-    format!("{setting} {is} {has} and should be {should}")
+    format!("{setting} {is} {actual} and should be {expected}")
 }
 
 /// Whether libvirt adds such a device to waifud's domains.

@@ -96,7 +96,7 @@ async fn calls_to_a_hanging_libvirtd_end_at_their_limit() {
             matches!(
                 late,
                 Err(HypervisorError::TimedOut {
-                    operation: "list",
+                    operation: "list domains",
                     ..
                 })
             ),

@@ -12,7 +12,7 @@ use crate::node::{NODE, Node, QEMU, qcow2_disk, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn libvirt_passes_the_conformance_tests() {
     let Some(node) = Node::up() else { return };
-    conformance::everything(&*node.hypervisor, &node, &Node::spec)
+    conformance::run_all(&*node.hypervisor, &node, &Node::spec)
         .await
         .unwrap();
     assert_eq!(node.hypervisor.list().await.unwrap(), Vec::new());

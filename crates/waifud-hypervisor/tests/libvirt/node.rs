@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
-use waifud_hypervisor::conformance::{Outside, diskless_spec};
+use waifud_hypervisor::conformance::{ExternalChanges, diskless_spec};
 use waifud_hypervisor::libvirt::{LibvirtConfig, LibvirtHypervisor};
 use waifud_hypervisor::{DomainDisk, DomainEvent, DomainEventKind, DomainSpec, Hypervisor};
 use waifud_lab::{Lab, LabOptions, testing};
@@ -130,7 +130,7 @@ pub fn uri(socket: &Path) -> String {
 }
 
 #[async_trait]
-impl Outside for Node {
+impl ExternalChanges for Node {
     async fn destroy(&self, id: InstanceId) {
         self.virsh(["destroy", &id.to_string()]).unwrap();
     }

@@ -35,7 +35,7 @@ impl FilePool<Overlays> {
             write_limit: u64::MAX,
             ..Tool::new(&config, config.volume_owner)
         };
-        Ok(Self::with(layout, &config, Overlays { resizer }))
+        Ok(Self::new(layout, &config, Overlays { resizer }))
     }
 }
 
@@ -93,7 +93,7 @@ impl Overlays {
         result.success(&layout)?;
         let path = path.to_owned();
         blocking(move || {
-            let file = layout.open_plain(&path)?;
+            let file = layout.open_regular(&path)?;
             file.sync_all()
                 .map_err(|error| layout.io("sync", &path, error))
         })
