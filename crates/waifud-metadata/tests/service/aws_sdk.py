@@ -1,4 +1,4 @@
-"""Asks with the client of AWS' SDK for Python, as programs in guests do, and prints as JSON what it was told.
+"""Sends requests with the client of AWS' SDK for Python, like programs in guests, and prints the answers as JSON.
 
 Called in a network namespace in which 169.254.169.254 is the service.
 """

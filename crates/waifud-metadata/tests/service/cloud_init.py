@@ -1,7 +1,7 @@
-"""Runs cloud-init's own client code and prints, as JSON, what it made of the documents.
+"""Runs cloud-init's own client code and prints the values that it read from the documents, as JSON.
 
-Called with cloud-init's modules on PYTHONPATH, in a network namespace in which 169.254.169.254 is the service. Nothing of
-the client is replaced but what a guest's machine would tell it: which interface it has, and where it keeps its files.
+Called with cloud-init's modules on PYTHONPATH, in a network namespace in which 169.254.169.254 is the service. Only values
+of the guest's machine are replaced: its network interface, its DMI data, and the directories for files.
 """
 
 import json
@@ -20,8 +20,8 @@ from cloudinit.sources.helpers import ec2, openstack
 mac = sys.argv[1]
 
 
-class Complaints(logging.Handler):
-    """What cloud-init warns of; a guest would be shown as degraded for it."""
+class Warnings(logging.Handler):
+    """The warnings of cloud-init, which would make its status degraded."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -31,10 +31,10 @@ class Complaints(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-complaints = Complaints()
-logging.getLogger().addHandler(complaints)
+warnings = Warnings()
+logging.getLogger().addHandler(warnings)
 
-# libvirt writes it into the guest's SMBIOS.
+# libvirt sets it in the guest's SMBIOS.
 dmi.read_dmi_data = {"system-product-name": "OpenStack Nova"}.get
 
 home = tempfile.mkdtemp()
@@ -43,7 +43,7 @@ distro = SimpleNamespace(fallback_interface="eth0")
 source = DataSourceOpenStack.DataSourceOpenStack({"datasource_list": ["OpenStack"]}, distro, paths)
 found = getattr(source, "ds_detect", lambda: True)() and source._get_data()
 if not found:
-    sys.exit("the source was not found: %s" % complaints.lines)
+    sys.exit("the source was not found: %s" % warnings.lines)
 
 hostname = source.get_hostname()
 vendor = util.load_yaml(source.vendordata_raw)
@@ -61,10 +61,10 @@ seen = {
     "ec2": source.ec2_metadata,
     "ec2_identity": ec2.get_instance_identity(),
     "ec2_user_data": util.decode_binary(ec2.get_instance_userdata()),
-    "complaints": list(complaints.lines),
+    "warnings": list(warnings.lines),
 }
 
-# The end of the boot: what vendor-data asked for, done by cloud-init's own module.
+# The end of the boot: cloud-init's own module phones home as vendor-data configures it.
 cloud = SimpleNamespace(
     get_instance_id=source.get_instance_id,
     get_hostname=lambda fqdn=False: source.get_hostname(fqdn=fqdn),
@@ -75,9 +75,9 @@ arguments = ["phone_home", vendor, cloud, []]
 if "log" in cc_phone_home.handle.__code__.co_varnames[:5]:
     arguments.insert(3, log)
 cc_phone_home.handle(*arguments)
-seen["phone_home_failed"] = [line for line in complaints.lines if "Failed to post" in line]
+seen["phone_home_failed"] = [line for line in warnings.lines if "Failed to post" in line]
 
-# A stage with a module that fails, told by cloud-init's own reporter as vendor-data configures it.
+# A stage with a failing module, reported by cloud-init's own reporter as vendor-data configures it.
 reporting.update_configuration(vendor["reporting"])
 with ReportEventStack("modules-final", "running modules for final") as stage:
     with ReportEventStack("config-runcmd", "running config-runcmd", parent=stage):
@@ -88,11 +88,11 @@ with ReportEventStack("modules-final", "running modules for final") as stage:
     except RuntimeError:
         pass
 reporting.flush_events()
-seen["reports_failed"] = [line for line in complaints.lines if "posting event" in line]
+seen["reports_failed"] = [line for line in warnings.lines if "posting event" in line]
 util.del_dir(home)
 
 json.dump(seen, sys.stdout)
 sys.stdout.flush()
-# 25.1 asks fe80::a9fe:a9fe as well, in a thread that nobody waits for but the interpreter's end: up to 10 s. In a guest the
-# process goes on with its other stages.
+# 25.1 also requests fe80::a9fe:a9fe, in a thread that only the interpreter's exit waits for, up to 10 s. In a guest, the
+# process continues with its other stages.
 os._exit(0)

@@ -100,7 +100,7 @@ fn check(suite: &str, version: &str) {
 
     let seen = run(&world, &cloud_init);
     let iid = instance_id(guest.id, 1);
-    assert_eq!(seen["complaints"], json!([]));
+    assert_eq!(seen["warnings"], json!([]));
     assert_eq!(seen["metadata_address"], "http://169.254.169.254");
     assert_eq!(seen["version"], 2);
     assert_eq!(seen["instance_id"], json!(iid));
@@ -147,7 +147,7 @@ fn check(suite: &str, version: &str) {
         (&seen["user_data"], &seen["ec2_user_data"]),
         (&json!(""), &json!(""))
     );
-    assert_eq!(seen["complaints"], json!([]));
+    assert_eq!(seen["warnings"], json!([]));
     let (asked, _) = observed(&world, &service);
     let wanted: Vec<String> = REQUESTS
         .iter()

@@ -1,5 +1,5 @@
 -- The first schema. Ids are 16-byte blobs, digests 32-byte blobs, times microseconds since 1970, sizes bytes.
--- What is searched for has a column; what is only read as a whole is JSON.
+-- Values that are used in conditions have columns; others are JSON.
 
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
@@ -17,7 +17,7 @@ CREATE TABLE nodes (
     last_contact          INTEGER,
     unclaimed             TEXT NOT NULL DEFAULT '[]',
     slice_revision        INTEGER NOT NULL,
-    -- Sums over the node's reservations, kept by the triggers below.
+    -- Sums of the node's reservations, updated by the triggers below.
     promised_cpus         INTEGER NOT NULL DEFAULT 0,
     promised_memory_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
@@ -50,7 +50,7 @@ CREATE TABLE template_revisions (
 ) STRICT;
 CREATE INDEX template_revisions_by_image ON template_revisions (image);
 
--- A row is a living instance, one that is being destroyed included: so a name is unique among them.
+-- One row for each existing instance, including those being deleted, so that names are unique among them.
 CREATE TABLE instances (
     id             BLOB PRIMARY KEY CHECK (length(id) = 16),
     name           TEXT NOT NULL UNIQUE,
@@ -88,13 +88,13 @@ CREATE TABLE instance_labels (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX instance_labels_by_instance ON instance_labels (instance);
 
--- Apart from `instances`, so that lists never touch a megabyte of text.
+-- Separate from `instances`, so that lists do not read megabytes of text.
 CREATE TABLE user_data (
     instance BLOB PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
     text     TEXT NOT NULL
 ) STRICT;
 
--- One nic's fixed MAC and its address. The row outlives a delete until the node has confirmed it.
+-- The fixed MAC address and the IP address of a nic. Kept after a delete until the node has confirmed it.
 CREATE TABLE leases (
     instance BLOB NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
     nic      INTEGER NOT NULL,
@@ -103,7 +103,7 @@ CREATE TABLE leases (
     PRIMARY KEY (instance, nic)
 ) STRICT, WITHOUT ROWID;
 
--- What a placement promised.
+-- The capacity that a placement reserves.
 CREATE TABLE reservations (
     instance     BLOB PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
     node         BLOB NOT NULL REFERENCES nodes (id),
@@ -123,7 +123,7 @@ CREATE TRIGGER reservation_ended AFTER DELETE ON reservations BEGIN
      WHERE id = OLD.node;
 END;
 
--- Disk space promised per pool of a node.
+-- The disk space that is reserved in each pool of a node.
 CREATE TABLE volumes (
     instance   BLOB NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
     disk       TEXT NOT NULL,
@@ -155,7 +155,7 @@ CREATE TABLE bundles (
 ) STRICT;
 CREATE INDEX bundles_by_instance ON bundles (instance, created_at);
 
--- AUTOINCREMENT: a number is never given twice, not even after the newest rows were trimmed.
+-- AUTOINCREMENT: numbers are never reused, even after the newest rows were trimmed.
 CREATE TABLE events (
     revision    INTEGER PRIMARY KEY AUTOINCREMENT,
     at          INTEGER NOT NULL,

@@ -1,9 +1,9 @@
--- What proves who somebody is, away from the unix socket. A secret stands here only as its SHA-256: it is 256 random
--- bits, which nobody finds again by trying, so no slow hash is needed.
+-- API tokens, for access over the network. Only the SHA-256 of a secret is stored. It has 256 random bits and cannot be
+-- guessed, so a slow hash is not needed.
 
 CREATE TABLE tokens (
     name         TEXT PRIMARY KEY,
-    -- The part of the token that is no secret: its row is found by it.
+    -- The public part of the token, which identifies its row.
     id           BLOB NOT NULL UNIQUE CHECK (length(id) = 8),
     secret       BLOB NOT NULL CHECK (length(secret) = 32),
     role         TEXT NOT NULL,

@@ -1,4 +1,4 @@
--- Which key each node proves itself by, and the tokens that let nodes in once.
+-- The key of each node, and the tokens with which nodes join once.
 -- A key is the SHA-256 of its DER SubjectPublicKeyInfo; a secret is the SHA-256 of the token's 32 random bytes.
 
 CREATE TABLE node_keys (

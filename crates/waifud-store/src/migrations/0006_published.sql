@@ -1,5 +1,4 @@
--- Ports of a node's addresses that lead to an instance: of each there is one. The row outlives a delete until the node
--- has confirmed it.
+-- Published ports of a node; each belongs to one instance. Kept after a delete until the node has confirmed it.
 CREATE TABLE published (
     node     BLOB NOT NULL REFERENCES nodes (id),
     protocol TEXT NOT NULL,

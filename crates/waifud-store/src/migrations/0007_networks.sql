@@ -1,14 +1,14 @@
--- Networks of guests. Every node routes `default`; the others are bridges that hosts already have, by their name there.
+-- Networks of guests. Every node routes `default`; the others are existing bridges of hosts, by name.
 
 CREATE TABLE networks (
     name       TEXT PRIMARY KEY,
-    -- Null for `default` only.
+    -- Null only for `default`.
     bridge     TEXT UNIQUE,
     created_at INTEGER
 ) STRICT, WITHOUT ROWID;
 INSERT INTO networks (name) VALUES ('default');
 
--- Which instances have a nic on which network. The row outlives a delete until the node has confirmed it.
+-- The instances with a nic on each network. Kept after a delete until the node has confirmed it.
 CREATE TABLE network_users (
     network  TEXT NOT NULL REFERENCES networks (name),
     instance BLOB NOT NULL REFERENCES instances (id) ON DELETE CASCADE,

@@ -1,7 +1,7 @@
--- Labels that an operator gave a node, beside those that it tells of itself.
+-- Labels that operators set on a node, in addition to those that it reports.
 ALTER TABLE nodes ADD COLUMN labels TEXT NOT NULL DEFAULT '{}';
 
--- Nodes that were removed: guests may still run on one with addresses of its subnet, so nobody is given it.
+-- Removed nodes. Guests may still run on them, so their subnets are not assigned to other nodes.
 CREATE TABLE removed_nodes (
     id         BLOB PRIMARY KEY CHECK (length(id) = 16),
     name       TEXT NOT NULL,

@@ -1,6 +1,6 @@
--- Where a template's image comes from, so that it can be asked for again; null for an upload.
+-- The source of a template's image, for refreshes; null for an upload.
 ALTER TABLE templates ADD COLUMN origin TEXT;
--- Of what was downloaded before, only the URL is known, not how its checksum was found.
+-- For earlier downloads, only the URL is known, not the source of the checksum.
 UPDATE templates SET origin = (
     SELECT json_object('url', source_url, 'catalog', NULL, 'checksum', NULL, 'checksums_url', NULL,
                        'checksums_file', NULL, 'insecure_no_checksum', json('false'))

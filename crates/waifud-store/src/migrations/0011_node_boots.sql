@@ -1,2 +1,2 @@
--- Which boot of its machine each node was last heard of in (a UUID as text); null until it has said so.
+-- The boot id at the last contact of each node (a UUID as text); null until it was reported.
 ALTER TABLE nodes ADD COLUMN boot_id TEXT;
