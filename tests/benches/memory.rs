@@ -16,11 +16,11 @@ use waifud_tests::{Waifuctl, button};
 
 const NODE: &str = "alder";
 const LIMIT: Duration = Duration::from_mins(10);
-/// The daemons with their target for resident memory at 50 guests, and libvirtd for comparison.
+/// The daemons with their target for resident memory at 50 guests in MiB, and libvirtd for comparison.
 const DAEMONS: [(&str, Option<u64>); 4] = [
     ("waifud", Some(32)),
     ("waifud-agentd", Some(32)),
-    ("waifud-metadatad", Some(32)),
+    ("waifud-metadatad", Some(16)),
     ("libvirtd", None),
 ];
 
@@ -138,18 +138,18 @@ fn print(table: &[(String, Vec<(u64, u64)>)]) {
         print!(" {when:>16}");
     }
     println!();
-    for (at, (daemon, promised)) in DAEMONS.iter().enumerate() {
+    for (at, (daemon, target)) in DAEMONS.iter().enumerate() {
         print!("  {daemon:<16}");
         let mut most = 0;
         for (rss, pss) in table.iter().filter_map(|(_, sizes)| sizes.get(at)) {
             print!(" {:>16}", format!("{:.1} / {:.1}", mib(*rss), mib(*pss)));
             most = most.max(*rss);
         }
-        match promised {
-            Some(promised) if most <= promised * 1024 => {
-                println!("   promised: under {promised}: met");
+        match target {
+            Some(target) if most <= target * 1024 => {
+                println!("   target: under {target}: met");
             }
-            Some(promised) => println!("   promised: under {promised}: missed"),
+            Some(target) => println!("   target: under {target}: missed"),
             None => println!(),
         }
     }
