@@ -26,6 +26,8 @@ pub mod spec;
 pub mod state;
 pub mod status;
 pub mod template;
+#[cfg(test)]
+mod wire_forms;
 
 pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use digest::Digest;

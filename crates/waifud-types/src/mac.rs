@@ -43,7 +43,10 @@ impl FromStr for MacAddr {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(error)?;
+            // `from_str_radix` also accepts a sign.
+            let digits =
+                |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let part = parts.next().filter(digits).ok_or_else(error)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
         }
         // Bit 0 of the first byte marks group addresses (IEEE 802-2014, 8.2.2).
@@ -98,6 +101,9 @@ mod tests {
             "52:54:00:01:02",
             "",
             "zz:54:00:01:02:03",
+            "52:54:00:+1:02:03",
+            "00:00:00:00:00:00",
+            "52:54:00:01:02:03:04",
         ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }

@@ -47,7 +47,9 @@ impl FromStr for Revision {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || RevisionError(text.chars().take(40).collect());
         let (incarnation, number) = text.split_once('.').ok_or_else(error)?;
-        if incarnation.len() != 8 {
+        // The number parsers also accept a sign.
+        let signed = incarnation.starts_with('+') || number.starts_with('+');
+        if incarnation.len() != 8 || signed {
             return Err(error());
         }
         Ok(Self {
@@ -122,7 +124,16 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_revisions() {
-        for bad in ["", "7", "ab.7", "000000ab.", "000000ab.x", "zzzzzzzz.1"] {
+        for bad in [
+            "",
+            "7",
+            "ab.7",
+            "000000ab.",
+            "000000ab.x",
+            "zzzzzzzz.1",
+            "+00000ab.7",
+            "000000ab.+7",
+        ] {
             assert!(bad.parse::<Revision>().is_err(), "{bad}");
         }
     }
