@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use waifud_kit::filesystem;
 
 /// The prefix of a lab's directory.
 pub(crate) const PREFIX: &str = "waifud-lab-";
@@ -16,19 +17,7 @@ pub(crate) const MAKER_LOCK: &str = "maker.lock";
 /// Takes the lock file `name` in `dir`; `None` if another process holds it.
 pub(crate) fn lock(dir: &Path, name: &str) -> Result<Option<File>> {
     let path = dir.join(name);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
+    filesystem::lock(&path).with_context(|| format!("cannot lock {}", path.display()))
 }
 
 /// Whether a process holds the lock `name` of the lab in `dir`. A missing file is not locked.

@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 use clap_complete::engine::CompletionCandidate;
+use waifud_api::Page;
+use waifud_api::client::{Client, ClientError, ListQuery};
+use waifud_types::Name;
 
 use crate::cli::GlobalArgs;
 use crate::context::Context;
-use crate::failure::Failure;
 use crate::pagination;
 
 /// Timeout of a request.
@@ -17,54 +19,41 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Names of instances.
 pub fn instances() -> Vec<CompletionCandidate> {
-    names(async |context| {
-        let all = pagination::list(async |query| context.client.instances(query).await).await?;
-        Ok(all.items.iter().map(|one| one.name.to_string()).collect())
-    })
+    names(Client::instances, |instance| &instance.name)
 }
 
 /// Names of nodes.
 pub fn nodes() -> Vec<CompletionCandidate> {
-    names(async |context| {
-        let all = pagination::all_nodes(context).await?;
-        Ok(all.iter().map(|one| one.name.to_string()).collect())
-    })
+    names(Client::nodes, |node| &node.name)
 }
 
 /// Names of templates.
 pub fn templates() -> Vec<CompletionCandidate> {
-    names(async |context| {
-        let all = pagination::list(async |query| context.client.templates(query).await).await?;
-        Ok(all.items.iter().map(|one| one.name.to_string()).collect())
-    })
+    names(Client::templates, |template| &template.name)
 }
 
 /// Names of networks.
 pub fn networks() -> Vec<CompletionCandidate> {
-    names(async |context| {
-        let all = pagination::list(async |query| context.client.networks(query).await).await?;
-        Ok(all.items.iter().map(|one| one.name.to_string()).collect())
-    })
+    names(Client::networks, |network| &network.name)
 }
 
-fn names(
-    ask: impl AsyncFnOnce(&Context) -> Result<Vec<String>, Failure>,
+/// The names of all objects in a list.
+fn names<T>(
+    list: impl AsyncFn(&Client, &ListQuery) -> Result<Page<T>, ClientError>,
+    name: impl Fn(&T) -> &Name,
 ) -> Vec<CompletionCandidate> {
     let answer = async {
         let context = Context::new(&typed(std::env::args())).ok()?;
-        tokio::time::timeout(TIMEOUT, ask(&context))
-            .await
-            .ok()?
-            .ok()
+        let all = pagination::list(async |query: &ListQuery| list(&context.client, query).await);
+        tokio::time::timeout(TIMEOUT, all).await.ok()?.ok()
     };
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-        .ok()
-        .and_then(|runtime| runtime.block_on(answer))
-        .unwrap_or_default()
-        .into_iter()
-        .map(CompletionCandidate::new)
+        .build();
+    let all = runtime.ok().and_then(|runtime| runtime.block_on(answer));
+    all.iter()
+        .flat_map(|all| &all.items)
+        .map(|item| CompletionCandidate::new(name(item).as_str()))
         .collect()
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use waifud_cloudinit::SSH_KEY_TYPES;
+
 use crate::failure::Failure;
 
 /// Maximum size of a file with keys in bytes.
@@ -41,17 +43,6 @@ pub fn named_from(base: &Path, field: &str, arguments: &[String]) -> Result<Vec<
     Ok(keys)
 }
 
-/// Key types that waifud accepts. Other files in `~/.ssh` (an old DSA key, a key of another program) are ignored.
-const TYPES: [&str; 7] = [
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "ssh-rsa",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-];
-
 /// The user's own keys: every `~/.ssh/*.pub`, ordered by name. Unreadable and unusable files are ignored.
 pub fn own() -> Vec<String> {
     std::env::var_os("HOME").map_or_else(Vec::new, |home| usable(&PathBuf::from(home).join(".ssh")))
@@ -77,7 +68,11 @@ fn usable(dir: &Path) -> Vec<String> {
         .iter()
         .filter_map(|file| read(file).ok())
         .flatten()
-        .filter(|line| line.split(' ').next().is_some_and(|t| TYPES.contains(&t)))
+        .filter(|line| {
+            line.split(' ')
+                .next()
+                .is_some_and(|kind| SSH_KEY_TYPES.contains(&kind))
+        })
         .collect()
 }
 
@@ -106,12 +101,15 @@ fn read(path: &Path) -> std::io::Result<Vec<String>> {
 mod tests {
     use super::*;
 
+    fn in_file(text: &str) -> Result<Vec<String>, Failure> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        named(&[file.path().display().to_string()])
+    }
+
     #[test]
     fn private_keys_are_refused_without_being_shown() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("id_ed25519");
-        std::fs::write(&path, "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n").unwrap();
-        let failure = named(&[path.display().to_string()]).unwrap_err();
+        let failure = in_file("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n").unwrap_err();
         assert!(!format!("{failure:?}").contains("hunter2"));
         assert_eq!(failure.exit_code(), 1);
     }
@@ -135,11 +133,8 @@ mod tests {
 
     #[test]
     fn a_file_may_hold_several_keys_and_comments() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys.pub");
-        std::fs::write(&path, "# mine\nssh-ed25519 AAAA a\n\nssh-rsa BBBB b\n").unwrap();
         assert_eq!(
-            named(&[path.display().to_string()]).unwrap(),
+            in_file("# mine\nssh-ed25519 AAAA a\n\nssh-rsa BBBB b\n").unwrap(),
             ["ssh-ed25519 AAAA a", "ssh-rsa BBBB b"]
         );
         assert_eq!(

@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use jiff::Timestamp;
 use serde::Serialize;
+use waifud_api::client::ClientError;
 
 use crate::failure::Failure;
 use crate::text::{escape_json, escape_lines};
@@ -48,18 +50,22 @@ impl Printer {
         value: &T,
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
-        let out = if self.json {
-            let json = serde_json::to_string_pretty(value)
-                .map_err(|e| Failure::internal("output", e.to_string()))?;
-            escape_json(&json)
-        } else {
-            escape_lines(&text())
-        };
+        let out = self.format(|| serde_json::to_string_pretty(value), text)?;
         // An empty table prints no line, on which `for i in $(waifuctl list -o name)` and `wc -l` rely.
         if out.is_empty() {
             return Ok(());
         }
         line(&out)
+    }
+
+    /// Requests an object and prints it. `text` gets the current time, for ages.
+    pub async fn show<T: Serialize>(
+        self,
+        request: impl Future<Output = Result<T, ClientError>>,
+        text: impl FnOnce(&T, Timestamp) -> String,
+    ) -> Result<(), Failure> {
+        let object = request.await?;
+        self.print(&object, || text(&object, Timestamp::now()))
     }
 
     /// Prints one item of a stream, as JSON on one line.
@@ -68,14 +74,20 @@ impl Printer {
         value: &T,
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
-        let out = if self.json {
-            let json = serde_json::to_string(value)
-                .map_err(|e| Failure::internal("output", e.to_string()))?;
-            escape_json(&json)
-        } else {
-            escape_lines(&text())
-        };
-        line(&out)
+        line(&self.format(|| serde_json::to_string(value), text)?)
+    }
+
+    /// The JSON or the text, without characters that a terminal may interpret.
+    fn format(
+        self,
+        json: impl FnOnce() -> serde_json::Result<String>,
+        text: impl FnOnce() -> String,
+    ) -> Result<String, Failure> {
+        if !self.json {
+            return Ok(escape_lines(&text()));
+        }
+        let json = json().map_err(|e| Failure::internal("output", e.to_string()))?;
+        Ok(escape_json(&json))
     }
 
     /// A remark on stderr; nothing with `--json` or `--quiet`.

@@ -1,4 +1,4 @@
-//! Reads user-data from a file or standard input. waifud validates it.
+//! Reads user-data from a file or standard input, and checks it as waifud does.
 
 use std::io::Read;
 use std::path::Path;
@@ -62,6 +62,23 @@ pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
         )
         .hint("give #cloud-config, a script or a MIME message, plain or compressed with gzip")),
     }
+}
+
+/// Validates user-data like waifud does, before it is sent.
+pub fn check(text: &str) -> Result<(), Failure> {
+    use waifud_cloudinit::UserDataError as E;
+    let Err(error) = waifud_cloudinit::validate_user_data(text) else {
+        return Ok(());
+    };
+    let code = match error {
+        E::TooLong { .. } => "user-data-too-large",
+        E::Binary { .. } => "user-data-binary",
+        E::UnknownKind { .. } => "unsupported-user-data",
+        _ => "user-data-invalid",
+    };
+    Err(Failure::input(code, error.to_string())
+        .field("user_data")
+        .hint(error.hint()))
 }
 
 /// Removes a byte order mark, which editors on Windows write and cloud-init does not expect.

@@ -57,7 +57,6 @@ pub struct Hello {
     #[schema(value_type = String)]
     pub now: Timestamp,
     /// The boot id of the agent's machine; null if the kernel does not provide one.
-    #[serde(default)]
     pub boot_id: Option<BootId>,
 }
 
@@ -138,7 +137,6 @@ pub struct NodeSlice {
     pub gateway_mac: MacAddr,
     /// The incarnation of the database that an operator has confirmed for this node; the node executes deletions
     /// ordered in it. Null after a restore until the node is confirmed.
-    #[serde(default)]
     pub confirmed: Option<Incarnation>,
 }
 
@@ -160,7 +158,6 @@ pub struct AgentInstance {
     /// The virtual size in the header of the image.
     pub image_virtual_size_bytes: ByteSize,
     /// The image of `spec.rescue`; null without a rescue.
-    #[serde(default)]
     pub rescue_image: Option<RescueImage>,
     /// How the guest finds its metadata and user-data.
     pub datasource: Datasource,
@@ -243,7 +240,6 @@ pub struct InstanceReport {
     /// Reason for the state, as a sentence.
     pub reason: Option<String>,
     /// Time of the last start; null if the instance is off.
-    #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub started_at: Option<Timestamp>,
     /// What stopped the instance; null if it is not stopped.
@@ -265,8 +261,31 @@ pub struct InstanceReport {
     /// Conditions.
     pub conditions: Vec<Condition>,
     /// Observations of the guest since its start; null if unchanged.
-    #[serde(default)]
     pub evidence: Option<GuestEvidence>,
+}
+
+impl InstanceReport {
+    /// A report of nothing but a state, of the first generation and epoch.
+    pub fn of_state(id: InstanceId, state: InstanceState) -> Self {
+        Self {
+            id,
+            epoch: Epoch::FIRST,
+            observed_generation: Generation::FIRST,
+            state,
+            reason: None,
+            started_at: None,
+            stopped_by: None,
+            hypervisor: None,
+            ready: false,
+            ready_by: None,
+            addresses: Vec::new(),
+            step: None,
+            restart_needed: Vec::new(),
+            cloud_init: CloudInitStatus::default(),
+            conditions: Vec::new(),
+            evidence: None,
+        }
+    }
 }
 
 /// A domain or volume on a node that is not in waifud's database.
@@ -287,9 +306,7 @@ pub struct Unmanaged {
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<Ipv4Addr>,
     /// The node's copy of the instance, on one entry per instance. Null if the node has no copy.
-    #[serde(default)]
     pub record: Option<Box<AgentInstance>>,
     /// Its encrypted bundle in base64, so that it can be adopted with its user-data.
-    #[serde(default)]
     pub bundle: Option<String>,
 }

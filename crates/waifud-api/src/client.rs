@@ -87,26 +87,20 @@ pub enum Progress {
     Accepted,
 }
 
-/// Filters and paging of a list.
+/// Filters and paging of a list. A URL has no parameter for `None`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ListQuery {
     /// Items per page; the server's default if `None`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// `next` of the previous page.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
     /// Only items in this state.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Only items on this node.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// Only instances of this template.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
     /// Only items with this label, `key` or `key=value`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
 
@@ -120,17 +114,14 @@ impl ListQuery {
     }
 }
 
-/// Filters for events.
+/// Filters for events. A URL has no parameter for `None`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct EventQuery {
     /// Only events after this revision.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Revision>,
     /// Only events of this object, by id or name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
     /// Maximum number of events; the newest are returned.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
 

@@ -17,34 +17,25 @@ pub struct CreateDownload {
     /// Name of the template. An existing template refers to the new image afterwards.
     pub name: String,
     /// An entry of the catalog.
-    #[serde(default)]
     pub catalog: Option<String>,
     /// URL of the image: https, or http with a checksum.
-    #[serde(default)]
     pub url: Option<String>,
     /// The publisher's checksum of the image.
-    #[serde(default)]
     pub checksum: Option<Checksum>,
     /// URL of the publisher's list of checksums; https.
-    #[serde(default)]
     pub checksums_url: Option<String>,
     /// File name of the image in that list; the last part of `url` by default.
-    #[serde(default)]
     pub checksums_file: Option<String>,
     /// Downloads over https without verifying a checksum.
     #[serde(default)]
     pub insecure_no_checksum: bool,
     /// `x86_64` by default.
-    #[serde(default)]
     pub arch: Option<String>,
     /// How its guests find their metadata and user-data.
-    #[serde(default)]
     pub datasource: Option<Datasource>,
     /// The firmware that starts the boot loader.
-    #[serde(default)]
     pub firmware: Option<Firmware>,
     /// The user that cloud-init creates in guests.
-    #[serde(default)]
     pub default_user: Option<String>,
 }
 
@@ -107,6 +98,5 @@ pub struct CatalogEntry {
     #[serde(default)]
     pub datasource: Datasource,
     /// Notes for users; null if there are none.
-    #[serde(default)]
     pub notes: Option<String>,
 }

@@ -36,10 +36,8 @@ pub struct ExecRequest {
     /// The program, which is looked up in the guest agent's PATH, and its arguments.
     pub command: Vec<String>,
     /// How long to wait for the program in seconds, 1 to 3600; 60 by default. The program keeps running after that.
-    #[serde(default)]
     pub timeout_s: Option<u32>,
     /// Standard input in base64 (RFC 4648, section 4), at most 1 MiB before encoding; null for no input.
-    #[serde(default)]
     pub stdin_base64: Option<Secret<String>>,
 }
 

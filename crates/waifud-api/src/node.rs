@@ -83,7 +83,6 @@ pub struct Unmanaged {
 #[serde(deny_unknown_fields)]
 pub struct UpdateNode {
     /// A new name. Instances pinned to the old name must be pinned again.
-    #[serde(default)]
     pub name: Option<Name>,
     /// Labels to set; null removes a label that was set this way. Labels that the node reports can be overridden but
     /// not removed.
@@ -96,6 +95,5 @@ pub struct UpdateNode {
 #[serde(deny_unknown_fields)]
 pub struct AdoptInstance {
     /// A new name, for example if the old one is taken.
-    #[serde(default)]
     pub name: Option<String>,
 }

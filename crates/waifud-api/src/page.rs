@@ -14,3 +14,14 @@ pub struct Page<T> {
     /// The revision that the page was read at; a watch from this revision misses no change.
     pub revision: Revision,
 }
+
+impl<T> Page<T> {
+    /// Converts each item.
+    pub fn map<U>(self, convert: impl FnMut(T) -> U) -> Page<U> {
+        Page {
+            items: self.items.into_iter().map(convert).collect(),
+            next: self.next,
+            revision: self.revision,
+        }
+    }
+}

@@ -96,19 +96,7 @@ impl fmt::Display for ServerUrl {
     }
 }
 
-impl TryFrom<String> for ServerUrl {
-    type Error = ServerUrlError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<ServerUrl> for String {
-    fn from(url: ServerUrl) -> Self {
-        url.to_string()
-    }
-}
+waifud_types::string_conversions!(ServerUrl);
 
 #[cfg(test)]
 mod tests {

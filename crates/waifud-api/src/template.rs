@@ -15,7 +15,6 @@ pub struct CreateTemplate {
     /// The uploaded image.
     pub image: Digest,
     /// `x86_64` by default.
-    #[serde(default)]
     pub arch: Option<String>,
     /// How its guests find their metadata and user-data.
     #[serde(default)]
@@ -24,7 +23,6 @@ pub struct CreateTemplate {
     #[serde(default)]
     pub firmware: Firmware,
     /// The user that cloud-init creates in guests.
-    #[serde(default)]
     pub default_user: Option<String>,
 }
 

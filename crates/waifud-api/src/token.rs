@@ -16,7 +16,6 @@ pub struct CreateToken {
     /// Role of the token.
     pub role: Role,
     /// Lifetime of the token in seconds; unlimited if null.
-    #[serde(default)]
     pub expires_in_s: Option<u64>,
 }
 

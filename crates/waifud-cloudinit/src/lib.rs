@@ -30,7 +30,7 @@ pub use documents::Documents;
 pub use render::render;
 pub use reporting::{UserDataKey, key_of_module, unreported};
 pub use source::{NicDoc, Source, VendorOptions, instance_id, next_instance_id};
-pub use ssh_key::{SshKey, SshKeyError};
+pub use ssh_key::{SSH_KEY_TYPES, SshKey, SshKeyError};
 pub use token::{TTL_MAX, Tokens};
 pub use user_data::{UserDataError, UserDataKind, unpack_user_data, validate_user_data};
 pub use vendor::{PHONE_HOME_PATH, REPORT_PATH};

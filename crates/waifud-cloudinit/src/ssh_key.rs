@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{fmt, str::FromStr};
 
 /// The key types that OpenSSH creates and accepts today (`PubkeyAcceptedAlgorithms` of 9.2, without certificates and DSA).
-const TYPES: [&str; 7] = [
+pub const SSH_KEY_TYPES: [&str; 7] = [
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
     "ecdsa-sha2-nistp384",
@@ -84,7 +84,7 @@ impl FromStr for SshKey {
         let mut words = line.split_ascii_whitespace();
         let kind = words
             .next()
-            .filter(|word| TYPES.contains(word))
+            .filter(|word| SSH_KEY_TYPES.contains(word))
             .ok_or(SshKeyError::UnknownType)?;
         let blob = words
             .next()

@@ -4,9 +4,11 @@ use base64::Engine;
 use base64::alphabet::URL_SAFE;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
+use utoipa::IntoParams;
+use waifud_api::{Page, Problem};
+use waifud_store::{ReadTx, Store, StoreError};
 
-use crate::problems;
-use waifud_api::Problem;
+use crate::{ControlError, problems};
 
 /// The default number of items per page.
 const LIMIT_DEFAULT: u32 = 100;
@@ -22,11 +24,15 @@ const CURSORS: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A request for a page.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A request for a page; also the description of its parameters in the OpenAPI document.
+#[derive(Clone, PartialEq, Eq, Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct PageRequest {
-    /// The maximum number of items.
+    /// Items per page, 1 to 1000; 100 by default.
+    #[param(value_type = Option<u32>)]
     pub limit: u32,
+    /// `next` of the previous page.
+    #[param(rename = "cursor", value_type = Option<String>)]
     after: Cursor,
 }
 
@@ -58,6 +64,28 @@ impl PageRequest {
     pub fn after(&self) -> &str {
         &self.after.0
     }
+}
+
+/// Reads a page of rows in one transaction. `rows` gets the name after which the page starts, and how many rows to read.
+pub async fn read<R: Send + 'static>(
+    store: &Store,
+    page: PageRequest,
+    rows: impl FnOnce(&ReadTx<'_>, &str, u32) -> Result<Vec<R>, StoreError> + Send + 'static,
+    key: impl Fn(&R) -> &str,
+) -> Result<Page<R>, ControlError> {
+    let limit = page.limit;
+    let (rows, revision) = store
+        .read(move |tx| {
+            let rows = rows(&tx, page.after(), limit + 1)?;
+            Ok::<_, StoreError>((rows, tx.at(tx.newest_event()?)))
+        })
+        .await?;
+    let (items, next) = Cursor::cut(rows, limit, key);
+    Ok(Page {
+        items,
+        next,
+        revision,
+    })
 }
 
 impl Cursor {

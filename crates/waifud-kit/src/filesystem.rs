@@ -1,5 +1,6 @@
-//! Size, free space and state of a filesystem.
+//! Size, free space and state of a filesystem, and lock files.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 
@@ -28,6 +29,20 @@ pub fn usage(path: &Path) -> io::Result<Usage> {
         used: bytes(facts.blocks().saturating_sub(facts.blocks_free())),
         read_only: facts.flags().contains(FsFlags::ST_RDONLY),
     })
+}
+
+/// Creates and locks a lock file. Returns `None` if another process holds the lock, which ends with its process.
+pub fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | [`clock`] | the time, through a trait that simulations replace |
 //! | [`config`] | reading a TOML configuration file |
+//! | [`config_page`] | a test that a configuration file is documented completely |
 //! | [`durable`] | replacing, renaming and removing files so that the result survives a crash |
 //! | [`error`] | an error together with its causes |
 //! | [`failpoints`] | named points at which tests stop a daemon |
 //! | [`fault_injection`] | scripted failures and hanging calls for fakes |
-//! | [`filesystem`] | size, free space and state of a filesystem |
+//! | [`filesystem`] | size, free space and state of a filesystem, and lock files |
 //! | [`sha256`] | SHA-256 of bytes, readers and files; hexadecimal text |
 //! | [`sync`] | locking a mutex whatever happened to its last holder |
 //! | [`terminal`] | text from elsewhere made safe for a terminal |
@@ -16,6 +17,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod config_page;
 pub mod durable;
 pub mod error;
 pub mod failpoints;

@@ -86,35 +86,7 @@ mod tests {
     #[test]
     fn the_page_on_configuration_shows_every_key_with_its_default() {
         let page = include_str!("../../../docs/reference/config.md");
-        let section = page
-            .split("\n## ")
-            .find(|text| text.starts_with("metadatad.toml\n"))
-            .unwrap();
-        let (_, example) = section.split_once("```toml\n").unwrap();
-        let (example, _) = example.split_once("```").unwrap();
-        assert_eq!(read(example).unwrap(), Config::default());
-        // serde lists all keys in the error about an unknown one.
-        let error = toml::from_str::<Config>("no-key = 1").unwrap_err();
-        let (_, keys) = error.message().split_once("expected one of ").unwrap();
-        let keys: Vec<&str> = keys.split(", ").map(|key| key.trim_matches('`')).collect();
-        let set: toml::Table = example.parse().unwrap();
-        for key in &keys {
-            assert!(set.contains_key(*key), "the example lacks {key}");
-        }
-        let (_, table) = section.split_once("|---|---|---|---|\n").unwrap();
-        let (table, _) = table.split_once("\n\n").unwrap();
-        let rows: Vec<Vec<&str>> = table
-            .lines()
-            .map(|row| row.split('|').map(str::trim).collect())
-            .collect();
-        assert_eq!(rows.len(), keys.len());
-        for row in rows {
-            let key = row[1].trim_matches('`');
-            assert!(keys.contains(&key), "the table has {key}");
-            // If the default is a value, the example contains the same value.
-            if row[3].starts_with('`') {
-                assert_eq!(row[3].trim_matches('`'), set[key].to_string(), "{key}");
-            }
-        }
+        let example = waifud_kit::config_page::documented::<Config>(page, "metadatad.toml");
+        assert_eq!(read(&example).unwrap(), Config::default());
     }
 }

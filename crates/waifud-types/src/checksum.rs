@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::string_conversions;
+
 /// A publisher's checksum, written `sha256:` or `sha512:` and its lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -91,19 +93,7 @@ impl fmt::Display for Checksum {
     }
 }
 
-impl TryFrom<String> for Checksum {
-    type Error = ChecksumError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Checksum> for String {
-    fn from(checksum: Checksum) -> Self {
-        checksum.to_string()
-    }
-}
+string_conversions!(Checksum);
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,8 @@ use uuid::Uuid;
 
 use crate::Name;
 
+use crate::string_conversions;
+
 /// The text is not an id of the expected kind.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is not {what}")]
@@ -115,19 +117,7 @@ impl FromStr for VolumeId {
     }
 }
 
-impl TryFrom<String> for VolumeId {
-    type Error = ParseIdError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<VolumeId> for String {
-    fn from(id: VolumeId) -> Self {
-        id.to_string()
-    }
-}
+string_conversions!(VolumeId);
 
 /// Name of a guest's port on its node: `wf-` and eight hexadecimal digits (11 bytes; Linux allows 15).
 ///

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::string_conversions;
+
 /// A unicast MAC address in lower case with colons.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema,
@@ -67,19 +69,7 @@ impl fmt::Display for MacAddr {
     }
 }
 
-impl TryFrom<String> for MacAddr {
-    type Error = MacAddrError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<MacAddr> for String {
-    fn from(mac: MacAddr) -> Self {
-        mac.to_string()
-    }
-}
+string_conversions!(MacAddr);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::string_conversions;
+
 /// The lifetime of one database, which begins at init and at restore. A random number, so that two of them differ.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
@@ -59,19 +61,7 @@ impl FromStr for Revision {
     }
 }
 
-impl TryFrom<String> for Revision {
-    type Error = RevisionError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Revision> for String {
-    fn from(revision: Revision) -> Self {
-        revision.to_string()
-    }
-}
+string_conversions!(Revision);
 
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {

@@ -1,4 +1,4 @@
-//! OpenAPI schemas of types that are serialized as strings.
+//! Types that are serialized as strings: their OpenAPI schemas and conversions.
 
 /// Declares a type as a string in the API schema.
 macro_rules! string_schema {
@@ -19,3 +19,24 @@ macro_rules! string_schema {
     };
 }
 pub(crate) use string_schema;
+
+/// Conversions from and to `String` through `FromStr` and `Display`, for types with
+/// `#[serde(try_from = "String", into = "String")]`.
+#[macro_export]
+macro_rules! string_conversions {
+    ($type:ty) => {
+        impl TryFrom<String> for $type {
+            type Error = <Self as std::str::FromStr>::Err;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}

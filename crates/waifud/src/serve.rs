@@ -1,6 +1,6 @@
 //! Runs the server: lock, database, sockets, and an orderly shutdown.
 
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waifud_control::env::{Entropy, SystemClock, SystemEntropy};
 use waifud_control::{Control, ControlConfig, ControlError, DownloadConfig, Peer, http};
+use waifud_kit::filesystem;
 use waifud_pki::server_config;
 use waifud_store::{Mode, Store};
 use waifud_types::Incarnation;
@@ -177,22 +178,14 @@ fn unless_full(outcome: Result<(), ControlError>) -> Result<(), ControlError> {
 /// Ensures that only one waifud uses a state directory. The lock ends with the process.
 pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => anyhow::bail!(
+    let lock =
+        filesystem::lock(&path).with_context(|| format!("cannot lock {}", path.display()))?;
+    lock.with_context(|| {
+        format!(
             "another waifud uses {}; stop it first, or use another state_dir",
             state_dir.display()
-        ),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
+        )
+    })
 }
 
 async fn run(

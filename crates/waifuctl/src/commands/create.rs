@@ -5,7 +5,6 @@ use waifud_api::{CreateInstance, Instance};
 use waifud_types::name::NameError;
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
-use super::create_file;
 use crate::address::primary_address;
 use crate::cli::CreateArgs;
 use crate::cli::SpecArgs;
@@ -16,9 +15,6 @@ use crate::{download, keys, labels, network_args, user_data, wait};
 
 /// Creates an instance; with `--wait`, shows its steps until cloud-init has finished.
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
-    if args.file.is_some() {
-        return create_file::run(context, args).await;
-    }
     let (wait, timeout) = (args.wait, args.timeout);
     let deadline = Instant::now() + timeout;
     let key = args

@@ -109,29 +109,12 @@ fn change(have: &CreateInstance, text: &str, spec: bool) -> Result<UpdateInstanc
         };
         return edit_spec::change(have, source);
     }
-    check_user_data(text)?;
+    user_data::check(text)?;
     let before = have.user_data.as_ref().map_or("", |t| t.expose().as_str());
     Ok(UpdateInstance {
         user_data: (text != before).then(|| Secret::new(text.to_owned())),
         ..UpdateInstance::default()
     })
-}
-
-/// Validates user-data like waifud does, before it is sent.
-pub(super) fn check_user_data(text: &str) -> Result<(), Failure> {
-    use waifud_cloudinit::UserDataError as E;
-    let Err(error) = waifud_cloudinit::validate_user_data(text) else {
-        return Ok(());
-    };
-    let code = match error {
-        E::TooLong { .. } => "user-data-too-large",
-        E::Binary { .. } => "user-data-binary",
-        E::UnknownKind { .. } => "unsupported-user-data",
-        _ => "user-data-invalid",
-    };
-    Err(Failure::input(code, error.to_string())
-        .field("user_data")
-        .hint(error.hint()))
 }
 
 fn summary(instance: &Instance, change: &UpdateInstance) -> String {

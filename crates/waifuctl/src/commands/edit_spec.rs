@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use waifud_api::{CreateInstance, UpdateInstance};
 
-use super::edit::check_user_data;
 use crate::description::{self, Source};
 use crate::failure::Failure;
+use crate::user_data;
 
 /// The change from `have` to the description in `source`. Changes of fields that an update cannot change are refused.
 pub fn change(have: &CreateInstance, source: Source<'_>) -> Result<UpdateInstance, Failure> {
@@ -26,7 +26,7 @@ pub fn change(have: &CreateInstance, source: Source<'_>) -> Result<UpdateInstanc
     let nics = description::same_nics(&written.nics, have);
     let wanted = description::request(written, source)?;
     if let Some(text) = &wanted.user_data {
-        check_user_data(text.expose())?;
+        user_data::check(text.expose())?;
     }
     let completed = completed(wanted, have);
     fixed(have, &completed, nics)?;

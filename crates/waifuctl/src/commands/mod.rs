@@ -68,6 +68,7 @@ pub async fn offline(cli: Cli) -> Result<Result<(), Failure>, Box<Cli>> {
 /// Runs a command.
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
+        Command::Create(args) if args.file.is_some() => create_file::run(context, *args).await,
         Command::Create(args) => create::run(context, *args).await,
         Command::List(args) => list::run(context, args).await,
         Command::Show(args) => show::run(context, &args).await,

@@ -14,10 +14,8 @@ use crate::text::{escape, since};
 
 /// Explains the state of an instance.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
-    let why = context.client.why(name).await?;
-    context
-        .printer
-        .print(&why, || to_text(&why, Timestamp::now()))
+    let why = context.client.why(name);
+    context.printer.show(why, to_text).await
 }
 
 fn to_text(why: &Why, now: Timestamp) -> String {

@@ -154,15 +154,15 @@ impl Cause {
         }
     }
 
-    /// A node's report.
-    pub fn node(name: &str, from: Option<String>, request_id: Option<String>) -> Self {
+    /// A request of a node's agent.
+    pub fn node(name: &str, peer: Peer, request_id: &str) -> Self {
         Self {
             actor: Actor {
                 kind: "node".to_owned(),
                 name: name.to_owned(),
-                from,
+                from: Some(peer.from()),
             },
-            request_id,
+            request_id: Some(request_id.to_owned()),
         }
     }
 

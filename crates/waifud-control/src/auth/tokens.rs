@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use waifud_api::token::TOKEN_PREFIX;
 use waifud_api::{CreateToken, CreatedToken, Page, Problem, Token};
-use waifud_store::{StoreError, Taken, TokenRow};
+use waifud_store::{ReadTx, StoreError, Taken, TokenRow};
 use waifud_types::{Digest, Secret, Timestamp};
 
 use crate::auth::failed_logins::FailedLogins;
@@ -22,7 +22,7 @@ use crate::auth::holdings::{Held, Holdings, Kind};
 use crate::auth::principal::{Cause, Principal};
 use crate::auth::problems as auth_problems;
 use crate::events::event_builder;
-use crate::pagination::{Cursor, PageRequest};
+use crate::pagination::{self, PageRequest};
 use crate::{Control, ControlError, problems};
 
 /// The interval at which the last use is recorded: a busy token causes one write per minute.
@@ -152,20 +152,9 @@ impl Control {
 
     /// A page of tokens, by name.
     pub async fn tokens(&self, page: PageRequest) -> Result<Page<Token>, ControlError> {
-        let limit = page.limit;
-        let (rows, revision) = self
-            .store()
-            .read(move |tx| {
-                let rows = tx.tokens(page.after(), page.limit + 1)?;
-                Ok::<_, StoreError>((rows, tx.at(tx.newest_event()?)))
-            })
-            .await?;
-        let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
-        Ok(Page {
-            items: rows.into_iter().map(shown).collect(),
-            next,
-            revision,
-        })
+        let rows = |tx: &ReadTx<'_>, after: &str, limit| tx.tokens(after, limit);
+        let page = pagination::read(self.store(), page, rows, |row| row.name.as_str()).await?;
+        Ok(page.map(shown))
     }
 
     /// Revokes a token. It stops working with the commit, and its streams end.

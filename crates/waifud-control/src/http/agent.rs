@@ -2,12 +2,12 @@
 
 use std::io::SeekFrom;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
@@ -15,8 +15,8 @@ use waifud_api::agent::{AgentReport, Hello, Welcome};
 use waifud_api::join::{JOIN_TOKEN_HEADER, JoinRequest, Joined};
 use waifud_api::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
 
-use super::body::{JsonBytes, SmallJsonBytes, parse};
-use super::images::digest;
+use super::body::{Json, small_json};
+use super::paths::digest;
 use super::peer::{AgentPeer, Newcomer};
 use super::query::Params;
 use super::refusal::Refusal;
@@ -52,8 +52,7 @@ async fn join(
             .require_join_token(token.to_str().unwrap_or_default())
             .await?;
     }
-    let SmallJsonBytes(bytes) = SmallJsonBytes::from_request(request, &control).await?;
-    let request: JoinRequest = parse(&bytes, str::to_owned)?;
+    let request: JoinRequest = small_json(request).await?;
     Ok(Json(
         control
             .join(request, newcomer.peer, &newcomer.request_id)
@@ -64,9 +63,8 @@ async fn join(
 async fn hello(
     State(control): State<Control>,
     agent: AgentPeer,
-    JsonBytes(bytes): JsonBytes,
+    Json(hello): Json<Hello>,
 ) -> Result<Json<Welcome>, Refusal> {
-    let hello: Hello = parse(&bytes, str::to_owned)?;
     Ok(Json(
         control
             .hello(agent.node, hello, agent.peer, &agent.request_id)
@@ -77,9 +75,8 @@ async fn hello(
 async fn report(
     State(control): State<Control>,
     agent: AgentPeer,
-    JsonBytes(bytes): JsonBytes,
+    Json(report): Json<AgentReport>,
 ) -> Result<StatusCode, Refusal> {
-    let report: AgentReport = parse(&bytes, str::to_owned)?;
     control
         .report(agent.node, report, agent.peer, &agent.request_id)
         .await?;
@@ -227,9 +224,8 @@ async fn refuse_stream(
     State(control): State<Control>,
     AgentPeer { node, .. }: AgentPeer,
     Path(text): Path<String>,
-    JsonBytes(bytes): JsonBytes,
+    Json(refusal): Json<StreamRefusal>,
 ) -> Result<StatusCode, Refusal> {
-    let refusal: StreamRefusal = parse(&bytes, str::to_owned)?;
     control
         .stream_broker()
         .refuse(node, stream_id(&text)?, refusal)?;

@@ -1,12 +1,14 @@
-//! Request bodies: size and time limits, and JSON errors that name the field.
+//! Bodies: size and time limits of requests, and JSON errors that name the field.
 
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use waifud_api::Problem;
@@ -58,7 +60,7 @@ fn pieces(
     Box::pin(pieces.fuse())
 }
 
-/// A JSON body.
+/// A JSON body, not parsed yet.
 #[derive(Debug)]
 pub struct JsonBytes(pub Bytes);
 
@@ -72,15 +74,28 @@ impl<S: Send + Sync> FromRequest<S> for JsonBytes {
 }
 
 /// A small JSON body from a caller that is not authenticated yet.
-#[derive(Debug)]
-pub struct SmallJsonBytes(pub Bytes);
+pub async fn small_json<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
+    must_be_json(request.headers())?;
+    let bytes = read(request.into_body(), UNAUTHENTICATED).await?;
+    parse(&bytes, str::to_owned)
+}
 
-impl<S: Send + Sync> FromRequest<S> for SmallJsonBytes {
+/// The JSON body of a request or an answer. Errors name the fields of a request as they are in the body.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
-        must_be_json(request.headers())?;
-        read(request.into_body(), UNAUTHENTICATED).await.map(Self)
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let JsonBytes(bytes) = JsonBytes::from_request(request, state).await?;
+        parse(&bytes, str::to_owned).map(Self)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
     }
 }
 

@@ -5,68 +5,88 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
+use utoipa::IntoParams;
 use waifud_api::{Page, Problem};
 use waifud_store::EventFilter;
 use waifud_types::Revision;
 use waifud_types::event::Event;
 
+use super::body::Json;
 use super::peer::AuthenticatedUser;
-use super::query::Params;
+use super::query::{FromParams, Params, Query};
 use super::refusal::Refusal;
 use crate::events::event_builder;
 use crate::events::{EventItem, EventWatch};
 use crate::pagination::checked_limit;
-use crate::{Control, problems};
+use crate::problems;
 
 /// The interval of comments that detect dead connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// Which events are returned.
+#[derive(IntoParams, Debug)]
+#[into_params(parameter_in = Query)]
+pub struct EventParams {
+    /// Only events after this revision. By default the newest events, or for a stream, events from now on.
+    #[param(value_type = Option<String>)]
+    since: Option<Revision>,
+    /// `next` of the previous page; the same as `since`.
+    #[param(value_type = Option<String>)]
+    cursor: Option<Revision>,
+    /// Events per page, 1 to 1000; 100 by default.
+    limit: Option<u32>,
+    /// Only events about the object with this id or name. `TYPE/NAME`, for example `instance/web`, also filters by
+    /// type: instance, template, image, node, network, token, join-token or waifud.
+    object: Option<String>,
+    /// If true, answer with a stream of server-sent events, as with `Accept: text/event-stream`.
+    #[param(value_type = Option<bool>)]
+    watch: bool,
+}
+
+impl FromParams for EventParams {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        Ok(Self {
+            since: params.revision("since")?,
+            cursor: params.revision("cursor")?,
+            limit: params.number("limit")?,
+            object: params.one("object")?,
+            watch: params.flag("watch")?,
+        })
+    }
+}
+
 /// Lists events, oldest first, or follows them.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", operation_id = "events",
-    params(
-        ("since" = Option<String>, Query, description = "Only events after this revision. By default the newest events, or for a stream, events from now on."),
-        ("cursor" = Option<String>, Query, description = "`next` of the previous page; the same as `since`."),
-        ("limit" = Option<u32>, Query, description = "Events per page, 1 to 1000; 100 by default."),
-        ("object" = Option<String>, Query, description = "Only events about the object with this id or name. `TYPE/NAME`, for example `instance/web`, also filters by type: instance, template, image, node, network, token, join-token or waifud."),
-        ("watch" = Option<bool>, Query, description = "If true, answer with a stream of server-sent events, as with `Accept: text/event-stream`."),
-        ("Last-Event-ID" = Option<String>, Header, description = "The id after which an interrupted stream resumes; takes precedence over `since`."),
-    ),
+    params(EventParams, ("Last-Event-ID" = Option<String>, Header, description = "The id after which an interrupted stream resumes; takes precedence over `since`.")),
     responses(
         (status = 200, description = "A page of events. As text/event-stream: events with their revision as id and their kind as type, and without an id, `progress` (ProgressFrame) and `download` (Download) messages.", body = Page<Event>),
         (status = 410, description = "The history after `since` is not complete.", body = Problem),
     )
 )]
 pub async fn events(
-    State(control): State<Control>,
-    _: AuthenticatedUser,
-    mut params: Params,
+    user: AuthenticatedUser,
+    Query(params): Query<EventParams>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let mut since = params.revision("since")?;
-    if let Some(cursor) = params.revision("cursor")? {
-        since = Some(cursor);
-    }
-    let limit = params.number("limit")?;
-    let filter = filter(params.one("object")?)?;
+    let since = params.cursor.or(params.since);
+    let filter = filter(params.object)?;
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let watch = params.flag("watch")? || accept.contains("text/event-stream");
-    params.finish()?;
+    let watch = params.watch || accept.contains("text/event-stream");
     let last = last_event_id(&headers)?;
     if !watch {
-        let limit = checked_limit(limit)?;
-        return Ok(Json(control.events(since, filter, limit).await?).into_response());
+        let limit = checked_limit(params.limit)?;
+        let page = user.control.events(since, filter, limit).await?;
+        return Ok(Json(page).into_response());
     }
-    let watch = control.watch_events(last.or(since), filter).await?;
+    let watch = user.control.watch_events(last.or(since), filter).await?;
     Ok(Sse::new(frames(watch))
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response())

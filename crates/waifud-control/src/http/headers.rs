@@ -1,20 +1,30 @@
 //! ETag, If-Match and Idempotency-Key.
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
-use waifud_api::{Instance, Problem};
+use waifud_api::Problem;
 use waifud_types::Generation;
 
+use super::Refusal;
 use crate::instances::IfMatch;
 use crate::problems;
 
 /// The ETag of an instance: its generation, quoted.
-pub fn etag(instance: &Instance) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{}\"", instance.generation))
-        .unwrap_or(HeaderValue::from_static("\"0\""))
+pub fn etag(generation: Generation) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{generation}\"")).unwrap_or(HeaderValue::from_static("\"0\""))
+}
+
+impl<S: Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        Ok(if_match(&parts.headers)?)
+    }
 }
 
 /// The condition of If-Match (RFC 9110, section 13.1.1).
-pub fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
+fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
     let Some(value) = headers.get(header::IF_MATCH) else {
         return Ok(IfMatch::Any);
     };

@@ -1,25 +1,30 @@
 //! `/v1/instances`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use utoipa::IntoParams;
 use waifud_api::{CreateInstance, Instance, Page, Problem, UpdateInstance, Why};
 use waifud_store::InstanceFilter;
 use waifud_types::{InstanceState, Role, Secret};
 
-use super::body::{JsonBytes, parse};
-use super::headers::{etag, idempotency_key, if_match};
+use super::answers::{Answer, NoStore};
+use super::body::{Json, JsonBytes, parse};
+use super::headers::{etag, idempotency_key};
+use super::paths::InstanceName;
 use super::peer::AuthenticatedUser;
-use super::query::{PageParams, Params};
+use super::query::{Both, FromParams, Params, Query};
 use super::refusal::Refusal;
 use super::wait::wait;
+use crate::instances::IfMatch;
 use crate::instances::idempotency::IdempotencyKey;
 use crate::instances::problems as instance_problems;
 use crate::instances::read::{Goal, Waited};
-use crate::{Control, problems};
+use crate::pagination::PageRequest;
+use crate::problems;
 
 /// The maximum number of label filters; an instance cannot have more labels.
 const LABELS_MAX: usize = 64;
@@ -27,7 +32,12 @@ const LABELS_MAX: usize = 64;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 fn answer(status: StatusCode, instance: Instance) -> Response {
-    (status, [(header::ETAG, etag(&instance))], Json(instance)).into_response()
+    (
+        status,
+        [(header::ETAG, etag(instance.generation))],
+        Json(instance),
+    )
+        .into_response()
 }
 
 /// The field of a request, as it is named in an instance.
@@ -49,15 +59,62 @@ fn field(path: &str) -> String {
     }
 }
 
+/// How long a request waits, and for what.
+#[derive(IntoParams, Debug)]
+#[into_params(parameter_in = Query)]
+pub struct GoalParams {
+    /// Wait at most this long, for example 30s, until the instance reaches `for`.
+    #[param(value_type = Option<String>)]
+    wait: Option<Duration>,
+    /// `running`, `ready`, `stopped` or `deleted`. By default `running`, or `stopped` if the instance's `run` is false.
+    #[param(rename = "for", value_type = Option<String>)]
+    goal: Option<Goal>,
+}
+
+impl FromParams for GoalParams {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        let wait = wait(params)?;
+        let goal = goal(params)?;
+        Ok(Self { wait, goal })
+    }
+}
+
+/// How long a request waits until its change is applied.
+#[derive(IntoParams, Debug)]
+#[into_params(parameter_in = Query)]
+pub struct WaitParams {
+    /// Wait at most this long, for example 30s, until the node has applied the change, or has destroyed the instance.
+    #[param(value_type = Option<String>)]
+    wait: Option<Duration>,
+}
+
+impl FromParams for WaitParams {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        let wait = wait(params)?;
+        Ok(Self { wait })
+    }
+}
+
+/// Whether an instance is created.
+#[derive(IntoParams, Debug)]
+#[into_params(parameter_in = Query)]
+pub struct DryRunParams {
+    /// If true, the request is checked and nothing is created.
+    #[param(value_type = Option<bool>)]
+    dry_run: bool,
+}
+
+impl FromParams for DryRunParams {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        let dry_run = dry_run(params)?;
+        Ok(Self { dry_run })
+    }
+}
+
 /// Creates an instance.
 #[utoipa::path(
     post, path = "/v1/instances", tag = "instances", operation_id = "create_instance",
-    params(
-        ("wait" = Option<String>, Query, description = "Wait at most this long, for example 30s, until the instance reaches `for`."),
-        ("for" = Option<String>, Query, description = "`running` (the default; `stopped` when run is false) or `ready`."),
-        ("dry_run" = Option<bool>, Query, description = "If true, the request is checked and nothing is created."),
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with the same key returns the same answer for 24 hours."),
-    ),
+    params(Both<GoalParams, DryRunParams>, ("Idempotency-Key" = Option<String>, Header, description = "Repeating the request with the same key returns the same answer for 24 hours.")),
     request_body = CreateInstance,
     responses(
         (status = 201, description = "The instance is created durably.", body = Instance),
@@ -68,24 +125,21 @@ fn field(path: &str) -> String {
     )
 )]
 pub async fn create(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    mut params: Params,
+    user: AuthenticatedUser,
+    Query(params): Query<Both<GoalParams, DryRunParams>>,
     headers: HeaderMap,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<Response, Refusal> {
-    let wait = wait(&mut params)?;
-    let goal = goal(&mut params)?;
-    let dry_run = dry_run(&mut params)?;
-    params.finish()?;
+    let Both(GoalParams { wait, goal }, DryRunParams { dry_run }) = params;
+    let control = user.control;
     let request: CreateInstance = parse(&bytes, field)?;
     if dry_run {
         control.check_create(request).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let key = idempotency_key(&headers)?
-        .map(|key| IdempotencyKey::new(&caller.principal, &key, "/v1/instances", &bytes));
-    let created = control.create_instance(request, key, caller.cause).await?;
+        .map(|key| IdempotencyKey::new(&user.principal, &key, "/v1/instances", &bytes));
+    let created = control.create_instance(request, key, user.cause).await?;
     let mut response = match wait {
         None => answer(StatusCode::CREATED, created.instance.clone()),
         Some(wait) => {
@@ -152,45 +206,73 @@ fn goal(params: &mut Params) -> Result<Option<Goal>, Problem> {
     }
 }
 
+/// Which instances are listed.
+#[derive(IntoParams, Debug)]
+#[into_params(parameter_in = Query)]
+pub struct FilterParams {
+    /// Only instances in this state; separate several states with commas.
+    #[param(rename = "state", value_type = Option<String>)]
+    states: Vec<InstanceState>,
+    /// Only instances on this node.
+    node: Option<String>,
+    /// Only instances of this template.
+    template: Option<String>,
+    /// Only instances with this label, `key` or `key=value`. Can be repeated.
+    #[param(rename = "label", value_type = Option<String>)]
+    labels: Vec<(String, Option<String>)>,
+    /// Only the instance with this name.
+    name: Option<String>,
+}
+
+impl FromParams for FilterParams {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        Ok(Self {
+            states: states(params)?,
+            node: params.one("node")?,
+            template: params.one("template")?,
+            labels: labels(params)?,
+            name: params.one("name")?,
+        })
+    }
+}
+
+impl From<FilterParams> for InstanceFilter {
+    fn from(params: FilterParams) -> Self {
+        Self {
+            states: params.states,
+            node: params.node,
+            template: params.template,
+            name: params.name,
+            labels: params.labels,
+        }
+    }
+}
+
 /// Lists instances by name.
 #[utoipa::path(
     get, path = "/v1/instances", tag = "instances", operation_id = "list_instances",
-    params(
-        PageParams,
-        ("state" = Option<String>, Query, description = "Only instances in this state; separate several states with commas."),
-        ("node" = Option<String>, Query, description = "Only instances on this node."),
-        ("template" = Option<String>, Query, description = "Only instances of this template."),
-        ("label" = Option<String>, Query, description = "Only instances with this label, `key` or `key=value`. Can be repeated."),
-        ("name" = Option<String>, Query, description = "Only the instance with this name."),
-    ),
-    responses((status = 200, description = "A page of instances.", body = Page<Instance>))
+    params(Both<PageRequest, FilterParams>), responses((status = 200, description = "A page of instances.", body = Page<Instance>))
 )]
 pub async fn list(
-    State(control): State<Control>,
-    _: AuthenticatedUser,
-    mut params: Params,
-) -> Result<Json<Page<Instance>>, Refusal> {
-    let page = params.page()?;
-    let filter = InstanceFilter {
-        states: states(&mut params)?,
-        node: params.one("node")?,
-        template: params.one("template")?,
-        name: params.one("name")?,
-        labels: params
-            .all("label")
-            .into_iter()
-            .map(|label| match label.split_once('=') {
-                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                None => (label, None),
-            })
-            .collect(),
-    };
-    params.finish()?;
+    user: AuthenticatedUser,
+    Query(Both(page, filter)): Query<Both<PageRequest, FilterParams>>,
+) -> Answer<Page<Instance>> {
+    Ok(Json(user.control.instances(filter.into(), page).await?))
+}
+
+fn labels(params: &mut Params) -> Result<Vec<(String, Option<String>)>, Problem> {
+    let given = params.all("label");
     // Each is a term of the database query, whose length is limited.
-    if filter.labels.len() > LABELS_MAX {
-        return Err(problems::too_many("label", LABELS_MAX).into());
+    if given.len() > LABELS_MAX {
+        return Err(problems::too_many("label", LABELS_MAX));
     }
-    Ok(Json(control.instances(filter, page).await?))
+    Ok(given
+        .into_iter()
+        .map(|label| match label.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (label, None),
+        })
+        .collect())
 }
 
 fn states(params: &mut Params) -> Result<Vec<InstanceState>, Problem> {
@@ -220,32 +302,23 @@ fn states(params: &mut Params) -> Result<Vec<InstanceState>, Problem> {
 /// Shows one instance; with `wait`, after it has reached a state.
 #[utoipa::path(
     get, path = "/v1/instances/{name}", tag = "instances", operation_id = "show_instance",
-    params(
-        ("name" = String, Path, description = "The instance's name or id."),
-        ("wait" = Option<String>, Query, description = "Wait at most this long, for example 30s, until the instance reaches `for`."),
-        ("for" = Option<String>, Query, description = "`running` (the default), `ready`, `stopped` or `deleted`."),
-    ),
+    params(InstanceName, GoalParams),
     responses(
         (status = 200, description = "The instance; with `wait`: it has reached `for`.", body = Instance),
         (status = 202, description = "With `wait`: the instance has not reached `for` yet.", body = Instance),
     )
 )]
 pub async fn show(
-    State(control): State<Control>,
-    _: AuthenticatedUser,
-    Path(name): Path<String>,
-    mut params: Params,
+    user: AuthenticatedUser,
+    Path(InstanceName { name }): Path<InstanceName>,
+    Query(GoalParams { wait, goal }): Query<GoalParams>,
 ) -> Result<Response, Refusal> {
-    let wait = wait(&mut params)?;
-    let goal = goal(&mut params)?;
-    params.finish()?;
-    let instance = control.instance(&name).await?;
+    let instance = user.control.instance(&name).await?;
     let Some(wait) = wait else {
         return Ok(answer(StatusCode::OK, instance));
     };
     let goal = goal.unwrap_or(default_goal(&instance));
-    let outcome = control.wait_for(instance.id, goal, wait).await?;
-    match outcome {
+    match user.control.wait_for(instance.id, goal, wait).await? {
         Waited::Gone if goal == Goal::Gone => Ok(answer(StatusCode::OK, instance)),
         Waited::Gone => Err(Refusal(problems::not_found("instance", &name))),
         outcome => waited(outcome, &instance),
@@ -255,11 +328,7 @@ pub async fn show(
 /// Changes an instance.
 #[utoipa::path(
     patch, path = "/v1/instances/{name}", tag = "instances", operation_id = "update_instance",
-    params(
-        ("name" = String, Path, description = "The instance's name or id."),
-        ("If-Match" = Option<String>, Header, description = "Only if the instance still has this ETag."),
-        ("wait" = Option<String>, Query, description = "Wait at most this long until the node has applied the change."),
-    ),
+    params(InstanceName, WaitParams, ("If-Match" = Option<String>, Header, description = "Only if the instance still has this ETag.")),
     request_body = UpdateInstance,
     responses(
         (status = 200, description = "The change is durable; with `wait`: it is applied.", body = Instance),
@@ -269,19 +338,16 @@ pub async fn show(
     )
 )]
 pub async fn update(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-    mut params: Params,
-    headers: HeaderMap,
+    user: AuthenticatedUser,
+    Path(InstanceName { name }): Path<InstanceName>,
+    Query(WaitParams { wait }): Query<WaitParams>,
+    if_match: IfMatch,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<Response, Refusal> {
-    let wait = wait(&mut params)?;
-    params.finish()?;
-    let if_match = if_match(&headers)?;
+    let control = user.control;
     let change: UpdateInstance = parse(&bytes, field)?;
     let instance = control
-        .update_instance(&name, change, if_match, caller.cause)
+        .update_instance(&name, change, if_match, user.cause)
         .await?;
     let Some(wait) = wait else {
         return Ok(answer(StatusCode::OK, instance));
@@ -293,11 +359,7 @@ pub async fn update(
 /// Deletes an instance, regardless of its state.
 #[utoipa::path(
     delete, path = "/v1/instances/{name}", tag = "instances", operation_id = "delete_instance",
-    params(
-        ("name" = String, Path, description = "The instance's name or id."),
-        ("If-Match" = Option<String>, Header, description = "Only if the instance still has this ETag."),
-        ("wait" = Option<String>, Query, description = "Wait at most this long until the instance is destroyed."),
-    ),
+    params(InstanceName, WaitParams, ("If-Match" = Option<String>, Header, description = "Only if the instance still has this ETag.")),
     responses(
         (status = 200, description = "The instance is destroyed; this is its last state.", body = Instance),
         (status = 202, description = "The deletion is durable; the node destroys the instance.", body = Instance),
@@ -306,18 +368,13 @@ pub async fn update(
     )
 )]
 pub async fn delete(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-    mut params: Params,
-    headers: HeaderMap,
+    user: AuthenticatedUser,
+    Path(InstanceName { name }): Path<InstanceName>,
+    Query(WaitParams { wait }): Query<WaitParams>,
+    if_match: IfMatch,
 ) -> Result<Response, Refusal> {
-    let wait = wait(&mut params)?;
-    params.finish()?;
-    let if_match = if_match(&headers)?;
-    let deleted = control
-        .delete_instance(&name, if_match, caller.cause)
-        .await?;
+    let control = user.control;
+    let deleted = control.delete_instance(&name, if_match, user.cause).await?;
     let (status, instance) = match wait {
         _ if deleted.removed => (StatusCode::OK, deleted.instance),
         None => (StatusCode::ACCEPTED, deleted.instance),
@@ -335,16 +392,11 @@ pub async fn delete(
 /// Explains the state of an instance: its cause, what the instance waits for, and what to do.
 #[utoipa::path(
     get, path = "/v1/instances/{name}/why", tag = "instances", operation_id = "why_instance",
-    params(("name" = String, Path, description = "The instance's name or id.")),
-    responses((status = 200, description = "The explanation.", body = Why))
+    params(InstanceName), responses((status = 200, description = "The explanation.", body = Why))
 )]
-pub async fn why(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-) -> Result<Json<Why>, Refusal> {
-    let mut why = control.why(&name).await?;
-    if caller.principal.role < Role::Operator
+pub async fn why(user: AuthenticatedUser, instance: Path<InstanceName>) -> Answer<Why> {
+    let mut why = user.control.why(&instance.name).await?;
+    if user.principal.role < Role::Operator
         && let Some(evidence) = &mut why.evidence
     {
         // Viewers may not read consoles, including the last lines in the evidence.
@@ -356,22 +408,14 @@ pub async fn why(
 /// Returns the user-data of an instance. For operators.
 #[utoipa::path(
     get, path = "/v1/instances/{name}/user-data", tag = "instances", operation_id = "instance_user_data",
-    params(("name" = String, Path, description = "The instance's name or id.")),
-    responses((status = 200, description = "The user-data as it was sent; empty without any.", body = String, content_type = "text/plain"))
+    params(InstanceName), responses((status = 200, description = "The user-data as it was sent; empty without any.", body = String, content_type = "text/plain"))
 )]
 pub async fn user_data(
-    State(control): State<Control>,
-    _: AuthenticatedUser,
-    Path(name): Path<String>,
-) -> Result<Response, Refusal> {
-    let text = control
-        .user_data(&name)
-        .await?
-        .map(Secret::into_inner)
-        .unwrap_or_default();
-    let headers = [
-        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    Ok((headers, text).into_response())
+    user: AuthenticatedUser,
+    instance: Path<InstanceName>,
+) -> Result<NoStore<Response>, Refusal> {
+    let text = user.control.user_data(&instance.name).await?;
+    let text = text.map(Secret::into_inner).unwrap_or_default();
+    let plain = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    Ok(NoStore((plain, text).into_response()))
 }

@@ -1,33 +1,30 @@
 //! `/v1/join-tokens`.
 
-use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::Path;
 use waifud_api::Page;
 use waifud_api::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
 
-use super::body::{JsonBytes, parse};
+use super::answers::{Answer, NoContent, StatusAnswer, created, no_content};
+use super::body::Json;
+use super::paths::JoinTokenId;
 use super::peer::AuthenticatedUser;
-use super::query::Params;
-use super::refusal::Refusal;
-use crate::Control;
+use super::query::NoParams;
 
 /// Creates a token with which one node can join. Its text is returned only here.
 #[utoipa::path(
     post, path = "/v1/join-tokens", tag = "nodes", operation_id = "create_join_token",
-    request_body = CreateJoinToken,
     responses((status = 201, description = "The join token.", body = CreatedJoinToken))
 )]
 pub async fn create(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    JsonBytes(bytes): JsonBytes,
-) -> Result<(StatusCode, Json<CreatedJoinToken>), Refusal> {
-    let wanted: CreateJoinToken = parse(&bytes, str::to_owned)?;
-    let made = control
-        .create_join_token(wanted, &caller.principal.name, caller.cause)
-        .await?;
-    Ok((StatusCode::CREATED, Json(made)))
+    user: AuthenticatedUser,
+    Json(request): Json<CreateJoinToken>,
+) -> StatusAnswer<CreatedJoinToken> {
+    let creator = user.principal.name;
+    created(
+        user.control
+            .create_join_token(request, &creator, user.cause)
+            .await,
+    )
 }
 
 /// Lists join tokens, oldest first. Tokens are removed a week after they expire.
@@ -35,26 +32,15 @@ pub async fn create(
     get, path = "/v1/join-tokens", tag = "nodes", operation_id = "list_join_tokens",
     responses((status = 200, description = "All join tokens, on one page.", body = Page<JoinTokenInfo>))
 )]
-pub async fn list(
-    State(control): State<Control>,
-    _: AuthenticatedUser,
-    params: Params,
-) -> Result<Json<Page<JoinTokenInfo>>, Refusal> {
-    params.finish()?;
-    Ok(Json(control.join_tokens().await?))
+pub async fn list(user: AuthenticatedUser, _: NoParams) -> Answer<Page<JoinTokenInfo>> {
+    Ok(Json(user.control.join_tokens().await?))
 }
 
 /// Revokes a join token. A node that joined with it stays.
 #[utoipa::path(
     delete, path = "/v1/join-tokens/{id}", tag = "nodes", operation_id = "revoke_join_token",
-    params(("id" = String, Path, description = "The join token's id.")),
-    responses((status = 204, description = "The join token is revoked."))
+    params(JoinTokenId), responses((status = 204, description = "The join token is revoked."))
 )]
-pub async fn revoke(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    control.revoke_join_token(id, caller.cause).await?;
-    Ok(StatusCode::NO_CONTENT)
+pub async fn revoke(user: AuthenticatedUser, token: Path<JoinTokenId>) -> NoContent {
+    no_content(user.control.revoke_join_token(token.0.id, user.cause).await)
 }

@@ -4,6 +4,7 @@
 //! layer in `envelope.rs` turns every error answer, including axum's own, into a problem body with the request id.
 
 mod agent;
+mod answers;
 mod body;
 mod contract;
 mod descriptions;
@@ -18,6 +19,7 @@ mod instances;
 mod join_tokens;
 mod networks;
 mod nodes;
+mod paths;
 mod peer;
 mod query;
 mod refusal;

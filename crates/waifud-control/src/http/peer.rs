@@ -25,25 +25,28 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-/// An authenticated user.
+/// An authenticated user, with the server that it calls.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedUser {
+    /// The control server.
+    pub control: Control,
     /// The principal.
     pub principal: Principal,
     /// The cause of events.
     pub cause: Cause,
 }
 
-impl<S: Sync> FromRequestParts<S> for AuthenticatedUser {
+impl FromRequestParts<Control> for AuthenticatedUser {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, control: &Control) -> Result<Self, Refusal> {
         // The guard inserts the principal.
         let Some(principal) = parts.extensions.get::<Principal>().cloned() else {
             return Err(auth_problems::forbidden("this route has no guard").into());
         };
         let id = request_id(parts);
         Ok(Self {
+            control: control.clone(),
             cause: Cause::user(&principal, &id),
             principal,
         })

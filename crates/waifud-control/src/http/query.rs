@@ -1,8 +1,9 @@
-//! Query parameters. A handler takes each parameter by its name; parameters that are left over are refused.
+//! Query parameters. Each parameter is taken by its name; parameters that are left over are refused.
 
 use axum::extract::FromRequestParts;
-use axum::extract::Query;
 use axum::http::request::Parts;
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 use waifud_api::Problem;
 use waifud_types::Revision;
 
@@ -10,15 +11,63 @@ use super::Refusal;
 use crate::pagination::PageRequest;
 use crate::problems;
 
-/// The parameters of lists, for the OpenAPI document; [`Params::page`] reads them.
-#[derive(utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "its fields only describe the parameters")]
-pub struct PageParams {
-    /// Items per page, 1 to 1000; 100 by default.
-    limit: Option<u32>,
-    /// `next` of the previous page.
-    cursor: Option<String>,
+/// Query parameters as a type, which is also their description in the OpenAPI document.
+pub trait FromParams: Sized {
+    /// Takes the parameters of this type.
+    fn take(params: &mut Params) -> Result<Self, Problem>;
+}
+
+/// The query of a request. Parameters that are not in `T` are refused.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: FromParams> FromRequestParts<S> for Query<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let mut params = Params::from_request_parts(parts, state).await?;
+        let value = T::take(&mut params)?;
+        params.finish()?;
+        Ok(Self(value))
+    }
+}
+
+/// The parameters of two types together.
+#[derive(Debug)]
+pub struct Both<A, B>(pub A, pub B);
+
+impl<A: FromParams, B: FromParams> FromParams for Both<A, B> {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        Ok(Self(A::take(params)?, B::take(params)?))
+    }
+}
+
+impl<A: IntoParams, B: IntoParams> IntoParams for Both<A, B> {
+    fn into_params(parameter_in: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let mut both = A::into_params(&parameter_in);
+        both.extend(B::into_params(&parameter_in));
+        both
+    }
+}
+
+/// The query of a route without parameters.
+#[derive(Debug)]
+pub struct NoParams;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoParams {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        Params::from_request_parts(parts, state).await?.finish()?;
+        Ok(Self)
+    }
+}
+
+impl FromParams for PageRequest {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        let limit = params.number("limit")?;
+        Self::new(limit, params.one("cursor")?.as_deref())
+    }
 }
 
 /// The parameters of a request.
@@ -29,8 +78,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
-            .map(|Query(pairs)| Self(pairs))
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|pairs| Self(pairs.0))
             .map_err(|_| {
                 problems::bad_query("query", "the query is not valid", "use key=value&key=value")
                     .into()
@@ -102,12 +151,6 @@ impl Params {
                     })
             })
             .transpose()
-    }
-
-    /// `limit` and `cursor`.
-    pub fn page(&mut self) -> Result<PageRequest, Problem> {
-        let limit = self.number("limit")?;
-        PageRequest::new(limit, self.one("cursor")?.as_deref())
     }
 
     /// Refuses parameters that were not taken.

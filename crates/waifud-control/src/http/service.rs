@@ -2,7 +2,6 @@
 
 use std::sync::OnceLock;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -11,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use waifud_types::Revision;
 
+use super::body::Json;
 use super::refusal::Refusal;
 use crate::server::problems as server_problems;
 use crate::{Control, ControlError};

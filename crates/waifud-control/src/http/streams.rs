@@ -3,13 +3,17 @@
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path};
 use axum::http::header;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use utoipa::{IntoParams, IntoResponses};
+use waifud_api::Problem;
 use waifud_api::stream::{LOG_LINES_MAX, StreamKind};
 
+use super::paths::InstanceName;
 use super::peer::AuthenticatedUser;
-use super::query::Params;
+use super::query::{FromParams, NoParams, Params, Query};
 use super::refusal::Refusal;
 use super::web_socket;
 use crate::streams::problems as stream_problems;
@@ -18,170 +22,198 @@ use crate::{Control, problems, streams};
 /// Lines of a log without the parameter `lines`.
 const LINES_DEFAULT: u32 = 1000;
 
-type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+/// A request that turns its connection into a stream of an instance.
+pub struct StreamRequest {
+    user: AuthenticatedUser,
+    instance: String,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+}
 
-async fn open(
-    control: Control,
-    caller: AuthenticatedUser,
-    upgrade: Upgrade,
-    name: &str,
-    kind: StreamKind,
-) -> Result<Response, Refusal> {
-    let upgrade = upgrade.map_err(|_| stream_problems::upgrade_required())?;
-    let stream = control.open_stream(name, kind, caller.principal).await?;
-    let limits = control.config().streams;
-    Ok(upgrade
-        .max_message_size(limits.message)
-        .max_frame_size(limits.message)
-        .on_upgrade(move |socket| web_socket::join(socket, stream, limits)))
+/// The answer to a [`StreamRequest`].
+#[derive(IntoResponses)]
+#[response(
+    status = 101,
+    description = "The connection is now a WebSocket (RFC 6455). An empty binary message marks the end of the sender's data."
+)]
+pub struct Upgraded;
+
+impl FromRequestParts<Control> for StreamRequest {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, control: &Control) -> Result<Self, Response> {
+        let user = AuthenticatedUser::from_request_parts(parts, control).await;
+        let path = Path::<InstanceName>::from_request_parts(parts, control).await;
+        Ok(Self {
+            user: user.map_err(IntoResponse::into_response)?,
+            instance: path.map_err(IntoResponse::into_response)?.0.name,
+            upgrade: WebSocketUpgrade::from_request_parts(parts, control).await,
+        })
+    }
+}
+
+impl StreamRequest {
+    async fn open(self, kind: StreamKind) -> Result<Response, Refusal> {
+        let upgrade = self
+            .upgrade
+            .map_err(|_| stream_problems::upgrade_required())?;
+        let AuthenticatedUser {
+            control, principal, ..
+        } = self.user;
+        let stream = control.open_stream(&self.instance, kind, principal).await?;
+        let limits = control.config().streams;
+        Ok(upgrade
+            .max_message_size(limits.message)
+            .max_frame_size(limits.message)
+            .on_upgrade(move |socket| web_socket::join(socket, stream, limits)))
+    }
 }
 
 /// Opens the serial console as a WebSocket. Binary messages carry its bytes.
 #[utoipa::path(
-    get, path = "/v1/instances/{name}/console", tag = "streams", operation_id = "console",
-    params(("name" = String, Path, description = "The instance's name or id.")),
-    responses(
-        (status = 101, description = "The connection is now a WebSocket (RFC 6455). An empty binary message marks the end of the sender's data."),
-    )
+    get,
+    path = "/v1/instances/{name}/console",
+    tag = "streams",
+    operation_id = "console",
+    params(InstanceName),
+    responses(Upgraded)
 )]
-pub async fn console(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-    params: Params,
-    upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    params.finish()?;
-    open(control, caller, upgrade, &name, StreamKind::Console).await
+pub async fn console(request: StreamRequest, _: NoParams) -> Result<Response, Refusal> {
+    request.open(StreamKind::Console).await
 }
 
 /// Opens a TCP connection to port 22 of the instance as a WebSocket. Binary messages carry its bytes.
 #[utoipa::path(
-    get, path = "/v1/instances/{name}/ssh", tag = "streams", operation_id = "ssh",
-    params(("name" = String, Path, description = "The instance's name or id.")),
-    responses(
-        (status = 101, description = "The connection is now a WebSocket (RFC 6455)."),
-    )
+    get,
+    path = "/v1/instances/{name}/ssh",
+    tag = "streams",
+    operation_id = "ssh",
+    params(InstanceName),
+    responses(Upgraded)
 )]
-pub async fn ssh(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-    params: Params,
-    upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    params.finish()?;
-    open(control, caller, upgrade, &name, StreamKind::Ssh).await
+pub async fn ssh(request: StreamRequest, _: NoParams) -> Result<Response, Refusal> {
+    request.open(StreamKind::Ssh).await
 }
 
 /// Opens the screen (RFB, RFC 6143) as a WebSocket. Binary messages carry its bytes.
 #[utoipa::path(
-    get, path = "/v1/instances/{name}/screen", tag = "streams", operation_id = "screen",
-    params(("name" = String, Path, description = "The instance's name or id.")),
-    responses(
-        (status = 101, description = "The connection is now a WebSocket (RFC 6455)."),
-    )
+    get,
+    path = "/v1/instances/{name}/screen",
+    tag = "streams",
+    operation_id = "screen",
+    params(InstanceName),
+    responses(Upgraded)
 )]
-pub async fn screen(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-    params: Params,
-    upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    params.finish()?;
-    open(control, caller, upgrade, &name, StreamKind::Screen).await
+pub async fn screen(request: StreamRequest, _: NoParams) -> Result<Response, Refusal> {
+    request.open(StreamKind::Screen).await
+}
+
+/// Where a forwarded connection leads.
+#[derive(IntoParams, Debug)]
+#[into_params(parameter_in = Query)]
+pub struct ForwardParams {
+    /// The guest's port, 1 to 65535.
+    port: u16,
+}
+
+impl FromParams for ForwardParams {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        let port = params.number("port")?.map(u16::try_from);
+        match port {
+            Some(Ok(port)) if port > 0 => Ok(Self { port }),
+            _ => Err(problems::bad_query(
+                "port",
+                "port is missing or out of range",
+                "use a port from 1 to 65535, for example ?port=80",
+            )),
+        }
+    }
 }
 
 /// Opens a TCP connection to a port of the instance as a WebSocket. Binary messages carry its bytes.
 #[utoipa::path(
-    get, path = "/v1/instances/{name}/forward", tag = "streams", operation_id = "forward",
-    params(("name" = String, Path, description = "The instance's name or id."),
-        ("port" = u16, Query, description = "The guest's port, 1 to 65535.")),
-    responses(
-        (status = 101, description = "The connection is now a WebSocket (RFC 6455)."),
-    )
+    get,
+    path = "/v1/instances/{name}/forward",
+    tag = "streams",
+    operation_id = "forward",
+    params(InstanceName, ForwardParams),
+    responses(Upgraded)
 )]
 pub async fn forward(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-    mut params: Params,
-    upgrade: Upgrade,
+    request: StreamRequest,
+    Query(ForwardParams { port }): Query<ForwardParams>,
 ) -> Result<Response, Refusal> {
-    let port = params
-        .number("port")?
-        .and_then(|port| u16::try_from(port).ok());
-    let port = port.filter(|port| *port > 0).ok_or_else(|| {
-        problems::bad_query(
-            "port",
-            "port is missing or out of range",
-            "use a port from 1 to 65535, for example ?port=80",
-        )
-    })?;
-    params.finish()?;
-    open(
-        control,
-        caller,
-        upgrade,
-        &name,
-        StreamKind::Forward { port },
-    )
-    .await
+    request.open(StreamKind::Forward { port }).await
+}
+
+/// Which part of which log is read.
+#[derive(IntoParams, Debug)]
+#[into_params(parameter_in = Query)]
+pub struct LogParams {
+    /// `console` (the default), or `cloud-init`: the output of its stages, read by the guest agent.
+    source: Option<String>,
+    /// The number of lines from the end; 1000 by default.
+    #[param(value_type = Option<u32>)]
+    lines: u32,
+    /// Also return new output until the client disconnects. Only for the console.
+    #[param(value_type = Option<bool>)]
+    follow: bool,
+}
+
+impl FromParams for LogParams {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        let lines = params.number("lines")?.unwrap_or(LINES_DEFAULT);
+        if lines > LOG_LINES_MAX {
+            return Err(problems::bad_query(
+                "lines",
+                "lines is out of range",
+                format!("use a value from 0 to {LOG_LINES_MAX}"),
+            ));
+        }
+        Ok(Self {
+            source: params.one("source")?,
+            lines,
+            follow: params.flag("follow")?,
+        })
+    }
+}
+
+impl LogParams {
+    fn kind(self) -> Result<StreamKind, Problem> {
+        let Self { lines, follow, .. } = self;
+        match self.source.as_deref() {
+            None | Some("console") => Ok(StreamKind::ConsoleLog { lines, follow }),
+            Some("cloud-init") if follow => Err(problems::bad_query(
+                "follow",
+                "the log of cloud-init cannot be followed",
+                "follow the console instead: cloud-init also prints there",
+            )),
+            Some("cloud-init") => Ok(StreamKind::CloudInitLog { lines }),
+            Some(_) => Err(problems::bad_query(
+                "source",
+                "source is not a log",
+                "use console or cloud-init",
+            )),
+        }
+    }
 }
 
 /// Returns the last lines of a log as the guest wrote them, and with `follow` also new output.
 #[utoipa::path(
     get, path = "/v1/instances/{name}/log", tag = "streams", operation_id = "log",
-    params(
-        ("name" = String, Path, description = "The instance's name or id."),
-        ("source" = Option<String>, Query, description = "`console` (the default), or `cloud-init`: the output of its stages, read by the guest agent."),
-        ("lines" = Option<u32>, Query, description = "The number of lines from the end; 1000 by default."),
-        ("follow" = Option<bool>, Query, description = "Also return new output until the client disconnects. Only for the console."),
-    ),
+    params(InstanceName, LogParams),
     responses(
         (status = 200, description = "Output of the guest: escape it before writing it to a terminal.", content_type = "application/octet-stream", body = Vec<u8>),
     )
 )]
 pub async fn log(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-    mut params: Params,
+    user: AuthenticatedUser,
+    Path(InstanceName { name }): Path<InstanceName>,
+    Query(params): Query<LogParams>,
 ) -> Result<Response, Refusal> {
-    let lines = params.number("lines")?.unwrap_or(LINES_DEFAULT);
-    let follow = params.flag("follow")?;
-    let source = params.one("source")?;
-    params.finish()?;
-    if lines > LOG_LINES_MAX {
-        return Err(problems::bad_query(
-            "lines",
-            "lines is out of range",
-            format!("use a value from 0 to {LOG_LINES_MAX}"),
-        )
-        .into());
-    }
-    let kind = match source.as_deref() {
-        None | Some("console") => StreamKind::ConsoleLog { lines, follow },
-        Some("cloud-init") if follow => {
-            return Err(problems::bad_query(
-                "follow",
-                "the log of cloud-init cannot be followed",
-                "follow the console instead: cloud-init also prints there",
-            )
-            .into());
-        }
-        Some("cloud-init") => StreamKind::CloudInitLog { lines },
-        Some(_) => {
-            return Err(problems::bad_query(
-                "source",
-                "source is not a log",
-                "use console or cloud-init",
-            )
-            .into());
-        }
-    };
-    let stream = control.open_stream(&name, kind, caller.principal).await?;
+    let control = user.control;
+    let stream = control
+        .open_stream(&name, params.kind()?, user.principal)
+        .await?;
     let body = streams::read_only(stream, control.config().streams);
     Ok((
         [

@@ -1,68 +1,52 @@
 //! `/v1/tokens` and `/v1/whoami`.
 
-use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::Path;
+use axum::http::StatusCode;
 use waifud_api::{CreateToken, CreatedToken, Page, Problem, Token, Whoami};
 
-use super::body::{JsonBytes, parse};
+use super::answers::{self, Answer, NoContent, NoStore, no_content};
+use super::body::Json;
+use super::paths::TokenName;
 use super::peer::AuthenticatedUser;
-use super::query::{PageParams, Params};
+use super::query::Query;
 use super::refusal::Refusal;
-use crate::Control;
+use crate::pagination::PageRequest;
 
 /// Creates a token. Only this answer contains its secret. For administrators.
 #[utoipa::path(
     post, path = "/v1/tokens", tag = "tokens", operation_id = "create_token",
-    request_body = CreateToken,
     responses(
         (status = 201, description = "The token with its secret, which is not shown again.", body = CreatedToken),
         (status = 409, description = "Another token has the name.", body = Problem),
     )
 )]
 pub async fn create(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    JsonBytes(bytes): JsonBytes,
-) -> Result<Response, Refusal> {
-    let request: CreateToken = parse(&bytes, str::to_owned)?;
-    let created = control
-        .create_token(request, &caller.principal, caller.cause)
-        .await?;
-    let private = [(header::CACHE_CONTROL, "no-store")];
-    Ok((StatusCode::CREATED, private, Json(created)).into_response())
+    user: AuthenticatedUser,
+    Json(request): Json<CreateToken>,
+) -> Result<NoStore<(StatusCode, Json<CreatedToken>)>, Refusal> {
+    let created = user
+        .control
+        .create_token(request, &user.principal, user.cause)
+        .await;
+    answers::created(created).map(NoStore)
 }
 
 /// Lists tokens by name, without secrets. For administrators.
 #[utoipa::path(
     get, path = "/v1/tokens", tag = "tokens", operation_id = "list_tokens",
-    params(PageParams),
-    responses((status = 200, description = "A page of tokens.", body = Page<Token>))
+    params(PageRequest), responses((status = 200, description = "A page of tokens.", body = Page<Token>))
 )]
-pub async fn list(
-    State(control): State<Control>,
-    _: AuthenticatedUser,
-    mut params: Params,
-) -> Result<Json<Page<Token>>, Refusal> {
-    let page = params.page()?;
-    params.finish()?;
-    Ok(Json(control.tokens(page).await?))
+pub async fn list(user: AuthenticatedUser, page: Query<PageRequest>) -> Answer<Page<Token>> {
+    Ok(Json(user.control.tokens(page.0).await?))
 }
 
 /// Revokes a token. It stops working immediately, and its open streams end. For administrators.
 #[utoipa::path(
     delete, path = "/v1/tokens/{name}", tag = "tokens", operation_id = "revoke_token",
-    params(("name" = String, Path, description = "The token's name.")),
-    responses((status = 204, description = "The token is revoked."))
+    params(TokenName), responses((status = 204, description = "The token is revoked."))
 )]
-pub async fn revoke(
-    State(control): State<Control>,
-    caller: AuthenticatedUser,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    control.revoke_token(&name, caller.cause).await?;
-    Ok(StatusCode::NO_CONTENT)
+pub async fn revoke(user: AuthenticatedUser, token: Path<TokenName>) -> NoContent {
+    no_content(user.control.revoke_token(&token.name, user.cause).await)
 }
 
 /// Shows the caller's name and role.
@@ -70,8 +54,8 @@ pub async fn revoke(
     get, path = "/v1/whoami", tag = "tokens", operation_id = "whoami",
     responses((status = 200, description = "The caller.", body = Whoami), (status = 401, description = "The request has no valid token.", body = Problem))
 )]
-pub async fn whoami(caller: AuthenticatedUser) -> Json<Whoami> {
-    let principal = caller.principal;
+pub async fn whoami(user: AuthenticatedUser) -> Json<Whoami> {
+    let principal = user.principal;
     Json(Whoami {
         name: principal.name,
         role: principal.role,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use waifud_api::{Image, Page, Problem};
-use waifud_store::{ImageRow, Store, StoreError, WriteTx};
+use waifud_store::{ImageRow, ReadTx, Store, StoreError, WriteTx};
 use waifud_types::{ByteSize, Digest};
 
 use super::image_store::ImageStore;
@@ -14,7 +14,7 @@ use super::problems as image_problems;
 use crate::auth::principal::Cause;
 use crate::env::Clock;
 use crate::events::event_builder;
-use crate::pagination::{Cursor, PageRequest};
+use crate::pagination::{self, PageRequest};
 use crate::server::problems as server_problems;
 use crate::{ControlError, problems};
 
@@ -60,23 +60,17 @@ impl Images {
 
     /// A page of images, sorted by digest.
     pub(crate) async fn list(&self, page: PageRequest) -> Result<Page<Image>, ControlError> {
-        let after = page.after().parse().ok();
-        let limit = page.limit;
-        let (rows, revision) = self
-            .store
-            .read(move |tx| {
-                Ok::<_, StoreError>((tx.images(after, limit + 1)?, tx.at(tx.newest_event()?)))
-            })
-            .await?;
-        let rows = rows
-            .iter()
-            .map(|row| Ok((row.digest.to_string(), self.view(row)?)))
-            .collect::<Result<Vec<_>, ControlError>>()?;
-        let (rows, next) = Cursor::cut(rows, limit, |(digest, _)| digest.as_str());
+        let rows = |tx: &ReadTx<'_>, after: &str, limit| {
+            let rows = tx.images(after.parse().ok(), limit)?.into_iter();
+            let rows = rows.map(|row| (row.digest.to_string(), row));
+            Ok::<Vec<_>, StoreError>(rows.collect())
+        };
+        let page = pagination::read(&self.store, page, rows, |(digest, _)| digest).await?;
+        let images = page.items.iter().map(|(_, row)| self.view(row));
         Ok(Page {
-            items: rows.into_iter().map(|(_, image)| image).collect(),
-            next,
-            revision,
+            items: images.collect::<Result<_, _>>()?,
+            next: page.next,
+            revision: page.revision,
         })
     }
 

@@ -1,14 +1,14 @@
 //! Templates: names for images, with their source and defaults.
 
 use waifud_api::{CreateTemplate, Download, Page};
-use waifud_store::{NewTemplate, StoreError, WriteTx};
+use waifud_store::{NewTemplate, ReadTx, StoreError, WriteTx};
 use waifud_types::Name;
 use waifud_types::template::Template;
 
 use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::images::problems as image_problems;
-use crate::pagination::{Cursor, PageRequest};
+use crate::pagination::{self, PageRequest};
 use crate::{Control, ControlError, problems};
 
 /// A valid template name.
@@ -123,20 +123,9 @@ impl Control {
 
     /// A page of templates, sorted by name.
     pub async fn templates(&self, page: PageRequest) -> Result<Page<Template>, ControlError> {
-        let limit = page.limit;
-        let (rows, revision) = self
-            .store()
-            .read(move |tx| {
-                let rows = tx.templates(page.after(), page.limit + 1)?;
-                Ok::<_, StoreError>((rows, tx.at(tx.newest_event()?)))
-            })
-            .await?;
-        let (rows, next) = Cursor::cut(rows, limit, |row| row.template.name.as_str());
-        Ok(Page {
-            items: rows.into_iter().map(|row| row.template).collect(),
-            next,
-            revision,
-        })
+        let rows = |tx: &ReadTx<'_>, after: &str, limit| tx.templates(after, limit);
+        let page = pagination::read(self.store(), page, rows, |row| row.template.name.as_str());
+        Ok(page.await?.map(|row| row.template))
     }
 
     /// Deletes a template and cancels its download. Its instances and the images that they use stay.

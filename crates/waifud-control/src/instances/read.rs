@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use waifud_api::{Instance, Page};
-use waifud_store::{InstanceFilter, Topic};
+use waifud_store::{InstanceFilter, ReadTx, Topic};
 use waifud_types::status::CloudInitState;
 use waifud_types::{Generation, InstanceId, InstanceState, Secret};
 
 use super::find;
-use crate::pagination::{Cursor, PageRequest};
+use crate::pagination::{self, PageRequest};
 use crate::{Control, ControlError};
 
 /// The state that a request waits for.
@@ -100,24 +100,9 @@ impl Control {
         filter: InstanceFilter,
         page: PageRequest,
     ) -> Result<Page<Instance>, ControlError> {
-        let limit = page.limit;
-        let (rows, revision) = self
-            .store()
-            .read(move |tx| {
-                let rows = tx.instances(&filter, page.after(), page.limit + 1)?;
-                Ok::<_, ControlError>((rows, tx.at(tx.newest_event()?)))
-            })
-            .await?;
-        let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
-        let items = rows
-            .into_iter()
-            .map(|row| self.instance_view(row))
-            .collect();
-        Ok(Page {
-            items,
-            next,
-            revision,
-        })
+        let rows = move |tx: &ReadTx<'_>, after: &str, limit| tx.instances(&filter, after, limit);
+        let page = pagination::read(self.store(), page, rows, |row| row.name.as_str()).await?;
+        Ok(page.map(|row| self.instance_view(row)))
     }
 
     /// The user-data.

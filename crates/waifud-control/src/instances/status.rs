@@ -201,27 +201,13 @@ fn entered(status: &InstanceStatus) -> Option<StatusEvent> {
 #[cfg(test)]
 mod tests {
     use super::{CloudInitState, InstanceReport, InstanceStatus, Merged, S};
-    use waifud_types::status::{CloudInitStatus, HypervisorKind, ReadyBy};
-    use waifud_types::{Epoch, Generation, InstanceId, Timestamp};
+    use waifud_types::status::{HypervisorKind, ReadyBy};
+    use waifud_types::{InstanceId, Timestamp};
 
     fn report(state: S) -> InstanceReport {
         InstanceReport {
-            id: InstanceId::generate(),
-            epoch: Epoch::FIRST,
-            observed_generation: Generation::FIRST,
-            state,
-            reason: None,
-            started_at: None,
-            stopped_by: None,
             hypervisor: Some(HypervisorKind::Tcg),
-            ready: false,
-            ready_by: None,
-            addresses: Vec::new(),
-            step: None,
-            restart_needed: Vec::new(),
-            cloud_init: CloudInitStatus::default(),
-            conditions: Vec::new(),
-            evidence: None,
+            ..InstanceReport::of_state(InstanceId::generate(), state)
         }
     }
 

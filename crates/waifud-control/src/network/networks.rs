@@ -11,7 +11,7 @@ use waifud_types::node::NodeFacts;
 use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::network::problems as network_problems;
-use crate::pagination::{Cursor, PageRequest};
+use crate::pagination::{self, PageRequest};
 use crate::{Control, ControlError, problems};
 
 /// The maximum length of an interface name in Linux: `IFNAMSIZ` (16) minus the terminating zero.
@@ -68,23 +68,12 @@ impl Control {
 
     /// A page of networks, sorted by name.
     pub async fn networks(&self, page: PageRequest) -> Result<Page<Network>, ControlError> {
-        let limit = page.limit;
-        let (rows, capacities, revision) = self
-            .store()
-            .read(move |tx| {
-                let rows = tx.networks(page.after(), page.limit + 1)?;
-                Ok::<_, ControlError>((rows, tx.node_capacities()?, tx.at(tx.newest_event()?)))
-            })
-            .await?;
-        let (rows, next) = Cursor::cut(rows, limit, |row| row.name.as_str());
-        Ok(Page {
-            items: rows
-                .into_iter()
-                .map(|row| shown(row, &capacities))
-                .collect(),
-            next,
-            revision,
-        })
+        let rows = |tx: &ReadTx<'_>, after: &str, limit| {
+            let capacities = tx.node_capacities()?;
+            let rows = tx.networks(after, limit)?.into_iter();
+            Ok::<Vec<Network>, StoreError>(rows.map(|row| shown(row, &capacities)).collect())
+        };
+        pagination::read(self.store(), page, rows, |network| network.name.as_str()).await
     }
 
     /// Deletes an unused network. The bridges stay.

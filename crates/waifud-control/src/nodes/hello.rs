@@ -37,7 +37,7 @@ impl Control {
                     .node_key(node)?
                     .ok_or_else(node_problems::unknown_node)?
                     .name;
-                let cause = Cause::node(name.as_str(), Some(peer.from()), Some(request_id));
+                let cause = Cause::node(name.as_str(), peer, &request_id);
                 control.hello_in(tx, node, &name, &hello, &cause)?;
                 Ok::<_, ControlError>(tx.newest() - before)
             })

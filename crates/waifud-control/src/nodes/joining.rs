@@ -144,11 +144,7 @@ impl Control {
             .map_err(|_| node_problems::join_token("it has an invalid format"))?;
         let csr =
             NodeRequest::parse(&request.csr).map_err(|error| node_problems::bad_csr(&error))?;
-        let cause = Cause::node(
-            request.name.as_str(),
-            Some(peer.from()),
-            Some(request_id.to_owned()),
-        );
+        let cause = Cause::node(request.name.as_str(), peer, request_id);
         let control = self.clone();
         let joined = self
             .store()

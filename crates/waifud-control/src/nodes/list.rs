@@ -41,14 +41,12 @@ impl Control {
             })
             .await?;
         let (rows, next) = Cursor::cut(rows, limit, |(row, _)| row.name.as_str());
-        Ok(Page {
-            items: rows
-                .into_iter()
-                .map(|(row, unmanaged)| view::node(row, unmanaged, &promises, self.contacts()))
-                .collect(),
+        let page = Page {
+            items: rows,
             next,
             revision,
-        })
+        };
+        Ok(page.map(|(row, unmanaged)| view::node(row, unmanaged, &promises, self.contacts())))
     }
 }
 

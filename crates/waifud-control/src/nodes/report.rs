@@ -64,11 +64,7 @@ impl Control {
             return Ok(());
         }
         self.require_budget(node)?;
-        let cause = Cause::node(
-            row.name.as_str(),
-            Some(peer.from()),
-            Some(request_id.to_owned()),
-        );
+        let cause = Cause::node(row.name.as_str(), peer, request_id);
         let control = self.clone();
         let stored = self
             .store()

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use waifud_api::agent::{AgentInstance, Tombstone, Unmanaged};
 use waifud_api::{AdoptInstance, Instance, Node};
 use waifud_store::{
-    ImageRow, LeaseRow, NewInstance, NodeRow, PlacementRow, StoreError, StoredBundle, Taken,
-    WriteTx,
+    ImageRow, LeaseRow, NewInstance, NodeRow, PlacementRow, ReadTx, StoreError, StoredBundle,
+    Taken, WriteTx,
 };
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Epoch, InstanceId, Name};
@@ -37,10 +37,8 @@ impl Control {
         let control = self.clone();
         self.store()
             .write(move |tx| {
-                let row = find_node(tx, &node)?;
-                let unmanaged = tx.unmanaged_on(row.id)?;
-                let found = find_unmanaged(&unmanaged, &instance)?;
-                let adoption = Adoption::of(found, name)?;
+                let (row, found) = find_on_node(tx, &node, &instance)?;
+                let adoption = Adoption::of(&found, name)?;
                 control.adopt_in(tx, &row, adoption, &cause)
             })
             .await
@@ -151,11 +149,9 @@ impl Control {
         let control = self.clone();
         self.store()
             .write(move |tx| {
-                let row = find_node(tx, &node)?;
-                let unmanaged = tx.unmanaged_on(row.id)?;
-                let found = find_unmanaged(&unmanaged, &instance)?;
+                let (row, found) = find_on_node(tx, &node, &instance)?;
                 let id = found.instance;
-                let name = shown_name(found)?;
+                let name = shown_name(&found)?;
                 if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
                     return Err(node_problems::already_managed(&name).into());
                 }
@@ -286,6 +282,17 @@ fn require_networks(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), Control
         }
     }
     Ok(())
+}
+
+/// A node, and an unmanaged instance on it.
+fn find_on_node(
+    tx: &ReadTx<'_>,
+    node: &str,
+    instance: &str,
+) -> Result<(NodeRow, Unmanaged), ControlError> {
+    let row = find_node(tx, node)?;
+    let found = find_unmanaged(&tx.unmanaged_on(row.id)?, instance)?.clone();
+    Ok((row, found))
 }
 
 /// The entry of an instance by id or former name; one with a record if there is one.

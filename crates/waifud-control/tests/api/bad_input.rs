@@ -1,6 +1,6 @@
 //! Invalid requests: the problem names the field and the next step, and nothing is left behind.
 
-use crate::common::{Server, digest, image, tombstone};
+use crate::common::{Server, assert_contains, digest, image, tombstone};
 use axum::http::Method;
 use serde_json::json;
 use waifud_api::hint::HintAction;
@@ -314,10 +314,7 @@ async fn an_instance_that_fits_nowhere_waits_and_can_be_deleted() {
     let instance = server.created(&big).await;
     assert_eq!(instance.status.state.as_str(), "pending");
     let why = server.why("big").await;
-    assert!(
-        why["summary"].as_str().unwrap().contains("64G memory"),
-        "{why}"
-    );
+    assert_contains(&why["summary"], "64G memory");
     server.delete("/v1/instances/big").await.expect(200);
     server.get("/v1/instances/big").await.expect(404);
 }

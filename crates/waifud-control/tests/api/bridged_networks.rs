@@ -2,7 +2,7 @@
 
 mod address_owners;
 
-use crate::common::{Agent, Server};
+use crate::common::{Agent, Server, assert_contains};
 use serde_json::{Value, json};
 use waifud_api::agent::AgentInstance;
 use waifud_api::hint::{HintAction, HintKind};
@@ -278,10 +278,7 @@ async fn an_instance_waits_for_a_node_with_its_bridge() {
     let verdicts = why["placement"].as_array().unwrap();
     let reasons: Vec<_> = verdicts.iter().map(|verdict| &verdict["reason"]).collect();
     assert_eq!(reasons, ["has no bridge br1"; 2]);
-    assert!(
-        why["hint"].as_str().unwrap().contains("docs/guides/lan.md"),
-        "{why}"
-    );
+    assert_contains(&why["hint"], "docs/guides/lan.md");
     let hint = &why["hints"][0];
     assert_eq!(hint["action"], "create-bridge", "{why}");
     assert_eq!(hint["arguments"], json!({"bridge": "br1"}));

@@ -70,6 +70,11 @@ fn partials(server: &Server) -> usize {
         .count()
 }
 
+/// A request for a template from `a.qcow2` of the mirror.
+fn from_mirror(mirror: &Mirror, checksum: &str) -> Value {
+    json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum})
+}
+
 #[tokio::test]
 async fn a_downloaded_image_is_verified_and_becomes_a_template() {
     let bytes = large_image();
@@ -113,12 +118,9 @@ async fn an_interrupted_download_resumes_where_it_stopped() {
     mirror.script("/a.qcow2", vec![Reply::cut(100_000), Reply::cut(50_000)]);
     let server = Server::with(settings).await;
     let checksum = digest(&bytes).to_string();
-    begin(
-        &server,
-        &json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum}),
-    )
-    .await
-    .expect(202);
+    begin(&server, &from_mirror(&mirror, &checksum))
+        .await
+        .expect(202);
     end(&server, "a").await.unwrap();
     let requests = mirror.requests("/a.qcow2");
     assert_eq!(requests.len(), 3);
@@ -142,12 +144,9 @@ async fn an_image_that_changes_during_its_download_is_fetched_from_the_start() {
     mirror.then_serves("/a.qcow2", &new);
     let server = Server::with(settings).await;
     let checksum = digest(&new).to_string();
-    begin(
-        &server,
-        &json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum}),
-    )
-    .await
-    .expect(202);
+    begin(&server, &from_mirror(&mirror, &checksum))
+        .await
+        .expect(202);
     let template = end(&server, "a").await.unwrap();
     assert_eq!(template["current"], checksum.as_str());
     let requests = mirror.requests("/a.qcow2");
@@ -161,7 +160,7 @@ async fn a_download_resumes_after_waifud_is_killed() {
     mirror.script("/a.qcow2", vec![Reply::stall(200_000)]);
     let mut server = Server::with(settings).await;
     let checksum = digest(&bytes).to_string();
-    let body = json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum});
+    let body = from_mirror(&mirror, &checksum);
     begin(&server, &body).await.expect(202);
     mirror.until_sent("/a.qcow2", 200_000).await;
     let here = server.dir.path().join("images");
@@ -306,7 +305,7 @@ async fn an_unavailable_source_is_retried_and_finally_given_up() {
     );
     let server = Server::with(settings).await;
     let checksum = digest(&bytes).to_string();
-    let body = json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum});
+    let body = from_mirror(&mirror, &checksum);
     begin(&server, &body).await.expect(202);
     end(&server, "a").await.unwrap();
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{DEADLINE, Server, ready_report, report, step, tombstone};
+use crate::common::{DEADLINE, Server, assert_contains, ready_report, report, step, tombstone};
 use axum::http::Method;
 use serde_json::json;
 use waifud_api::agent::{AgentReport, SliceObject, WatchFrame};
@@ -173,19 +173,13 @@ async fn an_unplaced_instance_shows_the_reason_and_is_placed_once_there_is_capac
         .await
         .expect(201);
     let why = server.why("big").await;
-    assert!(
-        why["summary"]
-            .as_str()
-            .unwrap()
-            .contains("waiting for: 4G memory on one node"),
-        "{why}"
-    );
+    assert_contains(&why["summary"], "waiting for: 4G memory on one node");
     assert_eq!(why["placement"][0]["reason"], "3G free of 4G");
     let hint = &why["hints"][0];
     assert_eq!(hint["action"], "resize", "{why}");
     assert_eq!(hint["object"], json!({"type": "instance", "name": "big"}));
     assert_eq!(hint["arguments"], json!({"memory_bytes": 3u64 << 30}));
-    assert!(why["hint"].as_str().unwrap().contains("3G memory"), "{why}");
+    assert_contains(&why["hint"], "3G memory");
 
     agent.watch_from_now().await;
     server.delete("/v1/instances/first").await.expect(202);
@@ -245,13 +239,7 @@ async fn instances_of_an_unreachable_node_are_unknown_until_it_reconnects() {
     // The instance can be deleted. The deletion waits for the node.
     server.delete("/v1/instances/web").await.expect(202);
     let why = server.why("web").await;
-    assert!(
-        why["summary"]
-            .as_str()
-            .unwrap()
-            .contains("which is unreachable"),
-        "{why}"
-    );
+    assert_contains(&why["summary"], "which is unreachable");
 
     agent.watch(None).await;
     assert!(agent.until_sync().await.iter().all(|frame| !matches!(

@@ -9,10 +9,8 @@ use crate::text::{age, escape, field_list};
 
 /// Prints one network.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
-    let network = context.client.network(name).await?;
-    context
-        .printer
-        .print(&network, || to_text(&network, Timestamp::now()))
+    let network = context.client.network(name);
+    context.printer.show(network, to_text).await
 }
 
 fn to_text(network: &Network, now: Timestamp) -> String {

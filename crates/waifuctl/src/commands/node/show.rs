@@ -10,10 +10,8 @@ use crate::text::{age, escape, field_list};
 
 /// Prints one node.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
-    let node = context.client.node(name).await?;
-    context
-        .printer
-        .print(&node, || to_text(&node, Timestamp::now()))
+    let node = context.client.node(name);
+    context.printer.show(node, to_text).await
 }
 
 fn to_text(node: &Node, now: Timestamp) -> String {

@@ -33,6 +33,13 @@ pub use scenarios::node_name;
 /// Longer than any step of these tests takes. A test that reaches it has failed.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
+/// Checks that a text of an answer contains `part`.
+#[track_caller]
+pub fn assert_contains(text: &Value, part: &str) {
+    let text = text.as_str().unwrap();
+    assert!(text.contains(part), "{text}");
+}
+
 /// A control server in a temporary directory.
 pub struct Server {
     pub dir: tempfile::TempDir,

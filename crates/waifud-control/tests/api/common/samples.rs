@@ -3,8 +3,8 @@
 use waifud_api::Instance;
 use waifud_api::agent::{Hello, InstanceReport, Tombstone};
 use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
-use waifud_types::status::{CloudInitStatus, HypervisorKind, ReadyBy, StepStatus};
-use waifud_types::{ByteSize, Digest, Epoch, Generation, InstanceId, InstanceState, Timestamp};
+use waifud_types::status::{HypervisorKind, ReadyBy, StepStatus};
+use waifud_types::{ByteSize, Digest, Epoch, InstanceId, InstanceState, Timestamp};
 
 pub fn image(virtual_size: u64) -> Vec<u8> {
     let mut bytes = vec![0; 4096];
@@ -61,22 +61,8 @@ pub fn hello(name: &str, memory: ByteSize) -> Hello {
 
 pub fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
     InstanceReport {
-        id,
-        epoch: Epoch::FIRST,
-        observed_generation: Generation::FIRST,
-        state,
-        reason: None,
-        started_at: None,
-        stopped_by: None,
         hypervisor: Some(HypervisorKind::Tcg),
-        ready: false,
-        ready_by: None,
-        addresses: Vec::new(),
-        step: None,
-        restart_needed: Vec::new(),
-        cloud_init: CloudInitStatus::default(),
-        conditions: Vec::new(),
-        evidence: None,
+        ..InstanceReport::of_state(id, state)
     }
 }
 
