@@ -16,6 +16,7 @@
 
 mod bootstrap;
 mod cache;
+mod cloud_init;
 mod debian;
 mod disk;
 mod gpt;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+pub use cloud_init::cloud_init_package;
 pub use guest::Guest;
 pub use sources::apt_sources;
 

@@ -21,6 +21,7 @@ use crate::control_link::{reporter, watch as control_watch};
 use crate::guest::diagnostics;
 use crate::guest::diagnostics_requests::DiagnosticsRequests;
 use crate::guest::metadata::Metadata;
+use crate::guest::report_port;
 use crate::images::Images;
 use crate::images::collection::{self, ImageCollector};
 use crate::instance::boot_order::BootOrder;
@@ -224,7 +225,7 @@ fn background_tasks(
     shared: &Arc<Shared>,
     streams: &Arc<StreamServer>,
     images: &Arc<ImageCollector>,
-) -> [BoxFuture<'static, ()>; 12] {
+) -> [BoxFuture<'static, ()>; 13] {
     fn task<T: Send + Sync + 'static>(
         name: &'static str,
         context: &Arc<T>,
@@ -250,6 +251,7 @@ fn background_tasks(
         task("metadata", shared, |s| {
             background_tasks::metadata(s).boxed()
         }),
+        task("report port", shared, |s| report_port::run(s).boxed()),
         task("observations", shared, |s| {
             background_tasks::observations(s).boxed()
         }),

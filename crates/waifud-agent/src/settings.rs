@@ -65,6 +65,8 @@ pub struct Timing {
     pub network: Duration,
     /// Between two checks of the metadata service.
     pub metadata: Duration,
+    /// Between two checks whether metadatad answers, without which guests' reports are refused.
+    pub report_port: Duration,
     /// The first pause after a failure. Each further pause is twice as long.
     pub retry_min: Duration,
     /// The longest pause after a failure.
@@ -99,6 +101,7 @@ impl Default for Timing {
             image_grace: Duration::from_hours(24),
             network: Duration::from_mins(2),
             metadata: Duration::from_secs(10),
+            report_port: Duration::from_millis(500),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(30),
             grace: Duration::from_secs(90),

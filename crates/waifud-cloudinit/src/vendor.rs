@@ -1,6 +1,7 @@
 //! Vendor-data: waifud's own configuration for cloud-init. cloud-init merges both, and user-data takes precedence.
 
 use serde_json::{Map, Value, json};
+use waifud_types::template::REPORT_PORT;
 
 use crate::Source;
 
@@ -14,8 +15,9 @@ pub const REPORT_PATH: &str = "/waifud/cloud-init";
 pub(crate) const REPORTER: &str = "waifud";
 
 /// How many seconds cloud-init waits for the answer to an event. It posts events one after the other in a separate thread,
-/// and waits for that thread at the end of each stage. After three failures in a row it drops the remaining events. There
-/// are no retries: each would take a second, and at a reboot the first events precede the network.
+/// and waits for that thread at the end of each stage. After three failures in a row it drops the remaining events. While
+/// the metadata service does not answer, the node resets connections to [`REPORT_PORT`], so that no guest waits for this
+/// timeout. There are no retries: each would take a second, and at a reboot the first events precede the network.
 const REPORT_TIMEOUT: u32 = 2;
 
 /// The URL of the metadata service.
@@ -41,7 +43,7 @@ pub(crate) fn cloud_config(source: &Source) -> Option<String> {
         config.insert(
             "phone_home".to_owned(),
             json!({
-                "url": format!("{SERVICE}{PHONE_HOME_PATH}"),
+                "url": format!("{SERVICE}:{REPORT_PORT}{PHONE_HOME_PATH}"),
                 "post": ["instance_id", "hostname", "pub_key_ed25519"],
                 "tries": PHONE_HOME_TRIES,
             }),
@@ -53,7 +55,7 @@ pub(crate) fn cloud_config(source: &Source) -> Option<String> {
             json!({
                 REPORTER: {
                     "type": "webhook",
-                    "endpoint": format!("{SERVICE}{REPORT_PATH}"),
+                    "endpoint": format!("{SERVICE}:{REPORT_PORT}{REPORT_PATH}"),
                     "timeout": REPORT_TIMEOUT,
                 },
             }),

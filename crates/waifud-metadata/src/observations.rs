@@ -155,6 +155,12 @@ impl Inner {
     }
 
     fn after(&self, after: u64) -> Observations {
+        if after >= self.last {
+            return Observations {
+                last: self.last,
+                items: Vec::new(),
+            };
+        }
         let mut items: Vec<&Observation> = self
             .instances
             .values()

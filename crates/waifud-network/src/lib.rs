@@ -10,7 +10,8 @@
 //!  guest ── tap wf-… ── waifu0 ── routes ─┬─ the host: only DHCP, DNS and ping of the gateway
 //!             │            │              ├─ published ports of the host: forwarded to their guest
 //!             │            │              ├─ other guests: through the gateway, which answers ARP for them
-//!             │            │              ├─ 169.254.169.254:80: the metadata interface, by our own routing table
+//!             │            │              ├─ 169.254.169.254:80: the metadata interface, by our own routing table; port 8169,
+//!             │            │              │  for reports, leads there too, or is refused while metadatad hangs
 //!             │            │              └─ the outside: with the host's address, over the uplink
 //!             │            └─ table inet waifud: what may reach the host and what is forwarded
 //!             └─ table bridge waifud: own MAC and addresses, only IPv4 and ARP; drops unknown taps
@@ -77,6 +78,9 @@ pub struct NetworkState {
     pub ports: Vec<Port>,
     /// Ports of guests on bridges that the host already has. Their taps need not exist yet.
     pub lan: Vec<LanPort>,
+    /// Whether guests' connections to [`REPORT_PORT`](waifud_types::template::REPORT_PORT) are reset. Otherwise they lead
+    /// to port 80 of metadatad.
+    pub refuse_reports: bool,
 }
 
 /// One guest's port on a bridge of the host. Only the guest's MAC address may send there. The network's own DHCP server

@@ -59,5 +59,6 @@ pub fn state(guests: u8) -> NetworkState {
         domain: "waifu.internal".to_owned(),
         ports: (0..guests).map(port).collect(),
         lan: Vec::new(),
+        refuse_reports: false,
     }
 }

@@ -21,6 +21,11 @@ pub enum Datasource {
     Cidata,
 }
 
+/// The TCP port of 169.254.169.254 that guests send their reports to. The node's rules lead it to port 80, or refuse it with
+/// a reset while the metadata service does not answer, so that a guest never waits for an answer to a report. Documents
+/// are requested at port 80, where waiting is correct.
+pub const REPORT_PORT: u16 = 8169;
+
 /// The DMI serial number with which cloud-init fetches its documents from waifud, for all tested versions.
 ///
 /// 22.4 (Debian 12) treats `ds=nocloud` alone as a local source and ignores the URL unless `dsmode` is `net`. 25.1

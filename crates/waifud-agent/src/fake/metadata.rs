@@ -30,6 +30,7 @@ pub struct FakeMetadata {
 struct State {
     process: u64,
     online: bool,
+    hanging: bool,
     tunnel: Option<Tunnel>,
     bundles: BTreeSet<Digest>,
     held: BTreeMap<InstanceId, Assignment>,
@@ -75,6 +76,21 @@ impl FakeMetadata {
     pub fn set_online(&self, online: bool) {
         lock(&self.state).online = online;
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Lets the service hang, like a stopped process: requests stay unanswered until it goes on.
+    pub fn set_hanging(&self, hanging: bool) {
+        lock(&self.state).hanging = hanging;
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Returns once the service does not hang.
+    async fn goes_on(&self) {
+        let mut changes = self.changed.subscribe();
+        while lock(&self.state).hanging {
+            // The sender lives as long as this service.
+            let _changed = changes.changed().await;
+        }
     }
 
     /// Delays the processing of requests, and their answers, by up to a few milliseconds each. The pauses are derived
@@ -124,6 +140,7 @@ impl FakeMetadata {
         &self,
         run: impl FnOnce(&mut State) -> Result<T, MetadataError> + Send + 'static,
     ) -> Result<T, MetadataError> {
+        self.goes_on().await;
         let Some((before, after)) = lock(&self.state).pauses() else {
             return run(&mut *self.online()?);
         };
@@ -274,6 +291,7 @@ impl MetadataService for FakeMetadata {
         after: u64,
         wait: Duration,
     ) -> Result<Observations, MetadataError> {
+        self.goes_on().await;
         let mut changes = self.changed.subscribe();
         let process = self.online()?.process;
         let deadline = tokio::time::Instant::now() + wait;

@@ -5,6 +5,7 @@ pub(crate) mod boot_report;
 mod bundle_cache;
 pub(crate) mod cloud_init;
 pub(crate) mod cloud_init_probe;
+pub(crate) mod console_end;
 pub(crate) mod console_tail;
 pub(crate) mod diagnostics;
 pub(crate) mod diagnostics_requests;
@@ -12,6 +13,7 @@ pub(crate) mod evidence;
 pub(crate) mod metadata;
 pub(crate) mod metadata_refresh;
 pub(crate) mod readiness;
+pub(crate) mod report_port;
 pub(crate) mod requests;
 pub(crate) mod verdict;
 #[cfg(test)]

@@ -57,6 +57,8 @@ struct Inner {
     gone: BTreeSet<InstanceId>,
     /// Applied ports that carry no traffic, and why.
     blocked: BTreeMap<TapName, String>,
+    /// Whether guests' reports are refused.
+    refuse_reports: bool,
     /// Counts invalidations, so that one during a change is noticed.
     invalidated: u64,
 }
@@ -156,6 +158,16 @@ impl Network {
         self.inner().blocked = blocked.collect();
     }
 
+    /// Has guests' reports refused, or accepted again.
+    pub async fn set_reports_refused(&self, table: &Table, refused: bool) -> Result<(), PortError> {
+        self.inner().refuse_reports = refused;
+        // Without a subnet, no rules are applied and no guest has a port.
+        if table.node().slice.is_none() {
+            return Ok(());
+        }
+        self.apply(table, false).await.map(drop)
+    }
+
     /// Removes the instance's ports.
     pub async fn release(&self, table: &Table, id: InstanceId) -> Result<(), PortError> {
         self.inner().released.insert(id);
@@ -183,12 +195,13 @@ impl Network {
     ) -> Result<BTreeMap<InstanceId, String>, PortError> {
         let _one_at_a_time = self.changing.lock().await;
         // Computed under the lock: the change before may already include the port of a caller that waited.
-        let (applied, released, invalidated) = {
+        let (applied, released, invalidated, refuse_reports) = {
             let inner = self.inner();
             (
                 inner.applied.clone(),
                 inner.released.clone(),
                 inner.invalidated,
+                inner.refuse_reports,
             )
         };
         let Some(slice) = table.node().slice else {
@@ -219,6 +232,7 @@ impl Network {
             domain: self.settings.domain.clone(),
             ports: Vec::new(),
             lan: Vec::new(),
+            refuse_reports,
         };
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);
         self.leave_out_taken(&mut state).await?;

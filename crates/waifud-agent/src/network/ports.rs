@@ -116,6 +116,7 @@ mod tests {
             domain: "waifu.internal".to_owned(),
             ports: Vec::new(),
             lan: Vec::new(),
+            refuse_reports: false,
         }
     }
 

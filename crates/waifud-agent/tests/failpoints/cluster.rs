@@ -376,6 +376,7 @@ fn fast() -> Timing {
         image_grace: Duration::from_hours(24),
         network: ms(10_000),
         metadata: ms(20),
+        report_port: ms(10_000),
         retry_min: ms(2),
         retry_max: ms(20),
         grace: ms(2000),

@@ -218,6 +218,26 @@ async fn a_restarted_metadatad_gets_everything_again_and_no_guest_is_affected() 
 }
 
 #[tokio::test]
+async fn while_metadatad_hangs_or_is_away_reports_are_refused_and_nothing_else_changes() {
+    let (node, id) = TestNode::with_instance("web").await;
+    let refuses = |node: &TestNode| node.network.state().is_some_and(|s| s.refuse_reports);
+    let hang = |hangs: bool| node.metadata.set_hanging(hangs);
+    let away = |away: bool| node.metadata.set_online(!away);
+    for change in [&hang as &dyn Fn(bool), &away] {
+        assert!(!refuses(&node));
+        let before = node.network.state().unwrap();
+        change(true);
+        node.until("refused", async || refuses(&node)).await;
+        let now = node.network.state().unwrap();
+        assert_eq!((now.ports, now.lan), (before.ports, before.lan));
+        change(false);
+        node.until("accepted", async || !refuses(&node)).await;
+    }
+    assert_eq!(node.hypervisor.starts(), 1);
+    assert!(node.waifud.status(id).unwrap().ready_by.is_some());
+}
+
+#[tokio::test]
 async fn no_guest_starts_before_its_documents_and_rules_are_in_place() {
     let node = TestNode::new();
     node.metadata.set_online(false);

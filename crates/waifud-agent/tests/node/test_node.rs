@@ -292,6 +292,7 @@ fn fast() -> Timing {
         image_grace: Duration::from_hours(24),
         network: ms(500),
         metadata: ms(50),
+        report_port: ms(50),
         retry_min: ms(2),
         retry_max: ms(50),
         grace: ms(100),

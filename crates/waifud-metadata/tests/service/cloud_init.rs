@@ -22,6 +22,7 @@ use waifud_cloudinit::{
     NicDoc, SEAL_ENTROPY, Source, UserDataError, VendorOptions, instance_id, render, seal,
     validate_user_data,
 };
+use waifud_images::cloud_init_package;
 use waifud_kit::testing::skip;
 use waifud_metadata::MetadataService;
 use waifud_types::{InstanceId, Secret};
@@ -34,7 +35,6 @@ use crate::{
 
 /// Debian's Python, which can import Debian's modules.
 const PYTHON: &str = "/usr/bin/python3";
-const MODULES: &str = "requests, yaml, jinja2, configobj, jsonpatch, jsonschema, oauthlib";
 const MAC: &str = "52:54:00:12:34:56";
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKmyhTZV4GUq9h7+A5C+gyHjT/lSd7pD0QFiNCU6rC5r me@desk";
@@ -112,7 +112,7 @@ fn check(suite: &str, version: &str) {
     let phone_home = &seen["vendor_data"]["phone_home"];
     assert_eq!(
         phone_home["url"],
-        "http://169.254.169.254/waifud/phone-home"
+        "http://169.254.169.254:8169/waifud/phone-home"
     );
     assert_eq!(seen["network"], network());
     assert_eq!(seen["ec2"]["instance-id"], json!(iid));
@@ -167,6 +167,15 @@ pub(crate) fn with_the_service(world: &World) {
     world
         .guests
         .ip("route add 169.254.169.254/32 via 10.77.1.1");
+    // As the node's rules do: the port for reports leads to the service.
+    let rules = "add table ip reports\n\
+        add chain ip reports to { type nat hook prerouting priority -100; }\n\
+        add rule ip reports to ip daddr 169.254.169.254 tcp dport 8169 dnat to :80\n";
+    let mut nft = Command::new("nft");
+    nft.arg(rules).stdin(Stdio::null()).kill_on_drop(true);
+    let done = world.node.run(move || async move { nft.output().await.unwrap() });
+    let output_text = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{output_text}");
 }
 
 type Reports = Vec<(Option<String>, Option<String>)>;
@@ -335,94 +344,13 @@ pub(crate) fn python(
 
 /// The unpacked package, or an error that names what is missing.
 fn unpacked_or_skip(suite: &str, version: &str) -> Option<PathBuf> {
-    match unpacked(suite, version) {
+    match cloud_init_package(suite, version) {
         Ok(directory) => Some(directory),
         Err(error) => {
             skip(&format!("{error:#}"));
             None
         }
     }
-}
-
-/// Debian's package cloud-init, unpacked: from the cache, or else from the archive.
-fn unpacked(suite: &str, version: &str) -> Result<PathBuf> {
-    let modules = command(PYTHON, &["-c", &format!("import {MODULES}")]);
-    modules.context("Debian's Python modules are missing: apt-get install python3-requests python3-yaml python3-jinja2 python3-configobj python3-jsonpatch python3-jsonschema python3-oauthlib")?;
-    let images = waifud_images::default_cache_dir();
-    let cache = images.parent().context("no cache directory")?;
-    fs::create_dir_all(cache)?;
-    let wanted = format!("cloud-init-{version}");
-    for entry in fs::read_dir(cache)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&wanted) {
-            return Ok(entry.path());
-        }
-    }
-    let work = tempfile::tempdir_in(cache)?;
-    let (deb, found) = download(suite, work.path())?;
-    ensure!(
-        found.starts_with(version),
-        "{suite} has cloud-init {found}, and not {version}x"
-    );
-    let unpacked = work.path().join("unpacked");
-    command("dpkg-deb", &["-x", text(&deb)?, text(&unpacked)?])?;
-    let kept = cache.join(format!("cloud-init-{found}"));
-    // If another test program was faster, its directory is equivalent.
-    if let Err(error) = fs::rename(&unpacked, &kept) {
-        ensure!(kept.exists(), "{}: {error}", kept.display());
-    }
-    Ok(kept)
-}
-
-/// Fetches the package with an apt that knows this suite only and shares nothing with the machine's.
-fn download(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
-    let sources = work.join("debian.sources");
-    fs::write(&sources, waifud_images::apt_sources(suite)?)?;
-    for directory in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(work.join(directory))?;
-    }
-    let options = [
-        format!("Dir::Etc::SourceList={}", sources.display()),
-        "Dir::Etc::SourceParts=/dev/null".to_owned(),
-        format!("Dir::State::Lists={}", work.join("lists").display()),
-        format!("Dir::Cache={}", work.join("cache").display()),
-        // The cache directory may be one that no other user can enter.
-        "APT::Sandbox::User=root".to_owned(),
-        "Acquire::http::Timeout=30".to_owned(),
-    ];
-    for words in [
-        ["update", "--error-on=any"].as_slice(),
-        &["download", "cloud-init"],
-    ] {
-        let mut apt = std::process::Command::new("timeout");
-        apt.args(["120", "apt-get", "-qq"]).current_dir(work);
-        for option in &options {
-            apt.args(["-o", option]);
-        }
-        let output = apt.args(words).output()?;
-        let output_text = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "apt-get {words:?} for {suite}: {output_text}"
-        );
-    }
-    for entry in fs::read_dir(work)? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if let Some(rest) = name.strip_prefix("cloud-init_") {
-            let version = rest.split(['-', '_']).next().unwrap_or_default();
-            return Ok((path, version.to_owned()));
-        }
-    }
-    anyhow::bail!("apt-get download left no package")
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("the path is not valid UTF-8")
 }
 
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<()> {

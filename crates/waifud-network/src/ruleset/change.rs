@@ -5,6 +5,9 @@
 
 use std::fmt::Write as _;
 
+use waifud_types::template::REPORT_PORT;
+
+use super::inet::REFUSED_REPORTS;
 use super::{NOT_IPV4, SPOOFED, TABLE, TO_HOST, as_number};
 use crate::{NetworkState, Port};
 
@@ -34,6 +37,13 @@ pub(crate) fn change(before: &NetworkState, after: &NetworkState) -> Option<Stri
             write(&mut text, &format!("add element {place} {{ {element} }}"));
         }
     }
+    if before.refuse_reports != after.refuse_reports {
+        let verb = if after.refuse_reports { "add" } else { "delete" };
+        write(
+            &mut text,
+            &format!("{verb} element inet {TABLE} {REFUSED_REPORTS} {{ {REPORT_PORT} }}"),
+        );
+    }
     Some(text)
 }
 
@@ -41,6 +51,7 @@ pub(crate) fn change(before: &NetworkState, after: &NetworkState) -> Option<Stri
 fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
     let bare = |state: &NetworkState| NetworkState {
         ports: Vec::new(),
+        refuse_reports: false,
         // No rule depends on these.
         mtu: 0,
         domain: String::new(),
@@ -136,6 +147,19 @@ mod tests {
         after.domain = "other".to_owned();
         after.ports.reverse();
         assert_eq!(change(&state(2), &after).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn refusing_reports_costs_one_element() {
+        let mut after = state(2);
+        after.refuse_reports = true;
+        let expected = |verb: &str| {
+            let text = format!("{verb} element inet waifud refused_reports {{ 8169 }}\n");
+            Some(text)
+        };
+        assert_eq!(change(&state(2), &after), expected("add"));
+        assert_eq!(change(&after, &state(2)), expected("delete"));
+        assert_eq!(change(&after, &after.clone()).as_deref(), Some(""));
     }
 
     #[test]

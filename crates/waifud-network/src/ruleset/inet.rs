@@ -5,6 +5,7 @@
 //! the administrator's rules are not overridden.
 
 use ipnet::Ipv4Net;
+use waifud_types::template::REPORT_PORT;
 
 use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter, published};
 use crate::check::further_ranges;
@@ -30,6 +31,11 @@ const DNS_SETS: &str = "\tset dns_asked {
 \t\tflags dynamic
 \t}
 ";
+
+/// The set that contains [`REPORT_PORT`] while reports are refused. They are refused before destination NAT: with
+/// `br_netfilter`, the kernel sends the reset directly to the port, without undoing NAT. For the same reason, the reset would
+/// not reach a guest on a bridge of the host, whose address has been replaced by its port's identity.
+pub(super) const REFUSED_REPORTS: &str = "refused_reports";
 
 pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
@@ -61,6 +67,11 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
         "set switched",
         "type ifname",
         host.switched.iter().map(|name| format!("\"{name}\"")),
+    ));
+    text.push_str(&collection(
+        &format!("set {REFUSED_REPORTS}"),
+        "type inet_service",
+        state.refuse_reports.then(|| REPORT_PORT.to_string()).into_iter(),
     ));
     text.push_str(DNS_SETS);
     text.push_str(&askers(state, host));
@@ -113,9 +124,15 @@ fn chains(state: &NetworkState) -> String {
         r#"	chain before_nat {{
 		type filter hook prerouting priority mangle; policy accept;
 		ip saddr {IDENTITIES} iifname . ip saddr != @askers drop
+		iifname "{bridge}" ip daddr 169.254.169.254 tcp dport @{REFUSED_REPORTS} reject with tcp reset
 		iifname "{bridge}" meta nfproto ipv6 drop
 		iifname "{bridge}" ip daddr != {gateway} fib daddr type local meta l4proto . th dport @published_ports accept
 		iifname "{bridge}" fib daddr type != unicast goto to_host
+	}}
+	chain reporting {{
+		type nat hook prerouting priority -100; policy accept;
+		iifname "{bridge}" ip daddr 169.254.169.254 tcp dport {REPORT_PORT} dnat ip to 169.254.169.254:80
+		ip saddr {IDENTITIES} ip daddr 169.254.169.254 tcp dport {REPORT_PORT} dnat ip to 169.254.169.254:80
 	}}
 	chain input {{
 		type filter hook input priority filter - 10; policy accept;

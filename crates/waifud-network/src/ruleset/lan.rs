@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use waifud_types::template::REPORT_PORT;
 use waifud_types::{MacAddr, TapName};
 
 use super::{HostSide, TO_HOST, collection, counter};
@@ -279,6 +280,7 @@ pub(super) fn chains() -> String {
     RULES
         .trim_start_matches('\n')
         .replace("IDENTITIES", &IDENTITIES.to_string())
+        .replace("REPORT_PORT", &REPORT_PORT.to_string())
 }
 
 const RULES: &str = "
@@ -337,7 +339,7 @@ const RULES: &str = "
 	}
 	chain metadata_from_lan_port {
 		ip frag-off & 0x3fff != 0 goto refused_on_lan
-		tcp dport 80 goto ask_metadata
+		tcp dport { 80, REPORT_PORT } goto ask_metadata
 		icmp type echo-request goto ask_metadata
 		goto refused_on_lan
 	}

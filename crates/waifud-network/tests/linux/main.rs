@@ -28,5 +28,6 @@ mod namespace;
 mod publish;
 mod reach;
 mod removal;
+mod reports;
 mod session;
 mod wire;
