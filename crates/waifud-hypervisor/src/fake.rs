@@ -6,7 +6,7 @@
 
 mod manual_edits;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -89,10 +89,13 @@ struct FakeDomain {
     ignores_shutdown: bool,
     disk_sizes: BTreeMap<Name, ByteSize>,
     manual_edits: ManualEdits,
+    /// How often its description was read.
+    reads: u64,
 }
 
 impl FakeDomain {
-    fn observed(&self) -> ObservedDomain {
+    fn observed(&mut self) -> ObservedDomain {
+        self.reads += 1;
         ObservedDomain {
             id: self.spec.id,
             name: self.spec.name.to_string(),
@@ -274,6 +277,11 @@ impl FakeHypervisor {
         found.map(|(_, size)| *size)
     }
 
+    /// How often the domain's description was read, which costs libvirt a document in XML each time.
+    pub fn reads(&self, id: InstanceId) -> u64 {
+        self.state().domains.get(&id).map_or(0, |domain| domain.reads)
+    }
+
     /// The spec that a domain was last defined from.
     pub fn spec(&self, id: InstanceId) -> Option<DomainSpec> {
         self.state().domains.get(&id).map(|d| d.spec.clone())
@@ -325,13 +333,24 @@ impl Hypervisor for FakeHypervisor {
     }
 
     async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
-        let state = self.enter(Op::List).await?;
-        Ok(state.domains.values().map(FakeDomain::observed).collect())
+        self.list_except(&BTreeSet::new()).await
+    }
+
+    async fn list_except(
+        &self,
+        known: &BTreeSet<InstanceId>,
+    ) -> Result<Vec<ObservedDomain>, HypervisorError> {
+        let mut state = self.enter(Op::List).await?;
+        let domains = state.domains.iter_mut();
+        Ok(domains
+            .filter(|(id, _)| !known.contains(id))
+            .map(|(_, domain)| domain.observed())
+            .collect())
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError> {
-        let state = self.enter(Op::Get).await?;
-        Ok(state.domains.get(&id).map(FakeDomain::observed))
+        let mut state = self.enter(Op::Get).await?;
+        Ok(state.domains.get_mut(&id).map(FakeDomain::observed))
     }
 
     async fn ensure_defined(&self, spec: &DomainSpec) -> Result<(), HypervisorError> {
@@ -347,7 +366,11 @@ impl Hypervisor for FakeHypervisor {
                     name: name.to_owned(),
                 });
             }
-            match state.domains.get_mut(&spec.id) {
+            let existing = state.domains.get_mut(&spec.id).map(|domain| {
+                domain.reads += 1;
+                domain
+            });
+            match existing {
                 Some(domain) if domain.spec == *spec => return Ok(()),
                 Some(domain) => {
                     domain.spec = spec.clone();
@@ -363,6 +386,7 @@ impl Hypervisor for FakeHypervisor {
                             ignores_shutdown: false,
                             disk_sizes: BTreeMap::new(),
                             manual_edits: ManualEdits::default(),
+                            reads: 0,
                         },
                     );
                 }

@@ -3,6 +3,7 @@
 
 mod churn;
 mod datasource;
+mod description_reads;
 mod disk_full;
 mod drift;
 mod evidence;
