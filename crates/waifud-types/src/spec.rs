@@ -185,7 +185,7 @@ pub struct UserDataFacts {
 }
 
 /// What in user-data prevents cloud-init from reporting to waifud. Its end is then detected only through the guest
-/// agent or, if vendor-data is read, through phone-home at the end of the first boot.
+/// agent, by its message on the console or, if vendor-data is read, through phone-home at the end of the first boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unreported {

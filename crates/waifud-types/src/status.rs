@@ -79,6 +79,8 @@ pub enum ReadyBy {
     GuestAgent,
     /// cloud-init's reporter sent the end of its last stage to the metadata service.
     Reporter,
+    /// The guest's console shows cloud-init's final message of this boot. The result is not known.
+    Console,
     /// cloud-init phoned home to the metadata service.
     PhoneHome,
 }

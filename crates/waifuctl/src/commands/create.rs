@@ -97,7 +97,7 @@ pub(super) fn warn_of_silence(context: &Context, instance: &Instance) {
     let user_data = instance.spec.user_data.as_ref();
     if let Some(unreported) = user_data.and_then(|facts| facts.unreported) {
         context.printer.warning(&format!(
-            "{}: {}; without a guest agent waifud cannot know when cloud-init has finished",
+            "{}: {}; without a guest agent, only its message on the console shows that cloud-init has finished, and the result cannot be known",
             instance.name,
             unreported.cause()
         ));

@@ -66,6 +66,7 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
         let by = status.ready_by.map_or("", |by| match by {
             waifud_types::status::ReadyBy::GuestAgent => " (by the guest agent)",
             waifud_types::status::ReadyBy::Reporter => " (cloud-init reported it)",
+            waifud_types::status::ReadyBy::Console => " (cloud-init's message on the console)",
             waifud_types::status::ReadyBy::PhoneHome => " (cloud-init phoned home)",
         });
         line(

@@ -81,8 +81,13 @@ impl Milestone {
 /// The result of cloud-init in a few words.
 fn cloud_init_end(status: &InstanceStatus) -> String {
     let word = match status.cloud_init.state {
-        // Phone-home reports the end but not the result.
-        CloudInitState::Done if status.ready_by == Some(ReadyBy::PhoneHome) => {
+        // These report the end but not the result.
+        CloudInitState::Done
+            if matches!(
+                status.ready_by,
+                Some(ReadyBy::PhoneHome | ReadyBy::Console)
+            ) =>
+        {
             "finished; its result was not reported"
         }
         CloudInitState::Done => "done",
@@ -196,6 +201,11 @@ mod tests {
             (
                 CloudInitState::Done,
                 Some(ReadyBy::PhoneHome),
+                "finished; its result was not reported",
+            ),
+            (
+                CloudInitState::Done,
+                Some(ReadyBy::Console),
                 "finished; its result was not reported",
             ),
             (

@@ -137,12 +137,23 @@ pub struct Memory {
     pub called_with: Option<Digest>,
     /// How readiness was proven in the current boot.
     pub ready_by: Option<ReadyBy>,
+    /// Where the lines of the current boot begin in the console log.
+    pub console_start: Option<ConsoleStart>,
     /// Why its documents come from a disk although its template uses the metadata service; `None` if they do not.
     pub by_disk: Option<String>,
     /// The address that identifies it to metadatad if waifud does not allocate its address. Never changes.
     pub identity: Option<Ipv4Addr>,
     /// cloud-init's state in the current boot.
     pub cloud_init: CloudInitStatus,
+}
+
+/// Where the lines of one boot begin in the console log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConsoleStart {
+    /// When the boot began.
+    pub boot: Timestamp,
+    /// The length of the log when the boot was noticed.
+    pub position: u64,
 }
 
 /// The fields of a spec that take effect at a start.

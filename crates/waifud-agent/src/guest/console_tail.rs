@@ -77,7 +77,7 @@ pub fn last_lines(tail: &str) -> Vec<String> {
 }
 
 /// The line without escape sequences (ECMA-48, section 5.4) and control characters, shortened.
-fn plain(line: &str) -> String {
+pub(super) fn plain(line: &str) -> String {
     let mut out = String::new();
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {

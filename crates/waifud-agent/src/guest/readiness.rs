@@ -9,6 +9,7 @@ use waifud_types::status::{CloudInitStatus, ReadyBy};
 use crate::backoff::Backoff;
 use crate::control_link::record::Memory;
 use crate::guest::boot_report::BootReport;
+use crate::guest::console_end::ConsoleReport;
 use crate::guest::evidence::Evidence;
 use crate::guest::verdict::{Expects, Seen, Verdict, derive};
 
@@ -103,6 +104,7 @@ impl Readiness {
         &self,
         memory: &mut Memory,
         evidence: &Evidence,
+        console: &ConsoleReport,
         expects: Expects,
         now: Timestamp,
     ) {
@@ -124,6 +126,7 @@ impl Readiness {
             }
         }
         let nothing = BootReport::default();
+        let no_console = ConsoleReport::default();
         let of_this_boot = evidence.report.began.as_ref().is_some_and(is_current);
         if of_this_boot {
             memory.reported_boot = evidence.report.began;
@@ -135,6 +138,11 @@ impl Readiness {
                 &evidence.report
             } else {
                 &nothing
+            },
+            console: if begun.is_some() && console.boot == begun {
+                console
+            } else {
+                &no_console
             },
             call: memory.phoned_home_at,
             asked: evidence
@@ -149,7 +157,8 @@ impl Readiness {
         let verdict = derive(&seen);
         if verdict.works && memory.ready_by.is_some() {
             // cloud-init had finished and runs again: the guest rebooted without any other sign.
-            let ended = seen.report.finished.map(|(at, _)| at).max(seen.call);
+            let reported = seen.report.finished.map(|(at, _)| at);
+            let ended = reported.max(seen.call).max(seen.console.finished);
             let after = ended.and_then(|at| at.checked_add(Duration::from_nanos(1)).ok());
             reset_for_boot(memory, after);
         }
@@ -175,8 +184,9 @@ fn apply_verdict(memory: &mut Memory, verdict: Verdict) {
     let rank = |by: Option<ReadyBy>| match by {
         None => 0,
         Some(ReadyBy::PhoneHome) => 1,
-        Some(ReadyBy::Reporter) => 2,
-        Some(ReadyBy::GuestAgent) => 3,
+        Some(ReadyBy::Console) => 2,
+        Some(ReadyBy::Reporter) => 3,
+        Some(ReadyBy::GuestAgent) => 4,
     };
     if rank(verdict.ready_by) < rank(memory.ready_by) {
         return;

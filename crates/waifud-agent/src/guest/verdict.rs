@@ -5,8 +5,9 @@
 //! 1. The guest's own result file, read through the guest agent. While the agent shows that cloud-init is running, older
 //!    reports and phone-home do not prove its end.
 //! 2. cloud-init's reporter, which sends events at every boot and for every module; its last event follows the result.
-//! 3. `phone_home` at the end of a boot, which cloud-init sends once per instance-id and without the result. It is used if
-//!    neither of the others is available, or if the reporter's last event was lost.
+//! 3. The last line of cloud-init on the guest's console, at every boot and without the result, and `phone_home` at the end
+//!    of a boot, once per instance-id and without the result. They are used if neither of the others is available, or if
+//!    the reporter's last event was lost.
 //!
 //! If none of them can be expected any more, the state is *unknown*, with the reason, so that clients do not wait for it.
 
@@ -21,16 +22,18 @@ use waifud_types::template::Datasource;
 
 use crate::control_link::record::Memory;
 use crate::guest::boot_report::BootReport;
+use crate::guest::console_end::ConsoleReport;
 use crate::instance::rescue;
 use crate::network::identity::identity;
 
-/// If the reporter sends nothing for this long after `phone_home`, its last event was lost.
+/// If the reporter sends nothing for this long after `phone_home` or the last line on the console, its last event was lost.
 const LOST: Duration = Duration::from_mins(2);
 /// The maximum number of failed modules that are listed.
 const ERRORS_MAX: usize = 10;
 /// The multiple of [`Seen::patience`] within which the first event is expected: the guest's kernel boots before it.
 const FIRST_WORD: u32 = 3;
-/// The multiple of [`Seen::patience`] within which `phone_home` is expected: packages are installed before it.
+/// The multiple of [`Seen::patience`] within which `phone_home` or the last line on the console is expected: packages are
+/// installed before it.
 const CALL: u32 = 10;
 
 /// Everything that was observed of one boot.
@@ -40,6 +43,8 @@ pub(crate) struct Seen<'a> {
     pub agent: Option<(&'a CloudInitStatus, Timestamp)>,
     /// What cloud-init's reporter sent.
     pub report: &'a BootReport,
+    /// What the guest's console shows.
+    pub console: &'a ConsoleReport,
     /// When the guest phoned home.
     pub call: Option<Timestamp>,
     /// Whether the guest requested documents.
@@ -120,13 +125,28 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
         return ended(seen.report, result, ReadyBy::Reporter);
     }
     if let Some(last) = seen.report.last {
-        let silent_since = seen.call.map(|call| call.max(last));
-        if silent_since.is_some_and(|at| passed(at, seen.now) >= LOST) {
-            return ended(seen.report, ModuleResult::Success, ReadyBy::PhoneHome);
+        let ends = [
+            (seen.console.finished, ReadyBy::Console),
+            (seen.call, ReadyBy::PhoneHome),
+        ];
+        for (end, by) in ends {
+            if end.is_some_and(|end| passed(end.max(last), seen.now) >= LOST) {
+                return ended(seen.report, ModuleResult::Success, by);
+            }
         }
         let mut cloud_init = in_state(CloudInitState::Running);
         add_failures(&mut cloud_init, seen.report);
         return not_yet(cloud_init);
+    }
+    if seen.console.finished.is_some() {
+        return Verdict {
+            cloud_init: CloudInitStatus {
+                datasource: seen.console.datasource.clone(),
+                ..in_state(CloudInitState::Done)
+            },
+            ready_by: Some(ReadyBy::Console),
+            works: false,
+        };
     }
     if seen.call.is_some() {
         return Verdict {
@@ -141,7 +161,7 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
             ..in_state(CloudInitState::Unknown)
         });
     }
-    not_yet(in_state(if seen.asked {
+    not_yet(in_state(if seen.asked || seen.console.began {
         CloudInitState::Running
     } else {
         CloudInitState::Pending
@@ -151,6 +171,7 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
 /// Why no further report can be expected, if so.
 fn nothing_to_come(seen: &Seen<'_>) -> Option<String> {
     let times = match seen.expects {
+        _ if seen.console.began => CALL,
         Expects { call: true, .. } => CALL,
         Expects {
             no_report: None, ..
@@ -167,7 +188,9 @@ fn nothing_to_come(seen: &Seen<'_>) -> Option<String> {
         .expects
         .no_report
         .unwrap_or("cloud-init has reported nothing in this boot");
-    Some(format!("{because}, and no guest agent answers"))
+    Some(format!(
+        "{because}, no guest agent answers, and the console does not show the end of cloud-init"
+    ))
 }
 
 fn passed(since: Timestamp, now: Timestamp) -> Duration {

@@ -1,4 +1,4 @@
-//! Every datasource × {agent, no agent} × {first boot, reboot, host reboot, failed script, failed package}: the state while
+//! Every datasource × {agent, no agent} × {console, no console} × {first boot, reboot, host reboot, failed script, failed package}: the state while
 //! cloud-init runs and at its end, with the sequence of events of a real guest.
 
 use std::time::Duration;
@@ -13,8 +13,9 @@ use waifud_types::template::Datasource;
 
 use crate::control_link::record::{Memory, RunMemory};
 use crate::fake::sample_instance;
+use crate::guest::console_end::ConsoleReport;
 use crate::guest::evidence::Evidence;
-use crate::guest::readiness::{Readiness, reset_for_boot};
+use crate::guest::readiness::{Readiness, reset_for_boot, since};
 use crate::guest::verdict::expects;
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -46,6 +47,9 @@ struct Guest {
     has_agent: bool,
     reports: bool,
     reads_vendor_data: bool,
+    /// Whether cloud-init's messages reach the console.
+    has_console: bool,
+    console: ConsoleReport,
     called: bool,
     memory: Memory,
     evidence: Evidence,
@@ -64,6 +68,8 @@ impl Guest {
             has_agent,
             reports: reads_vendor_data,
             reads_vendor_data,
+            has_console: false,
+            console: ConsoleReport::default(),
             called: false,
             memory: Memory::default(),
             evidence: Evidence::default(),
@@ -83,6 +89,19 @@ impl Guest {
         self
     }
 
+    fn with_console(mut self) -> Self {
+        self.has_console = true;
+        self
+    }
+
+    /// A boot begins, whose lines on the console are told apart from earlier ones.
+    fn clear_console(&mut self) {
+        self.console = ConsoleReport {
+            boot: since(&self.memory),
+            ..ConsoleReport::default()
+        };
+    }
+
     /// The node starts the guest.
     fn start(&mut self) {
         self.pass(60);
@@ -96,6 +115,7 @@ impl Guest {
         self.memory.ready_by = None;
         self.memory.cloud_init = CloudInitStatus::default();
         self.readiness.probe_again();
+        self.clear_console();
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -145,7 +165,13 @@ impl Guest {
     fn learn(&mut self) {
         let expects = expects(&self.want, &self.memory);
         self.readiness
-            .learn(&mut self.memory, &self.evidence, expects, self.now);
+            .learn(
+                &mut self.memory,
+                &self.evidence,
+                &self.console,
+                expects,
+                self.now,
+            );
     }
 
     fn is_ready(&self) -> bool {
@@ -164,6 +190,7 @@ impl Guest {
             self.module("init-local/check-cache", ModuleResult::Success);
             self.module("init-local/search-OpenStackLocal", ModuleResult::Fail);
         }
+        self.console.began = self.has_console;
         let served = "/openstack/latest/meta_data.json".to_owned();
         self.evidence.last = Some((served, 200, self.now));
         self.module("init-network/config-ssh", ModuleResult::Success);
@@ -197,6 +224,10 @@ impl Guest {
         } else {
             ModuleResult::Success
         };
+        if self.has_console {
+            self.console.finished = Some(self.now);
+            self.console.datasource = Some("DataSource".to_owned());
+        }
         self.post("modules-final", Some(result));
         match (failed, failing) {
             (true, Some(module)) => self.probe(CloudInitState::Error, &[module]),
@@ -224,6 +255,7 @@ fn run(guest: &mut Guest, case: Case) {
             guest.evidence.report = crate::guest::boot_report::BootReport::default();
             reset_for_boot(&mut guest.memory, Some(guest.now));
             guest.readiness.probe_again();
+            guest.clear_console();
             assert!(!guest.is_ready());
             guest.boot(false, None);
         }
@@ -239,41 +271,112 @@ fn run(guest: &mut Guest, case: Case) {
 }
 
 #[test]
-fn every_datasource_with_and_without_agent_in_every_kind_of_boot() {
+fn every_datasource_with_and_without_agent_and_console_in_every_kind_of_boot() {
     for datasource in Datasource::ALL {
-        for has_agent in [true, false] {
+        for (has_agent, has_console) in [(true, true), (true, false), (false, true), (false, false)]
+        {
             for case in CASES {
                 let mut guest = Guest::new(datasource, has_agent);
+                guest.has_console = has_console;
                 run(&mut guest, case);
-                let row = format!("{datasource:?}, agent {has_agent}, {case:?}");
+                let row = format!("{datasource:?}, agent {has_agent}, console {has_console}, {case:?}");
                 let ends = match case {
                     Case::FailedScript | Case::FailedPackage => CloudInitState::Error,
                     _ => CloudInitState::Done,
                 };
+                let mut knows_result = true;
                 if has_agent {
                     assert_eq!(guest.state(), (ends, Some(ReadyBy::GuestAgent)), "{row}");
-                } else if datasource == Datasource::Ec2 {
+                } else if datasource != Datasource::Ec2 {
+                    assert_eq!(guest.state(), (ends, Some(ReadyBy::Reporter)), "{row}");
+                } else if has_console {
+                    let by_console = (CloudInitState::Done, Some(ReadyBy::Console));
+                    assert_eq!(guest.state(), by_console, "{row}");
+                    let named = guest.memory.cloud_init.datasource.as_deref();
+                    assert_eq!(named, Some("DataSource"), "{row}");
+                    knows_result = false;
+                } else {
                     assert!(!guest.is_ready(), "{row}");
                     guest.pass(PATIENCE.as_secs());
                     guest.learn();
                     assert_eq!(guest.state(), (CloudInitState::Unknown, None), "{row}");
                     let because = guest.memory.cloud_init.unknown_because.clone();
                     assert!(because.unwrap().contains("EC2"), "{row}");
-                } else {
-                    assert_eq!(guest.state(), (ends, Some(ReadyBy::Reporter)), "{row}");
+                    knows_result = false;
                 }
                 let errors = &guest.memory.cloud_init.errors;
                 let named = |module: &str| errors.iter().any(|error| error.contains(module));
-                if guest.is_ready() {
-                    match case {
-                        Case::FailedScript => assert!(named("scripts-user"), "{row}: {errors:?}"),
-                        Case::FailedPackage => assert!(named("package"), "{row}: {errors:?}"),
-                        _ => assert!(errors.is_empty(), "{row}: {errors:?}"),
+                match case {
+                    Case::FailedScript if knows_result => {
+                        assert!(named("scripts-user"), "{row}: {errors:?}");
                     }
+                    Case::FailedPackage if knows_result => {
+                        assert!(named("package"), "{row}: {errors:?}");
+                    }
+                    _ => assert!(errors.is_empty(), "{row}: {errors:?}"),
                 }
             }
         }
     }
+}
+
+#[test]
+fn without_a_reporter_the_console_shows_the_end_of_every_boot() {
+    for unreported in [
+        Unreported::ReporterOverridden,
+        Unreported::VendorDataDisabled,
+    ] {
+        for datasource in Datasource::ALL {
+            let mut guest = Guest::new(datasource, false)
+                .with_user_data(unreported)
+                .with_console();
+            let row = format!("{datasource:?}, {unreported:?}");
+            for first in [true, false] {
+                guest.start();
+                // The first stage shows that the end may come much later.
+                guest.console.began = true;
+                guest.pass(PATIENCE.as_secs() * 5);
+                guest.learn();
+                guest.expect(CloudInitState::Running, None);
+                guest.boot(first, Some("scripts-user"));
+                let by_console = (CloudInitState::Done, Some(ReadyBy::Console));
+                assert_eq!(guest.state(), by_console, "{row}, first {first}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_console_of_another_boot_and_of_an_unknown_one_proves_nothing() {
+    let mut guest = Guest::new(Datasource::Ec2, false).with_console();
+    guest.start();
+    guest.boot(true, None);
+    let earlier = guest.console.clone();
+    guest.start();
+    for boot in [earlier.boot, None] {
+        guest.console = ConsoleReport {
+            boot,
+            ..earlier.clone()
+        };
+        guest.pass(5);
+        guest.probe(CloudInitState::Done, &[]);
+        guest.expect(CloudInitState::Pending, None);
+    }
+}
+
+#[test]
+fn when_the_reporters_last_event_is_lost_the_console_ends_the_boot_after_a_while() {
+    let mut guest = Guest::new(Datasource::Openstack, false).with_console();
+    guest.start();
+    guest.boot(true, None);
+    guest.start();
+    guest.module("modules-final/config-scripts-user", ModuleResult::Fail);
+    guest.console.finished = Some(guest.now);
+    guest.probe(CloudInitState::Running, &[]);
+    guest.expect(CloudInitState::Running, None);
+    guest.pass(120);
+    guest.learn();
+    guest.expect(CloudInitState::Error, Some(ReadyBy::Console));
 }
 
 #[test]

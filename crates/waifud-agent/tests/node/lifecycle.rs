@@ -1,9 +1,12 @@
 //! The life cycle of an instance on a node of fakes: created, ready, stopped, crashed, deleted.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write;
 use std::time::Duration;
 
 use crate::test_node::{TestNode, cloud_init_done, guest_with};
+use waifud_api::agent::InstanceReport;
 use waifud_api::metadatad::{CloudInitEvent, Observed};
 use waifud_hypervisor::fake::Op;
 use waifud_hypervisor::{DomainState, Hypervisor, HypervisorError, OffReason};
@@ -11,6 +14,7 @@ use waifud_storage::StorageError;
 use waifud_types::evidence::ModuleResult;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::{CloudInitState, ReadyBy, StoppedBy};
+use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, InstanceState};
 
 #[tokio::test]
@@ -386,6 +390,52 @@ async fn without_a_guest_agent_each_boot_becomes_ready_by_cloud_inits_reporter()
     assert_eq!(status.ready_by, Some(ReadyBy::Reporter));
     assert_eq!(status.cloud_init.state, CloudInitState::Done);
     assert!(status.cloud_init.errors.is_empty());
+}
+
+#[tokio::test]
+async fn without_agent_and_reporter_each_boot_becomes_ready_by_the_console() {
+    let node = TestNode::new();
+    node.hypervisor.set_default_agent(None);
+    node.start();
+    let mut instance = node.instance("web");
+    // cloud-init ignores vendor-data there, so it never reports.
+    instance.datasource = Datasource::Ec2;
+    let id = instance.id;
+    node.waifud.put(instance);
+    node.until_state(id, InstanceState::Running).await;
+    let directory = node.settings.state_dir.join(format!("instances/{id}"));
+    let log = directory.join("console.log");
+    let print = |text: &str| {
+        let line = format!("[    1.0] cloud-init[9]: Cloud-init v. 22.4.2 {text}\r\n");
+        let mut file = File::options().append(true).create(true).open(&log)?;
+        file.write_all(line.as_bytes())
+    };
+    let end = "finished at Sat, 03 Jan 2026 10:00:20 +0000. Datasource DataSourceEc2Local.  Up 31.00 seconds";
+    // Only lines after the boot was noticed belong to it.
+    let noticed = |status: &InstanceReport| {
+        status.cloud_init.state == CloudInitState::Running && !status.ready
+    };
+    for boot in 0..3 {
+        if boot > 0 {
+            node.hypervisor.reboot(id);
+            node.until_status(id, "booting", |s| !s.ready).await;
+        }
+        node.until("a stage has begun", async || {
+            print("running 'init' at x. Up 3.00 seconds.").unwrap();
+            node.waifud.status(id).is_some_and(|status| noticed(&status))
+        })
+        .await;
+        if boot == 1 {
+            node.restart().await;
+            node.until_status(id, "still booting", noticed).await;
+        }
+        print(end).unwrap();
+        let status = node.until_status(id, "ready", |s| s.ready).await;
+        assert_eq!(status.ready_by, Some(ReadyBy::Console), "boot {boot}");
+        assert_eq!(status.cloud_init.state, CloudInitState::Done);
+        let datasource = status.cloud_init.datasource.as_deref();
+        assert_eq!(datasource, Some("DataSourceEc2Local"));
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use self::restart::RestartTimer;
 use self::shutdown_timer::ShutdownTimer;
 use crate::backoff::{Backoff, jittered};
 use crate::control_link::record::DesiredState;
+use crate::guest::console_end::ConsoleWatch;
 use crate::guest::readiness::Readiness;
 use crate::instance::datasource::{Choice, Seeded};
 use crate::instance::disks::Disks;
@@ -81,6 +82,7 @@ pub(crate) struct Driver {
     /// The full pool that keeps the guest paused.
     full_pool: Option<Name>,
     readiness: Readiness,
+    console: ConsoleWatch,
     progress: Progress,
     hypervisor: Option<HypervisorKind>,
     drift: Option<Drift>,
@@ -101,6 +103,7 @@ impl Driver {
             resume_after: None,
             full_pool: None,
             readiness: Readiness::new(timing.ready_min, timing.ready_max, timing.unknown),
+            console: ConsoleWatch::default(),
             progress: Progress::new(shared.now()),
             hypervisor: None,
             drift: None,

@@ -2,16 +2,25 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
 use waifud_hypervisor::HypervisorError;
+use waifud_types::status::ReadyBy;
 
 use super::{Driver, Pass};
 use crate::backoff::jittered;
-use crate::control_link::record::{DesiredState, Memory, RunMemory};
+use crate::blocking;
+use crate::control_link::record::{ConsoleStart, DesiredState, Memory, RunMemory};
 use crate::control_link::table::View;
+use crate::guest::console_end;
 use crate::guest::readiness;
 use crate::guest::verdict::expects;
 use crate::instance::failure::Failure;
 use crate::instance::planner::{Observed, Step};
+
+/// The time limit for reading the console, so that a disk that hangs does not stop the driver.
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after its boot a guest's console is read often.
+const CONSOLE_PATIENCE: Duration = Duration::from_mins(15);
 
 impl Driver {
     pub(super) async fn watch_ready(
@@ -21,7 +30,7 @@ impl Driver {
         failed: bool,
     ) -> Pass {
         if let Some(wait) = self.readiness.not_before(Instant::now()) {
-            if let Err(failure) = self.learn(view) {
+            if let Err(failure) = self.learn(view).await {
                 return self.fail(view, Some(seen), Step::WatchReady, failure);
             }
             return self.pause_after_probe(view, seen, wait, failed);
@@ -40,7 +49,7 @@ impl Driver {
             Err(_) => return Pass::Pause(self.retry.pause()),
         };
         let wait = self.readiness.probed(found, asked_at);
-        if let Err(failure) = self.learn(view) {
+        if let Err(failure) = self.learn(view).await {
             return self.fail(view, Some(seen), Step::WatchReady, failure);
         }
         self.pause_after_probe(view, seen, wait, failed)
@@ -70,17 +79,62 @@ impl Driver {
         self.readiness.probe_again();
     }
 
-    fn learn(&self, view: &View) -> Result<(), Failure> {
+    async fn learn(&mut self, view: &View) -> Result<(), Failure> {
         let DesiredState::Keep(want) = &view.desired else {
             return Ok(());
         };
+        let start = self.read_console().await;
         let evidence = self.shared.metadata.evidence(self.id);
         let now = self.shared.now();
         let change = |memory: &mut Memory| {
+            memory.console_start = start.or(memory.console_start);
             let expects = expects(want, memory);
-            self.readiness.learn(memory, &evidence, expects, now);
+            let console = self.console.report();
+            self.readiness
+                .learn(memory, &evidence, console, expects, now);
         };
         Ok(self.shared.table.remember(self.id, change)?)
+    }
+
+    /// Reads what was added to the guest's console. Returns where the lines of the current boot begin, if it is new.
+    async fn read_console(&mut self) -> Option<ConsoleStart> {
+        let view = self.shared.table.view(self.id)?;
+        let memory = &view.record.memory;
+        if memory.cloud_init.state.is_final() && memory.ready_by != Some(ReadyBy::PhoneHome) {
+            // A call only shows that this boot has ended. The console shows that the next one will be seen, too.
+            return None;
+        }
+        let boot = readiness::since(memory)?;
+        let start = memory.console_start.filter(|start| start.boot == boot);
+        let position = self
+            .console
+            .position(boot, start.map(|start| start.position));
+        let log = self.shared.files.console_log(self.id);
+        let scan = blocking::on_a_thread(move || console_end::scan(&log, position));
+        // A log that cannot be read shows nothing.
+        let scan = timeout(CONSOLE_TIMEOUT, scan).await.ok()?.ok()?;
+        let noticed = ConsoleStart {
+            boot,
+            position: scan.position,
+        };
+        self.console.add(boot, scan, self.shared.now());
+        start.is_none().then_some(noticed)
+    }
+
+    /// How long until the next pass of a guest that is not known to be ready. Without a reporter, only its console may show
+    /// the end of cloud-init, and no event announces that.
+    fn until_console(&self, memory: &Memory, want: &DesiredState, wait: Duration) -> Duration {
+        let DesiredState::Keep(want) = want else {
+            return wait;
+        };
+        let booted = readiness::since(memory)
+            .and_then(|boot| Duration::try_from(self.shared.now().duration_since(boot)).ok());
+        let boots = booted.is_some_and(|ago| ago < CONSOLE_PATIENCE);
+        if boots && memory.ready_by.is_none() && expects(want, memory).no_report.is_some() {
+            wait.min(self.shared.settings.timing.evidence)
+        } else {
+            wait
+        }
     }
 
     fn pause_after_probe(
@@ -105,7 +159,7 @@ impl Driver {
         let pause = match (is_final, failed) {
             (true, false) => jittered(self.shared.settings.timing.period),
             (true, true) => self.retry.pause(),
-            (false, _) => wait,
+            (false, _) => self.until_console(&fresh.record.memory, &fresh.desired, wait),
         };
         Pass::Pause(pause)
     }
