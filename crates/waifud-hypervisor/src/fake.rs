@@ -279,7 +279,10 @@ impl FakeHypervisor {
 
     /// How often the domain's description was read, which costs libvirt a document in XML each time.
     pub fn reads(&self, id: InstanceId) -> u64 {
-        self.state().domains.get(&id).map_or(0, |domain| domain.reads)
+        self.state()
+            .domains
+            .get(&id)
+            .map_or(0, |domain| domain.reads)
     }
 
     /// The spec that a domain was last defined from.

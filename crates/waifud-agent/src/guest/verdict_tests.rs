@@ -164,14 +164,13 @@ impl Guest {
 
     fn learn(&mut self) {
         let expects = expects(&self.want, &self.memory);
-        self.readiness
-            .learn(
-                &mut self.memory,
-                &self.evidence,
-                &self.console,
-                expects,
-                self.now,
-            );
+        self.readiness.learn(
+            &mut self.memory,
+            &self.evidence,
+            &self.console,
+            expects,
+            self.now,
+        );
     }
 
     fn is_ready(&self) -> bool {
@@ -279,7 +278,8 @@ fn every_datasource_with_and_without_agent_and_console_in_every_kind_of_boot() {
                 let mut guest = Guest::new(datasource, has_agent);
                 guest.has_console = has_console;
                 run(&mut guest, case);
-                let row = format!("{datasource:?}, agent {has_agent}, console {has_console}, {case:?}");
+                let row =
+                    format!("{datasource:?}, agent {has_agent}, console {has_console}, {case:?}");
                 let ends = match case {
                     Case::FailedScript | Case::FailedPackage => CloudInitState::Error,
                     _ => CloudInitState::Done,

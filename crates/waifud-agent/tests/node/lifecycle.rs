@@ -422,7 +422,9 @@ async fn without_agent_and_reporter_each_boot_becomes_ready_by_the_console() {
         }
         node.until("a stage has begun", async || {
             print("running 'init' at x. Up 3.00 seconds.").unwrap();
-            node.waifud.status(id).is_some_and(|status| noticed(&status))
+            node.waifud
+                .status(id)
+                .is_some_and(|status| noticed(&status))
         })
         .await;
         if boot == 1 {

@@ -173,7 +173,9 @@ pub(crate) fn with_the_service(world: &World) {
         add rule ip reports to ip daddr 169.254.169.254 tcp dport 8169 dnat to :80\n";
     let mut nft = Command::new("nft");
     nft.arg(rules).stdin(Stdio::null()).kill_on_drop(true);
-    let done = world.node.run(move || async move { nft.output().await.unwrap() });
+    let done = world
+        .node
+        .run(move || async move { nft.output().await.unwrap() });
     let output_text = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(done.status.success(), "{output_text}");
 }

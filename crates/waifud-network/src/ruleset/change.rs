@@ -38,7 +38,11 @@ pub(crate) fn change(before: &NetworkState, after: &NetworkState) -> Option<Stri
         }
     }
     if before.refuse_reports != after.refuse_reports {
-        let verb = if after.refuse_reports { "add" } else { "delete" };
+        let verb = if after.refuse_reports {
+            "add"
+        } else {
+            "delete"
+        };
         write(
             &mut text,
             &format!("{verb} element inet {TABLE} {REFUSED_REPORTS} {{ {REPORT_PORT} }}"),

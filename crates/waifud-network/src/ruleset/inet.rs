@@ -71,7 +71,10 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
     text.push_str(&collection(
         &format!("set {REFUSED_REPORTS}"),
         "type inet_service",
-        state.refuse_reports.then(|| REPORT_PORT.to_string()).into_iter(),
+        state
+            .refuse_reports
+            .then(|| REPORT_PORT.to_string())
+            .into_iter(),
     ));
     text.push_str(DNS_SETS);
     text.push_str(&askers(state, host));

@@ -109,8 +109,7 @@ fn the_hosts_own_metadata_service_is_not_affected() {
         lab.ensure().await;
         // The node itself may be a guest of a cloud that serves something at this port.
         lab.outside.ip(&format!("addr add {METADATA}/32 dev eth0"));
-        lab.node
-            .ip(&format!("route add {METADATA}/32 dev up0"));
+        lab.node.ip(&format!("route add {METADATA}/32 dev up0"));
         let server = greeter(&lab.outside, REPORTS);
         greets(&lab.node, REPORTS, &server);
     });
@@ -191,7 +190,10 @@ fn report(guest: &Namespace, cloud_init: &Path, stages: &[u32]) -> (Duration, u6
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("PYTHONPATH", cloud_init.join("usr/lib/python3/dist-packages"))
+            .env(
+                "PYTHONPATH",
+                cloud_init.join("usr/lib/python3/dist-packages"),
+            )
             .output()
             .unwrap()
     });
@@ -200,7 +202,10 @@ fn report(guest: &Namespace, cloud_init: &Path, stages: &[u32]) -> (Duration, u6
     let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
     let seconds = seen["seconds"].as_array().unwrap().iter();
     let total = seconds.map(|s| s.as_f64().unwrap()).sum();
-    (Duration::from_secs_f64(total), seen["failed"].as_u64().unwrap())
+    (
+        Duration::from_secs_f64(total),
+        seen["failed"].as_u64().unwrap(),
+    )
 }
 
 #[test]
@@ -241,7 +246,10 @@ fn while_the_service_hangs_reporting_costs_a_boot_of_cloud_init_less_than_50_ms(
             println!(
                 "cloud-init {version}x: a boot with answers {answered:?}, refused {refused:?}; one stage without refusal {hanging:?}"
             );
-            assert!(refused < answered + COST_MAX, "{version}: {refused:?}, {answered:?}");
+            assert!(
+                refused < answered + COST_MAX,
+                "{version}: {refused:?}, {answered:?}"
+            );
         }
     });
 }
