@@ -208,6 +208,41 @@ mod tests {
         assert!(matches!(with(24, 0x7f), Err(Qcow2Error::AbsurdSize(_))));
     }
 
+    #[test]
+    fn compression_and_extended_l2_entries_are_accepted() {
+        assert_eq!(with(79, 1), Err(Qcow2Error::Damaged));
+        for accepted in [0, 8, 16, 24] {
+            let header = with(79, accepted).unwrap();
+            assert_eq!((header.version, header.cluster_bits), (3, 16), "{accepted}");
+        }
+    }
+
+    #[test]
+    fn the_largest_disk_is_accepted_and_a_larger_one_is_not() {
+        let max = crate::spec::limits::DISK_MAX;
+        let sized = |size: u64| {
+            let mut head = header();
+            head[24..32].copy_from_slice(&size.to_be_bytes());
+            parse(&head).map(|header| header.virtual_size)
+        };
+        assert_eq!(sized(max.bytes()), Ok(max));
+        for size in [0, max.bytes() + 1] {
+            assert_eq!(sized(size), Err(Qcow2Error::AbsurdSize(ByteSize(size))));
+        }
+    }
+
+    #[test]
+    fn compressed_downloads_are_recognized_by_their_first_bytes() {
+        let name = |head: &[u8]| packing(head).map(|packing| packing.name);
+        assert_eq!(name(b"\xfd7zXZ\0\0\x04"), Some("xz"));
+        assert_eq!(name(b"\x1f\x8b\x08\0"), Some("gzip"));
+        assert_eq!(name(b"\x28\xb5\x2f\xfd\x24"), Some("zstd"));
+        assert_eq!(name(b"BZh9"), Some("bzip2"));
+        assert_eq!(name(b"PK\x03\x04"), Some("zip"));
+        assert_eq!(name(&header()), None);
+        assert_eq!(name(b""), None);
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_do_not_cause_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), magic in any::<bool>()) {

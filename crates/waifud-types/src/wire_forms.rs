@@ -7,13 +7,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::node::NodeState;
 use crate::spec::{Protocol, Unreported};
 use crate::status::{CloudInitState, HypervisorKind, InstanceStatus};
 use crate::template::{Datasource, Firmware};
 use crate::{
     ByteSize, Checksum, Digest, DiskFormat, DiskSpace, DiskSpaceState, Epoch, Generation,
-    Incarnation, InstanceId, InstanceState, MacAddr, Name, Revision, Role, Secret, TapName,
-    VolumeId, VolumeSource,
+    Incarnation, InstanceId, InstanceState, MacAddr, Name, PoolKind, Revision, Role, Secret,
+    TapName, VolumeId, VolumeSource,
 };
 
 const ID: &str = "0198d2a8-1111-7000-8000-00000000000a";
@@ -109,6 +110,22 @@ fn names_in_tables_are_the_names_on_the_wire() {
     }
     for firmware in Firmware::ALL {
         assert_wire(&firmware, &json!(firmware.as_str()));
+    }
+    for state in [
+        NodeState::Joining,
+        NodeState::Ready,
+        NodeState::Cordoned,
+        NodeState::Draining,
+        NodeState::Unreachable,
+    ] {
+        assert_wire(&state, &json!(state.to_string()));
+    }
+    for kind in [
+        PoolKind::Qcow2,
+        PoolKind::Reflink,
+        PoolKind::Other("ceph".to_owned()),
+    ] {
+        assert_wire(&kind, &json!(kind.to_string()));
     }
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         assert_wire(&protocol, &json!(protocol.as_str()));
