@@ -73,25 +73,7 @@ mod tests {
     /// Text of a hostile guest: any characters, with frequent control sequences.
     pub fn hostile() -> impl proptest::strategy::Strategy<Value = String> {
         use proptest::prelude::*;
-        let worst = proptest::sample::select(vec![
-            "\x1b[2J",
-            "\x1b]0;x\x07",
-            "\u{9b}31m",
-            "\u{90}",
-            "\r",
-            "\x08",
-            "\x7f",
-            "\u{202e}",
-            "\u{2066}",
-            "\u{61c}",
-            "\u{2028}",
-            "\u{e0041}",
-            "\u{feff}",
-            "\0",
-            "\n",
-            "\\",
-            "\"",
-        ]);
+        let worst = proptest::sample::select(waifud_kit::testing::UNSAFE_TEXTS);
         let piece = prop_oneof![worst.prop_map(str::to_owned), any::<String>()];
         proptest::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
     }

@@ -13,7 +13,7 @@
 //! | [`sha256`] | SHA-256 of bytes, readers and files; hexadecimal text |
 //! | [`sync`] | locking a mutex whatever happened to its last holder |
 //! | [`terminal`] | text from elsewhere made safe for a terminal |
-//! | [`testing`] | skipping a test where the machine cannot run it |
+//! | [`testing`] | skipping a test where the machine cannot run it, and sample texts |
 
 pub mod clock;
 pub mod config;

@@ -83,26 +83,7 @@ mod tests {
 
     /// Text that a hostile guest may write: any characters, many of them unsafe.
     fn hostile() -> impl Strategy<Value = String> {
-        let unsafe_pieces = prop::sample::select(vec![
-            "\x1b[2J",
-            "\x1b]0;x\x07",
-            "\u{9b}31m",
-            "\u{90}",
-            "\r",
-            "\x08",
-            "\x7f",
-            "\u{202e}",
-            "\u{2066}",
-            "\u{61c}",
-            "\u{200b}",
-            "\u{2028}",
-            "\u{e0041}",
-            "\u{feff}",
-            "\0",
-            "\n",
-            "\\",
-            "\"",
-        ]);
+        let unsafe_pieces = prop::sample::select(crate::testing::UNSAFE_TEXTS);
         let piece = prop_oneof![unsafe_pieces.prop_map(str::to_owned), any::<String>()];
         prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
     }

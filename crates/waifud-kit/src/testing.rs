@@ -1,4 +1,4 @@
-//! Skipping a test where the machine cannot run it (no root, a missing program, no archive).
+//! Skipping a test where the machine cannot run it (no root, a missing program, no archive), and sample texts.
 //!
 //! With `WAIFUD_TEST_NO_SKIP=1` a test that would skip fails instead. Any other value, or none, allows skipping.
 
@@ -7,6 +7,28 @@ use std::io::Write;
 
 /// The environment variable that forbids skipping.
 const NO_SKIP: &str = "WAIFUD_TEST_NO_SKIP";
+
+/// Texts that a hostile guest may write to harm a terminal or a parser.
+pub const UNSAFE_TEXTS: &[&str] = &[
+    "\x1b[2J",
+    "\x1b]0;x\x07",
+    "\u{9b}31m",
+    "\u{90}",
+    "\r",
+    "\x08",
+    "\x7f",
+    "\u{202e}",
+    "\u{2066}",
+    "\u{61c}",
+    "\u{200b}",
+    "\u{2028}",
+    "\u{e0041}",
+    "\u{feff}",
+    "\0",
+    "\n",
+    "\\",
+    "\"",
+];
 
 /// Whether tests may skip what this machine cannot run.
 pub fn may_skip() -> bool {
