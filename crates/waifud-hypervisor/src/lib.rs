@@ -160,8 +160,8 @@ pub struct ObservedDomain {
     pub drift: Vec<String>,
 }
 
-/// A change of a domain. It is only a hint to observe the domain again: events can be lost, and can concern a domain that
-/// does not belong to waifud.
+/// A change of a domain. It is only a hint to observe the domain again: events can be lost, and can concern a domain
+/// that does not belong to waifud.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainEvent {
     /// The instance.

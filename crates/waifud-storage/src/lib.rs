@@ -1,7 +1,7 @@
 //! The storage interface: pools of images and volumes, with qcow2 overlays, with reflinks, and a fake.
 //!
-//! An image is imported once per pool. A volume is a clone of an image, created in milliseconds whatever its size. Every
-//! operation is idempotent: repeating it changes nothing and succeeds.
+//! An image is imported once per pool. A volume is a clone of an image, created in milliseconds whatever its size.
+//! Every operation is idempotent: repeating it changes nothing and succeeds.
 
 mod config;
 pub mod conformance;

@@ -1,8 +1,8 @@
 //! Pools of kind `reflink`: images and volumes as raw files on a filesystem with reflinks, for example btrfs or XFS.
 //!
 //! An image is unpacked once, when it is imported. A volume is a clone of that file: it shares the image's blocks until
-//! the guest overwrites them. It is created in milliseconds whatever its size, needs no other file, and stays intact when
-//! the image is removed.
+//! the guest overwrites them. It is created in milliseconds whatever its size, needs no other file, and stays intact
+//! when the image is removed.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
@@ -138,7 +138,8 @@ mod ioctl {
 /// Makes `to` share all blocks of `from`.
 fn clone_file(from: &File, to: &File) -> std::io::Result<()> {
     let source = u64::try_from(from.as_raw_fd()).map_err(std::io::Error::other)?;
-    // SAFETY: both descriptors are open for as long as the borrowed files are, and the kernel reads no memory of this process.
+    // SAFETY: both descriptors are open for as long as the borrowed files are, and the kernel reads no memory of this
+    // process.
     unsafe { ioctl::ficlone(to.as_raw_fd(), source) }?;
     Ok(())
 }

@@ -50,8 +50,8 @@ pub(super) fn is_our_device(device: &Element) -> bool {
             target.attribute("type") == Some("serial")
                 && target.attribute("port").unwrap_or("0") == "0"
         }),
-        // A domain has one balloon; libvirt adds one if none is requested. libvirt also sets the emulator; if it were kept,
-        // the path of an older QEMU would never be replaced.
+        // A domain has one balloon; libvirt adds one if none is requested. libvirt also sets the emulator; if it were
+        // kept, the path of an older QEMU would never be replaced.
         "memballoon" | "emulator" => true,
         _ => has_our_alias(device),
     }

@@ -1,8 +1,8 @@
 //! Pools of kind `qcow2`: images as files, volumes as overlays on them, on any filesystem.
 //!
 //! A volume is a header of a few kilobytes that names its image. Creating one takes two small writes and their syncs,
-//! whatever the image's size, and starts no process. The directory layout and its rules for crashes are in `layout`, the
-//! treatment of untrusted files in `import` and `tool`; all pools of files share them.
+//! whatever the image's size, and starts no process. All pools of files share the directory layout and its rules for
+//! crashes (`layout`) and the treatment of untrusted files (`import` and `tool`).
 
 mod overlay;
 

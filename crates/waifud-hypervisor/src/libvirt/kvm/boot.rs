@@ -86,7 +86,7 @@ impl Run {
         if let Some((uid, gid)) = self.user {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             let groups = groups(uid, gid);
-            // SAFETY: the closure runs in the child between fork and exec. It makes three system calls, through wrappers
+            // SAFETY: the closure runs in the child between fork and exec. It makes system calls only, through wrappers
             // that neither allocate nor lock, and accesses only what it owns.
             unsafe {
                 command.pre_exec(move || {
