@@ -92,13 +92,13 @@ pub struct FilePool<F> {
 }
 
 impl<F: VolumeFormat> FilePool<F> {
-    pub(crate) fn new(layout: Layout, config: &FilePoolConfig, format: F) -> Self {
+    pub(crate) fn new(layout: Layout, config: FilePoolConfig, format: F) -> Self {
         Self {
             volumes: Volumes {
                 layout,
                 lock: Arc::default(),
             },
-            inspector: Tool::new(config, config.image_user),
+            inspector: Tool::new(config.qemu_img, config.image_user, config.tool_timeout),
             format,
             images: Arc::default(),
         }

@@ -39,12 +39,12 @@ impl FilePool<Clones> {
     pub fn open(config: FilePoolConfig) -> Result<Self, StorageError> {
         let layout = Layout::open(&config, ".raw")?;
         probe(&layout)?;
-        let inspector = Tool::new(&config, config.image_user);
-        let unpacker = Tool {
-            timeout: inspector.timeout * UNPACK_TIMEOUT_FACTOR,
-            ..inspector
-        };
-        Ok(Self::new(layout, &config, Clones { unpacker }))
+        let unpacker = Tool::new(
+            config.qemu_img.clone(),
+            config.image_user,
+            config.tool_timeout * UNPACK_TIMEOUT_FACTOR,
+        );
+        Ok(Self::new(layout, config, Clones { unpacker }))
     }
 }
 

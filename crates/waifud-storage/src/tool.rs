@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use crate::layout::Layout;
-use crate::{FilePoolConfig, StorageError};
+use crate::StorageError;
 
 /// The tool's name in errors.
 const NAME: &str = "qemu-img";
@@ -90,12 +90,12 @@ impl ToolOutput {
 }
 
 impl Tool {
-    /// A tool that writes nothing, with the time limit of the configuration.
-    pub(crate) fn new(config: &FilePoolConfig, user: Option<(u32, u32)>) -> Self {
+    /// A tool that writes nothing.
+    pub(crate) fn new(program: PathBuf, user: Option<(u32, u32)>, timeout: Duration) -> Self {
         Self {
-            program: config.qemu_img.clone(),
+            program,
             user,
-            timeout: config.tool_timeout,
+            timeout,
             write_limit: 0,
         }
     }

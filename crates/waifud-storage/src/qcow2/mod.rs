@@ -33,9 +33,13 @@ impl FilePool<Overlays> {
         // The guest's QEMU can write anything to a volume, so the tool that grows it runs with QEMU's rights only.
         let resizer = Tool {
             write_limit: u64::MAX,
-            ..Tool::new(&config, config.volume_owner)
+            ..Tool::new(
+                config.qemu_img.clone(),
+                config.volume_owner,
+                config.tool_timeout,
+            )
         };
-        Ok(Self::new(layout, &config, Overlays { resizer }))
+        Ok(Self::new(layout, config, Overlays { resizer }))
     }
 }
 
