@@ -17,8 +17,8 @@ use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::layout::Layout;
 use crate::StorageError;
+use crate::layout::Layout;
 
 /// The tool's name in errors.
 const NAME: &str = "qemu-img";
