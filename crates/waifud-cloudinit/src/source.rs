@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_run_has_an_instance_id_of_its_own() {
+    fn each_run_has_a_different_instance_id() {
         let instance = InstanceId::generate();
         let first = instance_id(instance, 1);
         let second = next_instance_id(instance, &first);

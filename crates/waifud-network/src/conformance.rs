@@ -23,7 +23,7 @@ pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
     ports_come_and_go(network, state).await;
     contradictions_are_refused_and_change_nothing(network, state).await;
     every_port_and_no_other_is_observed(network, state).await;
-    what_is_ours_is_no_fact_of_the_host(network, state).await;
+    own_bridge_and_subnet_are_not_host_facts(network, state).await;
     absence_can_be_ensured_at_any_time(network, state).await;
 }
 
@@ -149,7 +149,7 @@ pub async fn every_port_and_no_other_is_observed(network: &dyn GuestNetwork, sta
 }
 
 /// Our own subnet is not reported as something that the host already routes; our bridge is one of its bridges.
-pub async fn what_is_ours_is_no_fact_of_the_host(network: &dyn GuestNetwork, state: &NetworkState) {
+pub async fn own_bridge_and_subnet_are_not_host_facts(network: &dyn GuestNetwork, state: &NetworkState) {
     network.ensure(state).await.unwrap();
     let facts = network.host_facts().await.unwrap();
     assert!(!facts.routes.contains(&state.subnet), "{:?}", facts.routes);

@@ -1,7 +1,7 @@
 //! Ports with an address that the host or one of its routers has: their rules leave the address out, and report it.
 //!
 //! The host's addresses are not part of the desired state and change independently of it. So such an address is not a
-//! contradiction that refuses the whole state. Only the port with that address is affected.
+//! contradiction, for which the complete state would be refused. Only the port with that address is affected.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -220,7 +220,7 @@ impl Drop for Part {
 }
 
 /// Reports that it is ready and waits for the end of its input.
-fn serve_until_told() {
+fn serve_until_stdin_closes() {
     println!("ready");
     let _ = std::io::stdin().read_line(&mut String::new());
 }
@@ -239,7 +239,7 @@ fn server(own: PrivateKey, node: &str) -> Result<()> {
             let (server, listener) = TunnelServer::start(ServerConfig::new(own))?;
             server.set_peer(peer)?;
             tokio::spawn(service::serve(listener));
-            Ok(spawn_blocking(serve_until_told).await?)
+            Ok(spawn_blocking(serve_until_stdin_closes).await?)
         })
 }
 
@@ -252,6 +252,6 @@ fn node(own: PrivateKey, server: &str) -> Result<()> {
         .build()?
         .block_on(async {
             let _tunnel = NodeTunnel::start_in_userspace(config).await?;
-            Ok(spawn_blocking(serve_until_told).await?)
+            Ok(spawn_blocking(serve_until_stdin_closes).await?)
         })
 }

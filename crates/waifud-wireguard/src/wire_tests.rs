@@ -146,9 +146,9 @@ fn addresses_outside_the_allowed_ones_do_not_pass_in_any_direction() {
 #[test]
 fn packets_with_another_key_are_dropped() {
     let (mut pair, _, _) = Pair::new(false);
-    let mut stranger = Wire::new(&PrivateKey::generate(), 1420);
+    let mut other = Wire::new(&PrivateKey::generate(), 1420);
     let mut sealed = Vec::new();
-    stranger.set_peer(
+    other.set_peer(
         peer(&pair.keys[0], Some(SERVER), "0.0.0.0/0"),
         pair.now,
         &mut sealed,

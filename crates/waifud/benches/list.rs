@@ -34,7 +34,7 @@ fn main() -> Result<()> {
             .arg("list")
             .env("WAIFUD_SOCKET", waifud.socket())
             .output()
-            .context("waifuctl can't be run; is it built?")?;
+            .context("cannot run waifuctl; build it first")?;
         times.push(begun.elapsed());
         ensure!(output.status.success(), "{output:?}");
         let lines = output.stdout.split(|byte| *byte == b'\n');
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     times.sort_unstable();
     let median = at(&times, 0.5);
     println!(
-        "waifuctl list of {instances}, the whole process, {rounds} rounds: min {:.1} ms  median {median:.1} ms  p99 {:.1} ms",
+        "waifuctl list of {instances}, including process start, {rounds} rounds: min {:.1} ms  median {median:.1} ms  p99 {:.1} ms",
         at(&times, 0.0),
         at(&times, 0.99),
     );

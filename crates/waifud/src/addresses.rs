@@ -119,8 +119,8 @@ mod tests {
             urls(&[], &all, &own),
             ["https://192.0.2.7:7373", "https://127.0.0.1:7373"]
         );
-        let told = ["https://waifud.lan:7373/".to_owned()];
-        assert_eq!(urls(&told, &all, &own), ["https://waifud.lan:7373"]);
+        let configured = ["https://waifud.lan:7373/".to_owned()];
+        assert_eq!(urls(&configured, &all, &own), ["https://waifud.lan:7373"]);
         assert_eq!(
             urls(&[], &[at("[2001:db8::1]:1")], &own),
             ["https://[2001:db8::1]:1"]
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn the_certificate_contains_every_name_that_a_client_may_use() {
-        let told = ["https://[2001:db8::1]:7373", "https://Waifud.lan"].map(str::to_owned);
+        let configured = ["https://[2001:db8::1]:7373", "https://Waifud.lan"].map(str::to_owned);
         let own = ["192.0.2.7".parse().unwrap()];
-        let names = names(&told, &[at("0.0.0.0:1")], &own, Some("alder"));
+        let names = names(&configured, &[at("0.0.0.0:1")], &own, Some("alder"));
         for name in [
             "localhost",
             "127.0.0.1",

@@ -30,7 +30,7 @@ pub struct Config {
     pub guest_range: Ipv4Net,
     /// A log level, or directives of `tracing`.
     pub log: String,
-    /// A node is unreachable after it has been silent for this long.
+    /// A node is unreachable if it has not reported for this long.
     #[serde(deserialize_with = "duration")]
     pub unreachable_after: Duration,
     /// A mirror for the images of the catalog, used instead of their publishers; empty for none.

@@ -35,7 +35,7 @@ const HEAD: Duration = Duration::from_mins(1);
 const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// The maximum size of a request header, and of one read or write, in bytes.
 const BUFFER: usize = 32 << 10;
-/// The pause when the system has no file descriptors left.
+/// The pause when no file descriptors are available.
 const OUT_OF_FILES: Duration = Duration::from_millis(200);
 
 /// Listens on each address. Port 0 selects a free port.

@@ -1,7 +1,7 @@
 //! One dnsmasq for the guests: started as a daemon, adopted after our own restart, reloaded or restarted.
 //!
 //! It runs as a daemon, so guests keep their leases and names while agentd restarts. (With systemd this needs
-//! `KillMode=process`, because systemd otherwise kills the whole control group.) A process is ours if its id and start
+//! `KillMode=process`, because systemd otherwise kills the complete control group.) A process is ours if its id and start
 //! time are the recorded ones, or if our pid file names it and its command line has our configuration file. It is
 //! restarted when its configuration changes, when the bridge that its socket is bound to was created again, and when it
 //! has ended. All other changes are a reload.

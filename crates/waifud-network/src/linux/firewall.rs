@@ -179,8 +179,8 @@ impl Firewall {
     pub(super) async fn is_intact(&mut self) -> Result<bool, NetworkError> {
         // A change of other rules during the comparison makes its result useless.
         for _ in 0..ATTEMPTS {
-            if let Some(whole) = self.compare().await? {
-                return Ok(whole);
+            if let Some(unchanged) = self.compare().await? {
+                return Ok(unchanged);
             }
         }
         Ok(false)

@@ -51,7 +51,7 @@ pub enum ReachError {
     /// The guest answered that nothing listens at the port.
     #[error("connection refused: nothing in the guest listens on the port")]
     Refused,
-    /// No answer at all.
+    /// No answer.
     #[error("no answer: the guest is still booting, has no network, or drops packets to the port")]
     Silent,
     /// Any other error of the socket.

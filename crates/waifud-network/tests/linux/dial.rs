@@ -29,9 +29,9 @@ impl Service {
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 counted.fetch_add(1, Ordering::SeqCst);
-                let mut said = Vec::new();
+                let mut received = Vec::new();
                 let mut connection = connection;
-                drop(connection.read_to_end(&mut said));
+                drop(connection.read_to_end(&mut received));
             }
         });
         Self(count)
@@ -152,9 +152,9 @@ fn connections_to_the_nodes_own_address_or_behind_a_router_are_refused() {
             connect(&nic(&guest, OUTSIDE), PORT).await,
             "belongs to another machine",
         );
-        let foreign = Ipv4Addr::new(203, 0, 113, 9);
+        let routed = Ipv4Addr::new(203, 0, 113, 9);
         is_not_the_guest(
-            connect(&nic(&guest, foreign), PORT).await,
+            connect(&nic(&guest, routed), PORT).await,
             "routers are not used",
         );
         assert_eq!(outside.connections(), 0);
@@ -198,16 +198,16 @@ fn a_guest_gets_neither_the_nodes_own_address_nor_its_routers() {
         assert_eq!(trouble(2), None);
         // Packets from the guest with the router's address do not leave its port.
         let guest = LanGuest::attach(&lab, 1).await;
-        let honest = LanGuest::attach(&lab, 2).await;
-        honest.takes(OWN);
-        crate::wire::ping(&honest.namespace, NODE);
+        let other = LanGuest::attach(&lab, 2).await;
+        other.takes(OWN);
+        crate::wire::ping(&other.namespace, NODE);
         home.wire.seen();
         let claim = arp(2, (guest.mac(), ROUTER), (BROADCAST, OWN));
         guest
             .wire
             .send(&ethernet(BROADCAST, guest.mac(), ARP, &claim));
-        honest.namespace.ip("neigh flush dev eth0");
-        crate::wire::ping(&honest.namespace, NODE);
+        other.namespace.ip("neigh flush dev eth0");
+        crate::wire::ping(&other.namespace, NODE);
         let seen = home.wire.seen();
         assert!(
             !seen

@@ -14,7 +14,7 @@ use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port};
 use crate::wire::Wire;
 
 const FORGED: &[u8] = b"a forged frame";
-const HONEST: &[u8] = b"a valid frame";
+const VALID: &[u8] = b"a valid frame";
 const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 12);
 const NEIGHBOUR_MAC: Mac = [0x52, 0x54, 0, 0, 0, 2];
 const STRANGER_MAC: Mac = [0x52, 0x54, 0, 0, 0x77, 0x77];
@@ -26,8 +26,8 @@ enum Counted {
     AsNothing,
 }
 
-fn honest(guest: &Guest) -> Vec<u8> {
-    let packet = ipv4(guest.address(), GATEWAY, 1, &echo(HONEST));
+fn valid(guest: &Guest) -> Vec<u8> {
+    let packet = ipv4(guest.address(), GATEWAY, 1, &echo(VALID));
     ethernet(GATEWAY_MAC, guest.mac(), IPV4, &packet)
 }
 
@@ -36,8 +36,8 @@ async fn is_dropped(lab: &Lab, guest: &Guest, forged: &[u8], marker: &[u8], how:
     let behind = Wire::new(&lab.node, &lab.state.bridge);
     let before = lab.counters(&guest.port.tap).await;
     guest.wire.send(forged);
-    guest.wire.send(&honest(guest));
-    let seen = behind.until("the valid frame", |frame| contains(frame, HONEST));
+    guest.wire.send(&valid(guest));
+    let seen = behind.until("the valid frame", |frame| contains(frame, VALID));
     assert!(
         !seen.iter().any(|frame| contains(frame, marker)),
         "the forged frame passed"
@@ -69,11 +69,11 @@ fn a_guest_may_send_with_its_own_mac_and_address() {
         lab.ensure().await;
         let guest = lab.attach(0).await;
         let behind = Wire::new(&lab.node, &lab.state.bridge);
-        guest.wire.send(&honest(&guest));
-        behind.until("the valid frame", |frame| contains(frame, HONEST));
+        guest.wire.send(&valid(&guest));
+        behind.until("the valid frame", |frame| contains(frame, VALID));
         // It is answered, after the gateway has resolved the MAC address.
         guest.wire.until("the answer", |frame| {
-            contains(frame, HONEST) && frame[..6] == guest.mac()
+            contains(frame, VALID) && frame[..6] == guest.mac()
         });
         assert_eq!(lab.counters(&guest.port.tap).await, PortCounters::default());
     });
@@ -229,10 +229,10 @@ fn arp_with_unusual_header_fields_is_dropped() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        let honest = arp(1, (guest.mac(), guest.address()), ([0; 6], GATEWAY));
+        let valid = arp(1, (guest.mac(), guest.address()), ([0; 6], GATEWAY));
         // Hardware type, protocol type, both lengths, operation.
         for (at, value) in [(1, 6), (2, 0x86), (4, 8), (5, 16), (7, 3)] {
-            let mut odd = honest.clone();
+            let mut odd = valid.clone();
             odd[at] = value;
             let frame = ethernet(BROADCAST, guest.mac(), ARP, &odd);
             is_dropped(&lab, &guest, &frame, &odd, Counted::AsSpoofed).await;
@@ -240,8 +240,8 @@ fn arp_with_unusual_header_fields_is_dropped() {
         let behind = Wire::new(&lab.node, &lab.state.bridge);
         guest
             .wire
-            .send(&ethernet(BROADCAST, guest.mac(), ARP, &honest));
-        behind.until("valid ARP", |frame| contains(frame, &honest));
+            .send(&ethernet(BROADCAST, guest.mac(), ARP, &valid));
+        behind.until("valid ARP", |frame| contains(frame, &valid));
     });
 }
 
@@ -365,17 +365,17 @@ fn all_packets_of_an_unknown_port_are_dropped() {
         lab.ensure().await;
         let guest = lab.attach(0).await;
         // In no state, although its name has our prefix and its MAC address and IP address would be valid.
-        let stranger = lab.attach_as(&port(9)).await;
+        let unlisted = lab.attach_as(&port(9)).await;
         lab.state.ports.push(port(9));
         let behind = Wire::new(&lab.node, &lab.state.bridge);
-        let packet = ipv4(stranger.address(), GATEWAY, 1, &echo(FORGED));
-        stranger
+        let packet = ipv4(unlisted.address(), GATEWAY, 1, &echo(FORGED));
+        unlisted
             .wire
-            .send(&ethernet(GATEWAY_MAC, stranger.mac(), IPV4, &packet));
-        let question = arp(1, (stranger.mac(), stranger.address()), ([0; 6], GATEWAY));
-        stranger
+            .send(&ethernet(GATEWAY_MAC, unlisted.mac(), IPV4, &packet));
+        let question = arp(1, (unlisted.mac(), unlisted.address()), ([0; 6], GATEWAY));
+        unlisted
             .wire
-            .send(&ethernet(BROADCAST, stranger.mac(), ARP, &question));
+            .send(&ethernet(BROADCAST, unlisted.mac(), ARP, &question));
         let unknown = || {
             let list = ["list", "counter", "bridge", "waifud", "unknown-port"];
             lab.node.tool("nft", &list)
@@ -384,15 +384,15 @@ fn all_packets_of_an_unknown_port_are_dropped() {
         crate::wire::eventually("two frames of an unknown port", || {
             unknown().contains("packets 2 ")
         });
-        guest.wire.send(&honest(&guest));
-        let seen = behind.until("the valid frame", |frame| contains(frame, HONEST));
+        guest.wire.send(&valid(&guest));
+        let seen = behind.until("the valid frame", |frame| contains(frame, VALID));
         assert!(!seen.iter().any(|frame| contains(frame, FORGED)));
         assert!(!seen.iter().any(|frame| contains(frame, &question)));
         // The port is known from now on.
         lab.ensure().await;
-        stranger.wire.send(&honest(&stranger));
+        unlisted.wire.send(&valid(&unlisted));
         behind.until("the valid frame", |frame| {
-            contains(frame, HONEST) && frame[6..12] == stranger.mac()
+            contains(frame, VALID) && frame[6..12] == unlisted.mac()
         });
     });
 }
@@ -409,12 +409,12 @@ fn packets_from_additional_addresses_of_a_guest_pass() {
         let neighbour = lab.attach(1).await;
         let behind = Wire::new(&lab.node, &lab.state.bridge);
         for from in [[10, 99, 0, 77], [10, 144, 1, 200]] {
-            let packet = ipv4(from.into(), GATEWAY, 1, &echo(HONEST));
+            let packet = ipv4(from.into(), GATEWAY, 1, &echo(VALID));
             guest
                 .wire
                 .send(&ethernet(GATEWAY_MAC, guest.mac(), IPV4, &packet));
             behind.until("a further address", |frame| {
-                contains(frame, HONEST) && frame[26..30] == from
+                contains(frame, VALID) && frame[26..30] == from
             });
             let claim = arp(2, (guest.mac(), from.into()), (GATEWAY_MAC, GATEWAY));
             guest

@@ -123,7 +123,7 @@ fn the_later_of_two_leases_is_in_use_and_the_earlier_one_ends_after_an_hour() {
 }
 
 #[test]
-fn guests_on_one_lan_reach_each_other_and_with_filtered_bridges_too() {
+fn guests_on_one_lan_reach_each_other_also_with_br_netfilter() {
     on_a_node(0, |mut lab| async move {
         // As configured by Docker.
         let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";

@@ -13,7 +13,7 @@ use crate::lab::{Lab, on_a_node};
 use crate::wire::eventually;
 
 const FORGED: &[u8] = b"a forged frame";
-const HONEST: &[u8] = b"a valid frame";
+const VALID: &[u8] = b"a valid frame";
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 40);
 const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 41);
 const STRANGER_MAC: Mac = [0x52, 0x54, 0, 0, 0x77, 0x77];
@@ -48,8 +48,8 @@ fn multicast(payload: &[u8], from: Mac) -> Vec<u8> {
     ethernet([0x33, 0x33, 0, 0, 0, 1], from, IPV6, payload)
 }
 
-fn honest(guest: &LanGuest) -> Vec<u8> {
-    let packet = ipv4(OWN, ROUTER, 1, &echo(HONEST));
+fn valid(guest: &LanGuest) -> Vec<u8> {
+    let packet = ipv4(OWN, ROUTER, 1, &echo(VALID));
     ethernet(ROUTER_MAC, guest.mac(), IPV4, &packet)
 }
 
@@ -235,8 +235,8 @@ fn on_a_lan_every_forged_frame_is_dropped_and_counted() {
             let before = counters(&lab, &guest.port.tap).await;
             home.wire.seen();
             guest.wire.send(&frame);
-            guest.wire.send(&honest(&guest));
-            let seen = home.wire.until("the valid frame", |f| contains(f, HONEST));
+            guest.wire.send(&valid(&guest));
+            let seen = home.wire.until("the valid frame", |f| contains(f, VALID));
             assert!(!seen.iter().any(|f| contains(f, FORGED)), "{what} passed");
             let after = counters(&lab, &guest.port.tap).await;
             let grown = PortCounters {
@@ -273,13 +273,13 @@ fn on_a_lan_all_packets_of_an_unlisted_port_are_dropped() {
         let home = Home::new(&lab, "br0", true).await;
         lab.state.lan = vec![lan_port(0, "br0")];
         lab.ensure().await;
-        let stranger = lan_port(9, "br0");
+        let unknown = lan_port(9, "br0");
         let (_namespace, wire) = lab
-            .attach_tap(&stranger.tap, stranger.mac, "br0", "off")
+            .attach_tap(&unknown.tap, unknown.mac, "br0", "off")
             .await;
-        home.gives(stranger.mac.bytes(), OWN);
+        home.gives(unknown.mac.bytes(), OWN);
         let packet = ipv4(OWN, ROUTER, 1, &echo(FORGED));
-        wire.send(&ethernet(ROUTER_MAC, stranger.mac.bytes(), IPV4, &packet));
+        wire.send(&ethernet(ROUTER_MAC, unknown.mac.bytes(), IPV4, &packet));
         eventually("a frame of an unknown port", || {
             let list = ["list", "counter", "bridge", "waifud", "unknown-port"];
             lab.node.tool("nft", &list).contains("packets 1 ")

@@ -130,9 +130,9 @@ fn a_guest_with_an_on_link_route_to_169_254_0_0_16_reaches_metadata() {
         let question = arp(1, (ROUTER_MAC, ROUTER), ([0; 6], METADATA));
         home.wire
             .send(&ethernet(BROADCAST, ROUTER_MAC, ARP, &question));
-        let honest = arp(1, (ROUTER_MAC, ROUTER), ([0; 6], NODE));
+        let valid = arp(1, (ROUTER_MAC, ROUTER), ([0; 6], NODE));
         home.wire
-            .send(&ethernet(BROADCAST, ROUTER_MAC, ARP, &honest));
+            .send(&ethernet(BROADCAST, ROUTER_MAC, ARP, &valid));
         let of = |address: Ipv4Addr| {
             move |frame: &[u8]| {
                 frame[12..14] == [8, 6] && frame[21] == 2 && frame[28..32] == address.octets()

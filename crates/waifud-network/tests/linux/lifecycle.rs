@@ -325,7 +325,7 @@ fn unrelated_changes_are_not_drift() {
         lab.ensure().await;
         let guest = lab.attach(0).await;
         let mut checks = lab.network.checks();
-        // Links come and go and foreign rules change: there are several checks, and no drift.
+        // Links are created and deleted, and rules of others change: there are several checks, and no drift.
         for round in 0..3 {
             lab.node.ip(&format!("link add d{round} type bridge"));
             lab.node

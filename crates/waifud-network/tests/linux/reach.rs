@@ -245,7 +245,7 @@ fn guests_reach_each_other_through_the_gateway_and_see_only_its_mac_address() {
         pings(&one, other.address());
         pings(&third, GATEWAY);
 
-        for (guest, strangers) in [
+        for (guest, foreign_frames) in [
             (&one, [other.mac(), third.mac()]),
             (&other, [one.mac(), third.mac()]),
             (&third, [one.mac(), other.mac()]),
@@ -253,8 +253,8 @@ fn guests_reach_each_other_through_the_gateway_and_see_only_its_mac_address() {
             for frame in guest.wire.seen() {
                 let from: [u8; 6] = frame[6..12].try_into().unwrap();
                 assert!(from == GATEWAY_MAC || from == guest.mac(), "{frame:x?}");
-                for stranger in strangers {
-                    assert!(!contains(&frame, &stranger), "{frame:x?}");
+                for foreign in foreign_frames {
+                    assert!(!contains(&frame, &foreign), "{frame:x?}");
                 }
                 // There is no ICMP redirect (type 5) either, because there is no shorter route.
                 let redirect =

@@ -37,10 +37,10 @@ impl Waifud {
     /// Starts the built program. Its state is in the target directory, since a temporary directory may be in memory.
     pub fn start() -> Result<Self> {
         let program = Path::new(env!("CARGO_BIN_EXE_waifud"));
-        let beside = program.parent().context("the program has no directory")?;
+        let parent = program.parent().context("the program has no directory")?;
         let dir = tempfile::Builder::new()
             .prefix("bench-")
-            .tempdir_in(beside)?;
+            .tempdir_in(parent)?;
         let home = dir.path().display();
         let config = dir.path().join("waifud.toml");
         let text = format!(
@@ -100,7 +100,7 @@ impl Waifud {
 
     /// Joins `count` nodes, each with capacity for all instances. Returns the number of instances that they have received.
     pub async fn nodes(&self, count: usize) -> Result<Arc<AtomicUsize>> {
-        let told = Arc::new(AtomicUsize::new(0));
+        let received = Arc::new(AtomicUsize::new(0));
         let client = self.client()?;
         for number in 0..count {
             let name = format!("node{number}");
@@ -113,9 +113,9 @@ impl Waifud {
             let member = Membership::join(&home, &token, &[], name.parse()?).await?;
             let link = HttpLink::of(member)?;
             link.hello(&hello(&name)?).await?;
-            tokio::spawn(live(link, Arc::clone(&told)));
+            tokio::spawn(live(link, Arc::clone(&received)));
         }
-        Ok(told)
+        Ok(received)
     }
 }
 
@@ -138,7 +138,7 @@ fn hello(name: &str) -> Result<Hello> {
 }
 
 /// Reads a node's watch and sends heartbeats, until the process or waifud exits.
-async fn live(link: HttpLink, told: Arc<AtomicUsize>) {
+async fn live(link: HttpLink, received: Arc<AtomicUsize>) {
     let Ok(mut watch) = link.watch(None).await else {
         return;
     };
@@ -146,7 +146,7 @@ async fn live(link: HttpLink, told: Arc<AtomicUsize>) {
     loop {
         tokio::select! {
             frame = watch.next() => match frame {
-                Ok(Some(WatchFrame::Put { .. })) => { told.fetch_add(1, Ordering::Relaxed); }
+                Ok(Some(WatchFrame::Put { .. })) => { received.fetch_add(1, Ordering::Relaxed); }
                 Ok(Some(_)) => {}
                 _ => return,
             },

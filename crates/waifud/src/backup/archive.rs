@@ -269,19 +269,19 @@ mod tests {
     fn a_truncated_or_modified_backup_is_refused() {
         let (_state, files) = state();
         let (_dir, path) = packed(&files);
-        let whole = fs::read(&path).unwrap();
-        for cut in [0, 1, 512, 1024, 2000, 100_000, 700_000, whole.len() - 2048] {
-            fs::write(&path, &whole[..cut]).unwrap();
+        let complete = fs::read(&path).unwrap();
+        for cut in [0, 1, 512, 1024, 2000, 100_000, 700_000, complete.len() - 2048] {
+            fs::write(&path, &complete[..cut]).unwrap();
             let to = tempfile::tempdir().unwrap();
             assert!(
                 read(&File::open(&path).unwrap(), to.path()).is_err(),
                 "cut at {cut}"
             );
         }
-        for at in (0..whole.len() - 1024).step_by(31_337) {
-            let mut changed = whole.clone();
+        for at in (0..complete.len() - 1024).step_by(31_337) {
+            let mut changed = complete.clone();
             changed[at] ^= 1;
-            if changed[at..].iter().eq(whole[at..].iter()) {
+            if changed[at..].iter().eq(complete[at..].iter()) {
                 continue;
             }
             fs::write(&path, &changed).unwrap();

@@ -179,8 +179,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("waifud.toml");
         fs::write(&file, "log = 'debug'\n").unwrap();
-        let wish = ["0.0.0.0:7373".parse().unwrap()];
-        let error = plan_in(dir.path(), &wish, &[], None).unwrap_err();
+        let listen = ["0.0.0.0:7373".parse().unwrap()];
+        let error = plan_in(dir.path(), &listen, &[], None).unwrap_err();
         assert!(error.to_string().contains("not overwritten"), "{error}");
         plan_in(dir.path(), &[], &[], None)
             .unwrap()

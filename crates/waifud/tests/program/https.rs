@@ -75,11 +75,11 @@ async fn clients_that_trust_the_ca_are_served_and_certificates_of_another_ca_are
     let answer = waifud.get(node, "/v1/instances").await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     // The handshake fails for a certificate of another CA, and for a client that trusts another CA.
-    let foreign = Authority::generate().unwrap();
-    let stranger = node_of(&foreign, &ca);
-    assert!(waifud.get(stranger, "/healthz").await.is_err());
-    let mistaken = client_config(foreign.certificate(), None).unwrap();
-    assert!(waifud.get(mistaken, "/healthz").await.is_err());
+    let other_ca = Authority::generate().unwrap();
+    let foreign = node_of(&other_ca, &ca);
+    assert!(waifud.get(foreign, "/healthz").await.is_err());
+    let trusting_other = client_config(other_ca.certificate(), None).unwrap();
+    assert!(waifud.get(trusting_other, "/healthz").await.is_err());
 }
 
 #[tokio::test]
