@@ -21,6 +21,7 @@ mod peek_certificate;
 mod pem;
 mod tls;
 mod validity;
+mod verifier;
 
 pub use authority::{Authority, server_certificate};
 pub use error::PkiError;
@@ -28,7 +29,7 @@ pub use files::write_durably;
 pub use identity::Identity;
 pub use node::{NodeKey, NodePeer, NodeRequest};
 pub use params::YEARS;
-pub use peek_certificate::{Shown, look_config};
+pub use peek_certificate::{PresentedCertificates, peek_config};
 pub use pem::{certificates, fingerprint, to_pem};
 pub use tls::{SERVER_NAME, client_config, join_config, server_config, server_name};
 pub use validity::valid_until;

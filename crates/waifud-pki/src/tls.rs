@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring::default_provider};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme, version::TLS13,
+    CertificateError, ClientConfig, Error, RootCertStore, ServerConfig, version::TLS13,
 };
 use waifud_types::Digest;
 
+use crate::verifier::{Decide, config_with};
 use crate::{Identity, PkiError, fingerprint};
 
 /// The name that is always in waifud's certificate, and that agents verify regardless of the address.
@@ -67,12 +67,7 @@ pub fn client_config(
 /// The configuration of a client that does not have the CA yet: the server must send the CA with this fingerprint, and
 /// its certificate must be issued by it.
 pub fn join_config(ca: Digest) -> Result<Arc<ClientConfig>, PkiError> {
-    let provider = Arc::new(default_provider());
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { ca, provider }))
-        .with_no_client_auth();
+    let mut config = config_with(Pinned(ca))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(config))
 }
@@ -80,12 +75,8 @@ pub fn join_config(ca: Digest) -> Result<Arc<ClientConfig>, PkiError> {
 /// Whether clients of this CA accept waifud's identity: the key matches the certificate, which the CA has issued.
 pub(crate) fn is_good(ca: &CertificateDer<'static>, own: &Identity) -> Result<(), PkiError> {
     server_config(ca, own)?;
-    let provider = Arc::new(default_provider());
     let own = own.chain().first().ok_or(PkiError::NoNode)?;
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca)?), provider)
-        .build()
-        .map_err(|error| PkiError::Tls(Error::General(error.to_string())))?
-        .verify_server_cert(own, &[], &server_name(), &[], UnixTime::now())?;
+    verifier_of(ca)?.verify_server_cert(own, &[], &server_name(), &[], UnixTime::now())?;
     Ok(())
 }
 
@@ -97,57 +88,30 @@ fn roots(ca: &CertificateDer<'static>) -> Result<RootCertStore, Error> {
 
 /// Trusts the CA with one fingerprint, which the server must send.
 #[derive(Debug)]
-struct Pinned {
-    ca: Digest,
-    provider: Arc<CryptoProvider>,
-}
+struct Pinned(Digest);
 
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
+impl Decide for Pinned {
+    fn decide(
         &self,
-        end_entity: &CertificateDer<'_>,
+        own: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        name: &ServerName<'_>,
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<(), Error> {
         let ca = intermediates
             .iter()
-            .find(|certificate| fingerprint(certificate) == self.ca)
+            .find(|certificate| fingerprint(certificate) == self.0)
             .ok_or(CertificateError::UnknownIssuer)?;
-        let roots = roots(&ca.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        verifier_of(&ca.clone().into_owned())?
+            .verify_server_cert(own, intermediates, name, &[], now)?;
+        Ok(())
     }
+}
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not supported".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+/// Accepts servers whose certificate this CA has issued.
+fn verifier_of(ca: &CertificateDer<'static>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    let provider = Arc::new(default_provider());
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca)?), provider)
+        .build()
+        .map_err(|error| Error::General(error.to_string()))
 }

@@ -30,17 +30,17 @@ fn a_damaged_ca_is_an_error_that_names_the_file_and_is_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     Authority::open(dir.path()).unwrap();
     let path = dir.path().join("ca.key");
-    let whole = std::fs::read_to_string(&path).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
     let other = tempfile::tempdir().unwrap();
     Authority::open(other.path()).unwrap();
     let others = std::fs::read_to_string(other.path().join("ca.key")).unwrap();
-    let key_end = whole.find("-----BEGIN CERT").unwrap();
+    let key_end = text.find("-----BEGIN CERT").unwrap();
     let others_key = &others[..others.find("-----BEGIN CERT").unwrap()];
     for broken in [
         String::new(),
-        whole[..key_end].to_owned(),
-        whole[key_end..].to_owned(),
-        format!("{others_key}{}", &whole[key_end..]),
+        text[..key_end].to_owned(),
+        text[key_end..].to_owned(),
+        format!("{others_key}{}", &text[key_end..]),
     ] {
         std::fs::write(&path, &broken).unwrap();
         let error = Authority::open(dir.path()).unwrap_err();

@@ -10,7 +10,7 @@ use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection};
 use waifud_pki::{
     Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates, client_config, join_config,
     server_config, server_name,
@@ -30,28 +30,29 @@ fn shake(
     let mut server = ServerConnection::new(server).unwrap();
     let mut client = ClientConnection::new(client, name).unwrap();
     for _ in 0..8 {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        let mut rest = wire.as_slice();
-        while !rest.is_empty() {
-            server.read_tls(&mut rest).unwrap();
-            server.process_new_packets()?;
-        }
-        let mut wire = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut rest = wire.as_slice();
-        while !rest.is_empty() {
-            client.read_tls(&mut rest).unwrap();
-            client.process_new_packets()?;
-        }
+        transfer(&mut client, &mut server)?;
+        transfer(&mut server, &mut client)?;
     }
     assert!(!server.is_handshaking() && !client.is_handshaking());
     assert_eq!(server.alpn_protocol(), Some(b"http/1.1".as_slice()));
     Ok(server.peer_certificates().unwrap_or_default().to_vec())
+}
+
+/// Passes all pending records of one side to the other.
+fn transfer<A, B>(
+    from: &mut ConnectionCommon<A>,
+    to: &mut ConnectionCommon<B>,
+) -> Result<(), rustls::Error> {
+    let mut wire = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut wire).unwrap();
+    }
+    let mut rest = wire.as_slice();
+    while !rest.is_empty() {
+        to.read_tls(&mut rest).unwrap();
+        to.process_new_packets()?;
+    }
+    Ok(())
 }
 
 fn server(ca: &Authority) -> Arc<ServerConfig> {
@@ -127,7 +128,7 @@ fn certificates_of_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let ca = Authority::open(dir.path()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let foreign = Authority::generate().unwrap();
+    let other = Authority::generate().unwrap();
     let node_key = NodeKey::generate().unwrap();
 
     let good = signed_by_hand(dir.path(), &key, |_| {});
@@ -151,9 +152,9 @@ fn certificates_of_others_are_refused() {
         .pem();
     shown(&own).unwrap_err();
 
-    let elsewhere = issued(&foreign, &node_key, node_id());
-    let stranger = client(&ca, &node_key.to_pem(), &elsewhere);
-    shake(server(&ca), stranger, server_name()).unwrap_err();
+    let elsewhere = issued(&other, &node_key, node_id());
+    let foreign = client(&ca, &node_key.to_pem(), &elsewhere);
+    shake(server(&ca), foreign, server_name()).unwrap_err();
 }
 
 #[test]

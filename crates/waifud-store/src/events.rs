@@ -117,17 +117,13 @@ impl ReadTx<'_> {
             "SELECT * FROM events WHERE revision > :after AND {} ORDER BY revision LIMIT :limit",
             filter.condition()
         ))?;
-        let mut rows = statement.query(named_params! {
+        let rows = statement.query(named_params! {
             ":after": to_i64(after),
             ":object": filter.object,
             ":type": filter.object_type,
             ":limit": limit,
         })?;
-        let mut events = Vec::new();
-        while let Some(row) = rows.next()? {
-            events.push(self.event(row)?);
-        }
-        Ok(events)
+        self.collect_events(rows)
     }
 
     /// The newest `limit` events that match, oldest first.
@@ -140,15 +136,12 @@ impl ReadTx<'_> {
             "SELECT * FROM events WHERE {} ORDER BY revision DESC LIMIT :limit",
             filter.condition()
         ))?;
-        let mut rows = statement.query(named_params! {
+        let rows = statement.query(named_params! {
             ":object": filter.object,
             ":type": filter.object_type,
             ":limit": limit,
         })?;
-        let mut events = Vec::new();
-        while let Some(row) = rows.next()? {
-            events.push(self.event(row)?);
-        }
+        let mut events = self.collect_events(rows)?;
         events.reverse();
         Ok(events)
     }
@@ -158,11 +151,8 @@ impl ReadTx<'_> {
         let mut statement = self.conn.prepare_cached(
             "SELECT * FROM events WHERE object_id = ?1 ORDER BY revision DESC LIMIT ?2",
         )?;
-        let mut rows = statement.query((object_id, limit))?;
-        let mut events = Vec::new();
-        while let Some(row) = rows.next()? {
-            events.push(self.event(row)?);
-        }
+        let rows = statement.query((object_id, limit))?;
+        let mut events = self.collect_events(rows)?;
         events.reverse();
         Ok(events)
     }
@@ -182,6 +172,14 @@ impl ReadTx<'_> {
             Some(oldest) => Ok(oldest.saturating_sub(1)),
             None => self.newest_event(),
         }
+    }
+
+    fn collect_events(&self, mut rows: rusqlite::Rows<'_>) -> Result<Vec<Event>, StoreError> {
+        let mut events = Vec::new();
+        while let Some(row) = rows.next()? {
+            events.push(self.event(row)?);
+        }
+        Ok(events)
     }
 
     fn event(&self, row: &Row<'_>) -> Result<Event, StoreError> {

@@ -120,11 +120,7 @@ impl WriteTx<'_> {
 
     /// Deletes a token; false if it does not exist.
     pub fn delete_join_token(&mut self, id: &str) -> Result<bool, StoreError> {
-        let gone = self
-            .conn
-            .prepare_cached("DELETE FROM join_tokens WHERE id = ?1")?
-            .execute([id])?;
-        Ok(gone > 0)
+        self.delete("DELETE FROM join_tokens WHERE id = ?1", id)
     }
 
     /// Sets the only key of the node.

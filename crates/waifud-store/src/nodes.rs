@@ -164,12 +164,8 @@ impl WriteTx<'_> {
         name: &Name,
         revision: Revision,
     ) -> Result<(), StoreError> {
-        self.conn
-            .prepare_cached("UPDATE nodes SET name = ?2, slice_revision = ?3 WHERE id = ?1")?
-            .execute((node16(&id), name.as_str(), to_i64(revision.number)))
-            .map_err(|e| taken(e, &[("nodes.name", Taken::NodeName)]))?;
-        self.touch(Topic::Node(id));
-        Ok(())
+        let sql = "UPDATE nodes SET name = ?2, slice_revision = ?3 WHERE id = ?1";
+        self.set_unique(id, sql, name.as_str(), revision)
     }
 
     /// Changes the subnet of the node. `revision` is that of the event about this change.
@@ -179,10 +175,30 @@ impl WriteTx<'_> {
         subnet: Ipv4Net,
         revision: Revision,
     ) -> Result<(), StoreError> {
+        let sql = "UPDATE nodes SET subnet = ?2, slice_revision = ?3 WHERE id = ?1";
+        self.set_unique(id, sql, &subnet.to_string(), revision)
+    }
+
+    /// Sets the name or the subnet of a node and notifies its watch.
+    fn set_unique(
+        &mut self,
+        id: NodeId,
+        sql: &str,
+        value: &str,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
         self.conn
-            .prepare_cached("UPDATE nodes SET subnet = ?2, slice_revision = ?3 WHERE id = ?1")?
-            .execute((node16(&id), subnet.to_string(), to_i64(revision.number)))
-            .map_err(|e| taken(e, &[("nodes.subnet", Taken::Subnet)]))?;
+            .prepare_cached(sql)?
+            .execute((node16(&id), value, to_i64(revision.number)))
+            .map_err(|e| {
+                taken(
+                    e,
+                    &[
+                        ("nodes.name", Taken::NodeName),
+                        ("nodes.subnet", Taken::Subnet),
+                    ],
+                )
+            })?;
         self.touch(Topic::Node(id));
         Ok(())
     }

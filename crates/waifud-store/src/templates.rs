@@ -191,10 +191,6 @@ impl WriteTx<'_> {
 
     /// Deletes a template; its instances are kept. False if it does not exist.
     pub fn remove_template(&mut self, name: &str) -> Result<bool, StoreError> {
-        let removed = self
-            .conn
-            .prepare_cached("DELETE FROM templates WHERE name = ?1")?
-            .execute([name])?;
-        Ok(removed > 0)
+        self.delete("DELETE FROM templates WHERE name = ?1", name)
     }
 }

@@ -90,11 +90,7 @@ impl WriteTx<'_> {
 
     /// Deletes a token. False if it does not exist.
     pub fn remove_token(&mut self, name: &str) -> Result<bool, StoreError> {
-        let removed = self
-            .conn
-            .prepare_cached("DELETE FROM tokens WHERE name = ?1")?
-            .execute([name])?;
-        Ok(removed > 0)
+        self.delete("DELETE FROM tokens WHERE name = ?1", name)
     }
 }
 

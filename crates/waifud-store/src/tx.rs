@@ -74,6 +74,11 @@ impl<'c> WriteTx<'c> {
         }
     }
 
+    /// Runs a statement that deletes the row with this key. False if there is none.
+    pub(crate) fn delete(&mut self, sql: &str, key: &str) -> Result<bool, StoreError> {
+        Ok(self.conn.prepare_cached(sql)?.execute([key])? > 0)
+    }
+
     pub(crate) fn advance(&mut self, newest: u64) {
         self.newest = newest;
     }

@@ -77,7 +77,7 @@ enum Step {
         which: usize,
     },
     /// A change that does not affect capacities.
-    Tell,
+    Unrelated,
 }
 
 fn step() -> impl Strategy<Value = (Step, bool)> {
@@ -93,7 +93,7 @@ fn step() -> impl Strategy<Value = (Step, bool)> {
         (0_usize..20, 1_u64..9).prop_map(|(which, gib)| Step::Resize { which, gib }),
         (0_usize..20, 1_u64..9).prop_map(|(which, gib)| Step::Grow { which, gib }),
         (0_usize..20).prop_map(|which| Step::Remove { which }),
-        Just(Step::Tell),
+        Just(Step::Unrelated),
     ];
     (step, prop::bool::weighted(0.2))
 }
@@ -181,8 +181,8 @@ fn carry_out(
                 tx.remove_instance(instance_id(number))?;
             }
         }
-        Step::Tell => {
-            tx.emit(&common::event("told"))?;
+        Step::Unrelated => {
+            tx.emit(&common::event("unmanaged"))?;
         }
     }
     Ok(there)
@@ -260,7 +260,7 @@ async fn other_changes_do_not_cause_capacities_to_be_read_again() {
         .unwrap();
     let (first, _) = both(&store).await;
     store
-        .write(common::note("told".to_owned(), false))
+        .write(common::note("unmanaged".to_owned(), false))
         .await
         .unwrap();
     store
@@ -297,7 +297,7 @@ async fn unmanaged_objects_are_read_only_on_request() {
          "addresses": ["10.144.1.2"]},
     ]))
     .unwrap();
-    let told = things.clone();
+    let unmanaged = things.clone();
     let row = store
         .write(move |tx| {
             let revision = tx.emit(&common::event("alder"))?;
@@ -309,8 +309,8 @@ async fn unmanaged_objects_are_read_only_on_request() {
                 at: Timestamp::UNIX_EPOCH,
             };
             tx.insert_node(&new, revision)?;
-            tx.set_node_unmanaged(node_id(1), &told)?;
-            assert_eq!(tx.unmanaged_on(node_id(1))?, told);
+            tx.set_node_unmanaged(node_id(1), &unmanaged)?;
+            assert_eq!(tx.unmanaged_on(node_id(1))?, unmanaged);
             tx.node(node_id(1))
         })
         .await

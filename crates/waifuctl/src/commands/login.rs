@@ -146,7 +146,7 @@ async fn peek(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failur
             .cause(cause)
             .hint("check `listen` in its /etc/waifud/waifud.toml, and firewalls in between")
     };
-    let (config, shown) = waifud_pki::look_config()
+    let (config, presented) = waifud_pki::peek_config()
         .map_err(|e| Failure::internal("tls", "cannot set up TLS").cause(&e))?;
     let name = ServerName::try_from(server.host().to_owned()).map_err(|e| unreachable(&e))?;
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
@@ -163,7 +163,7 @@ async fn peek(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failur
         Ok(Err(error)) => return Err(unreachable(&error)),
         Ok(Ok(())) => {}
     }
-    let chain = shown.chain();
+    let chain = presented.chain();
     if chain.is_empty() {
         return Err(no_certificate(server));
     }
