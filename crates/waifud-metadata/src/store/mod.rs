@@ -82,7 +82,8 @@ pub mod conformance {
         Assignment, BundleStore, Bytes, Digest, InstanceId, StateStore, StoreError, Tunnel,
     };
 
-    fn assignment(last: u8) -> Assignment {
+    /// A minimal assignment, which differs by `last`.
+    pub fn assignment(last: u8) -> Assignment {
         Assignment {
             #[expect(clippy::unwrap_used, reason = "a name of this file")]
             name: "web".parse().unwrap(),

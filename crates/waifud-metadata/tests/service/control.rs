@@ -13,15 +13,15 @@ use waifud_api::{
     MetadatadClient, MetadatadError,
     metadatad::{Assignment, Held, Observed, Tunnel},
 };
-use waifud_cloudinit::{Tokens, digest_of};
+use waifud_cloudinit::digest_of;
 use waifud_metadata::{
-    ControlSocket, DiskStore, FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts,
-    StateStore, StoreError, system_clock,
+    ControlSocket, DiskStore, FakeStore, GuestLimits, MetadataService, Parts,
+    StateStore, StoreError,
 };
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::PrivateKey;
 
-use crate::fixture::{A, B, Fixture, Guest, PATIENCE};
+use crate::fixture::{parts, A, B, Fixture, Guest, PATIENCE};
 
 struct Agent {
     fixture: Fixture,
@@ -363,13 +363,8 @@ async fn a_change_is_complete_even_if_its_caller_disconnects() {
         go_on: Semaphore::new(0),
     });
     let service = MetadataService::start(Parts {
-        bundles: Arc::new(disk.clone()),
         state: Arc::<Slow>::clone(&slow),
-        tunnel: Arc::new(FakeTunnel::default()),
-        tokens: Tokens::new(&[7; 32]),
-        limits: GuestLimits::default(),
-        clock: system_clock,
-        stop: CancellationToken::new(),
+        ..parts(disk.clone(), disk.clone())
     })
     .await
     .unwrap();

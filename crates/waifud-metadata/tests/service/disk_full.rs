@@ -9,22 +9,9 @@ use std::path::Path;
 use bytes::Bytes;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use waifud_api::agent::BundleRef;
-use waifud_api::metadatad::Assignment;
+use waifud_metadata::conformance::assignment;
 use waifud_metadata::{BundleStore, DiskStore, StateStore};
-use waifud_types::{Digest, InstanceId, Secret};
-
-fn assignment(last: u8) -> Assignment {
-    Assignment {
-        name: "web".parse().unwrap(),
-        address: [10, 0, 0, last].into(),
-        bundle: BundleRef {
-            digest: Digest::from_bytes([last; 32]),
-            key: Secret::new("key".to_owned()),
-            size_bytes: 3,
-        },
-    }
-}
+use waifud_types::{Digest, InstanceId};
 
 /// A small filesystem that is only visible to this thread and the threads that it starts.
 fn mounted(at: &Path) {

@@ -20,7 +20,8 @@ use waifud_cloudinit::{
     SEAL_ENTROPY, SealedBundle, Source, Tokens, VendorOptions, instance_id, render, seal,
 };
 use waifud_metadata::{
-    FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts, serve_guests, system_clock,
+    BundleStore, FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts, StateStore, serve_guests,
+    system_clock,
 };
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::fake::{FakeDialer, listener};
@@ -91,6 +92,31 @@ impl Guest {
     }
 }
 
+/// Puts the guest's bundle and its assignment.
+pub async fn admit(service: &MetadataService, guest: &Guest) {
+    service
+        .put_bundle(guest.sealed.digest, guest.sealed.ciphertext.clone().into())
+        .await
+        .unwrap();
+    service
+        .put_instance(guest.id, guest.assignment.clone())
+        .await
+        .unwrap();
+}
+
+/// The parts of a service on these stores, with a fake tunnel and default limits.
+pub fn parts(bundles: impl BundleStore + 'static, state: impl StateStore + 'static) -> Parts {
+    Parts {
+        bundles: Arc::new(bundles),
+        state: Arc::new(state),
+        tunnel: Arc::new(FakeTunnel::default()),
+        tokens: Tokens::new(&[7; 32]),
+        limits: GuestLimits::default(),
+        clock: system_clock,
+        stop: CancellationToken::new(),
+    }
+}
+
 pub struct Fixture {
     pub service: Arc<MetadataService>,
     pub tunnel: Arc<FakeTunnel>,
@@ -105,13 +131,10 @@ impl Fixture {
         let stop = CancellationToken::new();
         let tunnel = Arc::new(FakeTunnel::default());
         let service = MetadataService::start(Parts {
-            bundles: Arc::new(store.clone()),
-            state: Arc::new(store),
             tunnel: Arc::<FakeTunnel>::clone(&tunnel),
-            tokens: Tokens::new(&[7; 32]),
             limits,
-            clock: system_clock,
             stop: stop.clone(),
+            ..parts(store.clone(), store)
         })
         .await
         .unwrap();
@@ -136,15 +159,7 @@ impl Fixture {
     }
 
     pub async fn admit(&self, guest: &Guest) {
-        let ciphertext = guest.sealed.ciphertext.clone().into();
-        self.service
-            .put_bundle(guest.sealed.digest, ciphertext)
-            .await
-            .unwrap();
-        self.service
-            .put_instance(guest.id, guest.assignment.clone())
-            .await
-            .unwrap();
+        admit(&self.service, guest).await;
     }
 
     pub fn connect(&self, from: Ipv4Addr) -> DuplexStream {

@@ -4,17 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
 use waifud_api::metadatad::Tunnel;
-use waifud_cloudinit::Tokens;
 use waifud_metadata::{
-    BundleStore, ControlError, DiskStore, FakeStore, FakeTunnel, GuestLimits, MetadataService,
-    Parts, StoreError, system_clock,
+    BundleStore, ControlError, DiskStore, FakeStore, GuestLimits, MetadataService, StoreError,
 };
 use waifud_types::Digest;
 use waifud_wireguard::PrivateKey;
 
-use crate::fixture::{A, B, Fixture, Guest};
+use crate::fixture::{A, B, Fixture, Guest, admit, parts};
 
 const USER_DATA: &str = "/openstack/latest/user_data";
 
@@ -86,18 +83,10 @@ async fn edited_user_data_is_served_at_the_next_request_and_the_old_bundle_remov
 }
 
 async fn on_disk(root: &std::path::Path) -> Arc<MetadataService> {
-    let store = Arc::new(DiskStore::open(root).unwrap());
-    MetadataService::start(Parts {
-        bundles: Arc::<DiskStore>::clone(&store),
-        state: store,
-        tunnel: Arc::new(FakeTunnel::default()),
-        tokens: Tokens::new(&[7; 32]),
-        limits: GuestLimits::default(),
-        clock: system_clock,
-        stop: CancellationToken::new(),
-    })
-    .await
-    .unwrap()
+    let store = DiskStore::open(root).unwrap();
+    MetadataService::start(parts(store.clone(), store))
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -106,15 +95,7 @@ async fn a_damaged_bundle_is_not_served_and_putting_it_again_repairs_it() {
     let (a, b) = (Guest::new("a", A), Guest::new("b", B));
     let service = on_disk(root.path()).await;
     for guest in [&a, &b] {
-        let ciphertext = guest.sealed.ciphertext.clone().into();
-        service
-            .put_bundle(guest.sealed.digest, ciphertext)
-            .await
-            .unwrap();
-        service
-            .put_instance(guest.id, guest.assignment.clone())
-            .await
-            .unwrap();
+        admit(&service, guest).await;
     }
     drop(service);
     let file = root.path().join("bundles").join(a.sealed.digest.hex());
@@ -126,15 +107,7 @@ async fn a_damaged_bundle_is_not_served_and_putting_it_again_repairs_it() {
     assert_eq!(held.iter().map(|held| held.id).collect::<Vec<_>>(), [b.id]);
     let again = service.put_instance(a.id, a.assignment.clone()).await;
     assert!(matches!(again, Err(ControlError::BundleMissing { .. })));
-    let ciphertext = a.sealed.ciphertext.clone().into();
-    service
-        .put_bundle(a.sealed.digest, ciphertext)
-        .await
-        .unwrap();
-    service
-        .put_instance(a.id, a.assignment.clone())
-        .await
-        .unwrap();
+    admit(&service, &a).await;
     assert_eq!(service.status().await.instances.len(), 2);
     let seen = service.observations(0, Duration::ZERO).await;
     assert!(seen.items.is_empty());
@@ -172,15 +145,7 @@ async fn a_bundle_that_was_unreadable_at_one_start_is_served_after_the_next() {
     let before = Fixture::on(store.clone(), GuestLimits::default()).await;
     before.admit(&a).await;
     drop(before);
-    let parts = Parts {
-        bundles: Arc::new(Unreadable(store.clone())),
-        state: Arc::new(store.clone()),
-        tunnel: Arc::new(FakeTunnel::default()),
-        tokens: Tokens::new(&[7; 32]),
-        limits: GuestLimits::default(),
-        clock: system_clock,
-        stop: CancellationToken::new(),
-    };
+    let parts = parts(Unreadable(store.clone()), store.clone());
     let blind = MetadataService::start(parts).await.unwrap();
     assert!(blind.status().await.instances.is_empty());
     drop(blind);

@@ -17,14 +17,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waifud_api::metadatad::Tunnel;
-use waifud_cloudinit::Tokens;
 use waifud_metadata::{
-    DiskStore, GuestLimits, MetadataService, Parts, WireguardEnd, serve_guests, system_clock,
+    DiskStore, MetadataService, Parts, WireguardEnd, serve_guests,
 };
 use waifud_wireguard::{ServerConfig, StackLimits, TunnelServer};
 
 use crate::{
-    fixture::{Guest, status},
+    fixture::{Guest, parts, status},
     kit::{World, guest_address},
 };
 
@@ -38,18 +37,14 @@ const PROMPT: Duration = Duration::from_secs(10);
 pub fn start(world: &World, root: &Path) -> (Arc<MetadataService>, CancellationToken) {
     let (root, key) = (root.to_owned(), world.server_key.clone());
     world.node.run(move || async move {
-        let store = Arc::new(DiskStore::open(&root).unwrap());
+        let store = DiskStore::open(&root).unwrap();
         let public_key = key.public_key();
         let (server, listener) = TunnelServer::start(ServerConfig::new(key)).unwrap();
         let stop = CancellationToken::new();
         let service = MetadataService::start(Parts {
-            bundles: Arc::<DiskStore>::clone(&store),
-            state: store,
             tunnel: Arc::new(WireguardEnd::new(server, public_key)),
-            tokens: Tokens::new(&[7; 32]),
-            limits: GuestLimits::default(),
-            clock: system_clock,
             stop: stop.clone(),
+            ..parts(store.clone(), store)
         })
         .await
         .unwrap();
