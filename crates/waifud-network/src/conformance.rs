@@ -149,7 +149,10 @@ pub async fn every_port_and_no_other_is_observed(network: &dyn GuestNetwork, sta
 }
 
 /// Our own subnet is not reported as something that the host already routes; our bridge is one of its bridges.
-pub async fn own_bridge_and_subnet_are_not_host_facts(network: &dyn GuestNetwork, state: &NetworkState) {
+pub async fn own_bridge_and_subnet_are_not_host_facts(
+    network: &dyn GuestNetwork,
+    state: &NetworkState,
+) {
     network.ensure(state).await.unwrap();
     let facts = network.host_facts().await.unwrap();
     assert!(!facts.routes.contains(&state.subnet), "{:?}", facts.routes);

@@ -7,9 +7,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{
-    CertificateError, ClientConfig, Error, RootCertStore, ServerConfig, version::TLS13,
-};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig, version::TLS13};
 use waifud_types::Digest;
 
 use crate::verifier::{Decide, config_with};
@@ -102,8 +100,13 @@ impl Decide for Pinned {
             .iter()
             .find(|certificate| fingerprint(certificate) == self.0)
             .ok_or(CertificateError::UnknownIssuer)?;
-        verifier_of(&ca.clone().into_owned())?
-            .verify_server_cert(own, intermediates, name, &[], now)?;
+        verifier_of(&ca.clone().into_owned())?.verify_server_cert(
+            own,
+            intermediates,
+            name,
+            &[],
+            now,
+        )?;
         Ok(())
     }
 }

@@ -15,13 +15,13 @@ use waifud_api::{
 };
 use waifud_cloudinit::digest_of;
 use waifud_metadata::{
-    ControlSocket, DiskStore, FakeStore, GuestLimits, MetadataService, Parts,
-    StateStore, StoreError,
+    ControlSocket, DiskStore, FakeStore, GuestLimits, MetadataService, Parts, StateStore,
+    StoreError,
 };
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::PrivateKey;
 
-use crate::fixture::{parts, A, B, Fixture, Guest, PATIENCE};
+use crate::fixture::{A, B, Fixture, Guest, PATIENCE, parts};
 
 struct Agent {
     fixture: Fixture,

@@ -20,8 +20,8 @@ use waifud_cloudinit::{
     SEAL_ENTROPY, SealedBundle, Source, Tokens, VendorOptions, instance_id, render, seal,
 };
 use waifud_metadata::{
-    BundleStore, FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts, StateStore, serve_guests,
-    system_clock,
+    BundleStore, FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts, StateStore,
+    serve_guests, system_clock,
 };
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::fake::{FakeDialer, listener};

@@ -17,9 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waifud_api::metadatad::Tunnel;
-use waifud_metadata::{
-    DiskStore, MetadataService, Parts, WireguardEnd, serve_guests,
-};
+use waifud_metadata::{DiskStore, MetadataService, Parts, WireguardEnd, serve_guests};
 use waifud_wireguard::{ServerConfig, StackLimits, TunnelServer};
 
 use crate::{

@@ -270,7 +270,16 @@ mod tests {
         let (_state, files) = state();
         let (_dir, path) = packed(&files);
         let complete = fs::read(&path).unwrap();
-        for cut in [0, 1, 512, 1024, 2000, 100_000, 700_000, complete.len() - 2048] {
+        for cut in [
+            0,
+            1,
+            512,
+            1024,
+            2000,
+            100_000,
+            700_000,
+            complete.len() - 2048,
+        ] {
             fs::write(&path, &complete[..cut]).unwrap();
             let to = tempfile::tempdir().unwrap();
             assert!(
