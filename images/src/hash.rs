@@ -41,12 +41,11 @@ mod tests {
 
     #[test]
     fn the_digest_of_a_file_is_its_sha_256() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("abc");
-        std::fs::write(&path, "abc").unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc").unwrap();
         // FIPS 180-4, example of one block.
         assert_eq!(
-            of_file(&path).unwrap(),
+            of_file(file.path()).unwrap(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }

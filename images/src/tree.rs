@@ -102,32 +102,38 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
+
+    /// An empty tree, and the path of a file outside it.
+    fn new_tree() -> (TempDir, Tree, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let outside = dir.path().join("host-file");
+        (dir, Tree::new(&root), outside)
+    }
 
     #[test]
     fn a_link_in_the_guest_is_replaced_and_never_written_through() {
-        let dir = tempfile::tempdir().unwrap();
-        let host = dir.path().join("host-file");
+        let (dir, tree, host) = new_tree();
         fs::write(&host, "host").unwrap();
-        let root = dir.path().join("root");
-        fs::create_dir(&root).unwrap();
-        let tree = Tree::new(&root);
         tree.link("etc/resolv.conf", host.to_str().unwrap())
             .unwrap();
         tree.file("etc/resolv.conf", 0o644, "guest").unwrap();
         assert_eq!(fs::read_to_string(&host).unwrap(), "host");
         assert_eq!(
-            fs::read_to_string(root.join("etc/resolv.conf")).unwrap(),
+            fs::read_to_string(dir.path().join("root/etc/resolv.conf")).unwrap(),
             "guest"
         );
     }
 
     #[test]
     fn paths_outside_the_tree_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::new(dir.path());
+        let (dir, tree, _) = new_tree();
         assert!(tree.file("../x", 0o644, "").is_err());
-        symlink("/etc", dir.path().join("out")).unwrap();
+        symlink("/etc", dir.path().join("root/out")).unwrap();
         assert!(tree.file("out/waifud-test", 0o644, "").is_err());
         assert!(!Path::new("/etc/waifud-test").exists());
     }

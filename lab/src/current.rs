@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
 
-use crate::{Lab, guard};
+use crate::{Lab, guard, stale};
 
 /// `$XDG_RUNTIME_DIR/waifud-lab-current`, else the same in the temporary directory.
 pub fn place() -> PathBuf {
@@ -65,22 +65,24 @@ pub fn set(place: &Path, lab: &Lab) -> Result<()> {
 /// # Errors
 /// The file exists and cannot be removed.
 pub fn clear(place: &Path) -> Result<()> {
-    match fs::remove_file(place) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", place.display()))
-        }
-        _ => Ok(()),
-    }
+    stale::removed(fs::remove_file(place), place)
 }
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
+
+    fn new_place() -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("current");
+        (directory, place)
+    }
 
     #[test]
     fn there_is_no_current_lab_without_a_file_or_when_its_lab_is_dead() {
-        let dir_ = tempfile::tempdir().unwrap();
-        let place = dir_.path().join("current");
+        let (_directory, place) = new_place();
         assert!(lab(&place).unwrap().is_none());
         fs::write(&place, "/nonexistent/waifud-lab-1-a\n").unwrap();
         assert!(lab(&place).unwrap().is_none());
@@ -94,8 +96,7 @@ mod tests {
 
     #[test]
     fn a_link_is_not_followed() {
-        let dir_ = tempfile::tempdir().unwrap();
-        let place = dir_.path().join("current");
+        let (_directory, place) = new_place();
         std::os::unix::fs::symlink("/etc/hostname", &place).unwrap();
         assert!(dir(&place).is_err());
     }

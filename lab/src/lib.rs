@@ -60,6 +60,7 @@ mod options;
 mod relay;
 mod services;
 mod spawn;
+pub mod ssh;
 mod stale;
 mod supervisor;
 pub mod testing;

@@ -90,10 +90,18 @@ pub(crate) fn of(node: &NodeSpec, machine: Machine) -> Vec<Service> {
         ));
     }
     if node.daemons {
-        let program = |name: &str| node.bin_dir.join(name).to_string_lossy().into_owned();
-        list.push(Service::new(
+        let daemon = |name: &'static str, config: &str, identity, ready| {
+            let program = node.bin_dir.join(name).to_string_lossy().into_owned();
+            Service::new(
+                name,
+                [program.as_str(), "--config", config],
+                identity,
+                ready,
+            )
+        };
+        list.push(daemon(
             "waifud",
-            [&program("waifud"), "--config", "/etc/waifud/waifud.toml"],
+            "/etc/waifud/waifud.toml",
             Identity {
                 uid: accounts::WAIFUD,
                 gid: accounts::WAIFUD,
@@ -101,13 +109,9 @@ pub(crate) fn of(node: &NodeSpec, machine: Machine) -> Vec<Service> {
             },
             Ready::Socket("/run/waifud/waifud.sock".into()),
         ));
-        list.push(Service::new(
+        list.push(daemon(
             "waifud-metadatad",
-            [
-                &program("waifud-metadatad"),
-                "--config",
-                "/etc/waifud/metadatad.toml",
-            ],
+            "/etc/waifud/metadatad.toml",
             Identity {
                 uid: accounts::METADATA,
                 gid: accounts::METADATA,
@@ -115,13 +119,9 @@ pub(crate) fn of(node: &NodeSpec, machine: Machine) -> Vec<Service> {
             },
             Ready::Socket("/run/waifud-metadata/control.sock".into()),
         ));
-        list.push(Service::new(
+        list.push(daemon(
             "waifud-agentd",
-            [
-                &program("waifud-agentd"),
-                "--config",
-                "/etc/waifud/agentd.toml",
-            ],
+            "/etc/waifud/agentd.toml",
             Identity::ROOT,
             Ready::Started,
         ));

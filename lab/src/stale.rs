@@ -1,6 +1,7 @@
 //! Removes the directories that killed guards left. They are recognized by a lock that no process holds.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,9 +84,14 @@ pub fn remove_stale(base: Option<&Path>) -> Result<Vec<PathBuf>> {
 
 /// Removes a lab's directory, if it exists.
 pub(crate) fn remove(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+    removed(fs::remove_dir_all(dir), dir)
+}
+
+/// The result of a removal, which also succeeds if there was nothing at `path`.
+pub(crate) fn removed(result: io::Result<()>, path: &Path) -> Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
     }

@@ -64,23 +64,16 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Output> {
             bail!("{program} took more than {} s", limit.as_secs());
         }
         let left = PollTimeout::from(u16::try_from(left.as_millis()).unwrap_or(60_000));
+        let reading = |open| {
+            if open {
+                PollFlags::POLLIN
+            } else {
+                PollFlags::empty()
+            }
+        };
         let mut fds = [
-            PollFd::new(
-                stdout.as_fd(),
-                if out_open {
-                    PollFlags::POLLIN
-                } else {
-                    PollFlags::empty()
-                },
-            ),
-            PollFd::new(
-                stderr.as_fd(),
-                if err_open {
-                    PollFlags::POLLIN
-                } else {
-                    PollFlags::empty()
-                },
-            ),
+            PollFd::new(stdout.as_fd(), reading(out_open)),
+            PollFd::new(stderr.as_fd(), reading(err_open)),
         ];
         if poll(&mut fds, left).is_err() {
             continue;

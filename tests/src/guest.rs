@@ -1,7 +1,7 @@
 //! A running guest, reached over SSH from its node.
 
 use anyhow::Result;
-use waifud_lab::wait;
+use waifud_lab::{ssh, wait};
 
 use crate::World;
 use crate::world::{NODE, SOON};
@@ -21,17 +21,9 @@ impl Guest<'_> {
     pub fn run(&self, script: &str) -> Result<String> {
         let key = self.world.key.to_string_lossy().into_owned();
         let user = format!("root@{}", self.address);
-        let mut argv = vec!["ssh", "-q", "-i", &key];
         // Several guests use the same address one after another, with different host keys.
-        for option in [
-            "BatchMode=yes",
-            "ConnectTimeout=5",
-            "StrictHostKeyChecking=no",
-            "UserKnownHostsFile=/dev/null",
-        ] {
-            argv.extend(["-o", option]);
-        }
-        argv.extend([user.as_str(), "--", script]);
+        let mut argv = ssh::client(&key, None);
+        argv.extend([user, "--".to_owned(), script.to_owned()]);
         wait::run(&mut self.world.lab.command(NODE, argv)?, SOON)
     }
 

@@ -127,18 +127,7 @@ fn of_the_network(world: &World, steady: &mut Steady<'_>) -> Result<()> {
 /// Kills 9 to 11: three daemons while a second guest is created.
 fn during_a_creation<'a>(world: &'a World, steady: &mut Steady<'_>) -> Result<Guest<'a>> {
     let key = world.public_key.display().to_string();
-    let created = world.waifuctl.json(&[
-        "create",
-        "after",
-        "-t",
-        "tiny",
-        "--memory",
-        "128M",
-        "--disk",
-        "1G",
-        "--ssh-key",
-        &key,
-    ])?;
+    let created = world.create("after", &["--ssh-key", &key])?;
     for service in ["waifud", "waifud-agentd", "libvirtd"] {
         kill(world, service)?;
     }

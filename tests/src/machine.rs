@@ -115,6 +115,16 @@ impl<'a> Machine<'a> {
             .with_context(|| format!("on the machine: {script}"))
     }
 
+    /// Runs a shell command whose output must contain `part`.
+    ///
+    /// # Errors
+    /// As [`Machine::run`], and if the output does not contain it.
+    pub fn prints(&self, script: &str, part: &str) -> Result<()> {
+        let output = self.run(script)?;
+        ensure!(output.contains(part), "no {part:?} from {script}: {output}");
+        Ok(())
+    }
+
     /// Runs a shell command that must fail, and returns its output.
     ///
     /// # Errors

@@ -229,10 +229,7 @@ fn over_https(guest: &Guest) -> Result<()> {
         https.token.push('x');
     }
     let refused = unauthenticated.run(&["list", "--json"])?;
-    ensure!(
-        refused.code == 1 && refused.problem()?["status"] == 401,
-        "{refused:?}"
-    );
+    refused.is_problem("status", 401)?;
     Ok(())
 }
 

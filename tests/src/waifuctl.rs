@@ -41,6 +41,25 @@ impl Outcome {
         let line = self.stderr.lines().last().context("nothing on stderr")?;
         serde_json::from_str(line).with_context(|| format!("no problem body: {line}"))
     }
+
+    /// The command was refused, and its standard error contains `part`.
+    pub fn is_refused(&self, part: &str) -> Result<()> {
+        ensure!(
+            self.code == 1 && self.stderr.contains(part),
+            "no refusal with {part:?}: {self:?}"
+        );
+        Ok(())
+    }
+
+    /// The command was refused with a problem body in which `key` has this value.
+    pub fn is_problem(&self, key: &str, value: impl Into<Value>) -> Result<()> {
+        let value = value.into();
+        ensure!(
+            self.code == 1 && self.problem()?[key] == value,
+            "no problem with {key} {value}: {self:?}"
+        );
+        Ok(())
+    }
 }
 
 impl Waifuctl {

@@ -1,14 +1,14 @@
 //! One node in namespaces with everything that waifud needs. The tests of one suite share it.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 use waifud_images::{BuiltImage, Guest as Image};
-use waifud_lab::{Lab, LabOptions, testing, wait};
+use waifud_lab::{Lab, LabOptions, ssh, testing, wait};
 
 use crate::{Guest, Waifuctl};
 
@@ -31,6 +31,26 @@ pub struct World {
     pub key: PathBuf,
     /// The public key, as the machine sees it.
     pub public_key: PathBuf,
+}
+
+/// The arguments that create a small guest: with 128 MiB of memory, unless `more` has another size.
+#[must_use]
+pub fn creation<'a>(template: &'a str, name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let memory: &[&str] = if more.contains(&"--memory") {
+        &[]
+    } else {
+        &["--memory", "128M"]
+    };
+    let always = ["create", name, "-t", template, "--disk", "1G"];
+    [&always[..], memory, more].concat()
+}
+
+/// A file with these contents, and its path as an argument. It is removed when it is dropped.
+pub fn file(contents: &[u8]) -> Result<(NamedTempFile, String)> {
+    let file = NamedTempFile::new()?;
+    std::fs::write(file.path(), contents)?;
+    let path = file.path().display().to_string();
+    Ok((file, path))
 }
 
 static SHARED: OnceLock<Mutex<Option<World>>> = OnceLock::new();
@@ -73,11 +93,7 @@ impl World {
         })?;
         let key = PathBuf::from("/etc/waifud/test-key");
         let private = lab.path_outside(&key);
-        let mut keygen = Command::new("ssh-keygen");
-        keygen
-            .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
-            .arg(&private);
-        wait::run(&mut keygen, SOON)?;
+        ssh::make_key(&private, "test")?;
         // In the lab's directory, which its guard removes: values in a static are never dropped.
         let home = lab.path_outside("/etc/waifud/home");
         std::fs::create_dir(&home)?;
@@ -128,30 +144,9 @@ impl World {
     /// The same, of another template.
     pub fn ready_guest_of(&self, template: &str, name: &str, more: &[&str]) -> Result<Guest<'_>> {
         let key = self.public_key.display().to_string();
-        let memory: &[&str] = if more.contains(&"--memory") {
-            &[]
-        } else {
-            &["--memory", "128M"]
-        };
-        let args = [
-            &[
-                "create",
-                name,
-                "-t",
-                template,
-                "--disk",
-                "1G",
-                "--ssh-key",
-                &key,
-                "--wait",
-                "--timeout",
-                "5m",
-            ],
-            memory,
-            more,
-        ]
-        .concat();
-        let instance = self.waifuctl.json(&args)?;
+        let ready = ["--ssh-key", &key, "--wait", "--timeout", "5m"];
+        let more = [&ready[..], more].concat();
+        let instance = self.waifuctl.json(&creation(template, name, &more))?;
         let address = instance
             .pointer("/status/addresses/0/address")
             .and_then(Value::as_str)
@@ -161,6 +156,11 @@ impl World {
             name: name.to_owned(),
             address: address.to_owned(),
         })
+    }
+
+    /// Requests a small guest of [`TINY`] and does not wait for it.
+    pub fn create(&self, name: &str, more: &[&str]) -> Result<Value> {
+        self.waifuctl.json(&creation(TINY, name, more))
     }
 
     /// Deletes an instance and waits until that is complete.

@@ -23,23 +23,9 @@ fn a_guest_on_the_home_networks_bridge_gets_an_address_and_its_documents() -> Re
             .waifuctl
             .json(&["network", "add", "lan", "--bridge", home::BRIDGE])?;
         let key = world.public_key.display().to_string();
-        world.waifuctl.json(&[
-            "create",
-            NAME,
-            "-t",
-            waifud_tests::world::TINY,
-            "--disk",
-            "1G",
-            "--memory",
-            "128M",
-            "--ssh-key",
-            &key,
-            "--network",
-            "lan",
-            "--wait",
-            "--timeout",
-            "5m",
-        ])?;
+        let on_lan = ["--ssh-key", &key, "--network", "lan"];
+        let waits = ["--wait", "--timeout", "5m"];
+        world.create(NAME, &[&on_lan[..], &waits].concat())?;
         let instance = world.until(NAME, "an address of the home network", |i| {
             observed(i).is_some()
         })?;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::wait;
-use waifud_tests::world::TINY;
+use waifud_tests::world::{TINY, file};
 use waifud_tests::{Guest, World, home, reach};
 
 /// Lines about domains, files, rules and interfaces that contain `needle`.
@@ -106,10 +106,7 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
             ensure!(left.is_empty(), "left behind: {left}");
         }
         let gone = world.waifuctl.run(&["show", "web", "--json"])?;
-        ensure!(
-            gone.code == 1 && gone.problem()?["status"] == 404,
-            "{gone:?}"
-        );
+        gone.is_problem("status", 404)?;
         Ok(())
     })
 }
@@ -117,9 +114,7 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
 #[test]
 fn the_next_boot_reads_user_data_that_was_edited_without_a_re_run() -> Result<()> {
     World::with(|world| {
-        let first = tempfile::NamedTempFile::new()?;
-        std::fs::write(first.path(), "#!/bin/sh\necho first >> /root/ran\n")?;
-        let path = first.path().display().to_string();
+        let (_first, path) = file(b"#!/bin/sh\necho first >> /root/ran\n")?;
         let guest = world.ready_guest("edited", &["--user-data", &path])?;
         guest.run_when_up("grep first /root/ran && grep first /var/lib/cloud/user-data")?;
 
@@ -180,9 +175,7 @@ fn the_next_boot_reads_user_data_that_was_edited_without_a_re_run() -> Result<()
 /// login succeeds.
 fn run_again(guest: &Guest) -> Result<()> {
     let waifuctl = &guest.world.waifuctl;
-    let third = tempfile::NamedTempFile::new()?;
-    std::fs::write(third.path(), "#!/bin/sh\necho third >> /root/ran\n")?;
-    let path = third.path().display().to_string();
+    let (_third, path) = file(b"#!/bin/sh\necho third >> /root/ran\n")?;
     let name = guest.name.as_str();
     waifuctl.json(&["edit", name, "--user-data", &path, "--re-run", "--yes"])?;
     waifuctl.json(&["reboot", name])?;
@@ -196,9 +189,7 @@ fn run_again(guest: &Guest) -> Result<()> {
 #[test]
 fn a_guest_gets_only_its_own_documents_whatever_it_forges() -> Result<()> {
     World::with(|world| {
-        let secret = tempfile::NamedTempFile::new()?;
-        std::fs::write(secret.path(), "#!/bin/sh\n# the-secret-of-victim\n")?;
-        let path = secret.path().display().to_string();
+        let (_secret, path) = file(b"#!/bin/sh\n# the-secret-of-victim\n")?;
         let victim = world.ready_guest("victim", &["--user-data", &path])?;
         world.add_template("by-url", &["--datasource", "nocloud"])?;
         let thief = world.ready_guest_of("by-url", "thief", &[])?;
@@ -283,17 +274,7 @@ fn an_instance_is_deleted_while_it_is_being_created() -> Result<()> {
     World::with(|world| {
         for round in 0..3 {
             let name = format!("hasty{round}");
-            world.waifuctl.json(&[
-                "create",
-                &name,
-                "-t",
-                "tiny",
-                "--memory",
-                "128M",
-                "--disk",
-                "1G",
-                "--no-ssh-key",
-            ])?;
+            world.create(&name, &["--no-ssh-key"])?;
             let id = world.show(&name)?["id"]
                 .as_str()
                 .context("no id")?

@@ -202,17 +202,7 @@ fn without_libvirtd_an_instance_reports_what_it_waits_for_and_continues_when_it_
 -> Result<()> {
     World::with(|world| {
         world.lab.stop("libvirtd")?;
-        let created = world.waifuctl.json(&[
-            "create",
-            "patient",
-            "-t",
-            "tiny",
-            "--memory",
-            "128M",
-            "--disk",
-            "1G",
-            "--no-ssh-key",
-        ])?;
+        let created = world.create("patient", &["--no-ssh-key"])?;
         ensure!(created["status"]["node"] == "alder", "{created}");
         world.until("patient", "a reason that mentions libvirt", |i| {
             let status = &i["status"];

@@ -44,30 +44,27 @@ enum Command {
     /// Show the services of all nodes
     Status,
     /// Restart a service
-    Restart {
-        /// Name of the service in `lab status`
-        service: String,
-    },
+    Restart(ServiceName),
     /// Stop a service until `lab start`
-    Stop {
-        /// Name of the service in `lab status`
-        service: String,
-    },
+    Stop(ServiceName),
     /// Start a stopped service
-    Start {
-        /// Name of the service in `lab status`
-        service: String,
-    },
+    Start(ServiceName),
     /// Send a signal to a service; the lab restarts the service if it ends
     Kill {
-        /// Name of the service in `lab status`
-        service: String,
+        #[command(flatten)]
+        of: ServiceName,
         /// Number or name of the signal, for example TERM
         #[arg(default_value = "KILL")]
         signal: String,
     },
     /// Stop the lab and remove everything that belongs to it
     Down,
+}
+
+#[derive(clap::Args)]
+struct ServiceName {
+    /// Name of the service in `lab status`
+    service: String,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -92,25 +89,28 @@ pub fn run(args: Args) -> Result<()> {
             root::become_root("controlling the lab")?;
             status(&the_lab()?)
         }
-        Command::Restart { service } => {
+        Command::Restart(ServiceName { service }) => {
             root::become_root("controlling the lab")?;
             the_lab()?.restart(&service)?;
             report(&service, "restarted and ready");
             Ok(())
         }
-        Command::Stop { service } => {
+        Command::Stop(ServiceName { service }) => {
             root::become_root("controlling the lab")?;
             the_lab()?.stop(&service)?;
             report(&service, "stopped");
             Ok(())
         }
-        Command::Start { service } => {
+        Command::Start(ServiceName { service }) => {
             root::become_root("controlling the lab")?;
             the_lab()?.start(&service)?;
             report(&service, "started and ready");
             Ok(())
         }
-        Command::Kill { service, signal } => {
+        Command::Kill {
+            of: ServiceName { service },
+            signal,
+        } => {
             root::become_root("controlling the lab")?;
             the_lab()?.kill(&service, parse_signal(&signal)?)?;
             report(

@@ -10,7 +10,9 @@ pub mod metadata;
 mod openapi;
 mod snapshots;
 
-use anyhow::{Result, bail};
+use std::ffi::OsStr;
+
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::cargo;
@@ -92,6 +94,27 @@ pub fn run(args: &Args) -> Result<()> {
         openapi::check(args.bless, args.built)
     });
     phases.finish()
+}
+
+/// The repository's files that match a pattern of git, by their path in it, with their text. Includes new files that git
+/// does not ignore.
+fn texts(pattern: impl AsRef<OsStr>) -> Result<Vec<(String, String)>> {
+    let mut list = std::process::Command::new("git");
+    list.current_dir(cargo::repository())
+        .args(["ls-files", "-z", "--cached", "--others"])
+        .args(["--exclude-standard", "--"])
+        .arg(pattern);
+    let mut texts = Vec::new();
+    for name in cargo::read(&mut list)?.split_terminator('\0') {
+        let path = cargo::repository().join(name);
+        // The removal of a file may not be committed yet.
+        if path.is_file() {
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
+            texts.push((name.to_owned(), text));
+        }
+    }
+    Ok(texts)
 }
 
 /// Fails with all `findings`, one per line, if there are any.

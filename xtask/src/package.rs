@@ -10,7 +10,7 @@ mod deb;
 mod tarball;
 mod tree;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -41,6 +41,18 @@ pub struct Packages {
     pub tarball: PathBuf,
 }
 
+/// What a package is made of.
+#[derive(Clone, Copy)]
+struct Contents<'a> {
+    /// The tree of its files, as below `/`.
+    root: &'a Path,
+    version: &'a str,
+    /// As Debian names it.
+    architecture: &'a str,
+    /// Whether compression is to be fast instead of good.
+    quick: bool,
+}
+
 pub fn run(args: &Args) -> Result<()> {
     packages::ensure("build")?;
     let made = make(args)?;
@@ -66,8 +78,14 @@ fn make(args: &Args) -> Result<Packages> {
     let work = tempfile::Builder::new().prefix("tree-").tempdir_in(&out)?;
     let root = work.path().join("root");
     tree::make(&root, &programs)?;
+    let contents = Contents {
+        root: &root,
+        version: &version,
+        architecture: &architecture,
+        quick: args.dev,
+    };
     Ok(Packages {
-        tarball: tarball::make(&root, &version, &architecture, args.dev, &out)?,
-        deb: deb::make(&root, &version, &architecture, args.dev, &out)?,
+        tarball: tarball::make(contents, &out)?,
+        deb: deb::make(contents, &out)?,
     })
 }

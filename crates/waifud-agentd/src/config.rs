@@ -215,5 +215,14 @@ mod tests {
         default.node = Some("alder".parse().unwrap());
         let shown = parse(&example).unwrap();
         assert_eq!(format!("{shown:?}"), format!("{default:?}"));
+        let section = page
+            .split("\n## ")
+            .find(|text| text.starts_with("agentd.toml\n"))
+            .unwrap();
+        let error = toml::from_str::<PoolConfig>("no-key = 1").unwrap_err();
+        let (_, keys) = error.message().split_once("expected one of ").unwrap();
+        for key in keys.split(", ") {
+            assert!(section.contains(&format!("\n| {key} |")), "{key}");
+        }
     }
 }

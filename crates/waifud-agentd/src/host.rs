@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nix::unistd::{Group, User};
 
 /// Creates a directory and its parents that other users may traverse but not list.
@@ -19,16 +19,9 @@ pub fn ensure_traversable_dir(path: &Path) -> anyhow::Result<()> {
 /// Takes the lock in the state directory. It is held until the returned file is closed.
 pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another waifud-agentd already uses {}", state_dir.display())
-        }
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
+    waifud_kit::filesystem::lock(&path)
+        .with_context(|| format!("cannot lock {}", path.display()))?
+        .with_context(|| format!("another waifud-agentd already uses {}", state_dir.display()))
 }
 
 /// Whether an agent holds the lock. Creates nothing.

@@ -10,10 +10,11 @@
 //! | [`failpoints`] | named points at which tests stop a daemon |
 //! | [`fault_injection`] | scripted failures and hanging calls for fakes |
 //! | [`filesystem`] | size, free space and state of a filesystem, and lock files |
+//! | [`labelled_stream`] | a stream in memory with a value, for fakes of connections |
 //! | [`sha256`] | SHA-256 of bytes, readers and files; hexadecimal text |
 //! | [`sync`] | locking a mutex whatever happened to its last holder |
 //! | [`terminal`] | text from elsewhere made safe for a terminal |
-//! | [`testing`] | skipping a test where the machine cannot run it, and sample texts |
+//! | [`testing`] | skipping a test where the machine cannot run it; sample texts, filesystems and numbers for tests |
 
 pub mod clock;
 pub mod config;
@@ -24,6 +25,8 @@ pub mod failpoints;
 #[cfg(feature = "fault-injection")]
 pub mod fault_injection;
 pub mod filesystem;
+#[cfg(feature = "labelled-stream")]
+pub mod labelled_stream;
 pub mod sha256;
 pub mod sync;
 pub mod terminal;

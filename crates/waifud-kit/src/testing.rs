@@ -1,6 +1,10 @@
-//! Skipping a test where the machine cannot run it (no root, a missing program, no archive), and sample texts.
+//! For tests: skipping where the machine cannot run them (no root, a missing program, no archive), and what several crates
+//! use: sample texts, filesystems, pseudo-random numbers.
 //!
 //! With `WAIFUD_TEST_NO_SKIP=1` a test that would skip fails instead. Any other value, or none, allows skipping.
+
+pub mod new_filesystem;
+pub mod random;
 
 use std::ffi::OsStr;
 use std::io::Write;

@@ -14,10 +14,10 @@ use std::{
 use axum::{
     Json, Router,
     extract::{
-        DefaultBodyLimit, Path as Segment, Query, State,
-        rejection::{PathRejection, QueryRejection},
+        DefaultBodyLimit, FromRequestParts, Path as Segment, Query, State,
+        rejection::QueryRejection,
     },
-    http::{StatusCode, header},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, put},
 };
@@ -26,6 +26,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::net::{UnixListener, UnixStream, unix};
 use tokio_util::sync::CancellationToken;
 use waifud_api::problem::{PROBLEM_JSON, Problem};
+use waifud_types::{Digest, InstanceId};
 
 use crate::{ControlError, MetadataService};
 
@@ -162,38 +163,35 @@ async fn put_tunnel(State(service): Service, body: Bytes) -> Result<Response, Re
 
 async fn put_bundle(
     State(service): Service,
-    digest: Result<Segment<String>, PathRejection>,
+    Named(digest): Named<Digest>,
     body: Bytes,
 ) -> Result<StatusCode, Refused> {
-    let digest = segment(digest)?;
     to_its_end(async move { service.put_bundle(digest, body).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn delete_bundle(
     State(service): Service,
-    digest: Result<Segment<String>, PathRejection>,
+    Named(digest): Named<Digest>,
 ) -> Result<StatusCode, Refused> {
-    let digest = segment(digest)?;
     to_its_end(async move { service.delete_bundle(digest).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn put_instance(
     State(service): Service,
-    id: Result<Segment<String>, PathRejection>,
+    Named(id): Named<InstanceId>,
     body: Bytes,
 ) -> Result<StatusCode, Refused> {
-    let (id, assignment) = (segment(id)?, json(&body)?);
+    let assignment = json(&body)?;
     to_its_end(async move { service.put_instance(id, assignment).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn delete_instance(
     State(service): Service,
-    id: Result<Segment<String>, PathRejection>,
+    Named(id): Named<InstanceId>,
 ) -> Result<StatusCode, Refused> {
-    let id = segment(id)?;
     to_its_end(async move { service.delete_instance(id).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -231,12 +229,24 @@ async fn observations(
     Ok(Json(found).into_response())
 }
 
-fn segment<T: std::str::FromStr<Err: std::fmt::Display>>(
-    segment: Result<Segment<String>, PathRejection>,
-) -> Result<T, Refused> {
-    let Segment(text) = segment.map_err(|error| malformed(error.body_text()))?;
-    text.parse()
-        .map_err(|error: T::Err| malformed(error.to_string()))
+/// The object that the path names.
+struct Named<T>(T);
+
+impl<T, S> FromRequestParts<S> for Named<T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+    S: Send + Sync,
+{
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let segment = Segment::<String>::from_request_parts(parts, state).await;
+        let Segment(text) = segment.map_err(|error| malformed(error.body_text()))?;
+        let named = text.parse();
+        named
+            .map(Self)
+            .map_err(|error: T::Err| malformed(error.to_string()))
+    }
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {

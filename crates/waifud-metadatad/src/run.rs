@@ -106,9 +106,9 @@ mod tests {
         for (mut guests, word) in [
             (
                 tokio::spawn(async { panic!("a panic as part of the test") }),
-                "broke",
+                "panicked",
             ),
-            (tokio::spawn(async {}), "by itself"),
+            (tokio::spawn(async {}), "ended unexpectedly"),
         ] {
             let mut agent = forever();
             let outcome = ended(&mut guests, &mut agent);

@@ -8,70 +8,34 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{NOBODY, skip};
+use waifud_kit::testing::new_filesystem::NewFilesystem;
 use waifud_storage::conformance::{self, stage, volume_id};
 use waifud_storage::fake::image_bytes;
 use waifud_storage::reflink::ReflinkPool;
 use waifud_storage::{FilePoolConfig, StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest};
 
-/// Set in the process inside the mount namespace.
-const INSIDE: &str = "WAIFUD_TEST_REFLINK_ON";
-
-fn missing_requirement(tool: &str) -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("it needs root to mount a filesystem".to_owned());
-    }
-    let missing = |tool: &&str| Command::new(tool).arg("--version").output().is_err();
-    let missing = [tool, "qemu-img"].into_iter().find(missing);
-    missing.map(|tool| format!("cannot run {tool}"))
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-/// Runs the test called `name` again with a new filesystem, in a mount namespace that ends with the test. In the inner
-/// process, returns the path of the filesystem.
-fn inside(name: &str, tool: &str, filesystem: &str) -> Option<std::path::PathBuf> {
-    if let Some(path) = std::env::var_os(INSIDE) {
-        return Some(path.into());
-    }
-    if skip(missing_requirement(tool)) {
+/// Runs the test called `name` again in a process with a new filesystem. In that process, returns its path.
+fn inside(name: &str, kind: &str) -> Option<PathBuf> {
+    let disk = NewFilesystem {
+        kind,
+        options: &["-q"],
+        // XFS requires at least 300 MB.
+        bytes: 320 << 20,
+    };
+    let qemu_img = Command::new("qemu-img").arg("--version").output();
+    let without = qemu_img
+        .is_err()
+        .then(|| "qemu-img cannot be run".to_owned());
+    if skip(disk.obstacle().or(without)) {
         return None;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (disk, mount) = (directory.path().join("disk"), directory.path().join("pool"));
-    fs::create_dir(&mount).unwrap();
-    let file = fs::File::create(&disk).unwrap();
-    // XFS requires at least 300 MB. The file is sparse.
-    file.set_len(320 << 20).unwrap();
-    run(tool, &["-q", disk.to_str().unwrap()]);
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--"])
-        .args(["/bin/sh", "-c"])
-        // Positional parameters, so that no name is interpreted by the shell.
-        .arg("mount -t \"$1\" -o loop \"$2\" \"$3\" && shift 3 && exec \"$@\"")
-        .arg("sh")
-        .arg(filesystem)
-        .arg(&disk)
-        .arg(&mount)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, &mount)
-        .status()
-        .unwrap();
-    assert!(status.success(), "on {filesystem}: {status}");
-    None
+    disk.run_again(name, directory.path()).unwrap()
 }
 
 fn config(path: &Path) -> FilePoolConfig {
@@ -155,7 +119,8 @@ fn packed(path: &Path, size: u64, full: usize, options: &[&str]) -> (Vec<u8>, Di
     let mut arguments = vec!["convert", "-f", "raw", "-O", "qcow2"];
     arguments.extend(options);
     arguments.extend([from, to]);
-    run("qemu-img", &arguments);
+    let packed = Command::new("qemu-img").args(&arguments).status().unwrap();
+    assert!(packed.success(), "{packed}");
     let bytes = fs::read(&qcow2).unwrap();
     fs::remove_file(raw).unwrap();
     let image = Digest::of(&bytes);
@@ -173,7 +138,7 @@ fn has_the_pattern(volume: &Path) -> bool {
 #[tokio::test]
 async fn the_reflink_pool_passes_the_conformance_tests_on_btrfs() {
     let name = "the_reflink_pool_passes_the_conformance_tests_on_btrfs";
-    if let Some(path) = inside(name, "mkfs.btrfs", "btrfs") {
+    if let Some(path) = inside(name, "btrfs") {
         check_pool(&path).await;
     }
 }
@@ -181,7 +146,7 @@ async fn the_reflink_pool_passes_the_conformance_tests_on_btrfs() {
 #[tokio::test]
 async fn the_reflink_pool_passes_the_conformance_tests_on_xfs() {
     let name = "the_reflink_pool_passes_the_conformance_tests_on_xfs";
-    if let Some(path) = inside(name, "mkfs.xfs", "xfs") {
+    if let Some(path) = inside(name, "xfs") {
         check_pool(&path).await;
     }
 }
@@ -189,7 +154,7 @@ async fn the_reflink_pool_passes_the_conformance_tests_on_xfs() {
 #[tokio::test]
 async fn the_error_for_a_filesystem_without_reflinks_names_the_alternatives() {
     let name = "the_error_for_a_filesystem_without_reflinks_names_the_alternatives";
-    if let Some(path) = inside(name, "mkfs.ext4", "ext4") {
+    if let Some(path) = inside(name, "ext4") {
         let refused = ReflinkPool::open(config(&path)).err().unwrap();
         assert!(
             matches!(refused, StorageError::NoReflinks { .. }),

@@ -1,16 +1,9 @@
 //! Guests' connections without a tunnel, for tests of services: the same interface without packets and privileges.
 
-use std::{
-    io,
-    net::SocketAddrV4,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::{io, net::SocketAddrV4};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex},
-    sync::mpsc,
-};
+use tokio::{io::DuplexStream, sync::mpsc};
+use waifud_kit::labelled_stream::LabelledStream;
 
 use crate::{GuestListener, GuestStream};
 
@@ -30,12 +23,9 @@ pub struct FakeDialer(mpsc::UnboundedSender<FakeConnection>);
 impl FakeDialer {
     /// Connects as `source`. Fails with `ConnectionRefused` once the listener is dropped.
     pub fn connect(&self, source: SocketAddrV4) -> io::Result<DuplexStream> {
-        let (guest, service) = duplex(BUFFER);
+        let (service, guest) = LabelledStream::pair(source, BUFFER);
         self.0
-            .send(FakeConnection {
-                source,
-                stream: service,
-            })
+            .send(service)
             .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         Ok(guest)
     }
@@ -53,43 +43,11 @@ impl GuestListener for FakeListener {
     }
 }
 
-/// The service's end of a connection of [`FakeDialer::connect`].
-#[derive(Debug)]
-pub struct FakeConnection {
-    source: SocketAddrV4,
-    stream: DuplexStream,
-}
+/// The service's end of a connection of [`FakeDialer::connect`], with the guest's address.
+pub type FakeConnection = LabelledStream<SocketAddrV4>;
 
 impl GuestStream for FakeConnection {
     fn source(&self) -> SocketAddrV4 {
-        self.source
-    }
-}
-
-impl AsyncRead for FakeConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for FakeConnection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.label
     }
 }

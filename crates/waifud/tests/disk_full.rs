@@ -12,7 +12,6 @@ mod kit;
 use std::fs::{self, File};
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kit::{DEADLINE, Process};
@@ -23,54 +22,20 @@ use waifud_api::agent::{AgentReport, Unmanaged};
 use waifud_api::client::{Client, ClientError, EventQuery, ListQuery};
 use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_api::{CreateInstance, CreateTemplate, Problem, UpdateInstance};
+use waifud_kit::testing::new_filesystem::NewFilesystem;
+use waifud_kit::testing::skip_if;
 use waifud_types::{Digest, DiskSpaceState, InstanceId, Timestamp};
 
-/// The environment variable with the mount point, set in the process inside the mount namespace.
-const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
 const MIB: u64 = 1 << 20;
-
-/// Why the test cannot run on this machine.
-fn obstacle() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("mounting needs root".to_owned());
-    }
-    let missing = |tool: &&str| Command::new(tool).arg("-V").output().is_err();
-    let missing = ["mkfs.ext4", "unshare", "mount"].into_iter().find(missing);
-    missing.map(|tool| format!("{tool} cannot be run"))
-}
 
 /// Runs the test `name` again with a new filesystem. Returns its mount point in the process that runs inside.
 fn inside(name: &str) -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os(INSIDE) {
-        return Some(path.into());
-    }
-    if waifud_kit::testing::skip_if(obstacle().as_deref()) {
+    let disk = NewFilesystem::ext4(160 * MIB);
+    if skip_if(disk.obstacle()) {
         return None;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (disk, mount) = (directory.path().join("disk"), directory.path().join("at"));
-    fs::create_dir(&mount).unwrap();
-    File::create(&disk).unwrap().set_len(160 * MIB).unwrap();
-    // No blocks are reserved for root, so that the disk is full for root as for the user waifud.
-    let made = Command::new("mkfs.ext4")
-        .args(["-q", "-m", "0", "-b", "4096"])
-        .arg(&disk)
-        .status();
-    assert!(made.unwrap().success());
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--"])
-        .args(["/bin/sh", "-c"])
-        // Positional parameters are not parsed as shell text.
-        .arg("mount -t ext4 -o loop \"$1\" \"$2\" && shift 2 && exec \"$@\"")
-        .arg("sh")
-        .args([&disk, &mount])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, &mount)
-        .status()
-        .unwrap();
-    assert!(status.success(), "{status}");
-    None
+    disk.run_again(name, directory.path()).unwrap()
 }
 
 /// The filesystem and a file that fills it.

@@ -1,12 +1,11 @@
 //! The demo's user-data, and the verification over SSH that the guest's cloud-init applied it.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use waifud_lab::{Lab, wait};
+use waifud_lab::{Lab, ssh, wait};
 
 /// The demo's cloud-config. Only one type of host key and no locale, because an emulated guest generates them slowly.
 pub const USER_DATA: &str = "#cloud-config
@@ -45,11 +44,7 @@ pub struct Proven {
 pub fn make_key(lab: &Lab) -> Result<Key> {
     let private_inside = PathBuf::from("/etc/waifud/demo-key");
     let private = lab.path_outside(&private_inside);
-    let mut command = Command::new("ssh-keygen");
-    command
-        .args(["-q", "-t", "ed25519", "-N", "", "-C", "waifud-demo", "-f"])
-        .arg(&private);
-    wait::run(&mut command, Duration::from_secs(20))?;
+    ssh::make_key(&private, "waifud-demo")?;
     let public_outside = private.with_extension("pub");
     let public = std::fs::read_to_string(&public_outside)
         .context("cannot read the public key that ssh-keygen created")?;
@@ -141,17 +136,9 @@ impl Guest<'_> {
             .to_owned();
         let identity = self.key.private_inside.to_string_lossy().into_owned();
         let user = format!("debian@{}", self.address);
-        let mut argv = vec!["ssh", "-q", "-i", &identity];
-        for option in [
-            "BatchMode=yes",
-            "ConnectTimeout=5",
-            "StrictHostKeyChecking=accept-new",
-            "UserKnownHostsFile=/etc/waifud/demo-known-hosts",
-        ] {
-            argv.extend(["-o", option]);
-        }
-        argv.extend([user.as_str(), "--"]);
-        argv.extend(remote);
+        let mut argv = ssh::client(&identity, Some("/etc/waifud/demo-known-hosts"));
+        argv.extend([user, "--".to_owned()]);
+        argv.extend(remote.iter().map(|word| (*word).to_owned()));
         wait::run(&mut self.lab.command(&node, argv)?, COMMAND_LIMIT)
     }
 }

@@ -46,27 +46,10 @@ fn findings(found: &BTreeSet<String>, known: &[&str]) -> Vec<String> {
 
 /// The modules below `sources`, by their path in the crate (empty for the root), with their text.
 fn modules(sources: &std::path::Path) -> Result<BTreeMap<String, String>> {
-    let mut list = std::process::Command::new("git");
-    list.current_dir(cargo::repository());
-    list.args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "--",
-    ]);
-    let list = cargo::read(list.arg(sources.join("*.rs")))?;
     let mut modules = BTreeMap::new();
-    for name in list.split_terminator('\0') {
+    for (name, text) in super::texts(sources.join("*.rs"))? {
         let file = cargo::repository().join(name);
-        let Ok(relative) = file.strip_prefix(sources) else {
-            continue;
-        };
-        // The removal of a file may not be committed yet.
-        if file.is_file() {
-            let text =
-                std::fs::read_to_string(&file).with_context(|| format!("cannot read {name}"))?;
+        if let Ok(relative) = file.strip_prefix(sources) {
             modules.insert(module_of(&relative.to_string_lossy()), text);
         }
     }

@@ -1,33 +1,15 @@
 //! Every source file starts with a line that describes its purpose, and has at most 600 lines.
 
-use anyhow::{Context, Result};
-
-use crate::cargo;
+use anyhow::Result;
 
 const LONGEST: usize = 600;
 
 pub fn check() -> Result<()> {
-    let mut list = std::process::Command::new("git");
-    list.current_dir(cargo::repository());
-    list.args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "--",
-        "*.rs",
-    ]);
-    let mut findings = Vec::new();
-    for name in cargo::read(&mut list)?.split_terminator('\0') {
-        let path = cargo::repository().join(name);
-        // The removal of a file may not be committed yet.
-        if path.is_file() {
-            let text =
-                std::fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
-            findings.extend(findings_in(name, &text));
-        }
-    }
+    let texts = super::texts("*.rs")?;
+    let findings: Vec<String> = texts
+        .iter()
+        .flat_map(|(name, text)| findings_in(name, text))
+        .collect();
     super::none_of(&findings)
 }
 

@@ -1,33 +1,15 @@
 //! Every snapshot file belongs to a test that still exists: a renamed test would otherwise start without a snapshot.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::cargo;
 
 pub fn check() -> Result<()> {
-    let mut list = std::process::Command::new("git");
-    list.current_dir(cargo::repository());
-    list.args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "--",
-        "*.snap",
-    ]);
     let mut findings = Vec::new();
-    for name in cargo::read(&mut list)?.split_terminator('\0') {
-        let path = cargo::repository().join(name);
-        // The removal of a file may not be committed yet.
-        if path.is_file() {
-            let text =
-                std::fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
-            let source = source_of(&text).unwrap_or_default();
-            let code =
-                std::fs::read_to_string(cargo::repository().join(source)).unwrap_or_default();
-            findings.extend(finding_in(name, source, &code));
-        }
+    for (name, text) in super::texts("*.snap")? {
+        let source = source_of(&text).unwrap_or_default();
+        let code = std::fs::read_to_string(cargo::repository().join(source)).unwrap_or_default();
+        findings.extend(finding_in(&name, source, &code));
     }
     super::none_of(&findings)
 }

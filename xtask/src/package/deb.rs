@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::Contents;
 use crate::cargo;
 
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
@@ -17,15 +18,14 @@ pub fn architecture() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Packs `root` into `out` and returns the path of the package. Adds `DEBIAN` to the tree. `quick` chooses fast
-/// compression.
-pub fn make(
-    root: &Path,
-    version: &str,
-    architecture: &str,
-    quick: bool,
-    out: &Path,
-) -> Result<PathBuf> {
+/// Packs the tree into `out` and returns the path of the package. Adds `DEBIAN` to the tree.
+pub fn make(contents: Contents<'_>, out: &Path) -> Result<PathBuf> {
+    let Contents {
+        root,
+        version,
+        architecture,
+        quick,
+    } = contents;
     let from = cargo::repository().join("packaging/debian");
     let dir = root.join("DEBIAN");
     changelog(root, version)?;

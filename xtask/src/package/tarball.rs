@@ -5,22 +5,17 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::Contents;
 use crate::cargo;
 
-/// Packs `root` into `out` and returns the path of the tarball. `quick` chooses fast compression.
-pub fn make(
-    root: &Path,
-    version: &str,
-    architecture: &str,
-    quick: bool,
-    out: &Path,
-) -> Result<PathBuf> {
-    let name = format!("waifud-{version}-{architecture}");
+/// Packs the tree into `out` and returns the path of the tarball.
+pub fn make(contents: Contents<'_>, out: &Path) -> Result<PathBuf> {
+    let name = format!("waifud-{}-{}", contents.version, contents.architecture);
     let tarball = out.join(format!("{name}.tar.gz"));
     let mut command = Command::new("tar");
     command
         .arg("--create")
-        .arg(if quick {
+        .arg(if contents.quick {
             "--use-compress-program=gzip -1"
         } else {
             "--gzip"
@@ -30,7 +25,7 @@ pub fn make(
         .args(["--owner=0", "--group=0", "--numeric-owner", "--sort=name"])
         .arg(format!("--transform=s,^[.],{name},"))
         .arg("--directory")
-        .arg(root)
+        .arg(contents.root)
         .arg(".");
     cargo::run(&mut command)?;
     Ok(tarball)

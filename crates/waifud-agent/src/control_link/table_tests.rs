@@ -52,6 +52,11 @@ fn is_kept(table: &Table, id: InstanceId) -> bool {
     )
 }
 
+fn is_deleted(table: &Table, id: InstanceId) -> bool {
+    let view = table.view(id);
+    view.is_some_and(|view| matches!(view.desired, DesiredState::Destroy(_)))
+}
+
 #[test]
 fn a_revision_is_stored_only_after_everything_before_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -88,10 +93,7 @@ fn a_complete_list_makes_omitted_instances_unmanaged_and_keeps_deletions() {
     table.apply(sync(3)).unwrap();
     assert!(is_kept(&table, a.id));
     assert_eq!(table.view(b.id).unwrap().desired, DesiredState::LeaveAlone);
-    assert!(matches!(
-        table.view(c.id).unwrap().desired,
-        DesiredState::Destroy(_)
-    ));
+    assert!(is_deleted(&table, c.id));
 }
 
 #[test]
@@ -123,10 +125,7 @@ fn older_epochs_are_ignored_and_deleted_instances_stay_deleted() {
     assert!(is_kept(&table, instance.id));
     table.apply(order(3, &instance)).unwrap();
     assert_eq!(table.apply(put(4, &instance)).unwrap(), Affected::None);
-    assert!(matches!(
-        table.view(instance.id).unwrap().desired,
-        DesiredState::Destroy(_)
-    ));
+    assert!(is_deleted(&table, instance.id));
 }
 
 #[test]

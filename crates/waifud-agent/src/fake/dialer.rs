@@ -1,14 +1,11 @@
 //! Guests that echo what they receive, on ports chosen by a test.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::Ipv4Addr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use waifud_kit::labelled_stream::LabelledStream;
 use waifud_network::linux::{GuestNic, ReachError};
 use waifud_types::MacAddr;
 
@@ -66,53 +63,21 @@ impl GuestDialer for FakeDialer {
         if !lock(&self.listening).contains(&(address, port)) {
             return Err(ReachError::Refused);
         }
-        let (ours, theirs) = tokio::io::duplex(16 << 10);
+        let resets = Resets(Arc::clone(&self.resets));
+        let (ours, theirs) = LabelledStream::pair(resets, 16 << 10);
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(theirs);
             let _ended = tokio::io::copy(&mut reader, &mut writer).await;
         });
-        Ok(Box::new(Connection {
-            stream: ours,
-            resets: self.resets.clone(),
-        }))
+        Ok(Box::new(ours))
     }
 }
 
-struct Connection {
-    stream: DuplexStream,
-    resets: Arc<Mutex<usize>>,
-}
+/// The number of connections that were reset.
+struct Resets(Arc<Mutex<usize>>);
 
-impl GuestConnection for Connection {
+impl GuestConnection for LabelledStream<Resets> {
     fn reset(self: Box<Self>) {
-        *lock(&self.resets) += 1;
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        *lock(&self.label.0) += 1;
     }
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
@@ -53,6 +54,33 @@ pub fn sample_settings(state_dir: PathBuf, run_dir: PathBuf, timing: Timing) -> 
         boot_alone: BootAlone::Start,
         qemu_owner: None,
         timing,
+    }
+}
+
+/// Short waits and periods, so that tests do not take long.
+pub fn fast_timing() -> Timing {
+    let ms = Duration::from_millis;
+    Timing {
+        heartbeat: ms(200),
+        report_gap: ms(1),
+        facts: ms(200),
+        bridges: ms(20),
+        period: ms(300),
+        sweep: ms(50),
+        image_grace: Duration::from_hours(24),
+        network: ms(500),
+        metadata: ms(50),
+        report_port: ms(50),
+        retry_min: ms(2),
+        retry_max: ms(50),
+        grace: ms(100),
+        restart_min: ms(5),
+        restart_max: ms(50),
+        stable: Duration::from_mins(5),
+        ready_min: ms(5),
+        ready_max: ms(50),
+        unknown: Duration::from_mins(2),
+        evidence: ms(50),
     }
 }
 

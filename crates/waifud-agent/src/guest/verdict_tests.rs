@@ -173,6 +173,14 @@ impl Guest {
         );
     }
 
+    /// After a silence for as long as is allowed, the state of cloud-init is unknown.
+    fn becomes_unknown(&mut self) {
+        self.pass(PATIENCE.as_secs());
+        self.learn();
+        let expected = (CloudInitState::Unknown, None);
+        assert_eq!(self.state(), expected, "{:?}", self.want.datasource);
+    }
+
     fn is_ready(&self) -> bool {
         self.memory.ready_by.is_some()
     }
@@ -394,25 +402,13 @@ fn user_data_that_disables_the_reporter_is_reported_and_not_waited_for() {
         guest.start();
         guest.boot(false, None);
         assert!(!guest.is_ready(), "{datasource:?}");
-        guest.pass(PATIENCE.as_secs());
-        guest.learn();
-        assert_eq!(
-            guest.state(),
-            (CloudInitState::Unknown, None),
-            "{datasource:?}"
-        );
+        guest.becomes_unknown();
 
         let mut guest =
             Guest::new(datasource, false).with_user_data(Unreported::VendorDataDisabled);
         guest.start();
         guest.boot(true, None);
-        guest.pass(PATIENCE.as_secs());
-        guest.learn();
-        assert_eq!(
-            guest.state(),
-            (CloudInitState::Unknown, None),
-            "{datasource:?}"
-        );
+        guest.becomes_unknown();
         let because = guest.memory.cloud_init.unknown_because.clone().unwrap();
         assert!(because.contains("no guest agent answers"), "{because}");
         // An agent that starts late still reports it.

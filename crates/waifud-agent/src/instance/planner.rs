@@ -288,25 +288,29 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
     }
 }
 
+/// The steps from an image to a running guest, in order.
+pub(crate) const START: [Step; 7] = [
+    Step::EnsureImage,
+    Step::EnsureVolumes,
+    Step::EnsureSeed,
+    Step::Define,
+    Step::EnsurePort,
+    Step::EnsureBundle,
+    Step::Start,
+];
+
+/// The steps that remove a running guest, in order.
+pub(crate) const DESTROY: [Step; 6] = [
+    Step::ForceOff,
+    Step::Undefine,
+    Step::DestroyVolumes,
+    Step::ReleaseBundle,
+    Step::ReleasePort,
+    Step::ConfirmDestroyed,
+];
+
 /// Whether `step` is `later` or precedes it, in the plan of an instance that is off or is destroyed.
 pub fn leads_to(step: Step, later: Step) -> bool {
-    const START: [Step; 7] = [
-        Step::EnsureImage,
-        Step::EnsureVolumes,
-        Step::EnsureSeed,
-        Step::Define,
-        Step::EnsurePort,
-        Step::EnsureBundle,
-        Step::Start,
-    ];
-    const DESTROY: [Step; 6] = [
-        Step::ForceOff,
-        Step::Undefine,
-        Step::DestroyVolumes,
-        Step::ReleaseBundle,
-        Step::ReleasePort,
-        Step::ConfirmDestroyed,
-    ];
     let on = |plan: &[Step]| {
         let place = |wanted| plan.iter().position(|step| *step == wanted);
         place(step).is_some_and(|at| place(later).is_some_and(|end| at <= end))

@@ -12,7 +12,9 @@ use waifud_types::status::StoppedBy;
 use crate::control_link::record::{Deletion, DesiredState, Memory, RunMemory};
 use crate::fake::sample_instance;
 use crate::instance::driver::apply;
-use crate::instance::planner::{Circumstances, Observed, Step, Wait, leads_to, next};
+use crate::instance::planner::{
+    Circumstances, DESTROY, Observed, START, Step, Wait, leads_to, next,
+};
 use crate::instance::restart_policy;
 
 /// More steps than any plan has.
@@ -347,20 +349,8 @@ fn a_creation_takes_its_steps_in_order() {
         &Observed::default(),
         &BTreeSet::new(),
     );
-    assert_eq!(
-        steps,
-        [
-            Step::EnsureImage,
-            Step::EnsureVolumes,
-            Step::EnsureSeed,
-            Step::Define,
-            Step::EnsurePort,
-            Step::EnsureBundle,
-            Step::Start,
-            Step::WatchReady,
-            Step::Idle
-        ]
-    );
+    let expected = [&START[..], &[Step::WatchReady, Step::Idle]].concat();
+    assert_eq!(steps, expected);
 }
 
 #[test]
@@ -369,25 +359,20 @@ fn a_deletion_takes_its_steps_in_order() {
     let seen = running(&want);
     let desired = DesiredState::Destroy(deletion(1, false, &want));
     let (steps, _) = go(&desired, &Memory::default(), &seen, &BTreeSet::new());
-    assert_eq!(
-        steps,
-        [
-            Step::ForceOff,
-            Step::Undefine,
-            Step::DestroyVolumes,
-            Step::ReleaseBundle,
-            Step::ReleasePort,
-            Step::ConfirmDestroyed
-        ]
-    );
+    assert_eq!(steps, DESTROY);
+}
+
+/// Of the instance, there is nothing but a running domain.
+fn only_running() -> Observed {
+    Observed {
+        domain: Some(DomainState::Running),
+        ..Observed::default()
+    }
 }
 
 #[test]
 fn a_running_guest_is_still_maintained_when_every_step_fails() {
-    let seen = Observed {
-        domain: Some(DomainState::Running),
-        ..Observed::default()
-    };
+    let seen = only_running();
     let now = Circumstances {
         port_failed: true,
         bundle_failed: true,
@@ -403,10 +388,7 @@ fn a_running_guest_is_still_maintained_when_every_step_fails() {
 
 #[test]
 fn a_guest_that_may_have_missed_the_request_is_asked_again_before_it_is_forced_off() {
-    let seen = Observed {
-        domain: Some(DomainState::Running),
-        ..Observed::default()
-    };
+    let seen = only_running();
     let memory = Memory {
         stop_requested: true,
         ..Memory::default()

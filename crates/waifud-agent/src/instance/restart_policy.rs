@@ -159,6 +159,12 @@ mod tests {
         }
     }
 
+    /// Who stopped a guest that has run and then shut down.
+    fn stopped_by(want: &AgentInstance, host_stopping: bool) -> Option<StoppedBy> {
+        let seen = off(OffReason::GuestShutdown);
+        remember(&ran(), want, seen, host_stopping).stopped_by
+    }
+
     #[test]
     fn a_requested_stop_is_the_users_even_when_the_desired_state_has_changed_back() {
         let mut want = sample_instance("web");
@@ -170,8 +176,7 @@ mod tests {
         assert_eq!(memory.stopped_by, Some(StoppedBy::User));
         assert!(may_start(&memory, RestartPolicy::Never));
         want.spec.run = false;
-        let memory = remember(&ran(), &want, off(OffReason::GuestShutdown), false);
-        assert_eq!(memory.stopped_by, Some(StoppedBy::User));
+        assert_eq!(stopped_by(&want, false), Some(StoppedBy::User));
     }
 
     #[test]
@@ -238,8 +243,7 @@ mod tests {
             assert!(may_start(&memory, RestartPolicy::Never));
         }
         want.spec.run = false;
-        let memory = remember(&ran(), &want, off(OffReason::GuestShutdown), true);
-        assert_eq!(memory.stopped_by, Some(StoppedBy::User));
+        assert_eq!(stopped_by(&want, true), Some(StoppedBy::User));
     }
 
     #[test]

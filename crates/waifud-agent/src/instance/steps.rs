@@ -120,6 +120,16 @@ pub(crate) async fn request_shutdown(shared: &Shared, id: InstanceId) -> Result<
     }
 }
 
+pub(crate) async fn force_off(shared: &Shared, id: InstanceId) -> Result<(), Failure> {
+    let off = shared.hypervisor.ensure_off(id);
+    Ok(failpoints::FORCE_OFF.around(off).await?)
+}
+
+pub(crate) async fn undefine(shared: &Shared, id: InstanceId) -> Result<(), Failure> {
+    let absent = shared.hypervisor.ensure_absent(id);
+    Ok(failpoints::UNDEFINE.around(absent).await?)
+}
+
 /// Destroys every volume of the instance in every pool, and its other files.
 pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(), Failure> {
     for pool in shared.pools.values() {

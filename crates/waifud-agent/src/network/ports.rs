@@ -65,22 +65,8 @@ pub(super) fn choose_ports(
     if check(&state).is_err() {
         state.ports.clear();
         state.lan.clear();
-        for port in wanted {
-            let id = port.instance;
-            state.ports.push(port);
-            if let Err(error) = check(&state) {
-                conflicts.insert(id, error.to_string());
-                state.ports.pop();
-            }
-        }
-        for port in lan {
-            let id = port.instance;
-            state.lan.push(port);
-            if let Err(error) = check(&state) {
-                conflicts.insert(id, error.to_string());
-                state.lan.pop();
-            }
-        }
+        add_possible(&mut state, wanted, |state| &mut state.ports, &mut conflicts);
+        add_possible(&mut state, lan, |state| &mut state.lan, &mut conflicts);
     }
     state
         .ports
@@ -89,6 +75,39 @@ pub(super) fn choose_ports(
         .lan
         .sort_by_key(|port| (port.instance, port.tap.clone()));
     (state, conflicts)
+}
+
+/// Adds each of `ports` with which the state stays valid, and records why the others are left out.
+fn add_possible<P: OfInstance>(
+    state: &mut NetworkState,
+    ports: Vec<P>,
+    list: fn(&mut NetworkState) -> &mut Vec<P>,
+    conflicts: &mut BTreeMap<InstanceId, String>,
+) {
+    for port in ports {
+        let id = port.instance();
+        list(state).push(port);
+        if let Err(error) = check(state) {
+            conflicts.insert(id, error.to_string());
+            list(state).pop();
+        }
+    }
+}
+
+trait OfInstance {
+    fn instance(&self) -> InstanceId;
+}
+
+impl OfInstance for Port {
+    fn instance(&self) -> InstanceId {
+        self.instance
+    }
+}
+
+impl OfInstance for LanPort {
+    fn instance(&self) -> InstanceId {
+        self.instance
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use waifud_cloudinit::{UserDataError, validate_user_data};
+use waifud_kit::testing::random;
 
 /// Debian's Python, which finds Debian's PyYAML.
 const PYTHON: &str = "/usr/bin/python3";
@@ -209,7 +210,7 @@ fn listed_differences_are_refused_with_their_reason() {
 
 /// Each document as user-data.
 fn corpus() -> Vec<String> {
-    let mut random = Random(0x5eed);
+    let mut random = Random(random::Random(0x5eed));
     let mut documents: Vec<String> = BY_HAND.iter().map(|text| (*text).to_owned()).collect();
     for _ in 0..MADE {
         let seed = random.pick(BY_HAND);
@@ -260,15 +261,12 @@ fn pyyaml_or_skip() -> bool {
     )
 }
 
-/// A small generator (Marsaglia's xorshift64), so that every run compares the same documents.
-struct Random(u64);
+/// A generator, so that every run compares the same documents.
+struct Random(random::Random);
 
 impl Random {
     fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).unwrap()
+        usize::try_from(self.0.below(limit as u64)).unwrap()
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {

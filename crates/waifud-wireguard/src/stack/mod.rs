@@ -311,14 +311,7 @@ impl Stack {
         buf: &mut ReadBuf<'_>,
         now: Instant,
     ) -> Poll<io::Result<()>> {
-        let Some(flow) = self.flow(id) else {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        };
-        let polled = flow.poll_read(cx, buf);
-        if polled.is_ready() {
-            self.update(id.source, now);
-        }
-        polled
+        self.poll(id, now, |flow| flow.poll_read(cx, buf))
     }
 
     pub fn poll_write(
@@ -328,10 +321,20 @@ impl Stack {
         parts: &[IoSlice<'_>],
         now: Instant,
     ) -> Poll<io::Result<usize>> {
+        self.poll(id, now, |flow| flow.poll_write(cx, parts))
+    }
+
+    /// Polls a connection, whose packets and timers may change with that; an error if it is gone.
+    fn poll<T>(
+        &mut self,
+        id: FlowId,
+        now: Instant,
+        poll: impl FnOnce(&mut Flow) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         let Some(flow) = self.flow(id) else {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         };
-        let polled = flow.poll_write(cx, parts);
+        let polled = poll(flow);
         if polled.is_ready() {
             self.update(id.source, now);
         }

@@ -261,24 +261,14 @@ fn a_reset_reaches_the_service_and_the_port_can_be_reused() {
 fn other_ports_and_unexpected_segments_are_reset_and_pings_answered() {
     let mut world = World::new(StackLimits::default(), 0);
     let other = std::net::SocketAddrV4::new(*SERVICE.ip(), 81);
-    world.stack.ingress(
-        &segment(guest(1), other, TcpControl::Syn, 1, None, b""),
-        world.now,
-    );
-    assert!(
-        seen(&world.stack.outgoing().pop_front().unwrap())
-            .unwrap()
-            .rst
-    );
-    world.stack.ingress(
-        &segment(guest(1), SERVICE, TcpControl::None, 1, Some(1), b"x"),
-        world.now,
-    );
-    assert!(
-        seen(&world.stack.outgoing().pop_front().unwrap())
-            .unwrap()
-            .rst
-    );
+    for refused in [
+        segment(guest(1), other, TcpControl::Syn, 1, None, b""),
+        segment(guest(1), SERVICE, TcpControl::None, 1, Some(1), b"x"),
+    ] {
+        world.stack.ingress(&refused, world.now);
+        let answer = world.stack.outgoing().pop_front().unwrap();
+        assert!(seen(&answer).unwrap().rst);
+    }
     // A reset is never answered with a reset.
     world.stack.ingress(
         &segment(guest(1), SERVICE, TcpControl::Rst, 1, Some(1), b""),

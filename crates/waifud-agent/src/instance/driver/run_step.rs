@@ -7,7 +7,6 @@ use waifud_api::agent::AgentInstance;
 use super::{Driver, Outcome};
 use crate::control_link::record::DesiredState;
 use crate::control_link::table::View;
-use crate::failpoints;
 use crate::instance::datasource::Seeded;
 use crate::instance::disks;
 use crate::instance::domain_spec;
@@ -84,20 +83,8 @@ impl Driver {
                 }
                 asked
             }
-            (_, Step::ForceOff) => {
-                let off = shared.hypervisor.ensure_off(self.id);
-                failpoints::FORCE_OFF
-                    .around(off)
-                    .await
-                    .map_err(Failure::from)
-            }
-            (DesiredState::Destroy(_), Step::Undefine) => {
-                let absent = shared.hypervisor.ensure_absent(self.id);
-                failpoints::UNDEFINE
-                    .around(absent)
-                    .await
-                    .map_err(Failure::from)
-            }
+            (_, Step::ForceOff) => steps::force_off(&shared, self.id).await,
+            (DesiredState::Destroy(_), Step::Undefine) => steps::undefine(&shared, self.id).await,
             (DesiredState::Destroy(_), Step::DestroyVolumes) => {
                 steps::destroy_volumes(&shared, self.id).await
             }
