@@ -216,7 +216,7 @@ fn boot_order_entry(
     record: &crate::control_link::record::InstanceRecord,
 ) -> Option<(InstanceId, i32)> {
     let instance = record.instance.as_ref();
-    let instance = instance.filter(|i| record.managed && i.spec.run)?;
+    let instance = instance.filter(|i| record.managed && record.release.is_none() && i.spec.run)?;
     Some((record.id, instance.spec.priority))
 }
 

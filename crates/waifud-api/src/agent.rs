@@ -17,6 +17,11 @@
 //! means that the node stops managing the instance; only a `tombstone` orders its destruction. 410 Gone means that the
 //! history after `since` was trimmed or belongs to another incarnation: repeat the request without `since`.
 //!
+//! A `release` orders the node to give an instance up. The node records that durably, shuts the guest down if the release
+//! says so, keeps the disks, and reports the instance in [`AgentReport::released`]. From then on it does not start the
+//! instance again, also not after a reboot and without waifud, until it receives a `put` of a newer epoch. waifud has
+//! another node start the instance only after it has stored that report.
+//!
 //! The client's certificate identifies the node; [`crate::join`] describes how a node gets one. Reports are the
 //! heartbeat: the agent sends one, possibly empty, at least every 10 seconds.
 //!
@@ -97,6 +102,13 @@ pub enum WatchFrame {
         revision: Revision,
         /// The order.
         tombstone: Tombstone,
+    },
+    /// Give the instance up and report it.
+    Release {
+        /// The revision of the change.
+        revision: Revision,
+        /// The order.
+        release: Release,
     },
     /// Everything up to this revision has been sent.
     Sync {
@@ -208,6 +220,28 @@ pub struct Tombstone {
     pub epoch: Epoch,
 }
 
+/// An order to give an instance up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Release {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Applies to copies of this epoch or older.
+    pub epoch: Epoch,
+    /// Whether to shut a running guest down. The release is reported after the guest is off, and its port and documents
+    /// are removed from the node. If false, it is reported at once; a running guest keeps running and is not started
+    /// again after it has ended.
+    pub stop: bool,
+}
+
+/// A release that the node has recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Released {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The epoch of the release.
+    pub epoch: Epoch,
+}
+
 /// A report of an agent; every part can be empty.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct AgentReport {
@@ -220,6 +254,9 @@ pub struct AgentReport {
     pub instances: Vec<InstanceReport>,
     /// Executed tombstones: no part of these instances is left on the node.
     pub destroyed: Vec<Tombstone>,
+    /// Recorded releases: the node does not start these instances in this epoch again.
+    #[serde(default)]
+    pub released: Vec<Released>,
     /// The complete list of unmanaged objects on the node; null if unchanged. Agents of earlier versions call this
     /// `unclaimed`.
     #[serde(alias = "unclaimed")]

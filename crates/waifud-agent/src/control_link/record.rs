@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
-use waifud_api::agent::{AgentInstance, NodeSlice, Tombstone};
+use waifud_api::agent::{AgentInstance, NodeSlice, Release, Released, Tombstone};
+use waifud_types::ownership::NodeCopy;
 use waifud_types::status::{CloudInitStatus, ReadyBy, StoppedBy};
 use waifud_types::{
     ByteSize, Digest, Epoch, Incarnation, InstanceId, Name, NodeId, Revision, Timestamp,
@@ -43,6 +44,9 @@ pub struct InstanceRecord {
     pub tombstone: Option<Tombstone>,
     /// The instance was destroyed, and waifud may not have confirmed the report yet.
     pub destroyed: bool,
+    /// Set when the node gives the instance up, until waifud sends a newer epoch. The instance is not started again.
+    #[serde(default)]
+    pub release: Option<ReleaseRecord>,
     /// What the driver needs after a restart of the agent.
     #[serde(default)]
     pub memory: Memory,
@@ -57,20 +61,41 @@ impl InstanceRecord {
             managed: false,
             tombstone: None,
             destroyed: false,
+            release: None,
             memory: Memory::default(),
         }
     }
 
+    /// The epochs that decide which orders apply.
+    pub fn copy(&self) -> NodeCopy {
+        NodeCopy {
+            epoch: self.instance.as_ref().map(|instance| instance.epoch),
+            released: self.release.map(|record| record.release.epoch),
+            deleted: self.tombstone.as_ref().map(|tombstone| tombstone.epoch),
+        }
+    }
+
+    /// Whether the release is complete: the guest is off, and nothing of it is served or applied on this node.
+    pub fn is_given_up(&self) -> bool {
+        self.release.is_some_and(|record| record.completed)
+    }
+
     /// `held` means that deletions wait for an operator.
     pub fn desired_state(&self, held: bool) -> DesiredState {
-        match (&self.tombstone, &self.instance) {
-            (Some(tombstone), instance) => DesiredState::Destroy(Deletion {
+        match (&self.tombstone, self.release, &self.instance) {
+            (Some(tombstone), _, instance) => DesiredState::Destroy(Deletion {
                 tombstone: tombstone.clone(),
                 held,
                 epoch: instance.as_ref().map(|instance| instance.epoch),
                 done: self.destroyed,
             }),
-            (None, Some(instance)) if self.managed => {
+            (None, Some(record), instance) if self.managed => {
+                DesiredState::Release(Box::new(Handover {
+                    record,
+                    instance: instance.clone(),
+                }))
+            }
+            (None, None, Some(instance)) if self.managed => {
                 DesiredState::Keep(Box::new(instance.clone()))
             }
             _ => DesiredState::LeaveAlone,
@@ -85,6 +110,8 @@ pub enum DesiredState {
     Keep(Box<AgentInstance>),
     /// Be deleted.
     Destroy(Deletion),
+    /// Be given up: off, with its disks.
+    Release(Box<Handover>),
     /// Outside the slice: stay unchanged.
     LeaveAlone,
 }
@@ -99,6 +126,33 @@ pub struct Deletion {
     pub epoch: Option<Epoch>,
     /// The instance was already destroyed.
     pub done: bool,
+}
+
+/// A release, as recorded on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReleaseRecord {
+    pub release: Release,
+    /// The guest was seen off after the release was recorded, and its port and documents were removed.
+    pub completed: bool,
+}
+
+/// A release, and the copy that it applies to.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Handover {
+    pub record: ReleaseRecord,
+    /// `None` if the node has no record of the copy.
+    pub instance: Option<AgentInstance>,
+}
+
+impl Handover {
+    /// What is reported to waifud; `None` while a guest that has to stop may still run.
+    pub fn reported(&self) -> Option<Released> {
+        let ReleaseRecord { release, completed } = self.record;
+        (completed || !release.stop).then_some(Released {
+            instance: release.instance,
+            epoch: release.epoch,
+        })
+    }
 }
 
 /// Facts about an instance that cannot be observed on the node.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
-use waifud_api::agent::{AgentReport, InstanceReport, Tombstone, Unmanaged, bounds};
+use waifud_api::agent::{AgentReport, InstanceReport, Released, Tombstone, Unmanaged, bounds};
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::status::InstanceAddress;
@@ -37,6 +37,9 @@ struct Inner {
     addresses: BTreeMap<InstanceId, Vec<InstanceAddress>>,
     destroyed: BTreeMap<InstanceId, Tombstone>,
     destroyed_pending: BTreeSet<InstanceId>,
+    /// Recorded releases. They stay until the instance comes back or is destroyed, and are sent once in each connection.
+    released: BTreeMap<InstanceId, Released>,
+    released_pending: BTreeSet<InstanceId>,
     facts: Option<NodeFacts>,
     facts_pending: bool,
     unmanaged: Option<Vec<Unmanaged>>,
@@ -105,6 +108,21 @@ impl Reports {
         self.has_work.notify_one();
     }
 
+    /// The recorded release of an instance; `None` if there is none.
+    pub fn released(&self, id: InstanceId, released: Option<Released>) {
+        let mut inner = self.inner();
+        let Some(released) = released else {
+            inner.released.remove(&id);
+            inner.released_pending.remove(&id);
+            return;
+        };
+        if inner.released.insert(id, released) != Some(released) {
+            inner.released_pending.insert(id);
+            self.urgent.notify_one();
+            self.has_work.notify_one();
+        }
+    }
+
     /// This node does not report about the instance any more.
     pub fn forget(&self, id: InstanceId) {
         self.inner().forget(id);
@@ -144,6 +162,7 @@ impl Reports {
         inner.pending_instances = inner.instances.keys().copied().collect();
         inner.evidence_pending = inner.evidence.keys().copied().collect();
         inner.destroyed_pending = inner.destroyed.keys().copied().collect();
+        inner.released_pending = inner.released.keys().copied().collect();
         inner.facts_pending = inner.facts.is_some();
         inner.unmanaged_pending = inner.unmanaged.is_some();
         self.has_work.notify_one();
@@ -191,12 +210,15 @@ impl Reports {
         let with_facts = take_flag(&mut inner.facts_pending);
         let with_unmanaged = take_flag(&mut inner.unmanaged_pending);
         let destroyed = inner.take_destroyed(left);
-        let instances = inner.take_instances(left - destroyed.len());
+        left -= destroyed.len();
+        let released = inner.take_released(left);
+        let instances = inner.take_instances(left - released.len());
         let mut report = AgentReport {
             facts: inner.facts.clone().filter(|_| with_facts),
             now: Some(now),
             instances,
             destroyed,
+            released,
             unmanaged: inner.unmanaged.clone().filter(|_| with_unmanaged),
         };
         if inner.has_pending() {
@@ -212,6 +234,7 @@ impl Reports {
     pub fn split(&self, report: &AgentReport) -> bool {
         let items = report.instances.len()
             + report.destroyed.len()
+            + report.released.len()
             + usize::from(report.facts.is_some())
             + usize::from(report.unmanaged.is_some());
         if items < 2 {
@@ -237,6 +260,11 @@ impl Reports {
         for tombstone in &report.destroyed {
             if inner.destroyed.contains_key(&tombstone.instance) {
                 inner.destroyed_pending.insert(tombstone.instance);
+            }
+        }
+        for released in &report.released {
+            if inner.released.contains_key(&released.instance) {
+                inner.released_pending.insert(released.instance);
             }
         }
         inner.facts_pending |= report.facts.is_some();
@@ -272,6 +300,8 @@ impl Inner {
         self.evidence.remove(&id);
         self.evidence_pending.remove(&id);
         self.addresses.remove(&id);
+        self.released.remove(&id);
+        self.released_pending.remove(&id);
     }
 
     /// Whether anything can be sent. Evidence and addresses of an instance wait for its first status.
@@ -280,6 +310,7 @@ impl Inner {
         self.facts_pending
             || self.unmanaged_pending
             || !self.destroyed_pending.is_empty()
+            || !self.released_pending.is_empty()
             || self.pending_instances.iter().any(known)
             || self.evidence_pending.iter().any(known)
     }
@@ -292,6 +323,18 @@ impl Inner {
                 break;
             };
             taken.extend(self.destroyed.get(&id).cloned());
+        }
+        taken
+    }
+
+    /// Takes at most `most` pending releases.
+    fn take_released(&mut self, most: usize) -> Vec<Released> {
+        let mut taken = Vec::new();
+        while taken.len() < most.min(bounds::RELEASED_MAX) {
+            let Some(id) = self.released_pending.pop_first() else {
+                break;
+            };
+            taken.extend(self.released.get(&id));
         }
         taken
     }

@@ -7,11 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welcome};
+use waifud_api::agent::{
+    AgentInstance, Release, SliceObject, Tombstone, WatchFrame, Welcome,
+};
+use waifud_types::ownership::NodeCopy;
+use waifud_types::status::StoppedBy;
 use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
-use crate::control_link::record::{DesiredState, InstanceRecord, Memory, NodeRecord, RunMemory};
+use crate::control_link::record::{
+    DesiredState, InstanceRecord, Memory, NodeRecord, ReleaseRecord, RunMemory,
+};
 use crate::instance::restart_policy;
 use crate::network::identity;
 
@@ -43,6 +49,14 @@ struct Inner {
     synced: bool,
     /// Whether a watch has sent the whole slice, in this process or in an earlier one.
     slice_known: bool,
+}
+
+impl Inner {
+    /// The epochs recorded for an instance.
+    fn copy(&self, id: InstanceId) -> NodeCopy {
+        let entry = self.entries.get(&id);
+        entry.map_or_else(NodeCopy::default, |entry| entry.record.copy())
+    }
 }
 
 #[derive(Debug)]
@@ -224,6 +238,9 @@ impl Table {
                 revision,
                 tombstone,
             } => (revision, self.apply_tombstone(&mut inner, tombstone)?),
+            WatchFrame::Release { revision, release } => {
+                (revision, self.apply_release(&mut inner, release)?)
+            }
             WatchFrame::Sync { revision } => {
                 self.release_unlisted(&mut inner)?;
                 inner.synced = true;
@@ -267,6 +284,25 @@ impl Table {
         })
     }
 
+    /// Records that a release is complete: the guest is off, and this node serves and applies nothing of it any more.
+    /// Durable when it returns. Does nothing if the desired state has changed since this version.
+    pub fn complete_release(&self, id: InstanceId, version: u64) -> Result<(), DurableError> {
+        let mut inner = self.inner();
+        if inner.entries.get(&id).map(|entry| entry.version) != Some(version) {
+            return Ok(());
+        }
+        self.change(&mut inner, id, |record| {
+            if let Some(release) = &mut record.release {
+                release.completed = true;
+                if record.memory.run == RunMemory::Started {
+                    record.memory.run = RunMemory::Stopped;
+                    record.memory.stopped_by = Some(StoppedBy::User);
+                }
+                record.memory.stop_requested = false;
+            }
+        })
+    }
+
     /// Removes the record of an instance of which nothing is left, unless the desired state has changed since this version.
     pub fn forget(&self, id: InstanceId, version: u64) -> Result<(), DurableError> {
         self.forget_if(id, |entry| entry.version == version)
@@ -297,27 +333,10 @@ impl Table {
             named.insert(id);
         }
         let held = inner.node.unconfirmed.is_some();
-        if let Some(entry) = inner.entries.get(&id) {
-            let older = |epoch| instance.epoch < epoch;
-            if entry
-                .record
-                .instance
-                .as_ref()
-                .is_some_and(|i| older(i.epoch))
-            {
-                tracing::warn!(instance = %id, epoch = %instance.epoch, "waifud sent an older epoch, which is ignored");
-                return Ok(Affected::None);
-            }
-            // A restored database may contain an instance that was deleted after the backup. Keeping it is safe.
-            let deleted = entry
-                .record
-                .tombstone
-                .as_ref()
-                .is_some_and(|t| instance.epoch <= t.epoch);
-            if deleted && !held {
-                tracing::warn!(instance = %id, "waifud sent an instance that is being destroyed, which is ignored");
-                return Ok(Affected::None);
-            }
+        let copy = inner.copy(id);
+        if let Err(outdated) = copy.check_put(instance.epoch, held) {
+            tracing::warn!(instance = %id, epoch = %instance.epoch, "ignoring an instance that waifud sent: {outdated}");
+            return Ok(Affected::None);
         }
         let taken = inner.entries.values();
         let taken = taken
@@ -343,6 +362,7 @@ impl Table {
             *done = if known { ordered.min(*done) } else { ordered };
             record.tombstone = None;
             record.destroyed = false;
+            record.release = None;
             record.managed = true;
             record.instance = Some(instance);
         })?;
@@ -370,13 +390,8 @@ impl Table {
         if let Some(named) = &mut inner.named {
             named.insert(id);
         }
-        let copy = inner
-            .entries
-            .get(&id)
-            .and_then(|entry| entry.record.instance.as_ref())
-            .map(|instance| instance.epoch);
-        if copy.is_some_and(|copy| copy > tombstone.epoch) {
-            tracing::warn!(instance = %id, epoch = %tombstone.epoch, "ignoring a deletion of an older copy than the one on this node");
+        if let Err(outdated) = inner.copy(id).check_deletion(tombstone.epoch) {
+            tracing::warn!(instance = %id, epoch = %tombstone.epoch, "ignoring a deletion: {outdated}");
             return Ok(Affected::None);
         }
         self.change(inner, id, |record| {
@@ -388,6 +403,30 @@ impl Table {
                 record.tombstone = Some(tombstone);
                 record.destroyed = false;
             }
+        })?;
+        Ok(Affected::Instances(vec![id]))
+    }
+
+    fn apply_release(
+        &self,
+        inner: &mut Inner,
+        release: Release,
+    ) -> Result<Affected, DurableError> {
+        let id = release.instance;
+        if let Some(named) = &mut inner.named {
+            named.insert(id);
+        }
+        if let Err(outdated) = inner.copy(id).check_release(release.epoch) {
+            tracing::warn!(instance = %id, epoch = %release.epoch, "ignoring a release: {outdated}");
+            return Ok(Affected::None);
+        }
+        self.change(inner, id, |record| {
+            record.managed = true;
+            // A release that is sent again may say now that the guest has to stop.
+            let completed = record
+                .release
+                .is_some_and(|known| known.completed && known.release.epoch == release.epoch);
+            record.release = Some(ReleaseRecord { release, completed });
         })?;
         Ok(Affected::Instances(vec![id]))
     }

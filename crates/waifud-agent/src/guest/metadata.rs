@@ -198,7 +198,7 @@ impl Metadata {
         let living = |id: &InstanceId| {
             records
                 .iter()
-                .any(|record| record.id == *id && !record.destroyed)
+                .any(|record| record.id == *id && !record.destroyed && !record.is_given_up())
         };
         let mut held = self.assignments.held();
         held.append(&mut inner.unserved);
@@ -212,7 +212,11 @@ impl Metadata {
         table: &Table,
         id: InstanceId,
     ) -> Result<(), MetadataError> {
-        let unknown = || table.view(id).is_none_or(|view| view.record.destroyed);
+        let unknown = || {
+            table
+                .view(id)
+                .is_none_or(|view| view.record.destroyed || view.record.is_given_up())
+        };
         self.assignments.release(id, unknown).await
     }
 

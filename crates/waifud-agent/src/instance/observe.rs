@@ -62,9 +62,11 @@ pub(crate) async fn observe(
                 observe_disks(shared, record, want, ensured, &mut seen).await?;
             }
         }
-        DesiredState::Destroy(_) | DesiredState::LeaveAlone => {
+        DesiredState::Destroy(_) | DesiredState::Release(_) | DesiredState::LeaveAlone => {
             seen.port = match desired {
-                DesiredState::Destroy(_) => shared.network.may_hold(record.id),
+                DesiredState::Destroy(_) | DesiredState::Release(_) => {
+                    shared.network.may_hold(record.id)
+                }
                 _ => shared.network.in_force(record),
             };
             seen.assigned = shared.metadata.may_hold(record.id);

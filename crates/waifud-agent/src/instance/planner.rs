@@ -7,6 +7,8 @@
 //!   to confirm a restored database first.
 //! - **Nothing is started before its port's rules and its documents are in place.** The order is image, volumes,
 //!   definition, port, bundle, start. Each step is an *ensure*, so repeating them recovers from a crash at any point.
+//! - **Nothing is started after a release**: it only stops the guest, unless it lets a running one continue. The disks and
+//!   the definition stay.
 //! - A running guest is left running whatever fails around it: a port or a bundle that cannot be ensured is retried
 //!   later and is never a reason to stop the guest.
 //!
@@ -14,6 +16,7 @@
 //!   Keep, off:   EnsureImage → EnsureVolumes → EnsureSeed → Define → EnsurePort → EnsureBundle → (run?) Start
 //!   Keep, on:    EnsurePort → EnsureBundle → GrowDisks → WatchReady → Idle
 //!                (run = false: RequestShutdown → wait → ForceOff; a reboot: the same, then as when off)
+//!   Release:     (on and stop? RequestShutdown → wait → ForceOff) → ReleaseBundle → ReleasePort → CompleteRelease → Idle
 //!   Destroy:     ForceOff → Undefine → DestroyVolumes → ReleaseBundle → ReleasePort → ConfirmDestroyed
 //! ```
 
@@ -21,7 +24,7 @@ use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainState;
 use waifud_types::{Epoch, Name};
 
-use crate::control_link::record::{Deletion, DesiredState, Memory};
+use crate::control_link::record::{Deletion, DesiredState, Handover, Memory};
 use crate::instance::restart_policy;
 
 /// What was observed of an instance on its node.
@@ -125,6 +128,8 @@ pub enum Step {
     ReleasePort,
     /// Report to waifud that nothing is left.
     ConfirmDestroyed,
+    /// Record that the instance is given up.
+    CompleteRelease,
     /// Watch cloud-init.
     WatchReady,
     /// Nothing can be done until something else happens.
@@ -177,6 +182,7 @@ pub fn next(desired: &DesiredState, memory: &Memory, seen: &Observed, now: Circu
     match desired {
         DesiredState::LeaveAlone => Step::Idle,
         DesiredState::Destroy(deletion) => destroy(deletion, seen),
+        DesiredState::Release(handover) => release(handover, memory, seen, now),
         DesiredState::Keep(want) => keep(want, memory, seen, now),
     }
 }
@@ -203,6 +209,32 @@ fn destroy(deletion: &Deletion, seen: &Observed) -> Step {
         Step::ReleasePort
     } else {
         Step::ConfirmDestroyed
+    }
+}
+
+fn release(handover: &Handover, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
+    let record = handover.record;
+    if seen.domain.is_some() && seen.foreign {
+        Step::Wait(Wait::ForeignDomain)
+    } else if seen.epoch > Some(record.release.epoch) {
+        Step::Wait(Wait::NewerCopy)
+    } else if seen.domain == Some(DomainState::Crashed) {
+        Step::ForceOff
+    } else if seen.is_on() {
+        // Someone may have started it by hand since the release was complete.
+        if record.release.stop || record.completed {
+            shut_down(memory, now, false)
+        } else {
+            Step::Idle
+        }
+    } else if record.completed {
+        Step::Idle
+    } else if seen.assigned {
+        Step::ReleaseBundle
+    } else if seen.port {
+        Step::ReleasePort
+    } else {
+        Step::CompleteRelease
     }
 }
 
@@ -299,6 +331,14 @@ pub(crate) const START: [Step; 7] = [
     Step::Start,
 ];
 
+/// The steps that release an instance, in order.
+pub(crate) const RELEASE: [Step; 4] = [
+    Step::ForceOff,
+    Step::ReleaseBundle,
+    Step::ReleasePort,
+    Step::CompleteRelease,
+];
+
 /// The steps that remove a running guest, in order.
 pub(crate) const DESTROY: [Step; 6] = [
     Step::ForceOff,
@@ -316,7 +356,7 @@ pub fn leads_to(step: Step, later: Step) -> bool {
         place(step).is_some_and(|at| place(later).is_some_and(|end| at <= end))
     };
     let same = matches!(step, Step::GrowDisks | Step::RequestShutdown) && step == later;
-    same || on(&START) || on(&DESTROY)
+    same || on(&START) || on(&RELEASE) || on(&DESTROY)
 }
 
 impl Step {
@@ -338,6 +378,7 @@ impl Step {
             Self::ReleaseBundle => "release-bundle",
             Self::ReleasePort => "release-network",
             Self::ConfirmDestroyed => "confirm",
+            Self::CompleteRelease => "complete-release",
             Self::WatchReady => "ready",
             Self::Wait(_) => "wait",
             Self::Idle => return None,

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use waifud_api::agent::{AgentInstance, Tombstone};
+use waifud_api::agent::{AgentInstance, Release, Tombstone};
 use waifud_hypervisor::{DomainState, OffReason};
 use waifud_types::Epoch;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::StoppedBy;
 
-use crate::control_link::record::{Deletion, DesiredState, Memory, RunMemory};
+use crate::control_link::record::{
+    Deletion, DesiredState, Handover, Memory, ReleaseRecord, RunMemory,
+};
 use crate::fake::sample_instance;
 use crate::instance::driver::apply;
 use crate::instance::planner::{
@@ -153,6 +155,18 @@ fn deletion(epoch: u64, held: bool, of: &AgentInstance) -> Deletion {
     }
 }
 
+fn release(of: &AgentInstance, epoch: u64, stop: bool, completed: bool) -> DesiredState {
+    let release = Release {
+        instance: of.id,
+        epoch: Epoch(epoch),
+        stop,
+    };
+    DesiredState::Release(Box::new(Handover {
+        record: ReleaseRecord { release, completed },
+        instance: Some(of.clone()),
+    }))
+}
+
 /// Circumstances that allow every step.
 fn fair() -> Circumstances {
     Circumstances {
@@ -194,7 +208,7 @@ fn go(
             }
             // Time passes; a wait that time cannot end ends the run.
             Step::Wait(Wait::Shutdown) if !now.grace_over => now.grace_over = true,
-            Step::Idle | Step::ConfirmDestroyed | Step::Wait(_) => {
+            Step::Idle | Step::ConfirmDestroyed | Step::CompleteRelease | Step::Wait(_) => {
                 steps.push(step);
                 break;
             }
@@ -238,6 +252,7 @@ proptest! {
                     | Step::ReleaseBundle
                     | Step::ReleasePort
                     | Step::ConfirmDestroyed
+                    | Step::CompleteRelease
             ),
             "{step:?}"
         );
@@ -309,6 +324,54 @@ proptest! {
     }
 
     #[test]
+    fn a_released_instance_is_never_started_defined_or_destroyed(
+        want in wanted(), memory in memory(), seen in observed(), now in circumstances(),
+        epoch in 1_u64..4, stop in any::<bool>(), completed in any::<bool>(),
+    ) {
+        let step = next(&release(&want, epoch, stop, completed), &memory, &seen, now);
+        prop_assert!(
+            matches!(
+                step,
+                Step::RequestShutdown
+                    | Step::ForceOff
+                    | Step::ReleaseBundle
+                    | Step::ReleasePort
+                    | Step::CompleteRelease
+                    | Step::Wait(_)
+                    | Step::Idle
+            ),
+            "{step:?}"
+        );
+        if matches!(step, Step::RequestShutdown | Step::ForceOff) {
+            let crashed = seen.domain == Some(DomainState::Crashed);
+            prop_assert!(crashed || seen.is_on() && (stop || completed));
+            prop_assert!(!seen.foreign && seen.epoch.is_none_or(|copy| copy.0 <= epoch));
+        }
+        if step == Step::CompleteRelease {
+            prop_assert!(!seen.is_on() && !seen.port && !seen.assigned);
+        }
+    }
+
+    #[test]
+    fn a_release_is_completed_whatever_fails_on_the_way_unless_the_guest_may_continue(
+        want in wanted(), memory in memory(), seen in observed(), stop in any::<bool>(),
+        fails in proptest::collection::btree_set(0_usize..12, 0..6),
+    ) {
+        let (foreign, on) = (seen.foreign, seen.is_on());
+        let (steps, left) = go(&release(&want, 9, stop, false), &memory, &seen, &fails);
+        if foreign {
+            prop_assert_eq!(steps.last(), Some(&Step::Wait(Wait::ForeignDomain)));
+        } else if on && !stop {
+            prop_assert_eq!(steps, [Step::Idle]);
+        } else {
+            prop_assert_eq!(steps.last(), Some(&Step::CompleteRelease));
+            prop_assert!(!left.is_on() && !left.assigned && !left.port, "{:?}", left);
+            prop_assert_eq!(left.leftovers, seen.leftovers, "the disks stay");
+            prop_assert_eq!(left.domain.is_some(), seen.domain.is_some(), "the definition stays");
+        }
+    }
+
+    #[test]
     fn a_kept_instance_reaches_a_final_step_whatever_fails_on_the_way(
         want in wanted(), memory in memory(), mut seen in observed(),
         fails in proptest::collection::btree_set(0_usize..16, 0..8),
@@ -367,6 +430,37 @@ fn only_running() -> Observed {
     Observed {
         domain: Some(DomainState::Running),
         ..Observed::default()
+    }
+}
+
+#[test]
+fn a_release_takes_its_steps_in_order() {
+    let want = sample_instance("web");
+    let desired = release(&want, 1, true, false);
+    let seen = running(&want);
+    let (steps, _) = go(&desired, &Memory::default(), &seen, &BTreeSet::new());
+    assert_eq!(
+        steps,
+        [
+            Step::RequestShutdown,
+            Step::ForceOff,
+            Step::ReleaseBundle,
+            Step::ReleasePort,
+            Step::CompleteRelease
+        ]
+    );
+}
+
+#[test]
+fn a_guest_that_was_started_by_hand_after_its_release_is_shut_down() {
+    let want = sample_instance("web");
+    for stop in [true, false] {
+        let desired = release(&want, 1, stop, true);
+        let step = next(&desired, &Memory::default(), &running(&want), fair());
+        assert!(
+            matches!(step, Step::RequestShutdown | Step::Wait(Wait::Shutdown)),
+            "{step:?}"
+        );
     }
 }
 

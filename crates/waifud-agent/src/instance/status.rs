@@ -5,7 +5,9 @@ use waifud_hypervisor::DomainState;
 use waifud_types::status::{CloudInitState, Condition, HypervisorKind, StepStatus, StoppedBy};
 use waifud_types::{Epoch, Generation, InstanceState, Name, Timestamp};
 
-use crate::control_link::record::{DesiredState, InstanceRecord, Memory, RunMemory};
+use crate::control_link::record::{
+    DesiredState, Handover, InstanceRecord, Memory, RunMemory,
+};
 use crate::instance::pending;
 use crate::instance::planner::{self, Observed, Step, Wait};
 use crate::instance::restart_policy;
@@ -60,9 +62,17 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
                 .as_ref()
                 .map_or(Generation::FIRST, |instance| instance.generation),
         ),
+        DesiredState::Release(handover) => (
+            handover.record.release.epoch,
+            handover
+                .instance
+                .as_ref()
+                .map_or(Generation::FIRST, |instance| instance.generation),
+        ),
     };
     let state = match s.desired {
         DesiredState::Keep(want) => kept_state(want, memory, &s),
+        DesiredState::Release(handover) => released_state(handover, &s),
         _ => InstanceState::Deleting,
     };
     let on = s.seen.is_some_and(Observed::is_on);
@@ -114,6 +124,16 @@ fn kept_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Insta
     }
 }
 
+fn released_state(handover: &Handover, s: &Situation<'_>) -> InstanceState {
+    let stays = !handover.record.release.stop;
+    match s.seen.map(|seen| seen.domain) {
+        Some(Some(DomainState::Running)) if stays => InstanceState::Running,
+        Some(Some(DomainState::Paused { .. })) if stays => InstanceState::Paused,
+        Some(Some(DomainState::Off(_) | DomainState::Crashed) | None) => InstanceState::Stopped,
+        Some(Some(_)) | None => InstanceState::Stopping,
+    }
+}
+
 fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> InstanceState {
     let lasting = s.failure.is_some_and(|failure| failure.lasting);
     let stays_off = !want.spec.run || !restart_policy::may_start(memory, want.spec.restart);
@@ -162,6 +182,9 @@ fn reason(s: &Situation<'_>) -> Option<String> {
             Some("rebooting: the guest was asked to shut down".to_owned())
         }
         Step::Wait(wait) => Some(format!("waits for {}", wait.as_str())),
+        _ if matches!(s.desired, DesiredState::Release(_)) => {
+            Some("this node was ordered to give the instance up; it does not start it again".to_owned())
+        }
         _ => None,
     }
 }

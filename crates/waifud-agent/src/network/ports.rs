@@ -47,7 +47,9 @@ pub(super) fn choose_ports(
 ) -> (NetworkState, BTreeMap<InstanceId, String>) {
     let here = || {
         let records = records.iter();
-        records.filter(|record| !record.destroyed && !released.contains(&record.id))
+        records.filter(|record| {
+            !record.destroyed && !record.is_given_up() && !released.contains(&record.id)
+        })
     };
     let mut wanted: Vec<Port> = here()
         .filter_map(|record| ports_of(record).ok())
@@ -113,6 +115,7 @@ impl OfInstance for LanPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_link::record::ReleaseRecord;
     use crate::fake::sample_instance;
 
     fn record(name: &str) -> InstanceRecord {
@@ -184,6 +187,23 @@ mod tests {
         assert_eq!((state.ports.len(), state.lan.len()), (1, 1));
         assert_eq!(state.lan[0].instance, a.id);
         assert_eq!(conflicts.keys().collect::<Vec<_>>(), [&b.id]);
+    }
+
+    #[test]
+    fn an_instance_that_was_given_up_has_no_port() {
+        let mut given_up = record("a");
+        let release = waifud_api::agent::Release {
+            instance: given_up.id,
+            epoch: waifud_types::Epoch::FIRST,
+            stop: true,
+        };
+        for (completed, ports) in [(false, 1), (true, 0)] {
+            given_up.release = Some(ReleaseRecord { release, completed });
+            let records = [given_up.clone()];
+            let none = BTreeSet::new();
+            let (state, _) = choose_ports(empty(), &records, &none, &BTreeSet::new());
+            assert_eq!(state.ports.len(), ports, "completed: {completed}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ use super::{AgentInstance, AgentReport, Hello, InstanceReport, Unmanaged};
 pub const INSTANCES_MAX: usize = 1024;
 /// Maximum number of confirmed tombstones in a report.
 pub const DESTROYED_MAX: usize = 1024;
+/// Maximum number of recorded releases in a report.
+pub const RELEASED_MAX: usize = 1024;
 /// Maximum number of unmanaged objects on a node.
 pub const UNMANAGED_MAX: usize = 4096;
 
@@ -325,6 +327,12 @@ impl Walk {
             &mut report.destroyed,
             DESTROYED_MAX,
             |walk, tombstone| walk.number("epoch", &mut tombstone.epoch.0, COUNT_MAX),
+        );
+        self.list(
+            "released",
+            &mut report.released,
+            RELEASED_MAX,
+            |walk, released| walk.number("epoch", &mut released.epoch.0, COUNT_MAX),
         );
         if let Some(unmanaged) = &mut report.unmanaged {
             self.list("unmanaged", unmanaged, UNMANAGED_MAX, Self::unmanaged);

@@ -35,6 +35,10 @@ pub(crate) fn apply(seen: &mut Observed, step: Step) {
         Step::ReleaseBundle => seen.assigned = false,
         Step::ReleasePort => seen.port = false,
         Step::WatchReady => seen.readiness_final = true,
-        Step::RequestShutdown | Step::ConfirmDestroyed | Step::Wait(_) | Step::Idle => {}
+        Step::RequestShutdown
+        | Step::ConfirmDestroyed
+        | Step::CompleteRelease
+        | Step::Wait(_)
+        | Step::Idle => {}
     }
 }

@@ -157,8 +157,14 @@ impl Driver {
                 return pause;
             }
         };
+        let released = match &view.desired {
+            DesiredState::Release(handover) => handover.reported(),
+            _ => None,
+        };
+        self.shared.reports.released(self.id, released);
         if matches!(view.desired, DesiredState::LeaveAlone) {
-            return self.leave_alone(&seen, view.version).await;
+            let given_up = view.record.is_given_up();
+            return self.leave_alone(&seen, view.version, given_up).await;
         }
         let host_stopping = self.host_stopping(&view, &seen).await;
         if let Err(failure) = self.record_observation(&mut view, &seen, host_stopping) {
@@ -254,7 +260,7 @@ impl Driver {
     }
 
     /// For an instance outside the slice: once nothing of it is left on the node, its record and its lease are removed.
-    async fn leave_alone(&mut self, seen: &Observed, version: u64) -> Pass {
+    async fn leave_alone(&mut self, seen: &Observed, version: u64, given_up: bool) -> Pass {
         self.shared.reports.forget(self.id);
         let table = &self.shared.table;
         if seen.domain.is_none() && !seen.leftovers {
@@ -272,7 +278,7 @@ impl Driver {
                 Err(_) => Pass::Pause(self.retry.pause()),
             };
         }
-        if !seen.port {
+        if !seen.port && !given_up {
             // An instance that is left running keeps its network.
             let _tried_again = self.shared.network.ensure(table, self.id).await;
         }

@@ -34,6 +34,9 @@ impl Driver {
         seen: &Observed,
         host_stopping: bool,
     ) -> Result<(), Failure> {
+        if matches!(view.desired, DesiredState::Release(_)) && !seen.is_on() {
+            self.shutdown.reset();
+        }
         let DesiredState::Keep(want) = &view.desired else {
             return Ok(());
         };

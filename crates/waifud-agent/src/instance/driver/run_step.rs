@@ -88,10 +88,10 @@ impl Driver {
             (DesiredState::Destroy(_), Step::DestroyVolumes) => {
                 steps::destroy_volumes(&shared, self.id).await
             }
-            (DesiredState::Destroy(_), Step::ReleaseBundle) => {
+            (DesiredState::Destroy(_) | DesiredState::Release(_), Step::ReleaseBundle) => {
                 steps::release_bundle(&shared, self.id).await
             }
-            (DesiredState::Destroy(_), Step::ReleasePort) => shared
+            (DesiredState::Destroy(_) | DesiredState::Release(_), Step::ReleasePort) => shared
                 .network
                 .release(&shared.table, self.id)
                 .await
@@ -105,10 +105,18 @@ impl Driver {
                     Err(error) => Err(error.into()),
                 }
             }
+            (DesiredState::Release(_), Step::CompleteRelease) => shared
+                .table
+                .complete_release(self.id, view.version)
+                .map_err(Failure::from),
             // The planner never returns these combinations. Doing nothing is the safe answer.
-            (DesiredState::Keep(_) | DesiredState::Destroy(_) | DesiredState::LeaveAlone, _) => {
-                Ok(())
-            }
+            (
+                DesiredState::Keep(_)
+                | DesiredState::Destroy(_)
+                | DesiredState::Release(_)
+                | DesiredState::LeaveAlone,
+                _,
+            ) => Ok(()),
         };
         match done {
             Ok(()) => Outcome::Done,

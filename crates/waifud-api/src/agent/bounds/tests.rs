@@ -57,6 +57,7 @@ fn report() -> Value {
             },
         }],
         "destroyed": [{"instance": ID, "name": "web", "epoch": 1}],
+        "released": [{"instance": ID, "epoch": 1}],
         "unmanaged": [{
             "kind": "domain", "instance": ID, "name": "web", "volume": null, "running": true,
             "addresses": ["10.0.0.2"], "record": record(ID), "bundle": "AAAA",

@@ -1,0 +1,244 @@
+//! Which node may run an instance: the roles of the nodes that have a part in it, and the rules by which they change.
+//!
+//! waifud keeps one [`Part`] for each node. Its half of the rules is [`Ownership`]: an instance changes owner only after
+//! the old owner has recorded the release. A node keeps the epoch of its copy, of a release and of a deletion. Its half is
+//! [`NodeCopy`]: an order of an older epoch is ignored, and only a newer epoch ends a release.
+//!
+//! ```text
+//!   owner ── begin_release ──► releasing ── record_released ──► released
+//!     ▲                            │                               │
+//!     └──────── withdraw_release (the next epoch) ─────────────────┘
+//!   receiving ── take_over (the next epoch; every other part is released or receiving) ──► owner
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, NodeId};
+
+/// The role of a node in an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnershipRole {
+    /// The node runs the instance.
+    Owner,
+    /// The node will run the instance after the owner has released it.
+    Receiving,
+    /// The node was ordered to release the instance and has not confirmed it.
+    Releasing,
+    /// The node has recorded the release and does not start the instance again. It keeps the disks.
+    Released,
+}
+
+/// A node's part in an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// The node.
+    pub node: NodeId,
+    /// The epoch of the instance in which the node was its last owner, or in which it began to receive it.
+    pub epoch: Epoch,
+    /// The role.
+    pub role: OwnershipRole,
+    /// During a release: whether the node shuts the guest down. If not, a running guest keeps running and is not started
+    /// again after it has ended.
+    pub stop: bool,
+}
+
+/// Why a role cannot change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HandoverError {
+    /// Only the owner releases an instance.
+    #[error("the node is not the owner of the instance")]
+    NotOwner,
+    /// Only a release can be withdrawn.
+    #[error("the node does not release the instance")]
+    NotReleasing,
+    /// Only a receiving node takes over.
+    #[error("the node does not receive the instance")]
+    NotReceiving,
+    /// A node with another role cannot begin to receive.
+    #[error("the node already has a part in the instance")]
+    HasPart,
+    /// Another node may still run the instance.
+    #[error("another node has not released the instance yet")]
+    NotReleased,
+}
+
+/// The parts of all nodes in one instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ownership {
+    /// The current epoch of the instance.
+    pub epoch: Epoch,
+    /// One part for each node.
+    pub parts: Vec<Part>,
+}
+
+impl Ownership {
+    /// The part of a node.
+    pub fn part(&self, node: NodeId) -> Option<Part> {
+        self.parts.iter().find(|part| part.node == node).copied()
+    }
+
+    /// The owner.
+    pub fn owner(&self) -> Option<NodeId> {
+        let owner = self.parts.iter().find(|p| p.role == OwnershipRole::Owner);
+        owner.map(|part| part.node)
+    }
+
+    /// Orders the owner to release the instance.
+    pub fn begin_release(&mut self, node: NodeId, stop: bool) -> Result<(), HandoverError> {
+        let part = self.find(node).ok_or(HandoverError::NotOwner)?;
+        if part.role != OwnershipRole::Owner {
+            return Err(HandoverError::NotOwner);
+        }
+        part.role = OwnershipRole::Releasing;
+        part.stop = stop;
+        Ok(())
+    }
+
+    /// Makes the node the owner again. The epoch grows, so that the release, which the node may have recorded, ends.
+    pub fn withdraw_release(&mut self, node: NodeId) -> Result<(), HandoverError> {
+        if self.owner().is_some() {
+            return Err(HandoverError::NotReleasing);
+        }
+        let epoch = self.epoch.next();
+        let part = self.find(node).ok_or(HandoverError::NotReleasing)?;
+        if !matches!(
+            part.role,
+            OwnershipRole::Releasing | OwnershipRole::Released
+        ) {
+            return Err(HandoverError::NotReleasing);
+        }
+        *part = Part {
+            node,
+            epoch,
+            role: OwnershipRole::Owner,
+            stop: false,
+        };
+        self.epoch = epoch;
+        Ok(())
+    }
+
+    /// The node reports that it has recorded the release of its copy of this epoch. Returns whether that changed its role:
+    /// a repeated report, and one of another epoch, changes nothing.
+    pub fn record_released(&mut self, node: NodeId, epoch: Epoch) -> bool {
+        match self.find(node) {
+            Some(part) if part.role == OwnershipRole::Releasing && part.epoch == epoch => {
+                part.role = OwnershipRole::Released;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds a node that will take over. A node that has released the instance can receive it again.
+    pub fn begin_receiving(&mut self, node: NodeId) -> Result<(), HandoverError> {
+        let epoch = self.epoch;
+        match self.find(node) {
+            Some(part) if part.role == OwnershipRole::Released => {
+                part.role = OwnershipRole::Receiving;
+            }
+            Some(_) => return Err(HandoverError::HasPart),
+            None => self.parts.push(Part {
+                node,
+                epoch,
+                role: OwnershipRole::Receiving,
+                stop: false,
+            }),
+        }
+        Ok(())
+    }
+
+    /// Makes a receiving node the owner, in the next epoch. Refused until every other node has recorded its release.
+    pub fn take_over(&mut self, node: NodeId) -> Result<(), HandoverError> {
+        let others = self.parts.iter().filter(|part| part.node != node);
+        let may_run = |part: &Part| {
+            matches!(part.role, OwnershipRole::Owner | OwnershipRole::Releasing)
+        };
+        if others.clone().any(may_run) {
+            return Err(HandoverError::NotReleased);
+        }
+        let epoch = self.epoch.next();
+        let part = self.find(node).ok_or(HandoverError::NotReceiving)?;
+        if part.role != OwnershipRole::Receiving {
+            return Err(HandoverError::NotReceiving);
+        }
+        part.role = OwnershipRole::Owner;
+        part.epoch = epoch;
+        self.epoch = epoch;
+        Ok(())
+    }
+
+    fn find(&mut self, node: NodeId) -> Option<&mut Part> {
+        self.parts.iter_mut().find(|part| part.node == node)
+    }
+}
+
+/// What a node has durably recorded about its copy of an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeCopy {
+    /// The epoch of the copy; `None` without a copy.
+    pub epoch: Option<Epoch>,
+    /// The epoch of the last release.
+    pub released: Option<Epoch>,
+    /// The epoch of the last deletion.
+    pub deleted: Option<Epoch>,
+}
+
+/// Why a node ignores an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Outdated {
+    /// The copy has a newer epoch.
+    #[error("it is for an older epoch than the copy on this node")]
+    OlderEpoch,
+    /// The node has released the instance in this epoch or a later one.
+    #[error("this node has released the instance in this epoch")]
+    Released,
+    /// The copy of this epoch is being destroyed.
+    #[error("the copy of this epoch is being destroyed")]
+    Deleted,
+}
+
+impl NodeCopy {
+    /// Whether the spec of an instance of this epoch applies.
+    ///
+    /// `restored` means that waifud's database was restored from a backup and the node is not confirmed. The database may
+    /// contain an instance that was deleted after the backup, and keeping that instance is safe. Starting one that was
+    /// released is never safe, because another node may run it.
+    pub fn check_put(&self, epoch: Epoch, restored: bool) -> Result<(), Outdated> {
+        if self.epoch > Some(epoch) {
+            Err(Outdated::OlderEpoch)
+        } else if self.released >= Some(epoch) {
+            Err(Outdated::Released)
+        } else if self.deleted >= Some(epoch) && !restored {
+            Err(Outdated::Deleted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether a release of this epoch applies.
+    pub fn check_release(&self, epoch: Epoch) -> Result<(), Outdated> {
+        if self.epoch > Some(epoch) || self.released > Some(epoch) {
+            Err(Outdated::OlderEpoch)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether a deletion of this epoch applies.
+    pub fn check_deletion(&self, epoch: Epoch) -> Result<(), Outdated> {
+        if self.epoch > Some(epoch) {
+            Err(Outdated::OlderEpoch)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the node may start its copy.
+    pub fn may_start(&self) -> bool {
+        self.epoch.is_some() && self.released < self.epoch && self.deleted < self.epoch
+    }
+}
+
+#[cfg(test)]
+mod tests;
