@@ -64,7 +64,7 @@ pub use leases::LeaseRow;
 pub use migrate::SCHEMA;
 pub use networks::{NetworkRow, NicRow};
 pub use nodes::{NewNode, NodeRow};
-pub use ownership::{OwnershipRole, OwnershipRow};
+pub use ownership::ReleaseRow;
 pub use placing::{NodeCapacity, PlacementRow, PoolPromise};
 pub use query::InstanceFilter;
 pub use slice::SliceRow;

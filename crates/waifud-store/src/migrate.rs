@@ -27,10 +27,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0012_bounds.sql"),
     include_str!("migrations/0013_unmanaged.sql"),
     include_str!("migrations/0014_ownership.sql"),
+    include_str!("migrations/0015_release.sql"),
 ];
 
 /// The newest schema that this program supports.
-pub const SCHEMA: u32 = 14;
+pub const SCHEMA: u32 = 15;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {
@@ -104,6 +105,8 @@ fn copy(conn: &Connection, partial: &Path) -> Result<(), Box<dyn std::error::Err
     Ok(())
 }
 
+#[cfg(test)]
+mod rows;
 #[cfg(test)]
 mod tests {
     use super::*;

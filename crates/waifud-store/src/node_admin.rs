@@ -40,7 +40,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Removes a node and its tombstones. The node must have no instances. Its subnet stays reserved until it is purged.
+    /// Removes a node, its tombstones. The node must have no instances and no parts in others. Its subnet stays reserved until it is purged.
     pub fn remove_node(&mut self, row: &NodeRow, at: Timestamp) -> Result<(), StoreError> {
         let id = node16(&row.id);
         self.conn

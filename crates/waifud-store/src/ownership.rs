@@ -4,73 +4,128 @@
 //! it; both hold a reservation and volumes. `instances.node` is the owner, kept by triggers.
 
 use rusqlite::Row;
-use serde::{Deserialize, Serialize};
-use waifud_types::{Epoch, InstanceId, NodeId};
+use waifud_api::agent::Release;
+use waifud_types::ownership::{OwnershipRole, Part};
+use waifud_types::{Epoch, InstanceId, NodeId, Revision};
 
 use crate::codec::{count, id16, instance_id, node_id, node16, to_i64, to_word, word};
 use crate::{ReadTx, StoreError, Topic, WriteTx};
 
-/// The part that a node has in an instance.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OwnershipRole {
-    /// It runs the instance.
-    Owner,
-    /// It will run the instance after the owner has released it.
-    Receiving,
-    /// It gives the instance up.
-    Releasing,
-}
-
-/// A node's part in an instance.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OwnershipRow {
-    /// The instance.
-    pub instance: InstanceId,
-    /// The node.
-    pub node: NodeId,
-    /// The epoch of the instance in which the node has this role.
-    pub epoch: Epoch,
-    /// The role.
-    pub role: OwnershipRole,
+/// A release and the revision that ordered it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReleaseRow {
+    /// The order.
+    pub release: Release,
+    /// The revision.
+    pub slice_revision: u64,
 }
 
 impl ReadTx<'_> {
     /// The nodes that have a part in an instance; none until it is placed.
-    pub fn ownership(&self, id: InstanceId) -> Result<Vec<OwnershipRow>, StoreError> {
+    pub fn ownership(&self, id: InstanceId) -> Result<Vec<Part>, StoreError> {
         self.conn
             .prepare_cached("SELECT * FROM ownership WHERE instance = ?1 ORDER BY node")?
-            .query_and_then([id16(&id)], ownership)?
+            .query_and_then([id16(&id)], part)?
+            .collect()
+    }
+
+    /// The part of one node in an instance.
+    pub fn part_in(&self, id: InstanceId, node: NodeId) -> Result<Option<Part>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT * FROM ownership WHERE instance = ?1 AND node = ?2")?
+            .query_and_then((id16(&id), node16(&node)), part)?
+            .next()
+            .transpose()
+    }
+
+    /// Instances in which a node has a part without being the owner.
+    pub fn handovers_on(&self, node: NodeId) -> Result<Vec<InstanceId>, StoreError> {
+        self.conn
+            .prepare_cached(HANDOVERS)?
+            .query_and_then([node16(&node)], |row| instance_id(row, "instance"))?
+            .collect()
+    }
+
+    /// Releases of a node that were ordered after `since`, recorded or not, oldest first. Instances being deleted are
+    /// left out: the node receives their tombstones.
+    pub fn releases(&self, node: NodeId, since: u64) -> Result<Vec<ReleaseRow>, StoreError> {
+        self.conn
+            .prepare_cached(RELEASES)?
+            .query_and_then((node16(&node), to_i64(since)), |row| {
+                let Part { epoch, stop, .. } = part(row)?;
+                Ok(ReleaseRow {
+                    release: Release {
+                        instance: instance_id(row, "instance")?,
+                        epoch,
+                        stop,
+                    },
+                    slice_revision: count(row, "slice_revision")?,
+                })
+            })?
             .collect()
     }
 }
 
+// Both repeat the condition of the index.
+const HANDOVERS: &str = "SELECT instance FROM ownership WHERE node = ?1 AND role <> 'owner'";
+const RELEASES: &str = "SELECT o.* FROM ownership o JOIN instances i ON i.id = o.instance
+   WHERE o.node = ?1 AND o.slice_revision > ?2 AND o.role <> 'owner' AND o.role <> 'receiving' AND i.deleting = 0
+   ORDER BY o.slice_revision";
+
 impl WriteTx<'_> {
-    /// Gives a node a role in an instance, or changes its role. Fails if that made a second owner.
-    pub fn set_ownership(&mut self, row: &OwnershipRow) -> Result<(), StoreError> {
+    /// Stores a node's part in an instance. Fails if that made a second owner. A new release is sent to the node as of this
+    /// revision.
+    pub fn set_part(
+        &mut self,
+        id: InstanceId,
+        part: &Part,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
-                "INSERT INTO ownership (instance, node, epoch, role) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (instance, node) DO UPDATE SET epoch = excluded.epoch, role = excluded.role",
+                "INSERT INTO ownership (instance, node, epoch, role, stop, slice_revision)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (instance, node) DO UPDATE SET epoch = excluded.epoch, role = excluded.role,
+                     stop = excluded.stop,
+                     slice_revision = CASE excluded.role WHEN 'released' THEN slice_revision
+                                                         ELSE excluded.slice_revision END",
             )?
             .execute((
-                id16(&row.instance),
-                node16(&row.node),
-                to_i64(row.epoch.0),
-                to_word("a role", &row.role)?,
+                id16(&id),
+                node16(&part.node),
+                to_i64(part.epoch.0),
+                to_word("a role", &part.role)?,
+                part.stop,
+                to_i64(revision.number),
             ))?;
-        self.touch(Topic::Instance(row.instance));
-        self.touch(Topic::Node(row.node));
+        self.touch(Topic::Instance(id));
+        self.touch(Topic::Node(part.node));
+        Ok(())
+    }
+
+    /// Sets the epoch of an instance that has a new owner, which receives the instance as of this revision.
+    pub fn set_epoch(
+        &mut self,
+        id: InstanceId,
+        epoch: Epoch,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET epoch = ?2, slice_revision = ?3 WHERE id = ?1")?
+            .execute((id16(&id), to_i64(epoch.0), to_i64(revision.number)))?;
+        self.touch(Topic::Instance(id));
         Ok(())
     }
 
     /// Ends a node's part in an instance, with its reservation and volumes.
-    pub fn end_ownership(&mut self, id: InstanceId, node: NodeId) -> Result<(), StoreError> {
-        for table in ["reservations", "volumes", "ownership"] {
+    pub fn end_part(&mut self, id: InstanceId, node: NodeId) -> Result<(), StoreError> {
+        for delete in [
+            "DELETE FROM reservations WHERE instance = ?1 AND node = ?2",
+            "DELETE FROM volumes WHERE instance = ?1 AND node = ?2",
+            "DELETE FROM ownership WHERE instance = ?1 AND node = ?2",
+        ] {
             self.conn
-                .prepare_cached(&format!(
-                    "DELETE FROM {table} WHERE instance = ?1 AND node = ?2"
-                ))?
+                .prepare_cached(delete)?
                 .execute((id16(&id), node16(&node)))?;
         }
         self.touch(Topic::Instance(id));
@@ -79,140 +134,14 @@ impl WriteTx<'_> {
     }
 }
 
-fn ownership(row: &Row<'_>) -> Result<OwnershipRow, StoreError> {
-    Ok(OwnershipRow {
-        instance: instance_id(row, "instance")?,
+fn part(row: &Row<'_>) -> Result<Part, StoreError> {
+    Ok(Part {
         node: node_id(row, "node")?,
         epoch: Epoch(count(row, "epoch")?),
-        role: word(row, "role")?,
+        role: word::<OwnershipRole>(row, "role")?,
+        stop: row.get("stop")?,
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use rusqlite::Connection;
-
-    use crate::migrate::{MIGRATIONS, migrate, run};
-
-    const INSTANCE: &str = "x'00000000000000000000000000000001'";
-    const WAITING: &str = "x'00000000000000000000000000000002'";
-    const OLD: &str = "x'000000000000000000000000000000aa'";
-    const NEW: &str = "x'000000000000000000000000000000bb'";
-
-    /// A database of schema 13 with two nodes, an instance on the first and one that waits; then the newest schema.
-    fn migrated() -> (tempfile::TempDir, Connection) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("waifud.db");
-        let mut conn = Connection::open(&path).unwrap();
-        conn.execute_batch("PRAGMA foreign_keys = ON").unwrap();
-        run(&mut conn, &path, &MIGRATIONS[..13]).unwrap();
-        for (id, name, subnet) in [(OLD, "old", "10.0.0.0/24"), (NEW, "new", "10.0.1.0/24")] {
-            conn.execute_batch(&format!(
-                "INSERT INTO nodes (id, name, facts, subnet, joined_at, slice_revision)
-                 VALUES ({id}, '{name}', '{{}}', '{subnet}', 0, 0)"
-            ))
-            .unwrap();
-        }
-        conn.execute_batch(
-            "INSERT INTO images (digest, size_bytes, virtual_size_bytes, created_at) VALUES (zeroblob(32), 1, 1, 0)",
-        )
-        .unwrap();
-        for (id, name, node) in [(INSTANCE, "web", OLD), (WAITING, "db", "NULL")] {
-            conn.execute_batch(&format!(
-                "INSERT INTO instances (id, name, generation, epoch, created_at, template, image, arch, datasource,
-                                        firmware, node, state, labels, spec, status, placement, ssh_keys, cloud_id,
-                                        slice_revision)
-                 VALUES ({id}, '{name}', 1, 4, 0, 't', zeroblob(32), 'x86_64', 'openstack', 'bios', {node}, 'running',
-                         '{{}}', '{{}}', '{{}}', '[]', '[]', 'c', 0)"
-            ))
-            .unwrap();
-        }
-        conn.execute_batch(&format!(
-            "INSERT INTO reservations (instance, node, cpus, memory_bytes) VALUES ({INSTANCE}, {OLD}, 2, 1024);
-             INSERT INTO volumes (instance, disk, node, pool, size_bytes) VALUES ({INSTANCE}, 'root', {OLD}, 'main', 10)"
-        ))
-        .unwrap();
-        migrate(&mut conn, &path).unwrap();
-        (dir, conn)
-    }
-
-    fn one(conn: &Connection, sql: &str) -> i64 {
-        conn.query_row(sql, [], |row| row.get(0)).unwrap()
-    }
-
-    fn promised(conn: &Connection, node: &str) -> (i64, i64) {
-        conn.query_row(
-            &format!("SELECT promised_cpus, promised_memory_bytes FROM nodes WHERE id = {node}"),
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .unwrap()
-    }
-
-    fn is_on(conn: &Connection, node: &str) -> bool {
-        one(
-            conn,
-            &format!("SELECT node IS {node} FROM instances WHERE id = {INSTANCE}"),
-        ) == 1
-    }
-
-    #[test]
-    fn the_migration_makes_nodes_owners_and_keeps_reservations_volumes_and_sums() {
-        let (_dir, conn) = migrated();
-        let owners = format!(
-            "SELECT count(*) FROM ownership WHERE instance = {INSTANCE} AND node = {OLD} AND epoch = 4 AND role = 'owner'"
-        );
-        assert_eq!(one(&conn, &owners), 1);
-        assert_eq!(one(&conn, "SELECT count(*) FROM ownership"), 1);
-        assert_eq!(one(&conn, "SELECT sum(cpus) FROM reservations"), 2);
-        assert_eq!(one(&conn, "SELECT sum(size_bytes) FROM volumes"), 10);
-        assert_eq!(promised(&conn, OLD), (2, 1024));
-        assert!(is_on(&conn, OLD));
-    }
-
-    #[test]
-    fn two_nodes_hold_a_part_of_an_instance_and_each_sum_follows_its_own_part() {
-        let (_dir, conn) = migrated();
-        conn.execute_batch(&format!(
-            "INSERT INTO ownership VALUES ({INSTANCE}, {NEW}, 5, 'receiving');
-             INSERT INTO reservations VALUES ({INSTANCE}, {NEW}, 3, 2048);
-             INSERT INTO volumes VALUES ({INSTANCE}, {NEW}, 'root', 'main', 10)"
-        ))
-        .unwrap();
-        assert_eq!(promised(&conn, OLD), (2, 1024));
-        assert_eq!(promised(&conn, NEW), (3, 2048));
-        // The same disk on the same node stays unique.
-        let again = format!("INSERT INTO volumes VALUES ({INSTANCE}, {NEW}, 'root', 'other', 1)");
-        assert!(conn.execute_batch(&again).is_err());
-        conn.execute_batch(&format!(
-            "DELETE FROM reservations WHERE instance = {INSTANCE} AND node = {OLD}"
-        ))
-        .unwrap();
-        assert_eq!(promised(&conn, OLD), (0, 0));
-        assert_eq!(promised(&conn, NEW), (3, 2048));
-    }
-
-    #[test]
-    fn an_instance_has_one_owner_and_its_node_follows_the_handover() {
-        let (_dir, conn) = migrated();
-        let second = format!("INSERT INTO ownership VALUES ({INSTANCE}, {NEW}, 5, 'owner')");
-        assert!(conn.execute_batch(&second).is_err(), "a second owner");
-        conn.execute_batch(&format!(
-            "INSERT INTO ownership VALUES ({INSTANCE}, {NEW}, 5, 'receiving');
-             UPDATE ownership SET role = 'releasing' WHERE instance = {INSTANCE} AND node = {OLD}"
-        ))
-        .unwrap();
-        assert!(is_on(&conn, OLD), "it is still released");
-        conn.execute_batch(&format!(
-            "UPDATE ownership SET role = 'owner' WHERE instance = {INSTANCE} AND node = {NEW};
-             DELETE FROM ownership WHERE instance = {INSTANCE} AND node = {OLD}"
-        ))
-        .unwrap();
-        assert!(is_on(&conn, NEW));
-        conn.execute_batch(&format!(
-            "DELETE FROM ownership WHERE instance = {INSTANCE}"
-        ))
-        .unwrap();
-        assert!(is_on(&conn, "NULL"));
-    }
-}
+mod tests;

@@ -69,9 +69,7 @@ impl ReadTx<'_> {
     /// The reserved space of every pool of every node.
     pub fn pool_promises(&self) -> Result<Vec<PoolPromise>, StoreError> {
         self.conn
-            .prepare_cached(
-                "SELECT node, pool, sum(size_bytes) AS promised FROM volumes GROUP BY node, pool",
-            )?
+            .prepare_cached(POOL_PROMISES)?
             .query_and_then([], |row| {
                 Ok(PoolPromise {
                     node: node_id(row, "node")?,
@@ -82,15 +80,15 @@ impl ReadTx<'_> {
             .collect()
     }
 
-    /// What the owner of an instance reserves for it; `None` until it is placed.
-    pub fn reservation(&self, id: InstanceId) -> Result<Option<Resources>, StoreError> {
+    /// What a node reserves for an instance.
+    pub fn reservation(
+        &self,
+        id: InstanceId,
+        node: NodeId,
+    ) -> Result<Option<Resources>, StoreError> {
         self.conn
-            .prepare_cached(
-                "SELECT r.cpus, r.memory_bytes FROM reservations r
-                   JOIN instances i ON i.id = r.instance AND i.node = r.node
-                  WHERE r.instance = ?1",
-            )?
-            .query_and_then([id16(&id)], |row| {
+            .prepare_cached(RESERVATION)?
+            .query_and_then((id16(&id), node16(&node)), |row| {
                 Ok::<_, StoreError>(Resources {
                     cpus: u32::try_from(count(row, "cpus")?).unwrap_or(u32::MAX),
                     memory_bytes: size(row, "memory_bytes")?,
@@ -105,6 +103,11 @@ impl ReadTx<'_> {
         Ok(self.node(id)?.map(|node| node.subnet))
     }
 }
+
+pub(crate) const POOL_PROMISES: &str =
+    "SELECT node, pool, sum(size_bytes) AS promised FROM volumes GROUP BY node, pool";
+pub(crate) const RESERVATION: &str =
+    "SELECT cpus, memory_bytes FROM reservations WHERE instance = ?1 AND node = ?2";
 
 impl WriteTx<'_> {
     /// Stores a placement: owner, reservation and volumes. Addresses are stored with their leases.
@@ -157,14 +160,14 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Changes the reservation of a placed instance. Returns whether it changed.
+    /// Changes the reservation of a placed instance on a node. Returns whether it changed.
     pub fn set_reservation(
         &mut self,
         id: InstanceId,
         node: NodeId,
         promised: Resources,
     ) -> Result<bool, StoreError> {
-        if self.reservation(id)? == Some(promised) {
+        if self.reservation(id, node)? == Some(promised) {
             return Ok(false);
         }
         // Deleted and inserted again, so that the triggers update the sums.

@@ -18,27 +18,29 @@ pub struct SliceRow {
 
 impl ReadTx<'_> {
     /// Instances of a node that changed after `since`, in the order of their changes. Instances being deleted are left
-    /// out: the node receives their tombstones.
+    /// out: the node receives their tombstones. Those that the node releases are left out, too.
     pub fn slice(&self, node: NodeId, since: u64) -> Result<Vec<SliceRow>, StoreError> {
         self.conn
-            .prepare_cached(
-                "SELECT i.*, m.size_bytes AS image_size, m.virtual_size_bytes AS image_virtual_size,
-                        (SELECT json_group_object(w.name, w.bridge)
-                           FROM network_users u JOIN networks w ON w.name = u.network
-                          WHERE u.instance = i.id AND w.bridge IS NOT NULL) AS bridges,
-                        r.size_bytes AS rescue_size, r.virtual_size_bytes AS rescue_virtual_size,
-                        b.key AS bundle_key, b.size_bytes AS bundle_size
-                   FROM instances i
-                   JOIN images m ON m.digest = i.image
-                   LEFT JOIN images r ON r.digest = i.rescue_image
-                   JOIN bundles b ON b.digest = i.bundle
-                  WHERE i.node = ?1 AND i.slice_revision > ?2 AND i.deleting = 0
-                  ORDER BY i.slice_revision",
-            )?
+            .prepare_cached(SLICE)?
             .query_and_then((node16(&node), to_i64(since)), slice_row)?
             .collect()
     }
 }
+
+pub(crate) const SLICE: &str = "SELECT i.*, m.size_bytes AS image_size, m.virtual_size_bytes AS image_virtual_size,
+          (SELECT json_group_object(w.name, w.bridge)
+             FROM network_users u JOIN networks w ON w.name = u.network
+            WHERE u.instance = i.id AND w.bridge IS NOT NULL) AS bridges,
+          r.size_bytes AS rescue_size, r.virtual_size_bytes AS rescue_virtual_size,
+          b.key AS bundle_key, b.size_bytes AS bundle_size
+     FROM instances i
+     JOIN images m ON m.digest = i.image
+     LEFT JOIN images r ON r.digest = i.rescue_image
+     JOIN bundles b ON b.digest = i.bundle
+    WHERE i.node = ?1 AND i.slice_revision > ?2 AND i.deleting = 0
+      AND EXISTS (SELECT 1 FROM ownership o
+                   WHERE o.instance = i.id AND o.node = i.node AND o.role = 'owner')
+    ORDER BY i.slice_revision";
 
 fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
     let key: String = row.get("bundle_key")?;

@@ -1,7 +1,9 @@
 //! The table, tested with frames in any order and restarts at any point.
 
 use proptest::prelude::*;
-use waifud_api::agent::{AgentInstance, SliceObject, Tombstone, WatchFrame, Welcome};
+use waifud_api::agent::{
+    AgentInstance, Release, SliceObject, Tombstone, WatchFrame, Welcome,
+};
 use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId, Revision};
 
 use crate::control_link::record::{DesiredState, RunMemory};
@@ -29,6 +31,17 @@ fn order(number: u64, instance: &AgentInstance) -> WatchFrame {
             instance: instance.id,
             name: instance.name.clone(),
             epoch: instance.epoch,
+        },
+    }
+}
+
+fn release(number: u64, instance: &AgentInstance) -> WatchFrame {
+    WatchFrame::Release {
+        revision: revision(number),
+        release: Release {
+            instance: instance.id,
+            epoch: instance.epoch,
+            stop: true,
         },
     }
 }
@@ -191,6 +204,8 @@ enum Act {
     Put(usize, u64),
     Leave(usize),
     Order(usize, u64),
+    Release(usize, u64),
+    Completed(usize),
     Sync,
     Watch(bool),
     Destroyed(usize),
@@ -203,6 +218,8 @@ fn act() -> impl Strategy<Value = Act> {
         (0_usize..3, 1_u64..4).prop_map(|(i, e)| Act::Put(i, e)),
         (0_usize..3).prop_map(Act::Leave),
         (0_usize..3, 1_u64..4).prop_map(|(i, e)| Act::Order(i, e)),
+        (0_usize..3, 1_u64..4).prop_map(|(i, e)| Act::Release(i, e)),
+        (0_usize..3).prop_map(Act::Completed),
         Just(Act::Sync),
         any::<bool>().prop_map(Act::Watch),
         (0_usize..3).prop_map(Act::Destroyed),
@@ -230,6 +247,12 @@ proptest! {
             match act {
                 Act::Put(i, epoch) => drop(table.apply(put(number, &at(i, epoch))).unwrap()),
                 Act::Order(i, epoch) => drop(table.apply(order(number, &at(i, epoch))).unwrap()),
+                Act::Release(i, epoch) => drop(table.apply(release(number, &at(i, epoch))).unwrap()),
+                Act::Completed(i) => {
+                    if let Some(version) = table.version(samples[i].id) {
+                        table.complete_release(samples[i].id, version).unwrap();
+                    }
+                }
                 Act::Leave(i) => {
                     let frame = WatchFrame::Delete { revision: revision(number), instance: samples[i].id };
                     table.apply(frame).unwrap();
@@ -256,9 +279,55 @@ proptest! {
                     prop_assert_eq!(order.tombstone.instance, record.id);
                     prop_assert!(record.tombstone.is_some());
                 }
+                if let DesiredState::Keep(kept) = record.desired_state(false) {
+                    prop_assert!(record.release.is_none(), "a released instance is not kept");
+                    prop_assert_eq!(Some(kept.epoch), record.copy().epoch);
+                }
             }
         }
     }
+}
+
+#[test]
+fn a_release_is_kept_until_a_newer_epoch_and_an_older_one_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let mut instance = sample_instance("a");
+    let id = instance.id;
+    let old = instance.clone();
+    instance.epoch = Epoch(2);
+    table.apply(put(1, &instance)).unwrap();
+    assert_eq!(table.apply(release(2, &old)).unwrap(), Affected::None);
+    assert!(is_kept(&table, id));
+
+    let order = release(3, &instance);
+    let released = |table: &Table| match table.view(id).unwrap().desired {
+        DesiredState::Release(handover) => handover.record.completed,
+        other => panic!("it is not released: {other:?}"),
+    };
+    table.apply(order.clone()).unwrap();
+    assert!(!released(&open(&dir)), "also after a restart");
+    // The version of before the release is outdated.
+    table.complete_release(id, 0).unwrap();
+    assert!(!released(&table));
+    let version = table.version(id).unwrap();
+    table.complete_release(id, version).unwrap();
+    assert!(released(&table) && released(&open(&dir)));
+    table.apply(order).unwrap();
+    assert!(released(&table), "a repeated order changes nothing");
+    assert_eq!(table.apply(put(4, &instance)).unwrap(), Affected::None);
+    assert!(released(&table));
+
+    // Omitted by a complete list, it is left alone, and still not started.
+    table.forget_revision().unwrap();
+    table.begin_watch();
+    table.apply(sync(5)).unwrap();
+    assert_eq!(table.view(id).unwrap().desired, DesiredState::LeaveAlone);
+    assert_eq!(table.apply(put(6, &instance)).unwrap(), Affected::None);
+
+    instance.epoch = Epoch(3);
+    table.apply(put(7, &instance)).unwrap();
+    assert!(is_kept(&table, id) && is_kept(&open(&dir), id));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, SliceObject, Tombstone,
-    Unmanaged, WatchFrame, Welcome,
+    AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, Release, Released, SliceObject,
+    Tombstone, Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_hypervisor::ByteStream;
@@ -38,6 +38,7 @@ struct State {
     slice: NodeSlice,
     instances: BTreeMap<InstanceId, AgentInstance>,
     tombstones: BTreeMap<InstanceId, Tombstone>,
+    releases: BTreeMap<InstanceId, Release>,
     images: BTreeMap<Digest, Vec<u8>>,
     bundles: BTreeMap<Digest, Vec<u8>>,
     /// Downloads stop after this many bytes.
@@ -45,6 +46,7 @@ struct State {
     fetches: u64,
     statuses: BTreeMap<InstanceId, Vec<InstanceReport>>,
     destroyed: Vec<Tombstone>,
+    released: Vec<Released>,
     unmanaged: Vec<Unmanaged>,
     facts: Option<NodeFacts>,
     boot: Option<BootId>,
@@ -61,6 +63,7 @@ enum Change {
     Instance(InstanceId),
     Removed(InstanceId),
     Tombstone(InstanceId),
+    Release(InstanceId),
     /// Sent once, to the watches that are open then.
     Stream(StreamOrder),
 }
@@ -93,12 +96,14 @@ impl FakeWaifud {
             },
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),
+            releases: BTreeMap::new(),
             images: BTreeMap::new(),
             bundles: BTreeMap::new(),
             stall_after: None,
             fetches: 0,
             statuses: BTreeMap::new(),
             destroyed: Vec::new(),
+            released: Vec::new(),
             unmanaged: Vec::new(),
             facts: None,
             boot: None,
@@ -164,6 +169,29 @@ impl FakeWaifud {
         let id = tombstone.instance;
         lock(&self.state).tombstones.insert(id, tombstone);
         self.commit(Change::Tombstone(id));
+    }
+
+    /// Orders the node to release this copy of the instance, which is not sent again.
+    pub fn release(&self, release: Release) {
+        let id = release.instance;
+        {
+            let mut state = lock(&self.state);
+            state.instances.remove(&id);
+            state.releases.insert(id, release);
+        }
+        self.commit(Change::Release(id));
+    }
+
+    /// Withdraws a release: the instance comes back in the next epoch.
+    pub fn withdraw_release(&self, mut instance: AgentInstance) {
+        lock(&self.state).releases.remove(&instance.id);
+        instance.epoch = instance.epoch.next();
+        self.put(instance);
+    }
+
+    /// Every report of a recorded release, repeated ones included.
+    pub fn released(&self) -> Vec<Released> {
+        lock(&self.state).released.clone()
     }
 
     /// Trims the history: a watch that resumes before this point is answered with 410.
@@ -332,6 +360,10 @@ impl State {
                 revision,
                 tombstone: self.tombstones.get(id)?.clone(),
             },
+            Change::Release(id) => WatchFrame::Release {
+                revision,
+                release: *self.releases.get(id)?,
+            },
         })
     }
 }
@@ -405,6 +437,9 @@ impl ControlLink for FakeWaifud {
                 for id in state.instances.keys() {
                     queue.extend(state.frame(number, &Change::Instance(*id)));
                 }
+                for id in state.releases.keys() {
+                    queue.extend(state.frame(number, &Change::Release(*id)));
+                }
                 for id in state.tombstones.keys() {
                     queue.extend(state.frame(number, &Change::Tombstone(*id)));
                 }
@@ -434,6 +469,7 @@ impl ControlLink for FakeWaifud {
                 state.destroyed.push(tombstone.clone());
             }
         }
+        state.released.extend(&report.released);
         if let Some(unmanaged) = &report.unmanaged {
             state.unmanaged.clone_from(unmanaged);
         }

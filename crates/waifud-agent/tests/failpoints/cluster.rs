@@ -24,7 +24,7 @@ use waifud_types::ByteSize;
 use crate::DEADLINE;
 use crate::machine::Machine;
 use crate::metadatad::{self, Metadatad};
-use crate::verbs::{Begin, Verb};
+use crate::verbs::{Begin, RELEASE, Verb};
 use crate::waifud::{self, Answer, Waifud};
 
 pub struct Cluster {
@@ -209,7 +209,14 @@ impl Cluster {
             };
             let request = request.body(Body::from((verb.body)().to_string())).unwrap();
             let waifud = self.waifud.clone();
-            let asked = tokio::spawn(async move { waifud.ask(request).await });
+            let release = verb.path == RELEASE;
+            let asked = tokio::spawn(async move {
+                if release {
+                    waifud.release().await
+                } else {
+                    waifud.ask(request).await
+                }
+            });
             while !asked.is_finished() {
                 self.replace_the_dead().await;
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -222,7 +229,9 @@ impl Cluster {
             };
             let done_before = match answer.status {
                 412 => verb.method == Method::PATCH,
-                404 | 409 => verb.method == Method::DELETE || verb.begin == Begin::Unmanaged,
+                404 | 409 => {
+                    verb.method == Method::DELETE || verb.begin == Begin::Unmanaged || release
+                }
                 _ => false,
             };
             let body = String::from_utf8_lossy(&answer.bytes);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use waifud_metadata::{BundleStore, StateStore};
 use waifud_storage::StoragePool;
 use waifud_store::{InstanceFilter, StoreError};
+use waifud_types::OwnershipRole;
 
 use crate::cluster::Cluster;
 
@@ -60,9 +61,15 @@ async fn users_and_events(cluster: &Cluster, text: &mut String) {
             counts.push(("addresses taken", tx.taken_addresses(node.subnet)?.len()));
             counts.push(("tombstones", tx.tombstones(node.id, 0)?.len()));
             counts.push(("slice", tx.slice(node.id, 0)?.len()));
+            counts.push(("releases", tx.releases(node.id, 0)?.len()));
         }
         let all = tx.instances(&InstanceFilter::default(), "", 100)?;
         counts.push(("instances", all.len()));
+        for instance in &all {
+            let parts = tx.ownership(instance.id)?.into_iter();
+            let released = parts.filter(|part| part.role == OwnershipRole::Released);
+            counts.push(("released", released.count()));
+        }
         Ok::<_, StoreError>(counts)
     });
     writeln!(text, "database {:?}", rows.await.unwrap()).unwrap();

@@ -33,6 +33,8 @@ pub struct Verb {
 }
 
 const PATH: &str = "/v1/instances/web";
+/// The order to release the instance, which is not a request yet.
+pub const RELEASE: &str = "release";
 
 const fn patch(name: &'static str, begin: Begin, body: fn() -> Value) -> Verb {
     let done = is_observed as fn(Option<&Value>) -> bool;
@@ -113,6 +115,14 @@ pub static VERBS: &[Verb] = &[
         path: PATH,
         body: || json!(null),
         done: |web| web.is_none(),
+    },
+    Verb {
+        name: "release",
+        begin: Begin::Running,
+        method: Method::POST,
+        path: RELEASE,
+        body: || json!(null),
+        done: |web| web.is_some_and(|web| web["status"]["state"] == "stopped"),
     },
     Verb {
         name: "adopt",

@@ -17,9 +17,9 @@ use waifud_agent::interfaces::{ControlLink, FrameStream, LinkError};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_control::env::{SystemClock, SystemEntropy};
-use waifud_control::{Control, ControlConfig, Peer, http};
+use waifud_control::{Cause, Control, ControlConfig, ControlError, Peer, http};
 use waifud_hypervisor::ByteStream;
-use waifud_store::{Mode, Store};
+use waifud_store::{Mode, Store, StoreError};
 use waifud_types::{Digest, Incarnation, Revision};
 
 /// Only its directory survives when waifud is killed.
@@ -130,6 +130,29 @@ impl Waifud {
         let process = self.process()?;
         let call = call(process.user, request, Peer::Unix { uid: 0 });
         process.alive.run_until_cancelled(call).await
+    }
+
+    /// Orders the node to release the instance `web`, which no request does yet. `None` if waifud was killed before it
+    /// answered.
+    pub async fn release(&self) -> Option<Answer> {
+        let Process { control, alive, .. } = self.process()?;
+        let release = async {
+            let found = control.store().read(|tx| {
+                let web = tx.find_instance("web")?;
+                Ok::<_, StoreError>(web.unwrap().id)
+            });
+            let web = found.await.unwrap();
+            let status = match control.begin_release(web, true, Cause::system()).await {
+                Ok(()) => 204,
+                Err(ControlError::Problem(problem)) => problem.status,
+                Err(_) => 500,
+            };
+            Answer {
+                status,
+                bytes: Vec::new(),
+            }
+        };
+        alive.run_until_cancelled(release).await
     }
 
     /// Sends a request without a kill.

@@ -1,13 +1,15 @@
 //! Delete: works on any instance, in any state.
 //!
 //! An instance without a node is removed immediately. An instance with a node gets a tombstone and stays visible as
-//! `deleting`, with its name, address and reservation, until its node has confirmed the destruction. With an offline node
+//! `deleting`, with its name, address and reservation, until its node has confirmed the destruction. During a handover
+//! every node with a part in it gets a tombstone. With an offline node
 //! this only takes longer.
 
 use waifud_api::Instance;
 use waifud_api::agent::Tombstone;
-use waifud_store::{InstanceRow, WriteTx};
-use waifud_types::Digest;
+use waifud_store::{InstanceRow, NodeRow, WriteTx};
+use waifud_types::ownership::{OwnershipRole, Part};
+use waifud_types::{Digest, Epoch};
 
 use super::{IfMatch, find};
 use crate::auth::principal::Cause;
@@ -55,9 +57,8 @@ impl Control {
             if row.spec.protected {
                 return Err(instance_problems::protected(&row.name).into());
             }
-            if let Some(node) = row.node {
-                self.order_deletion(tx, &mut row, node, cause)?;
-            } else {
+            let parts = tx.ownership(row.id)?;
+            if parts.is_empty() {
                 row.deleting = true;
                 let image = self.remove(tx, &row, cause, "it had no node")?;
                 self.place_waiting(tx)?;
@@ -70,6 +71,7 @@ impl Control {
                     Some(image),
                 ));
             }
+            self.order_deletion(tx, &mut row, &parts, cause)?;
         }
         let instance = self.instance_view(row);
         Ok((
@@ -85,7 +87,7 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         row: &mut InstanceRow,
-        node: waifud_types::NodeId,
+        parts: &[Part],
         cause: &Cause,
     ) -> Result<(), ControlError> {
         let on = row
@@ -113,8 +115,37 @@ impl Control {
         row.status.reason = None;
         tx.set_status(row.id, &row.status)?;
         self.instance_progress().clear_step(row.id);
-        tx.put_tombstone(node, &tombstone, self.now(), revision)?;
+        // During a handover, several nodes have a part.
+        for part in parts {
+            tx.put_tombstone(part.node, &tombstone, self.now(), revision)?;
+        }
         Ok(())
+    }
+
+    /// Ends the part of a node that has destroyed its copy of this epoch. The instance is removed with its last part if it
+    /// is being deleted. Returns whether a part ended, and the image of a removed instance.
+    pub(crate) fn end_part(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &InstanceRow,
+        node: &NodeRow,
+        epoch: Epoch,
+        cause: &Cause,
+    ) -> Result<(bool, Option<Digest>), ControlError> {
+        let parts = tx.ownership(row.id)?;
+        let part = parts.iter().find(|part| part.node == node.id);
+        let ends = |part: &Part| {
+            part.epoch <= epoch && (row.deleting || part.role == OwnershipRole::Released)
+        };
+        if !part.is_some_and(ends) {
+            return Ok((false, None));
+        }
+        if row.deleting && parts.len() == 1 {
+            let message = format!("{} has destroyed the instance", node.name);
+            return Ok((true, Some(self.remove(tx, row, cause, &message)?)));
+        }
+        tx.end_part(row.id, node.id)?;
+        Ok((true, None))
     }
 
     /// Removes a destroyed instance. Returns its image, which may be unused now.

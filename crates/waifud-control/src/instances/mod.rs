@@ -8,6 +8,7 @@ pub mod delete;
 pub mod describe;
 pub(crate) mod documents;
 pub(crate) mod generated_names;
+pub(crate) mod handover;
 pub(crate) mod idempotency;
 mod new_spec;
 mod power;

@@ -2,6 +2,7 @@
 
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind};
+use waifud_types::ownership::HandoverError;
 use waifud_types::{ByteSize, Generation, Name};
 
 const RESCUE_TEMPLATE: &str = "rescue.template";
@@ -34,6 +35,16 @@ pub fn name_taken(name: &Name) -> Problem {
     )
     .field("name")
     .hint("choose another name, or delete that instance and wait until the deletion has finished")
+}
+
+/// The roles of the nodes do not allow the change.
+pub fn handover_refused(name: &Name, error: HandoverError) -> Problem {
+    let title = format!("the owner of {name} cannot change: {error}");
+    Problem::new(409, "handover-refused", title).hint(Hint::on(
+        &HintAction::Explain,
+        HintKind::Instance,
+        name.as_str(),
+    ))
 }
 
 /// The template does not exist.

@@ -74,7 +74,7 @@ pub(super) fn reserve(
     let Some(node) = row.node else {
         return Ok(());
     };
-    let (Some(node), Some(has)) = (tx.node(node)?, tx.reservation(row.id)?) else {
+    let (Some(node), Some(has)) = (tx.node(node)?, tx.reservation(row.id, node)?) else {
         return Ok(());
     };
     fits(&row.spec, before, has, &node)?;

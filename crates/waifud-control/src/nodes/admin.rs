@@ -141,12 +141,18 @@ impl Control {
         node: &NodeRow,
         cause: &Cause,
     ) -> Result<Vec<Digest>, ControlError> {
-        let mut deleted = Vec::new();
+        let mut ids = tx.instances_on(node.id)?;
+        // Instances that the node has released, or was to receive.
+        ids.extend(tx.handovers_on(node.id)?);
+        ids.sort();
+        ids.dedup();
+        let (mut deleted, mut elsewhere) = (Vec::new(), Vec::new());
         let mut living: Vec<Name> = Vec::new();
-        for id in tx.instances_on(node.id)? {
+        for id in ids {
             match tx.instance(id)? {
-                Some(row) if row.deleting => deleted.push(row),
-                Some(row) => living.push(row.name),
+                Some(row) if !row.deleting && row.node == Some(node.id) => living.push(row.name),
+                Some(row) if row.deleting && tx.ownership(id)?.len() == 1 => deleted.push(row),
+                Some(_) => elsewhere.push(id),
                 None => {}
             }
         }
@@ -157,6 +163,9 @@ impl Control {
         }
         if node.reachable && node.unmanaged_count > 0 {
             return Err(node_problems::has_unmanaged(&node.name, node.unmanaged_count).into());
+        }
+        for id in elsewhere {
+            tx.end_part(id, node.id)?;
         }
         let mut images = Vec::new();
         for row in deleted {

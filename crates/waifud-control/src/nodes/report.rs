@@ -11,6 +11,7 @@ use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 use super::hello::{differ, out_of_bounds};
 use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
+use crate::instances::handover::is_new_release;
 use crate::instances::resize;
 use crate::instances::status::{Merged, merge};
 use crate::nodes::problems as node_problems;
@@ -125,18 +126,17 @@ impl Control {
                 capacities_changed |= self.record_status(tx, instance, of_instance, cause)?;
             }
         }
+        for released in &report.released {
+            self.record_released(tx, &row, *released, cause)?;
+        }
         let mut images = Vec::new();
         for done in &report.destroyed {
-            if !tx.confirm_tombstone(node, done.instance, done.epoch)? {
-                continue;
-            }
-            let deleted = tx
-                .instance(done.instance)?
-                .filter(|i| i.deleting && i.node == Some(node) && i.epoch <= done.epoch);
-            if let Some(instance) = deleted {
-                let message = format!("{} has destroyed the instance", row.name);
-                images.push(self.remove(tx, &instance, cause, &message)?);
-                capacities_changed = true;
+            if tx.confirm_tombstone(node, done.instance, done.epoch)?
+                && let Some(instance) = tx.instance(done.instance)?
+            {
+                let (ended, image) = self.end_part(tx, &instance, &row, done.epoch, cause)?;
+                images.extend(image);
+                capacities_changed |= ended;
             }
         }
         if capacities_changed {
@@ -234,7 +234,11 @@ fn changes_anything(
         let ordered = tx.tombstone_epoch(done.instance, row.id)?;
         Ok::<_, ControlError>(confirms || ordered.is_some())
     })?;
-    Ok(!row.reachable || facts || unmanaged || statuses || confirms)
+    let mut released = report.released.iter();
+    let releases = released.try_fold(false, |releases, one| {
+        Ok::<_, ControlError>(releases || is_new_release(tx, row.id, *one)?)
+    })?;
+    Ok(!row.reachable || facts || unmanaged || statuses || confirms || releases)
 }
 
 /// Whether the list of unmanaged objects has changed, or is the first one since a restore.

@@ -148,6 +148,15 @@ fn frames(
             },
         ));
     }
+    for row in tx.releases(node, since)? {
+        frames.push((
+            row.slice_revision,
+            WatchFrame::Release {
+                revision: tx.at(row.slice_revision),
+                release: row.release,
+            },
+        ));
+    }
     // Ordered by revision, so that a client can resume from any frame.
     frames.sort_by_key(|(revision, _)| *revision);
     Ok((frames.into_iter().map(|(_, frame)| frame).collect(), newest))

@@ -15,6 +15,7 @@ mod deterministic;
 mod disk_space;
 mod downloads;
 mod events;
+mod handover;
 mod instance_updates;
 mod joining;
 mod lifecycle;

@@ -1,0 +1,275 @@
+//! Releases: what a node that gives an instance up is sent, and what its report changes.
+
+use waifud_api::Instance;
+use waifud_api::agent::{AgentReport, Release, Released, Tombstone, WatchFrame};
+use waifud_control::Cause;
+use waifud_store::StoreError;
+use waifud_types::ownership::{OwnershipRole, Part};
+use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState, NodeId};
+
+use super::common::{Agent, Server, facts, report, tombstone};
+
+impl Server {
+    async fn release(&self, instance: InstanceId) {
+        let released = self.control.begin_release(instance, true, Cause::system());
+        released.await.unwrap();
+    }
+
+    async fn parts(&self, instance: InstanceId) -> Vec<(NodeId, OwnershipRole, u64)> {
+        let store = self.control.store();
+        let parts = store.read(move |tx| tx.ownership(instance)).await.unwrap();
+        parts.iter().map(|part| (part.node, part.role, part.epoch.0)).collect()
+    }
+
+    /// Gives a node a part in an instance, as a move would.
+    async fn set_part(&self, instance: InstanceId, node: NodeId, role: OwnershipRole, epoch: u64) {
+        let part = Part {
+            node,
+            epoch: Epoch(epoch),
+            role,
+            stop: false,
+        };
+        let revision = self.control.store().revision();
+        let write = self.control.store().write(move |tx| {
+            tx.set_part(instance, &part, revision)?;
+            if role == OwnershipRole::Owner {
+                tx.set_epoch(instance, part.epoch, revision)?;
+            }
+            Ok::<_, StoreError>(())
+        });
+        write.await.unwrap();
+    }
+}
+
+fn order(instance: &Instance, epoch: u64) -> Release {
+    Release {
+        instance: instance.id,
+        epoch: Epoch(epoch),
+        stop: true,
+    }
+}
+
+async fn next_release(agent: &mut Agent) -> Release {
+    match agent.frame().await {
+        WatchFrame::Release { release, .. } => release,
+        other => panic!("a release was expected, not {other:?}"),
+    }
+}
+
+async fn report_released(agent: &Agent, instance: &Instance, epoch: u64) {
+    let released = Released {
+        instance: instance.id,
+        epoch: Epoch(epoch),
+    };
+    let report = AgentReport {
+        released: vec![released],
+        ..AgentReport::default()
+    };
+    agent.report(&report).await;
+}
+
+/// A server with the watching node `alder` and its instance `web`, which the node has received.
+async fn with_instance() -> (Server, Agent, Instance) {
+    let (server, mut agent) = Server::with_watching_node().await;
+    let web = server.create_instance("web").await;
+    assert_eq!(agent.put().await.id, web.id);
+    (server, agent, web)
+}
+
+/// The frames about instances that a watch from the beginning sends.
+async fn about_instances(agent: &mut Agent) -> Vec<WatchFrame> {
+    agent.watch(None).await;
+    let mut frames = agent.until_sync().await;
+    frames.remove(0);
+    frames
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_receives_a_release_and_its_report_is_stored_once() {
+    let (server, mut agent, web) = with_instance().await;
+    server.release(web.id).await;
+    assert_eq!(next_release(&mut agent).await, order(&web, 1));
+    // Until the node confirms, it is sent to each new watch, instead of the instance.
+    let frames = about_instances(&mut agent).await;
+    assert!(
+        matches!(&frames[..], [WatchFrame::Release { release, .. }] if *release == order(&web, 1)),
+        "{frames:?}"
+    );
+    assert_eq!(
+        server.parts(web.id).await,
+        [(agent.id, OwnershipRole::Releasing, 1)]
+    );
+    // The status of the guest that shuts down is still the node's.
+    agent
+        .report_instance(report(web.id, InstanceState::Stopping))
+        .await;
+    let shown = server.instance("web").await;
+    assert_eq!(shown.status.state, InstanceState::Stopping);
+
+    report_released(&agent, &web, 1).await;
+    assert_eq!(
+        server.parts(web.id).await,
+        [(agent.id, OwnershipRole::Released, 1)]
+    );
+    let revision = server.control.store().revision();
+    report_released(&agent, &web, 1).await;
+    assert_eq!(server.control.store().revision(), revision, "stored once");
+
+    // A change of the instance does not reach the node any more.
+    agent.watch_from_now().await;
+    let change = serde_json::json!({"run": false});
+    server.patch("/v1/instances/web", &change).await.expect(200);
+    let other = server.create_instance("other").await;
+    assert_eq!(agent.put().await.id, other.id);
+    let kinds = server.kinds(&web.id.to_string()).await;
+    assert_eq!(
+        kinds.iter().filter(|kind| *kind == "instance.released").count(),
+        1,
+        "{kinds:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_of_another_epoch_of_other_nodes_and_without_an_order_change_nothing() {
+    let (server, agent, web) = with_instance().await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    report_released(&agent, &web, 1).await;
+    let owner = [(agent.id, OwnershipRole::Owner, 1)];
+    assert_eq!(server.parts(web.id).await, owner, "it was not ordered");
+    server.release(web.id).await;
+    report_released(&birch, &web, 1).await;
+    for epoch in [0, 2] {
+        report_released(&agent, &web, epoch).await;
+    }
+    let releasing = [(agent.id, OwnershipRole::Releasing, 1)];
+    assert_eq!(server.parts(web.id).await, releasing);
+    let unknown = Released {
+        instance: InstanceId::generate(),
+        epoch: Epoch(1 << 60),
+    };
+    let report = AgentReport {
+        released: vec![unknown],
+        ..AgentReport::default()
+    };
+    agent.try_to_report(&report).await.refused(422, "out-of-bounds", "released[0].epoch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawn_release_sends_the_instance_again_in_the_next_epoch() {
+    for recorded in [false, true] {
+        let (server, mut agent, web) = with_instance().await;
+        server.release(web.id).await;
+        assert_eq!(next_release(&mut agent).await.epoch, Epoch(1));
+        if recorded {
+            report_released(&agent, &web, 1).await;
+        }
+        let withdrawn = server.control.withdraw_release(web.id, Cause::system());
+        withdrawn.await.unwrap();
+        let again = agent.put().await;
+        assert_eq!((again.id, again.epoch), (web.id, Epoch(2)));
+        // The late report of the node.
+        report_released(&agent, &web, 1).await;
+        assert_eq!(
+            server.parts(web.id).await,
+            [(agent.id, OwnershipRole::Owner, 2)]
+        );
+        let frames = about_instances(&mut agent).await;
+        assert!(matches!(&frames[..], [WatchFrame::Put { .. }]), "{frames:?}");
+        // And released again.
+        server.release(web.id).await;
+        assert_eq!(next_release(&mut agent).await, order(&web, 2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_node_receives_the_instance_only_as_its_owner() {
+    let (server, mut alder, web) = with_instance().await;
+    let mut birch = server.join("birch", ByteSize::gib(8)).await;
+    server
+        .set_part(web.id, birch.id, OwnershipRole::Receiving, 1)
+        .await;
+    assert!(about_instances(&mut birch).await.is_empty());
+    server.release(web.id).await;
+    next_release(&mut alder).await;
+    assert!(about_instances(&mut birch).await.is_empty());
+    report_released(&alder, &web, 1).await;
+    server
+        .set_part(web.id, birch.id, OwnershipRole::Owner, 2)
+        .await;
+    let frames = about_instances(&mut birch).await;
+    assert!(matches!(&frames[..], [WatchFrame::Put { .. }]), "{frames:?}");
+    let frames = about_instances(&mut alder).await;
+    assert!(
+        matches!(&frames[..], [WatchFrame::Release { release, .. }] if *release == order(&web, 1)),
+        "{frames:?}"
+    );
+    let late = server.control.withdraw_release(web.id, Cause::system()).await;
+    assert!(late.is_err(), "another node is the owner");
+    // The first node confirms the deletion of its copy: its part ends, and the instance stays.
+    let copy = Tombstone {
+        epoch: Epoch(1),
+        ..tombstone(&web)
+    };
+    let (node, ordered, at) = (alder.id, copy.clone(), web.created_at);
+    let revision = server.control.store().revision();
+    let write = server
+        .control
+        .store()
+        .write(move |tx| tx.put_tombstone(node, &ordered, at, revision));
+    write.await.unwrap();
+    alder.destroyed(copy).await;
+    assert_eq!(
+        server.parts(web.id).await,
+        [(birch.id, OwnershipRole::Owner, 2)]
+    );
+    assert_eq!(server.instance("web").await.id, web.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_during_a_release_wins_and_waits_for_every_node_with_a_part() {
+    let (server, mut alder, web) = with_instance().await;
+    let mut birch = server.join("birch", ByteSize::gib(8)).await;
+    server
+        .set_part(web.id, birch.id, OwnershipRole::Receiving, 1)
+        .await;
+    server.release(web.id).await;
+    next_release(&mut alder).await;
+    server.delete("/v1/instances/web").await.expect(202);
+    let ordered = alder.tombstone().await;
+    for agent in [&mut alder, &mut birch] {
+        let frames = about_instances(agent).await;
+        assert!(
+            matches!(&frames[..], [WatchFrame::Tombstone { .. }]),
+            "{frames:?}"
+        );
+    }
+    // A late report of the release changes nothing.
+    report_released(&alder, &web, 1).await;
+    let again = server.control.begin_release(web.id, true, Cause::system());
+    assert!(again.await.is_err());
+    alder.destroyed(ordered.clone()).await;
+    let shown = server.instance("web").await;
+    assert_eq!(shown.status.state, InstanceState::Deleting);
+    birch.destroyed(ordered).await;
+    server.get("/v1/instances/web").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_released_copy_can_be_removed_and_the_owner_keeps_the_instance() {
+    let (server, mut alder, web) = with_instance().await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    server.release(web.id).await;
+    next_release(&mut alder).await;
+    server.delete("/v1/nodes/alder").await.expect(409);
+    report_released(&alder, &web, 1).await;
+    server.delete("/v1/nodes/alder").await.expect(409);
+    server
+        .set_part(web.id, birch.id, OwnershipRole::Owner, 2)
+        .await;
+    server.delete("/v1/nodes/alder").await.expect(204);
+    assert_eq!(
+        server.parts(web.id).await,
+        [(birch.id, OwnershipRole::Owner, 2)]
+    );
+    birch.report_facts(facts(ByteSize::gib(8))).await;
+}
