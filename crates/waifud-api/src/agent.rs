@@ -14,8 +14,13 @@
 //!
 //! A watch begins with a `put` for every object in the node's slice that changed after `since` (all objects without
 //! it). Then it sends one `sync`, changes as they are committed, and a `ping` at least every 10 seconds. `delete`
-//! means that the node stops managing the instance; only a `tombstone` orders its destruction. 410 Gone means that the
-//! history after `since` was trimmed or belongs to another incarnation: repeat the request without `since`.
+//! means that an object left the slice. The node stops managing an instance that left; only a `tombstone` orders its
+//! destruction. 410 Gone means that the history after `since` was trimmed or belongs to another incarnation: repeat the
+//! request without `since`.
+//!
+//! The slice has objects of the node itself (its configuration, its instances) and objects of the whole cluster (its
+//! peers, [`Peer`]), which are the same for every node. `put` and `delete` name the kind of the object. An agent ignores
+//! objects of kinds that it does not know. When it learns new kinds by an upgrade, it watches from the beginning.
 //!
 //! A `release` orders the node to give an instance up. The node records that durably, shuts the guest down if the release
 //! says so, keeps the disks, and reports the instance in [`AgentReport::released`]. From then on it does not start the
@@ -29,11 +34,11 @@
 //! reports changes faster than waifud can store them; the agent sends the same report again later.
 
 pub mod bounds;
+mod slice;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::evidence::GuestEvidence;
@@ -44,10 +49,11 @@ use waifud_types::status::{
 };
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
-    BootId, ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, MacAddr,
-    Name, NodeId, Revision, Secret, Timestamp, VolumeId,
+    BootId, ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, Name,
+    NodeId, Revision, Secret, Timestamp, VolumeId,
 };
 
+pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
 use crate::stream::StreamOrder;
 
 /// The first request of an agent.
@@ -89,12 +95,14 @@ pub enum WatchFrame {
         /// The complete object.
         object: SliceObject,
     },
-    /// The instance left this node's slice. Its domain and volumes on the node are not changed.
+    /// The object left this node's slice. If it is an instance, its domain and volumes on the node are not changed.
     Delete {
         /// The revision of the change.
         revision: Revision,
-        /// The instance.
-        instance: InstanceId,
+        /// The object.
+        #[serde(flatten)]
+        #[schema(value_type = slice::KeyFields)]
+        key: SliceKey,
     },
     /// Destroy this instance and confirm it.
     Tombstone {
@@ -120,36 +128,6 @@ pub enum WatchFrame {
     Stream(StreamOrder),
     /// Keeps the connection alive.
     Ping,
-}
-
-/// An object of a node's slice.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum SliceObject {
-    /// The node's own configuration.
-    Node(NodeSlice),
-    /// An instance that is placed on the node.
-    Instance(Box<AgentInstance>),
-}
-
-/// The configuration of a node by waifud.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-pub struct NodeSlice {
-    /// Id of the node.
-    pub id: NodeId,
-    /// The name.
-    pub name: Name,
-    /// The subnet of guests on the node, for example 10.144.1.0/24.
-    #[schema(value_type = String)]
-    pub subnet: Ipv4Net,
-    /// Address of the gateway: the first host address of the subnet.
-    #[schema(value_type = String)]
-    pub gateway: Ipv4Addr,
-    /// The gateway's MAC address, the same on every node.
-    pub gateway_mac: MacAddr,
-    /// The incarnation of the database that an operator has confirmed for this node; the node executes deletions
-    /// ordered in it. Null after a restore until the node is confirmed.
-    pub confirmed: Option<Incarnation>,
 }
 
 /// Everything that a node needs to run one instance.

@@ -5,7 +5,7 @@
 //! method ends. Dropping such a body closes its connection.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{io, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, io, path::PathBuf, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
@@ -26,7 +26,7 @@ pub use stream::AgentStream;
 
 use crate::{
     Problem,
-    agent::{AgentReport, Hello, WatchFrame, Welcome},
+    agent::{AgentReport, Hello, SliceObject, WatchFrame, Welcome},
     join::{JOIN_TOKEN_HEADER, JoinRequest, Joined},
 };
 
@@ -44,6 +44,8 @@ const ANSWER_MAX: usize = 1 << 20;
 const BUNDLE_MAX: usize = 16 << 20;
 /// Maximum length of a line of a watch in bytes.
 const LINE_MAX: usize = 4 << 20;
+/// Maximum number of unknown kinds that are logged for one watch.
+const IGNORED_MAX: usize = 32;
 
 /// Why a request to waifud failed.
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +196,7 @@ impl AgentClient {
             body: self.open(Method::GET, &path, Bytes::new(), None).await?,
             buffer: BytesMut::new(),
             searched: 0,
+            ignored: BTreeSet::new(),
         })
     }
 
@@ -411,33 +414,46 @@ pub struct WatchStream {
     buffer: BytesMut,
     /// Bytes of the buffer that contain no newline.
     searched: usize,
+    /// Unknown kinds that were received.
+    ignored: BTreeSet<String>,
 }
 
 impl WatchStream {
-    /// Receives the next frame; `None` if waifud ended the watch. Unknown kinds of frames are skipped. Cancel-safe: no
-    /// frame is lost if the future is dropped.
+    /// Receives the next frame; `None` if waifud ended the watch. Unknown kinds of frames and objects are ignored.
+    /// Cancel-safe: no frame is lost if the future is dropped.
     pub async fn next(&mut self) -> Result<Option<WatchFrame>, AgentClientError> {
         loop {
             if let Some(line) = self.line()? {
                 if line.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }
-                match serde_json::from_slice(&line) {
+                let source = match serde_json::from_slice(&line) {
                     Ok(frame) => return Ok(Some(frame)),
-                    Err(_) if is_unknown_kind(&line) => {}
-                    Err(source) => {
-                        return Err(AgentClientError::Unexpected {
-                            status: self.body.status.as_u16(),
-                            source: Some(source),
-                        });
-                    }
-                }
+                    Err(error) => error,
+                };
+                let Some(kind) = unknown_kind(&line) else {
+                    return Err(AgentClientError::Unexpected {
+                        status: self.body.status.as_u16(),
+                        source: Some(source),
+                    });
+                };
+                self.ignore(kind);
                 continue;
             }
             match self.body.chunk().await? {
                 Some(chunk) => self.buffer.extend_from_slice(&chunk),
                 None => return Ok(None),
             }
+        }
+    }
+
+    /// Logs the kind, once per watch.
+    fn ignore(&mut self, kind: String) {
+        if self.ignored.len() < IGNORED_MAX && self.ignored.insert(kind.clone()) {
+            tracing::warn!(
+                ?kind,
+                "ignoring what waifud sends of a kind that this version does not know; upgrade this node"
+            );
         }
     }
 
@@ -457,26 +473,32 @@ impl WatchStream {
     }
 }
 
-/// Whether the line is a frame of a newer version of waifud, which can be skipped.
-fn is_unknown_kind(line: &[u8]) -> bool {
+/// The kind of a frame or object that only a newer version of waifud knows. Such a line is ignored.
+fn unknown_kind(line: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Kinds {
         #[serde(rename = "type")]
         frame: String,
+        /// Of a `delete`.
+        kind: Option<String>,
+        /// Of a `put`.
         object: Option<Object>,
     }
     #[derive(serde::Deserialize)]
     struct Object {
         kind: String,
     }
-    serde_json::from_slice::<Kinds>(line).is_ok_and(|kinds| match kinds.frame.as_str() {
-        "put" => kinds
+    let kinds: Kinds = serde_json::from_slice(line).ok()?;
+    match kinds.frame.as_str() {
+        "put" | "delete" => kinds
             .object
-            .is_some_and(|object| !matches!(object.kind.as_str(), "node" | "instance")),
-        "delete" | "tombstone" | "sync" | "ping" => false,
+            .map(|object| object.kind)
+            .or(kinds.kind)
+            .filter(|kind| !SliceObject::KINDS.contains(&kind.as_str())),
+        "tombstone" | "sync" | "ping" => None,
         // This also applies to a kind of stream that only a newer waifud knows.
-        _ => true,
-    })
+        _ => Some(kinds.frame),
+    }
 }
 
 /// A download of an image.

@@ -80,7 +80,7 @@ fn check_names(state: &NetworkState) -> Result<(), NetworkError> {
     Ok(())
 }
 
-fn check_interface_name(name: &str) -> Result<(), NetworkError> {
+pub(crate) fn check_interface_name(name: &str) -> Result<(), NetworkError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let leads = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !leads || name.len() > INTERFACE_NAME_MAX || !name.chars().all(plain) {
@@ -330,7 +330,7 @@ fn check_shared_ranges(state: &NetworkState) -> Result<(), NetworkError> {
     Ok(())
 }
 
-fn never_guests(range: Ipv4Net) -> Option<Ipv4Net> {
+pub(crate) fn never_guests(range: Ipv4Net) -> Option<Ipv4Net> {
     NEVER_GUESTS
         .iter()
         .filter_map(|(address, prefix)| Ipv4Net::new(*address, *prefix).ok())

@@ -11,6 +11,7 @@
 
 use ipnet::IpNet;
 
+use crate::samples::remote;
 use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation};
 
 /// Introduces a contradiction into a valid state.
@@ -24,6 +25,7 @@ pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
     contradictions_are_refused_and_change_nothing(network, state).await;
     every_port_and_no_other_is_observed(network, state).await;
     own_bridge_and_subnet_are_not_host_facts(network, state).await;
+    other_nodes_subnets_in_conflict_are_left_out(network, state).await;
     absence_can_be_ensured_at_any_time(network, state).await;
 }
 
@@ -158,6 +160,26 @@ pub async fn own_bridge_and_subnet_are_not_host_facts(
     assert!(!facts.routes.contains(&state.subnet), "{:?}", facts.routes);
     assert!(facts.bridges.contains(&state.bridge), "{:?}", facts.bridges);
     assert_eq!(network.bridges().await.unwrap(), facts.bridges);
+}
+
+/// A subnet of another node that overlaps this node's own is reported with the reason, and affects nothing else.
+pub async fn other_nodes_subnets_in_conflict_are_left_out(
+    network: &dyn GuestNetwork,
+    state: &NetworkState,
+) {
+    let mut wrong = remote(2);
+    wrong.subnet = state.subnet;
+    let with = NetworkState {
+        remote_subnets: vec![wrong, remote(3)],
+        ..state.clone()
+    };
+    network.ensure(&with).await.unwrap();
+    let refused = network.host_facts().await.unwrap().refused_subnets;
+    assert_eq!(refused.keys().collect::<Vec<_>>(), [&state.subnet]);
+    assert!(refused[&state.subnet].contains("node-2"), "{refused:?}");
+    network.ensure(state).await.unwrap();
+    let refused = network.host_facts().await.unwrap().refused_subnets;
+    assert!(refused.is_empty(), "{refused:?}");
 }
 
 /// Removal is idempotent as well, and a later `ensure` starts from the beginning.

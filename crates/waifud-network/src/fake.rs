@@ -11,6 +11,7 @@ use waifud_types::{TapName, Timestamp};
 
 use crate::check::check;
 use crate::host_addresses;
+use crate::remote;
 use crate::{
     GuestNetwork, HostAddresses, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState,
     PortCounters, PortObservation,
@@ -189,6 +190,9 @@ impl GuestNetwork for FakeNetwork {
             && !facts.bridges.contains(&state.bridge)
         {
             facts.bridges.push(state.bridge.clone());
+        }
+        if let Some(state) = &inner.state {
+            facts.refused_subnets = remote::refused(state, &facts.routes);
         }
         Ok(facts)
     }

@@ -10,6 +10,7 @@
 //!  guest ── tap wf-… ── waifu0 ── routes ─┬─ the host: only DHCP, DNS and ping of the gateway
 //!             │            │              ├─ published ports of the host: forwarded to their guest
 //!             │            │              ├─ other guests: through the gateway, which answers ARP for them
+//!             │            │              ├─ guests of other nodes: with the guest's own address ([`RemoteSubnet`])
 //!             │            │              ├─ 169.254.169.254:80: the metadata interface, by our own routing table; port 8169,
 //!             │            │              │  for reports, leads there too, or is refused while metadatad hangs
 //!             │            │              └─ the outside: with the host's address, over the uplink
@@ -36,6 +37,7 @@ pub mod fake;
 mod foreign;
 mod host_addresses;
 pub mod linux;
+mod remote;
 mod ruleset;
 pub mod samples;
 
@@ -81,6 +83,21 @@ pub struct NetworkState {
     /// Whether guests' connections to [`REPORT_PORT`](waifud_types::template::REPORT_PORT) are reset. Otherwise they lead
     /// to port 80 of metadatad.
     pub refuse_reports: bool,
+    /// Guest subnets of other nodes. One in conflict with this node is left out; see
+    /// [`HostNetworkFacts::refused_subnets`].
+    pub remote_subnets: Vec<RemoteSubnet>,
+}
+
+/// A guest subnet of another node. Guests keep their own address towards it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RemoteSubnet {
+    /// The node's name, for messages.
+    pub node: Name,
+    /// The subnet.
+    pub subnet: Ipv4Net,
+    /// The interface of the fabric that connects the nodes. Only packets that arrive there may have a source address of the
+    /// subnet. `None` without a fabric: no packet from the subnet is forwarded to guests.
+    pub fabric: Option<String>,
 }
 
 /// One guest's port on a bridge of the host. Only the guest's MAC address may send there. The network's own DHCP server
@@ -140,6 +157,8 @@ pub struct HostNetworkFacts {
     pub let_through: Vec<String>,
     /// Why those rules could not be added. The guests' own rules are in force even then.
     pub firewall_trouble: Option<String>,
+    /// Guest subnets of other nodes that the last `ensure` left out, each with the reason in a sentence.
+    pub refused_subnets: BTreeMap<Ipv4Net, String>,
 }
 
 /// Addresses that no guest may have, because this host or one of its routers has them.

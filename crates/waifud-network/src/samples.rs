@@ -7,7 +7,7 @@
 
 use waifud_types::{InstanceId, MacAddr, TapName};
 
-use crate::{IDENTITIES, LanPort, NetworkState, Port};
+use crate::{IDENTITIES, LanPort, NetworkState, Port, RemoteSubnet};
 
 fn instance(network: u8, index: u8) -> InstanceId {
     let mut id = format!("{network:02x}").repeat(15);
@@ -47,6 +47,15 @@ pub fn lan_port(index: u8) -> LanPort {
     }
 }
 
+/// Node number `index`: `node-INDEX` with 10.144.INDEX.0/24, without a fabric.
+pub fn remote(index: u8) -> RemoteSubnet {
+    RemoteSubnet {
+        node: format!("node-{index}").parse().unwrap(),
+        subnet: format!("10.144.{index}.0/24").parse().unwrap(),
+        fabric: None,
+    }
+}
+
 /// 10.144.1.0/24 on `waifu0` with `guests` ports.
 pub fn state(guests: u8) -> NetworkState {
     NetworkState {
@@ -60,5 +69,6 @@ pub fn state(guests: u8) -> NetworkState {
         ports: (0..guests).map(port).collect(),
         lan: Vec::new(),
         refuse_reports: false,
+        remote_subnets: Vec::new(),
     }
 }

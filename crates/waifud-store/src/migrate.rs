@@ -28,6 +28,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0013_unmanaged.sql"),
     include_str!("migrations/0014_ownership.sql"),
     include_str!("migrations/0015_release.sql"),
+    include_str!("migrations/0016_peers.sql"),
 ];
 
 /// The newest schema that this program supports.

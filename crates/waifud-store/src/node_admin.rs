@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use waifud_types::{NodeId, Timestamp};
+use waifud_types::{NodeId, Revision, Timestamp};
 
 use crate::codec::{node16, to_json};
 use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
@@ -40,8 +40,14 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Removes a node, its tombstones. The node must have no instances and no parts in others. Its subnet stays reserved until it is purged.
-    pub fn remove_node(&mut self, row: &NodeRow, at: Timestamp) -> Result<(), StoreError> {
+    /// Removes a node and its tombstones. The node must have no instances and no parts in others. Its subnet stays reserved until it is purged.
+    /// `revision` is that of the event about the removal.
+    pub fn remove_node(
+        &mut self,
+        row: &NodeRow,
+        at: Timestamp,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
         let id = node16(&row.id);
         self.conn
             .prepare_cached("DELETE FROM tombstones WHERE node = ?1")?
@@ -60,7 +66,7 @@ impl WriteTx<'_> {
                 at.as_microsecond(),
             ))?;
         self.touch(Topic::Node(row.id));
-        Ok(())
+        self.peer_removed(row.id, revision)
     }
 
     /// Releases the subnets of removed nodes of this name or id.

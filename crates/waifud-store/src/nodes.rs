@@ -146,7 +146,7 @@ impl WriteTx<'_> {
                 )
             })?;
         self.touch(Topic::Node(new.id));
-        Ok(())
+        self.peer_changed(new.id, revision)
     }
 
     /// Replaces the reported facts of the node.
@@ -200,7 +200,7 @@ impl WriteTx<'_> {
                 )
             })?;
         self.touch(Topic::Node(id));
-        Ok(())
+        self.peer_changed(id, revision)
     }
 
     /// Records whether the node is reachable.
@@ -209,6 +209,7 @@ impl WriteTx<'_> {
         id: NodeId,
         reachable: bool,
         last_contact: Timestamp,
+        revision: Revision,
     ) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE nodes SET reachable = ?2, last_contact = ?3 WHERE id = ?1")?
@@ -217,7 +218,7 @@ impl WriteTx<'_> {
         for instance in self.instances_on(id)? {
             self.touch(Topic::Instance(instance));
         }
-        Ok(())
+        self.peer_changed(id, revision)
     }
 
     /// Replaces the list of unmanaged objects on the node.
@@ -267,7 +268,7 @@ impl WriteTx<'_> {
     }
 }
 
-fn subnet(row: &Row<'_>) -> Result<Ipv4Net, StoreError> {
+pub(crate) fn subnet(row: &Row<'_>) -> Result<Ipv4Net, StoreError> {
     let text: String = row.get("subnet")?;
     text.parse()
         .map_err(|e: ipnet::AddrParseError| corrupt("subnet")(e.into()))

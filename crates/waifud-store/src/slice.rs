@@ -27,7 +27,8 @@ impl ReadTx<'_> {
     }
 }
 
-pub(crate) const SLICE: &str = "SELECT i.*, m.size_bytes AS image_size, m.virtual_size_bytes AS image_virtual_size,
+pub(crate) const SLICE: &str =
+    "SELECT i.*, m.size_bytes AS image_size, m.virtual_size_bytes AS image_virtual_size,
           (SELECT json_group_object(w.name, w.bridge)
              FROM network_users u JOIN networks w ON w.name = u.network
             WHERE u.instance = i.id AND w.bridge IS NOT NULL) AS bridges,

@@ -16,6 +16,8 @@ pub enum Topic {
     Node(NodeId),
     /// One instance: its spec or its status.
     Instance(InstanceId),
+    /// The objects that every node's slice has: peers.
+    Cluster,
 }
 
 /// The listeners.

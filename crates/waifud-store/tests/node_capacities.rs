@@ -145,7 +145,8 @@ fn carry_out(
     match *step {
         Step::Facts(node, gib) => tx.set_node_facts(node_id(node), &facts(gib))?,
         Step::Silent(node, silent) => {
-            tx.set_node_reachable(node_id(node), !silent, Timestamp::UNIX_EPOCH)?;
+            let revision = tx.emit(&common::event("contact"))?;
+            tx.set_node_reachable(node_id(node), !silent, Timestamp::UNIX_EPOCH, revision)?;
         }
         Step::Place { node, gib, pool } => {
             tx.capacities_for_placement()?;

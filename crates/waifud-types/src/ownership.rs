@@ -151,9 +151,8 @@ impl Ownership {
     /// Makes a receiving node the owner, in the next epoch. Refused until every other node has recorded its release.
     pub fn take_over(&mut self, node: NodeId) -> Result<(), HandoverError> {
         let others = self.parts.iter().filter(|part| part.node != node);
-        let may_run = |part: &Part| {
-            matches!(part.role, OwnershipRole::Owner | OwnershipRole::Releasing)
-        };
+        let may_run =
+            |part: &Part| matches!(part.role, OwnershipRole::Owner | OwnershipRole::Releasing);
         if others.clone().any(may_run) {
             return Err(HandoverError::NotReleased);
         }

@@ -1,4 +1,4 @@
-//! The durable copy on disk: one JSON file for the node, one for each instance.
+//! The durable copy on disk: one JSON file for the node, one for all peers, one for each instance.
 //!
 //! Files are replaced atomically: the new one is written to a temporary file, synced and renamed, and the directory is
 //! synced. After a crash at any instant either the old or the new file exists. Writes are synchronous on purpose: they are
@@ -20,6 +20,7 @@ use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
 use crate::blocking::here;
+use crate::control_link::peers::PeersRecord;
 use crate::control_link::record::{InstanceRecord, NodeRecord};
 use crate::failpoints;
 
@@ -46,6 +47,7 @@ pub struct Unwritable {
 #[derive(Debug, Default)]
 pub struct Loaded {
     pub node: NodeRecord,
+    pub peers: PeersRecord,
     pub instances: BTreeMap<InstanceId, InstanceRecord>,
     /// Files that could not be parsed and were moved aside, with the reason.
     pub damaged: Vec<String>,
@@ -60,6 +62,7 @@ pub struct Durable {
 }
 
 const NODE_FILE: &str = "node.json";
+const PEERS_FILE: &str = "peers.json";
 const TEMPORARY: &str = "tmp";
 const DAMAGED: &str = "damaged";
 
@@ -92,6 +95,10 @@ impl Durable {
             } else if path.file_name().is_some_and(|name| name == NODE_FILE) {
                 if let Some(node) = copy.read(&path, &mut loaded.damaged)? {
                     loaded.node = node;
+                }
+            } else if path.file_name().is_some_and(|name| name == PEERS_FILE) {
+                if let Some(peers) = copy.read(&path, &mut loaded.damaged)? {
+                    loaded.peers = peers;
                 }
             } else if path.extension().is_some_and(|e| e == "json")
                 && let Some(record) = copy.read::<InstanceRecord>(&path, &mut loaded.damaged)?
@@ -137,6 +144,10 @@ impl Durable {
         self.record_outcome(here(|| Self::replace(&self.dir.join(NODE_FILE), node)))?;
         failpoints::NODE_SAVE.after();
         Ok(())
+    }
+
+    pub fn save_peers(&self, peers: &PeersRecord) -> Result<(), DurableError> {
+        self.record_outcome(here(|| Self::replace(&self.dir.join(PEERS_FILE), peers)))
     }
 
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {

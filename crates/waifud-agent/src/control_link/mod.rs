@@ -1,6 +1,9 @@
 //! The link to waifud: the watch, the node's durable copy of its slice, and reports.
 
 pub(crate) mod durable;
+pub(crate) mod peers;
+#[cfg(test)]
+mod peers_tests;
 pub(crate) mod record;
 pub(crate) mod reporter;
 pub(crate) mod reports;

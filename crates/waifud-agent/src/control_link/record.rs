@@ -26,6 +26,9 @@ pub struct NodeRecord {
     pub unconfirmed: Option<Incarnation>,
     /// Everything up to here is applied; a watch resumes after it.
     pub revision: Option<Revision>,
+    /// The kinds of objects that this agent knew up to that revision. A watch resumes only if it knows no others now.
+    /// Empty in files of versions that knew instances and the node only.
+    pub kinds: BTreeSet<String>,
     /// Subnet, gateway and confirmation.
     pub slice: Option<NodeSlice>,
 }

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waifud_api::agent::{
-    AgentInstance, Release, SliceObject, Tombstone, WatchFrame, Welcome,
+    AgentInstance, Peer, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
 use waifud_types::ownership::NodeCopy;
 use waifud_types::status::StoppedBy;
 use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
+use crate::control_link::peers::PeerTable;
 use crate::control_link::record::{
     DesiredState, InstanceRecord, Memory, NodeRecord, ReleaseRecord, RunMemory,
 };
@@ -43,6 +44,7 @@ pub struct Table {
 struct Inner {
     node: NodeRecord,
     entries: BTreeMap<InstanceId, Entry>,
+    peers: PeerTable,
     /// The instances that a watch from the beginning has sent so far. Those that it omits are not in the slice.
     named: Option<BTreeSet<InstanceId>>,
     /// Whether the present watch has sent its `sync`.
@@ -80,6 +82,7 @@ impl Table {
         let (durable, loaded) = Durable::open(dir)?;
         let Loaded {
             node,
+            peers,
             instances,
             damaged,
         } = loaded;
@@ -87,12 +90,14 @@ impl Table {
             .into_iter()
             .map(|(id, record)| (id, Entry { record, version: 0 }))
             .collect();
+        let held = node.unconfirmed.is_some();
         let table = Self {
             durable,
             inner: Mutex::new(Inner {
                 slice_known: node.slice.is_some(),
                 node,
                 entries,
+                peers: PeerTable::of(peers, held),
                 named: None,
                 synced: false,
             }),
@@ -169,6 +174,8 @@ impl Table {
         let mut node = inner.node.clone();
         node.unconfirmed = None;
         self.save_node(&mut inner, node)?;
+        inner.peers.confirmed();
+        self.save_staged_peers(&mut inner)?;
         for entry in inner.entries.values_mut() {
             entry.version += 1;
         }
@@ -178,9 +185,36 @@ impl Table {
     /// Where the next watch begins. To be called once for each watch.
     pub fn begin_watch(&self) -> Option<Revision> {
         let mut inner = self.inner();
+        let known = SliceObject::KINDS.map(str::to_owned).into();
+        let since = inner.node.revision.filter(|_| inner.node.kinds == known);
         inner.synced = false;
-        inner.named = inner.node.revision.is_none().then(BTreeSet::new);
-        inner.node.revision
+        inner.named = since.is_none().then(BTreeSet::new);
+        inner.peers.begin_watch(since.is_none());
+        since
+    }
+
+    /// The other nodes of the cluster, as saved.
+    pub fn peers(&self) -> Vec<Peer> {
+        self.inner().peers.peers()
+    }
+
+    /// Whether changes of peers are not saved yet.
+    pub fn has_unsaved_peers(&self) -> bool {
+        self.inner().peers.has_staged()
+    }
+
+    /// Saves changes of peers. They are durable when this returns.
+    pub fn save_peers(&self) -> Result<(), DurableError> {
+        let mut inner = self.inner();
+        match self.save_staged_peers(&mut inner)? {
+            Some(revision) => self.save_revision(&mut inner, revision),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the saved peers have changed since the last call.
+    pub fn take_changed_peers(&self) -> bool {
+        self.inner().peers.take_changed()
     }
 
     /// Has the next watch start from the beginning.
@@ -191,12 +225,26 @@ impl Table {
         self.save_node(&mut inner, node)
     }
 
-    /// Applies one frame. It is durable when this returns.
+    /// Applies one frame. It is durable when this returns, except for a change of a peer: call [`Table::save_peers`] soon.
     pub fn apply(&self, frame: WatchFrame) -> Result<Affected, DurableError> {
         let mut inner = self.inner();
         let (revision, affected) = match frame {
             // Neither belongs to the slice.
             WatchFrame::Ping | WatchFrame::Stream(_) => return Ok(Affected::None),
+            WatchFrame::Put {
+                revision,
+                object: SliceObject::Peer(peer),
+            } => {
+                inner.peers.put(peer, revision);
+                return Ok(Affected::None);
+            }
+            WatchFrame::Delete {
+                revision,
+                key: SliceKey::Peer(id),
+            } => {
+                inner.peers.delete(id, revision);
+                return Ok(Affected::None);
+            }
             WatchFrame::Put {
                 revision,
                 object: SliceObject::Node(slice),
@@ -213,6 +261,7 @@ impl Table {
                 node.slice = Some(slice);
                 self.save_node(&mut inner, node)?;
                 if confirmed {
+                    inner.peers.confirmed();
                     for entry in inner.entries.values_mut() {
                         entry.version += 1;
                     }
@@ -228,7 +277,10 @@ impl Table {
                 revision,
                 object: SliceObject::Instance(instance),
             } => (revision, self.put(&mut inner, *instance)?),
-            WatchFrame::Delete { revision, instance } => {
+            WatchFrame::Delete {
+                revision,
+                key: SliceKey::Instance(instance),
+            } => {
                 if let Some(named) = &mut inner.named {
                     named.remove(&instance);
                 }
@@ -243,15 +295,13 @@ impl Table {
             }
             WatchFrame::Sync { revision } => {
                 self.release_unlisted(&mut inner)?;
+                let keep = inner.node.unconfirmed.is_some();
+                inner.peers.synced(keep);
                 inner.synced = true;
                 (revision, Affected::Synced)
             }
         };
-        if inner.synced && inner.node.revision != Some(revision) {
-            let mut node = inner.node.clone();
-            node.revision = Some(revision);
-            self.save_node(&mut inner, node)?;
-        }
+        self.save_revision(&mut inner, revision)?;
         inner.slice_known |= affected == Affected::Synced;
         Ok(affected)
     }
@@ -407,11 +457,7 @@ impl Table {
         Ok(Affected::Instances(vec![id]))
     }
 
-    fn apply_release(
-        &self,
-        inner: &mut Inner,
-        release: Release,
-    ) -> Result<Affected, DurableError> {
+    fn apply_release(&self, inner: &mut Inner, release: Release) -> Result<Affected, DurableError> {
         let id = release.instance;
         if let Some(named) = &mut inner.named {
             named.insert(id);
@@ -469,6 +515,27 @@ impl Table {
         let version = version + 1;
         inner.entries.insert(id, Entry { record, version });
         Ok(())
+    }
+
+    /// Saves staged changes of peers, and returns the revision of the newest one.
+    fn save_staged_peers(&self, inner: &mut Inner) -> Result<Option<Revision>, DurableError> {
+        if let Some(record) = inner.peers.to_save() {
+            self.durable.save_peers(&record)?;
+        }
+        Ok(inner.peers.mark_saved())
+    }
+
+    /// Records that everything up to `revision` is applied, once the watch has sent its `sync`.
+    fn save_revision(&self, inner: &mut Inner, revision: Revision) -> Result<(), DurableError> {
+        if !inner.synced {
+            return Ok(());
+        }
+        // The revision covers the peers that were sent before.
+        self.save_staged_peers(inner)?;
+        let mut node = inner.node.clone();
+        node.revision = Some(revision);
+        node.kinds = SliceObject::KINDS.map(str::to_owned).into();
+        self.save_node(inner, node)
     }
 
     fn save_node(&self, inner: &mut Inner, node: NodeRecord) -> Result<(), DurableError> {

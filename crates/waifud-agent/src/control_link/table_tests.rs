@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use waifud_api::agent::{
-    AgentInstance, Release, SliceObject, Tombstone, WatchFrame, Welcome,
+    AgentInstance, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
 use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId, Revision};
 
@@ -254,7 +254,7 @@ proptest! {
                     }
                 }
                 Act::Leave(i) => {
-                    let frame = WatchFrame::Delete { revision: revision(number), instance: samples[i].id };
+                    let frame = WatchFrame::Delete { revision: revision(number), key: SliceKey::Instance(samples[i].id) };
                     table.apply(frame).unwrap();
                 }
                 Act::Sync => drop(table.apply(sync(number)).unwrap()),
@@ -339,7 +339,7 @@ fn an_instance_that_returns_during_its_removal_is_kept() {
     table.apply(put(1, &instance)).unwrap();
     let leave = |number| WatchFrame::Delete {
         revision: revision(number),
-        instance: id,
+        key: SliceKey::Instance(id),
     };
     table.apply(leave(2)).unwrap();
     let version = table.version(id).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use waifud_api::agent::{Hello, WatchFrame};
 use waifud_types::InstanceId;
 
@@ -16,6 +16,9 @@ use crate::shared::Shared;
 
 /// How long to wait for the node's first facts before connecting to waifud without them.
 const FIRST_FACTS: Duration = Duration::from_secs(20);
+
+/// How long changes of peers are collected before they are saved together.
+const COLLECT_PEERS: Duration = Duration::from_millis(100);
 
 /// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -108,8 +111,20 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
         Err(error) => return Ended::link(error),
     };
     tracing::info!(node = %welcome.node, "connected to waifud");
+    let mut save_peers_at = None;
     loop {
-        let frame = match frames.next().await {
+        let frame = tokio::select! {
+            frame = frames.next() => frame,
+            () = sleep_until(save_peers_at.unwrap_or_else(Instant::now)), if save_peers_at.is_some() => {
+                save_peers_at = None;
+                match shared.table.save_peers() {
+                    Ok(()) => notify_of_peers(shared),
+                    Err(error) => return Ended::Disk(error),
+                }
+                continue;
+            }
+        };
+        let frame = match frame {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ended::link("waifud closed the watch"),
             Err(error) => return Ended::link(error),
@@ -120,10 +135,25 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
             continue;
         }
         match shared.table.apply(frame) {
-            Ok(affected) => notify(shared, affected),
+            Ok(affected) => {
+                notify(shared, affected);
+                notify_of_peers(shared);
+                if !shared.table.has_unsaved_peers() {
+                    save_peers_at = None;
+                } else if save_peers_at.is_none() {
+                    save_peers_at = Some(Instant::now() + COLLECT_PEERS);
+                }
+            }
             // A frame that is not durable is not acted on. The next watch sends it again.
             Err(error) => return Ended::Disk(error),
         }
+    }
+}
+
+/// The network depends on the peers.
+fn notify_of_peers(shared: &Shared) {
+    if shared.table.take_changed_peers() {
+        shared.network.request_check();
     }
 }
 

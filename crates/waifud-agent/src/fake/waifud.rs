@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, Release, Released, SliceObject,
-    Tombstone, Unmanaged, WatchFrame, Welcome,
+    AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, Peer, Release, Released,
+    SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_hypervisor::ByteStream;
@@ -39,6 +39,7 @@ struct State {
     instances: BTreeMap<InstanceId, AgentInstance>,
     tombstones: BTreeMap<InstanceId, Tombstone>,
     releases: BTreeMap<InstanceId, Release>,
+    peers: BTreeMap<NodeId, Peer>,
     images: BTreeMap<Digest, Vec<u8>>,
     bundles: BTreeMap<Digest, Vec<u8>>,
     /// Downloads stop after this many bytes.
@@ -64,6 +65,8 @@ enum Change {
     Removed(InstanceId),
     Tombstone(InstanceId),
     Release(InstanceId),
+    Peer(NodeId),
+    RemovedPeer(NodeId),
     /// Sent once, to the watches that are open then.
     Stream(StreamOrder),
 }
@@ -97,6 +100,7 @@ impl FakeWaifud {
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             releases: BTreeMap::new(),
+            peers: BTreeMap::new(),
             images: BTreeMap::new(),
             bundles: BTreeMap::new(),
             stall_after: None,
@@ -146,6 +150,19 @@ impl FakeWaifud {
     pub fn remove_from_slice(&self, id: InstanceId) {
         lock(&self.state).instances.remove(&id);
         self.commit(Change::Removed(id));
+    }
+
+    /// Adds another node, or changes it.
+    pub fn put_peer(&self, peer: Peer) {
+        let id = peer.id;
+        lock(&self.state).peers.insert(id, peer);
+        self.commit(Change::Peer(id));
+    }
+
+    /// Removes another node.
+    pub fn remove_peer(&self, id: NodeId) {
+        lock(&self.state).peers.remove(&id);
+        self.commit(Change::RemovedPeer(id));
     }
 
     /// Deletes the instance: adds a tombstone of its current epoch.
@@ -353,7 +370,15 @@ impl State {
             },
             Change::Removed(id) => WatchFrame::Delete {
                 revision,
-                instance: *id,
+                key: SliceKey::Instance(*id),
+            },
+            Change::Peer(id) => WatchFrame::Put {
+                revision,
+                object: SliceObject::Peer(self.peers.get(id)?.clone()),
+            },
+            Change::RemovedPeer(id) => WatchFrame::Delete {
+                revision,
+                key: SliceKey::Peer(*id),
             },
             Change::Stream(order) => WatchFrame::Stream(*order),
             Change::Tombstone(id) => WatchFrame::Tombstone {
@@ -442,6 +467,9 @@ impl ControlLink for FakeWaifud {
                 }
                 for id in state.tombstones.keys() {
                     queue.extend(state.frame(number, &Change::Tombstone(*id)));
+                }
+                for id in state.peers.keys() {
+                    queue.extend(state.frame(number, &Change::Peer(*id)));
                 }
             }
         }

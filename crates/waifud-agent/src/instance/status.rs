@@ -5,9 +5,7 @@ use waifud_hypervisor::DomainState;
 use waifud_types::status::{CloudInitState, Condition, HypervisorKind, StepStatus, StoppedBy};
 use waifud_types::{Epoch, Generation, InstanceState, Name, Timestamp};
 
-use crate::control_link::record::{
-    DesiredState, Handover, InstanceRecord, Memory, RunMemory,
-};
+use crate::control_link::record::{DesiredState, Handover, InstanceRecord, Memory, RunMemory};
 use crate::instance::pending;
 use crate::instance::planner::{self, Observed, Step, Wait};
 use crate::instance::restart_policy;

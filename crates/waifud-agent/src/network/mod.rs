@@ -9,6 +9,7 @@ pub(crate) mod lan;
 pub(crate) mod port_error;
 pub(crate) mod ports;
 pub(crate) mod published;
+pub(crate) mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,7 @@ use waifud_types::{InstanceId, TapName};
 use self::port_error::{PortError, port_error};
 use self::ports::{choose_ports, ports_of};
 use self::published::Published;
+use self::remote::remote_subnets;
 use crate::control_link::record::InstanceRecord;
 use crate::control_link::table::Table;
 use crate::failpoints;
@@ -233,6 +235,7 @@ impl Network {
             ports: Vec::new(),
             lan: Vec::new(),
             refuse_reports,
+            remote_subnets: remote_subnets(&table.peers()),
         };
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);
         self.leave_out_taken(&mut state).await?;

@@ -139,6 +139,7 @@ mod tests {
             ports: Vec::new(),
             lan: Vec::new(),
             refuse_reports: false,
+            remote_subnets: Vec::new(),
         }
     }
 

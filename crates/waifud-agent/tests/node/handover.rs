@@ -81,10 +81,8 @@ async fn a_released_instance_is_shut_down_and_keeps_its_disk_and_definition() {
     node.waifud.set_online(false);
     node.waifud.trim();
     node.waifud.set_online(true);
-    node.until("reported again", async || {
-        node.waifud.released().len() == 2
-    })
-    .await;
+    node.until("reported again", async || node.waifud.released().len() == 2)
+        .await;
     assert_eq!(node.hypervisor.starts(), 1);
     assert_eq!((node.volumes().await, node.ports()), (1, 0));
 }

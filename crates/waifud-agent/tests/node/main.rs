@@ -12,6 +12,7 @@ mod handover;
 mod hostile;
 mod lifecycle;
 mod link;
+mod peers;
 mod power;
 mod rescue;
 mod restored;

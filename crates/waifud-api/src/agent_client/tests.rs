@@ -117,6 +117,29 @@ async fn frames_arrive_however_the_bytes_are_cut_and_unknown_kinds_are_skipped()
 }
 
 #[tokio::test]
+async fn objects_of_unknown_kinds_are_ignored_and_malformed_known_ones_are_errors() {
+    let (client, _, _dir) = serve(|_, _| {
+        Response::new(pieces(
+            vec![
+                b"{\"type\":\"put\",\"revision\":\"000000ab.5\",\"object\":{\"kind\":\"route\",\"to\":7}}\n",
+                b"{\"type\":\"delete\",\"revision\":\"000000ab.6\",\"kind\":\"route\",\"id\":[1]}\n",
+                b"{\"type\":\"delete\",\"revision\":\"000000ab.6\",\"kind\":\"route\",\"id\":\"10.0.0.0/8\"}\n",
+                b"{\"type\":\"ping\"}\n",
+                b"{\"type\":\"put\",\"revision\":\"000000ab.7\",\"object\":{\"kind\":\"peer\",\"id\":7}}\n",
+            ],
+            false,
+        ))
+    });
+    let mut watch = client.watch(None).await.unwrap();
+    assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
+    assert_eq!(watch.ignored, BTreeSet::from(["route".to_owned()]));
+    assert!(matches!(
+        watch.next().await,
+        Err(AgentClientError::Unexpected { .. })
+    ));
+}
+
+#[tokio::test]
 async fn an_open_watch_gives_its_frames_at_once_and_a_broken_line_is_an_error() {
     let (client, _, _dir) = serve(|_, _| {
         Response::new(pieces(
@@ -192,15 +215,21 @@ async fn a_waifud_that_is_not_there_or_silent_is_an_error_in_time() {
 
 #[test]
 fn frames_of_a_newer_waifud_are_distinguished_from_invalid_ones() {
-    assert!(is_unknown_kind(br#"{"type":"stream","id":1}"#));
-    assert!(is_unknown_kind(
-        br#"{"type":"put","revision":"000000ab.1","object":{"kind":"peer"}}"#
-    ));
-    assert!(!is_unknown_kind(br#"{"type":"sync"}"#));
-    assert!(!is_unknown_kind(
-        br#"{"type":"put","object":{"kind":"instance"}}"#
-    ));
-    assert!(!is_unknown_kind(b"{"));
+    let unknown = |line: &str| unknown_kind(line.as_bytes());
+    assert_eq!(
+        unknown(r#"{"type":"stream","id":1}"#).as_deref(),
+        Some("stream")
+    );
+    assert_eq!(
+        unknown(r#"{"type":"put","revision":"000000ab.1","object":{"kind":"route"}}"#).as_deref(),
+        Some("route")
+    );
+    assert_eq!(unknown(r#"{"type":"sync"}"#), None);
+    assert_eq!(
+        unknown(r#"{"type":"put","object":{"kind":"instance"}}"#),
+        None
+    );
+    assert_eq!(unknown("{"), None);
     let id = InstanceId::generate();
     let line = format!(r#"{{"type":"delete","revision":"000000ab.1","instance":"{id}"}}"#);
     assert!(serde_json::from_str::<WatchFrame>(&line).is_ok());

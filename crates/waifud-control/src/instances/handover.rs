@@ -34,10 +34,15 @@ impl Control {
         instance: InstanceId,
         cause: Cause,
     ) -> Result<(), ControlError> {
-        self.change_ownership(instance, "instance.release-withdrawn", cause, |parts, node| {
-            parts.withdraw_release(node)?;
-            Ok("the release was withdrawn: it stays on its node")
-        })
+        self.change_ownership(
+            instance,
+            "instance.release-withdrawn",
+            cause,
+            |parts, node| {
+                parts.withdraw_release(node)?;
+                Ok("the release was withdrawn: it stays on its node")
+            },
+        )
         .await
     }
 
@@ -121,9 +126,8 @@ pub(crate) fn is_new_release(
     released: Released,
 ) -> Result<bool, StoreError> {
     let part = tx.part_in(released.instance, node)?;
-    Ok(part.is_some_and(|part| {
-        part.role == OwnershipRole::Releasing && part.epoch == released.epoch
-    }))
+    Ok(part
+        .is_some_and(|part| part.role == OwnershipRole::Releasing && part.epoch == released.epoch))
 }
 
 fn ownership(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<Ownership, StoreError> {

@@ -172,7 +172,7 @@ impl Control {
             let message = format!("{} was removed before it confirmed the deletion", node.name);
             images.push(self.remove(tx, &row, cause, &message)?);
         }
-        tx.emit(&event_builder::event(
+        let revision = tx.emit(&event_builder::event(
             self.now(),
             "node.removed",
             event_builder::node(node.id, &node.name),
@@ -183,7 +183,7 @@ impl Control {
             ),
         ))?;
         tx.forget_node_key(node.id)?;
-        tx.remove_node(node, self.now())?;
+        tx.remove_node(node, self.now(), revision)?;
         self.place_waiting(tx)?;
         Ok(images)
     }

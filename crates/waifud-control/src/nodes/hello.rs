@@ -211,14 +211,14 @@ impl Control {
         if row.reachable {
             return Ok(false);
         }
-        tx.emit(&event_builder::event(
+        let revision = tx.emit(&event_builder::event(
             self.now(),
             "node.ready",
             event_builder::node(row.id, &row.name),
             cause,
             "in contact again",
         ))?;
-        tx.set_node_reachable(row.id, true, self.now())?;
+        tx.set_node_reachable(row.id, true, self.now(), revision)?;
         Ok(true)
     }
 }

@@ -43,7 +43,7 @@ impl Control {
                 let Some(row) = tx.node(node)?.filter(|row| row.reachable) else {
                     return Ok(());
                 };
-                tx.emit(&event_builder::event(
+                let revision = tx.emit(&event_builder::event(
                     now,
                     "node.unreachable",
                     event_builder::node(node, &row.name),
@@ -53,7 +53,7 @@ impl Control {
                         event_builder::to_the_second(last_contact)
                     ),
                 ))?;
-                tx.set_node_reachable(node, false, last_contact)
+                tx.set_node_reachable(node, false, last_contact, revision)
             })
             .await
             .map_err(|error: StoreError| error.into())

@@ -2,11 +2,15 @@
 //!
 //! Each object of the slice has the revision of its last change, so a watch resumes without a history. Only revisions of
 //! another incarnation of the database, or in the future, cannot be resumed from.
+//!
+//! A change of the node's own objects is sent at once. Changes of cluster-wide objects wake the watches of all nodes, so they
+//! are collected for a moment: when many nodes change together, each watch reads them a few times instead of once for each.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use waifud_api::agent::{NodeSlice, SliceObject, WatchFrame};
 use waifud_store::{ReadTx, Topic};
 use waifud_types::{Digest, NodeId, Revision};
@@ -21,6 +25,19 @@ use crate::{Control, ControlError};
 /// The interval of pings, half of the documented one.
 const PING: Duration = Duration::from_secs(5);
 
+/// How long changes of cluster-wide objects are collected.
+const COLLECT: Duration = Duration::from_millis(100);
+
+/// What a watch waited for.
+enum Wake {
+    /// Objects may have changed.
+    Changes,
+    /// A frame that has no revision.
+    Frame(WatchFrame),
+    /// waifud stops.
+    Stop,
+}
+
 /// A running watch.
 #[derive(Debug)]
 pub struct SliceWatch {
@@ -28,6 +45,9 @@ pub struct SliceWatch {
     node: NodeId,
     key: Digest,
     changes: watch::Receiver<u64>,
+    cluster_changes: watch::Receiver<u64>,
+    /// When to send cluster-wide changes that are being collected.
+    due: Option<Instant>,
     since: u64,
     synced: bool,
     ready: VecDeque<WatchFrame>,
@@ -57,6 +77,8 @@ impl Control {
             node,
             key,
             changes: self.store().subscribe_topic(Topic::Node(node)),
+            cluster_changes: self.store().subscribe_topic(Topic::Cluster),
+            due: None,
             since,
             synced: false,
             ready: VecDeque::new(),
@@ -73,15 +95,14 @@ impl SliceWatch {
                 return Ok(Some(frame));
             }
             if self.synced {
-                tokio::select! {
-                    () = self.control.stop_token().cancelled() => return Ok(None),
-                    () = tokio::time::sleep(PING) => return Ok(Some(WatchFrame::Ping)),
-                    order = self.registration.next() => return Ok(Some(WatchFrame::Stream(order))),
-                    changed = self.changes.changed() => if changed.is_err() {
-                        return Ok(None);
-                    },
+                match self.wait().await {
+                    Wake::Changes => {}
+                    Wake::Frame(frame) => return Ok(Some(frame)),
+                    Wake::Stop => return Ok(None),
                 }
             }
+            self.due = None;
+            self.cluster_changes.mark_unchanged();
             self.changes.mark_unchanged();
             let (node, key, since) = (self.node, self.key, self.since);
             let (frames, newest) = self
@@ -100,6 +121,29 @@ impl SliceWatch {
             if !self.synced {
                 self.ready.push_back(WatchFrame::Sync { revision: newest });
                 self.synced = true;
+            }
+        }
+    }
+
+    /// Waits while there is nothing to read.
+    async fn wait(&mut self) -> Wake {
+        let ping = Instant::now() + PING;
+        loop {
+            let due = self.due;
+            tokio::select! {
+                () = self.control.stop_token().cancelled() => return Wake::Stop,
+                () = sleep_until(ping) => return Wake::Frame(WatchFrame::Ping),
+                order = self.registration.next() => return Wake::Frame(WatchFrame::Stream(order)),
+                changed = self.changes.changed() => {
+                    return if changed.is_ok() { Wake::Changes } else { Wake::Stop };
+                }
+                changed = self.cluster_changes.changed(), if due.is_none() => {
+                    if changed.is_err() {
+                        return Wake::Stop;
+                    }
+                    self.due = Some(Instant::now() + COLLECT);
+                }
+                () = sleep_until(due.unwrap_or(ping)), if due.is_some() => return Wake::Changes,
             }
         }
     }
@@ -157,7 +201,39 @@ fn frames(
             },
         ));
     }
+    cluster_frames(tx, node, since, &mut frames)?;
     // Ordered by revision, so that a client can resume from any frame.
     frames.sort_by_key(|(revision, _)| *revision);
     Ok((frames.into_iter().map(|(_, frame)| frame).collect(), newest))
+}
+
+/// Adds the changes of cluster-wide objects.
+fn cluster_frames(
+    tx: &ReadTx<'_>,
+    node: NodeId,
+    since: u64,
+    frames: &mut Vec<(u64, WatchFrame)>,
+) -> Result<(), ControlError> {
+    for row in tx.peers(node, since)? {
+        frames.push((
+            row.peer_revision,
+            WatchFrame::Put {
+                revision: tx.at(row.peer_revision),
+                object: SliceObject::Peer(row.peer),
+            },
+        ));
+    }
+    // A watch from the beginning does not name what is gone.
+    if since > 0 {
+        for deleted in tx.deleted_objects(since)? {
+            frames.push((
+                deleted.revision,
+                WatchFrame::Delete {
+                    revision: tx.at(deleted.revision),
+                    key: deleted.key,
+                },
+            ));
+        }
+    }
+    Ok(())
 }

@@ -18,7 +18,10 @@ impl Server {
     async fn parts(&self, instance: InstanceId) -> Vec<(NodeId, OwnershipRole, u64)> {
         let store = self.control.store();
         let parts = store.read(move |tx| tx.ownership(instance)).await.unwrap();
-        parts.iter().map(|part| (part.node, part.role, part.epoch.0)).collect()
+        parts
+            .iter()
+            .map(|part| (part.node, part.role, part.epoch.0))
+            .collect()
     }
 
     /// Gives a node a part in an instance, as a move would.
@@ -123,7 +126,10 @@ async fn a_node_receives_a_release_and_its_report_is_stored_once() {
     assert_eq!(agent.put().await.id, other.id);
     let kinds = server.kinds(&web.id.to_string()).await;
     assert_eq!(
-        kinds.iter().filter(|kind| *kind == "instance.released").count(),
+        kinds
+            .iter()
+            .filter(|kind| *kind == "instance.released")
+            .count(),
         1,
         "{kinds:?}"
     );
@@ -151,7 +157,10 @@ async fn reports_of_another_epoch_of_other_nodes_and_without_an_order_change_not
         released: vec![unknown],
         ..AgentReport::default()
     };
-    agent.try_to_report(&report).await.refused(422, "out-of-bounds", "released[0].epoch");
+    agent
+        .try_to_report(&report)
+        .await
+        .refused(422, "out-of-bounds", "released[0].epoch");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +183,10 @@ async fn a_withdrawn_release_sends_the_instance_again_in_the_next_epoch() {
             [(agent.id, OwnershipRole::Owner, 2)]
         );
         let frames = about_instances(&mut agent).await;
-        assert!(matches!(&frames[..], [WatchFrame::Put { .. }]), "{frames:?}");
+        assert!(
+            matches!(&frames[..], [WatchFrame::Put { .. }]),
+            "{frames:?}"
+        );
         // And released again.
         server.release(web.id).await;
         assert_eq!(next_release(&mut agent).await, order(&web, 2));
@@ -197,13 +209,19 @@ async fn another_node_receives_the_instance_only_as_its_owner() {
         .set_part(web.id, birch.id, OwnershipRole::Owner, 2)
         .await;
     let frames = about_instances(&mut birch).await;
-    assert!(matches!(&frames[..], [WatchFrame::Put { .. }]), "{frames:?}");
+    assert!(
+        matches!(&frames[..], [WatchFrame::Put { .. }]),
+        "{frames:?}"
+    );
     let frames = about_instances(&mut alder).await;
     assert!(
         matches!(&frames[..], [WatchFrame::Release { release, .. }] if *release == order(&web, 1)),
         "{frames:?}"
     );
-    let late = server.control.withdraw_release(web.id, Cause::system()).await;
+    let late = server
+        .control
+        .withdraw_release(web.id, Cause::system())
+        .await;
     assert!(late.is_err(), "another node is the owner");
     // The first node confirms the deletion of its copy: its part ends, and the instance stays.
     let copy = Tombstone {

@@ -22,6 +22,7 @@ mod lifecycle;
 mod mirror;
 mod node_admin;
 mod node_capacities;
+mod peers;
 mod placement;
 mod power;
 mod rescue;

@@ -1,9 +1,10 @@
 //! The steps of `ensure` and of the check for drift, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use rtnetlink::Handle;
 use waifud_types::{MacAddr, TapName};
 
@@ -13,7 +14,7 @@ use super::firewall::Firewall;
 use super::foreign::Foreign;
 use super::generation::generation;
 use super::lan;
-use super::links::{self, Links};
+use super::links::{self, Link, Links};
 use super::record::{BridgeRecord, Record, RecordFile};
 use super::return_route::return_routes;
 use super::routes::{self, Routes};
@@ -24,6 +25,7 @@ use super::{files, neighbours, netlink};
 use crate::check::overlap;
 use crate::foreign::AcceptedInterfaces;
 use crate::host_addresses;
+use crate::remote;
 use crate::ruleset::HostSide;
 use crate::{
     HostAddresses, HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters,
@@ -46,6 +48,8 @@ pub(super) struct Inner {
     wanted: Option<Arc<NetworkState>>,
     /// The ports with such addresses, and the reason.
     refused: BTreeMap<TapName, String>,
+    /// The guest subnets of other nodes that are left out, and the reason.
+    refused_subnets: BTreeMap<Ipv4Net, String>,
     /// The host's bridges in the rules.
     bridges: BTreeMap<String, MacAddr>,
     /// How often `ensure` has succeeded.
@@ -74,6 +78,7 @@ impl Inner {
             state: None,
             wanted: None,
             refused: BTreeMap::new(),
+            refused_subnets: BTreeMap::new(),
             bridges: BTreeMap::new(),
             ensured: 0,
             watched: false,
@@ -101,9 +106,12 @@ impl Inner {
         refuse_overlap(state, &links, &routes)?;
 
         let addresses = addresses_of_host(&routes);
-        // The rules and routes below leave out addresses that guests must not have.
+        // The rules and routes below leave out addresses that guests must not have, and subnets in conflict.
         let wanted = state;
-        let state = &host_addresses::without(wanted, &addresses);
+        let mut state = host_addresses::without(wanted, &addresses);
+        let refused_subnets = refused_subnets(wanted, &links, &routes);
+        remote::leave_out(&mut state, &refused_subnets);
+        let state = &state;
 
         let switched = self.to_switch(state, &links, &routes, &record)?;
         let host = HostSide {
@@ -178,6 +186,7 @@ impl Inner {
         self.remember(&record)?;
         self.state = Some(Arc::new(state.clone()));
         self.refused = host_addresses::troubles(wanted, &addresses);
+        self.refused_subnets = refused_subnets;
         self.wanted = Some(Arc::new(wanted.clone()));
         self.bridges = host.bridges;
         self.ensured += 1;
@@ -214,6 +223,10 @@ impl Inner {
         Ok(HostNetworkFacts {
             let_through,
             firewall_trouble,
+            refused_subnets: match &self.state {
+                Some(_) => self.refused_subnets.clone(),
+                None => BTreeMap::new(),
+            },
             bridges: links.bridges(),
             unfit_bridges: super::unfit::unfit(&links),
             routes: Routes::read(&handle).await?.foreign(&ours),
@@ -326,6 +339,13 @@ impl Inner {
         {
             return found("the addresses or routers of this node have changed".to_owned());
         }
+        if let Some(wanted) = &self.wanted
+            && refused_subnets(wanted, &links, &routes) != self.refused_subnets
+        {
+            return found(
+                "the routes of this node to other nodes' subnets have changed".to_owned(),
+            );
+        }
         let metadata = metadata_interface(&links, &state);
         if !routes::rules_are_intact(&handle, &state).await? || !routes.has_metadata_route(metadata)
         {
@@ -408,6 +428,7 @@ impl Inner {
                 .map(|link| link.name.clone()),
         );
         names.extend(lan::bridges(state, links));
+        names.extend(fabrics(state, links).map(|link| link.name.clone()));
         names.retain(|name| *name != state.bridge && name != "lo");
         names.sort();
         names.dedup();
@@ -515,6 +536,27 @@ fn refuse_overlap(
         }),
         None => Ok(()),
     }
+}
+
+/// The interfaces of fabrics that exist.
+fn fabrics<'a>(state: &'a NetworkState, links: &'a Links) -> impl Iterator<Item = &'a Link> {
+    let fabrics = state.remote_subnets.iter();
+    let fabrics: BTreeSet<_> = fabrics.filter_map(|r| r.fabric.as_deref()).collect();
+    fabrics.into_iter().filter_map(|name| links.named(name))
+}
+
+/// Guest subnets of other nodes that cannot be used here, with the reason.
+fn refused_subnets(
+    state: &NetworkState,
+    links: &Links,
+    routes: &Routes,
+) -> BTreeMap<Ipv4Net, String> {
+    if state.remote_subnets.is_empty() {
+        return BTreeMap::new();
+    }
+    let ours = links.named(&state.bridge).into_iter();
+    let ours: Vec<_> = ours.chain(fabrics(state, links)).map(|l| l.index).collect();
+    remote::refused(state, &routes.foreign(&ours))
 }
 
 /// Disables forwarding where we enabled it, unless forwarding is now enabled for the whole host.

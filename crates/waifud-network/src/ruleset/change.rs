@@ -134,7 +134,7 @@ mod tests {
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
-    use crate::samples::{port, state};
+    use crate::samples::{port, remote, state};
 
     #[test]
     fn one_guest_is_removed_and_one_added() {
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn all_other_changes_need_a_replacement() {
-        let changes: [fn(&mut NetworkState); 7] = [
+        let changes: [fn(&mut NetworkState); 8] = [
             |s| {
                 s.ports[0].publish = vec![PublishSpec {
                     port: 80,
@@ -182,6 +182,7 @@ mod tests {
             |s| s.gateway = [10, 144, 1, 2].into(),
             |s| s.metadata_interface = "wg1".to_owned(),
             |s| s.bridge = "waifu1".to_owned(),
+            |s| s.remote_subnets = vec![remote(2)],
         ];
         for alter in changes {
             let mut after = state(2);

@@ -4,6 +4,8 @@
 //! the host, and again at input. An `accept` ends only our table: other tables on the same hook are still evaluated, so
 //! the administrator's rules are not overridden.
 
+use std::collections::BTreeMap;
+
 use ipnet::Ipv4Net;
 use waifud_types::template::REPORT_PORT;
 
@@ -63,6 +65,7 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
             .iter()
             .map(Ipv4Net::to_string),
     ));
+    text.push_str(&remote(state));
     text.push_str(&collection(
         "set switched",
         "type ifname",
@@ -105,6 +108,33 @@ fn askers(state: &NetworkState, host: &HostSide) -> String {
         "set bridge_macs",
         "type ether_addr",
         macs.into_iter(),
+    ));
+    text
+}
+
+/// Guest subnets of other nodes, and the interfaces at which packets from them may arrive.
+fn remote(state: &NetworkState) -> String {
+    let mut subnets = Vec::new();
+    let mut by_fabric = BTreeMap::<&str, Vec<Ipv4Net>>::new();
+    for remote in &state.remote_subnets {
+        subnets.push(remote.subnet);
+        if let Some(fabric) = &remote.fabric {
+            by_fabric.entry(fabric).or_default().push(remote.subnet);
+        }
+    }
+    let mut text = collection(
+        "set remote",
+        "type ipv4_addr\n\t\tflags interval",
+        Ipv4Net::aggregate(&subnets).iter().map(Ipv4Net::to_string),
+    );
+    let paths = by_fabric.iter().flat_map(|(fabric, subnets)| {
+        let merged = Ipv4Net::aggregate(subnets).into_iter();
+        merged.map(move |subnet| format!("\"{fabric}\" . {subnet}"))
+    });
+    text.push_str(&collection(
+        "set remote_paths",
+        "type ifname . ipv4_addr\n\t\tflags interval",
+        paths,
     ));
     text
 }
@@ -196,13 +226,14 @@ fn chains(state: &NetworkState) -> String {
 		meta nfproto ipv6 drop
 		iifname "{metadata}" ip saddr 169.254.169.254 ct state established,related accept
 		iifname "{metadata}" drop
+		ip saddr @remote iifname . ip saddr != @remote_paths drop
 		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
 		accept
 	}}
 	chain masquerading {{
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr . ip daddr @publishers masquerade
-		ip saddr @guests ip daddr != @routed oifname != {{ "{bridge}", "{metadata}", "lo" }} masquerade
+		ip saddr @guests ip daddr != @routed ip daddr != @remote oifname != {{ "{bridge}", "{metadata}", "lo" }} masquerade
 	}}
 "#
     )

@@ -114,7 +114,8 @@ mod tests {
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
-    use crate::samples::{lan_port, port, state};
+    use crate::RemoteSubnet;
+    use crate::samples::{lan_port, port, remote, state};
 
     fn published(port: u16, guest_port: u16, protocol: Protocol) -> PublishSpec {
         PublishSpec {
@@ -188,6 +189,18 @@ mod tests {
             },
         )]);
         insta::assert_snapshot!(replacing(&tables(&state, &host(), &counted, &learned)));
+    }
+
+    #[test]
+    fn the_ruleset_for_subnets_of_other_nodes_matches_its_snapshot() {
+        let mut state = state(1);
+        let over = |index, fabric: &str| RemoteSubnet {
+            fabric: Some(fabric.to_owned()),
+            ..remote(index)
+        };
+        // 2 and 3 are adjacent and on one fabric, 4 is on another one, 9 is not connected.
+        state.remote_subnets = vec![over(2, "wgf0"), over(3, "wgf0"), over(4, "tun0"), remote(9)];
+        insta::assert_snapshot!(inet::table(&state, &host(), &Counted::new()));
     }
 
     #[test]

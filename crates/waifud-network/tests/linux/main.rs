@@ -27,6 +27,7 @@ mod lifecycle;
 mod namespace;
 mod publish;
 mod reach;
+mod remote;
 mod removal;
 mod reports;
 mod session;

@@ -72,8 +72,15 @@ fn status(state: &str) -> String {
 fn insert_nodes(conn: &Connection) {
     let unmanaged = json!([{"kind": "domain", "instance": instance_id(9), "name": "old", "volume": null,
                             "running": true, "addresses": ["10.0.0.9"]}]);
-    for (id, name, subnet) in [(ALDER, "alder", "10.0.0.0/24"), (BIRCH, "birch", "10.0.1.0/24")] {
-        let (count, addresses) = if id == ALDER { (1, r#"["10.0.0.9"]"#) } else { (0, "[]") };
+    for (id, name, subnet) in [
+        (ALDER, "alder", "10.0.0.0/24"),
+        (BIRCH, "birch", "10.0.1.0/24"),
+    ] {
+        let (count, addresses) = if id == ALDER {
+            (1, r#"["10.0.0.9"]"#)
+        } else {
+            (0, "[]")
+        };
         conn.execute(
             "INSERT INTO nodes (id, name, facts, subnet, joined_at, slice_revision, unclaimed_count, unclaimed_addresses)
              VALUES (?1, ?2, ?3, ?4, 0, 1, ?5, ?6)",
@@ -223,8 +230,14 @@ async fn nodes_and_instances_of_schema_12_are_read_with_their_owners_reservation
     let (dir, store) = opened();
     let read = store.read(|tx| {
         let alder = tx.node(node_id(ALDER))?.unwrap();
-        assert_eq!((alder.unmanaged_count, alder.unmanaged_addresses.len()), (1, 1));
-        assert_eq!(tx.unmanaged_on(node_id(ALDER))?[0].name.as_deref(), Some("old"));
+        assert_eq!(
+            (alder.unmanaged_count, alder.unmanaged_addresses.len()),
+            (1, 1)
+        );
+        assert_eq!(
+            tx.unmanaged_on(node_id(ALDER))?[0].name.as_deref(),
+            Some("old")
+        );
         assert_eq!(alder.facts.pools[0].kind, waifud_types::PoolKind::Qcow2);
         for (id, node, epoch, deleting) in [(WEB, ALDER, 3, false), (DB, BIRCH, 1, true)] {
             let row = tx.instance(instance_id(id))?.unwrap();
@@ -234,7 +247,10 @@ async fn nodes_and_instances_of_schema_12_are_read_with_their_owners_reservation
                 cpus: 2,
                 memory_bytes: ByteSize(1024),
             };
-            assert_eq!(tx.reservation(instance_id(id), node_id(node))?, Some(reserved));
+            assert_eq!(
+                tx.reservation(instance_id(id), node_id(node))?,
+                Some(reserved)
+            );
             assert_eq!(tx.node(node_id(node))?.unwrap().promised, reserved);
         }
         assert!(tx.ownership(instance_id(WAITING))?.is_empty());
@@ -244,7 +260,11 @@ async fn nodes_and_instances_of_schema_12_are_read_with_their_owners_reservation
         let slice = tx.slice(node_id(ALDER), 0)?;
         assert_eq!(slice.len(), 1);
         assert_eq!(slice[0].instance.id, instance_id(WEB));
-        assert_eq!(tx.slice(node_id(BIRCH), 0)?.len(), 0, "it is being destroyed");
+        assert_eq!(
+            tx.slice(node_id(BIRCH), 0)?.len(),
+            0,
+            "it is being destroyed"
+        );
         assert_eq!(tx.tombstones(node_id(BIRCH), 0)?.len(), 1);
         assert!(tx.is_anything_waiting()?);
         Ok::<_, StoreError>(())
@@ -270,11 +290,22 @@ async fn renamed_kinds_codes_and_reasons_in_rows_are_those_of_today() {
             assert_eq!((problem.title.as_str(), problem.status), ("it failed", 422));
         }
         let running = tx.download("running")?.unwrap();
-        assert_eq!((running.error, running.validator.as_deref()), (None, Some("etag")));
+        assert_eq!(
+            (running.error, running.validator.as_deref()),
+            (None, Some("etag"))
+        );
         let events = tx.events(0, &EventFilter::default(), 100)?;
-        let kinds: Vec<&str> = events.iter().take(2).map(|event| event.kind.as_str()).collect();
+        let kinds: Vec<&str> = events
+            .iter()
+            .take(2)
+            .map(|event| event.kind.as_str())
+            .collect();
         assert_eq!(kinds, ["instance.adopted", "node.unmanaged"]);
-        let reasons: Vec<_> = events.iter().skip(2).map(|event| event.reason.as_deref()).collect();
+        let reasons: Vec<_> = events
+            .iter()
+            .skip(2)
+            .map(|event| event.reason.as_deref())
+            .collect();
         let mut expected = vec![None, Some("insufficient-capacity"), Some("host")];
         expected.extend(CODES.map(|(_, new)| Some(new)));
         assert_eq!(reasons, expected);
@@ -314,7 +345,10 @@ async fn an_instance_of_schema_12_can_be_released_and_removed_after_the_migratio
             ..releasing
         };
         tx.set_part(web, &recorded, at(101))?;
-        assert!(tx.releases(alder, 100)?.is_empty(), "its confirmation is not sent");
+        assert!(
+            tx.releases(alder, 100)?.is_empty(),
+            "its confirmation is not sent"
+        );
         assert_eq!(tx.releases(alder, 0)?.len(), 1, "a new watch gets it");
         assert_eq!(tx.handovers_on(alder)?, [web]);
         assert_eq!(tx.instance(web)?.unwrap().node, Some(alder));

@@ -105,7 +105,9 @@ fn two_nodes_hold_a_part_of_an_instance_and_each_sum_follows_its_own_part() {
 #[test]
 fn an_instance_has_one_owner_and_its_node_follows_the_handover() {
     let (_dir, conn) = migrated();
-    let second = format!("INSERT INTO ownership (instance, node, epoch, role) VALUES ({INSTANCE}, {NEW}, 5, 'owner')");
+    let second = format!(
+        "INSERT INTO ownership (instance, node, epoch, role) VALUES ({INSTANCE}, {NEW}, 5, 'owner')"
+    );
     assert!(conn.execute_batch(&second).is_err(), "a second owner");
     conn.execute_batch(&format!(
         "INSERT INTO ownership (instance, node, epoch, role) VALUES ({INSTANCE}, {NEW}, 5, 'receiving')"
@@ -126,8 +128,10 @@ fn an_instance_has_one_owner_and_its_node_follows_the_handover() {
     ))
     .unwrap();
     assert!(is_on(&conn, NEW));
-    conn.execute_batch(&format!("DELETE FROM ownership WHERE instance = {INSTANCE}"))
-        .unwrap();
+    conn.execute_batch(&format!(
+        "DELETE FROM ownership WHERE instance = {INSTANCE}"
+    ))
+    .unwrap();
     assert!(is_on(&conn, "NULL"));
 }
 
@@ -137,7 +141,11 @@ fn plan(conn: &Connection, sql: &str, parameters: usize) -> String {
     let lines = statement.query_map(rusqlite::params_from_iter(zeros), |row| {
         row.get::<_, String>("detail")
     });
-    lines.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
+    lines
+        .unwrap()
+        .map(Result::unwrap)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 #[test]
@@ -148,9 +156,15 @@ fn releases_and_handovers_of_a_node_are_found_by_its_index() {
         releases.contains("SEARCH o USING INDEX ownership_by_node (node=? AND slice_revision>?)"),
         "{releases}"
     );
-    assert!(!releases.contains("SCAN") && !releases.contains("TEMP B-TREE"), "{releases}");
+    assert!(
+        !releases.contains("SCAN") && !releases.contains("TEMP B-TREE"),
+        "{releases}"
+    );
     let handovers = plan(&conn, HANDOVERS, 1);
-    assert!(handovers.contains("ownership_by_node (node=?)"), "{handovers}");
+    assert!(
+        handovers.contains("ownership_by_node (node=?)"),
+        "{handovers}"
+    );
 }
 
 #[test]

@@ -159,7 +159,13 @@ fn more_releases_than_one_report_may_contain_are_sent_in_several() {
     for number in 0..count {
         let id = id(u128::try_from(number).unwrap());
         let epoch = Epoch::FIRST;
-        reports.released(id, Some(Released { instance: id, epoch }));
+        reports.released(
+            id,
+            Some(Released {
+                instance: id,
+                epoch,
+            }),
+        );
     }
     let mut sent = 0;
     while is_pending(&reports) {

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
 use waifud_api::agent::{
-    AgentInstance, AgentReport, BundleRef, Hello, InstanceReport, SliceObject, Tombstone,
+    AgentInstance, AgentReport, BundleRef, Hello, InstanceReport, SliceKey, SliceObject, Tombstone,
     Unmanaged, WatchFrame,
 };
 use waifud_cloudinit::Documents;
@@ -141,8 +141,28 @@ impl Agent {
         self.watch = None;
     }
 
-    /// The next frame other than a ping.
+    /// The next frame about the node's own objects, other than a ping.
     pub async fn frame(&mut self) -> WatchFrame {
+        loop {
+            let frame = self.any_frame().await;
+            let of_peer = matches!(
+                frame,
+                WatchFrame::Put {
+                    object: SliceObject::Peer(_),
+                    ..
+                } | WatchFrame::Delete {
+                    key: SliceKey::Peer(_),
+                    ..
+                }
+            );
+            if !of_peer {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame other than a ping.
+    pub async fn any_frame(&mut self) -> WatchFrame {
         tokio::time::timeout(DEADLINE, async {
             loop {
                 if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {

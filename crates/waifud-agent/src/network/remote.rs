@@ -1,0 +1,96 @@
+//! The guest subnets of other nodes, and why some cannot be used here.
+
+use waifud_api::agent::Peer;
+use waifud_network::{HostNetworkFacts, RemoteSubnet};
+use waifud_types::Timestamp;
+use waifud_types::status::Condition;
+
+use crate::condition::condition;
+
+/// How many subnets a condition describes.
+const SHOWN: usize = 3;
+
+/// The subnets of all peers. No fabric connects the nodes yet.
+pub(crate) fn remote_subnets(peers: &[Peer]) -> Vec<RemoteSubnet> {
+    let subnets = peers
+        .iter()
+        .flat_map(|peer| peer.subnets.iter().map(move |subnet| (peer, *subnet)));
+    let remote = subnets.map(|(peer, subnet)| RemoteSubnet {
+        node: peer.name.clone(),
+        subnet,
+        fabric: None,
+    });
+    remote.collect()
+}
+
+/// Set while subnets of other nodes are in conflict with this node.
+pub(crate) fn subnet_conflict(host: &HostNetworkFacts, now: Timestamp) -> Option<Condition> {
+    let reasons: Vec<_> = host.refused_subnets.values().map(String::as_str).collect();
+    let shown = reasons.get(..SHOWN).unwrap_or(&reasons);
+    if shown.is_empty() {
+        return None;
+    }
+    let further = match reasons.len() - shown.len() {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let message = format!(
+        "guests of this node cannot reach guests of other nodes by their own address: {}{further}",
+        shown.join("; ")
+    );
+    Some(condition(
+        "remote-subnets",
+        false,
+        "subnet-conflict",
+        message,
+        now,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_subnet_of_every_peer_is_in_the_state() {
+        let peer = |name: &str, subnets: &[&str]| Peer {
+            id: waifud_types::NodeId::generate(),
+            name: name.parse().unwrap(),
+            subnets: subnets.iter().map(|s| s.parse().unwrap()).collect(),
+            endpoint: None,
+            reachable: false,
+        };
+        let peers = [
+            peer("birch", &["10.144.2.0/24", "10.144.3.0/24"]),
+            peer("cedar", &[]),
+        ];
+        let remote = remote_subnets(&peers);
+        let shown: Vec<_> = remote
+            .iter()
+            .map(|r| format!("{} {} {:?}", r.node, r.subnet, r.fabric))
+            .collect();
+        assert_eq!(
+            shown,
+            ["birch 10.144.2.0/24 None", "birch 10.144.3.0/24 None"]
+        );
+    }
+
+    #[test]
+    fn a_conflict_is_a_condition_with_the_first_reasons() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut host = HostNetworkFacts::default();
+        assert!(subnet_conflict(&host, now).is_none());
+        for index in 2..7 {
+            let subnet = format!("10.144.{index}.0/24").parse().unwrap();
+            let why = format!("reason {index}");
+            host.refused_subnets.insert(subnet, why);
+        }
+        let condition = subnet_conflict(&host, now).unwrap();
+        assert!(!condition.ok);
+        let message = condition.message;
+        assert!(
+            message.ends_with("reason 2; reason 3; reason 4; and 2 more"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! Other nodes of the cluster: their guest subnets are part of this node's network.
+
+use waifud_api::agent::Peer;
+use waifud_network::HostNetworkFacts;
+use waifud_types::NodeId;
+
+use crate::test_node::TestNode;
+
+fn peer(name: &str, subnet: &str) -> Peer {
+    Peer {
+        id: NodeId::generate(),
+        name: name.parse().unwrap(),
+        subnets: vec![subnet.parse().unwrap()],
+        endpoint: None,
+        reachable: true,
+    }
+}
+
+/// The remote subnets that are applied, each with its node.
+fn remote(node: &TestNode) -> Vec<String> {
+    let state = node.network.state();
+    let subnets = state.into_iter().flat_map(|state| state.remote_subnets);
+    let mut all: Vec<_> = subnets
+        .map(|r| format!("{} {}", r.node, r.subnet))
+        .collect();
+    all.sort();
+    all
+}
+
+async fn until_remote(node: &TestNode, expected: &[&str]) {
+    node.until("the network has the subnets of the peers", async || {
+        remote(node) == expected
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_subnets_of_peers_are_applied_while_they_are_in_the_cluster() {
+    let (node, id) = TestNode::with_instance("web").await;
+    let birch = peer("birch", "10.144.2.0/24");
+    node.waifud.put_peer(birch.clone());
+    until_remote(&node, &["birch 10.144.2.0/24"]).await;
+    node.waifud.put_peer(peer("cedar", "10.144.3.0/24"));
+    until_remote(&node, &["birch 10.144.2.0/24", "cedar 10.144.3.0/24"]).await;
+    node.waifud.remove_peer(birch.id);
+    until_remote(&node, &["cedar 10.144.3.0/24"]).await;
+    assert_eq!(node.ports(), 1, "the guest keeps its port");
+    node.until_ready(id).await;
+}
+
+#[tokio::test]
+async fn whether_a_peer_is_reachable_does_not_change_the_network() {
+    let (node, _) = TestNode::with_instance("web").await;
+    let mut birch = peer("birch", "10.144.2.0/24");
+    node.waifud.put_peer(birch.clone());
+    until_remote(&node, &["birch 10.144.2.0/24"]).await;
+    birch.reachable = false;
+    node.waifud.put_peer(birch);
+    node.until_more_reports(3).await;
+    assert_eq!(remote(&node), ["birch 10.144.2.0/24"]);
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_without_waifud_knows_the_peers() {
+    let (node, _) = TestNode::with_instance("web").await;
+    node.waifud.put_peer(peer("birch", "10.144.2.0/24"));
+    until_remote(&node, &["birch 10.144.2.0/24"]).await;
+    node.waifud.set_online(false);
+    node.kill().await;
+    node.network.cause_drift("the host has restarted");
+    node.start();
+    until_remote(&node, &["birch 10.144.2.0/24"]).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_was_removed_while_the_agent_was_offline_is_forgotten() {
+    let (node, _) = TestNode::with_instance("web").await;
+    let birch = peer("birch", "10.144.2.0/24");
+    node.waifud.put_peer(birch.clone());
+    node.waifud.put_peer(peer("cedar", "10.144.3.0/24"));
+    until_remote(&node, &["birch 10.144.2.0/24", "cedar 10.144.3.0/24"]).await;
+    node.kill().await;
+    node.waifud.remove_peer(birch.id);
+    node.start();
+    until_remote(&node, &["cedar 10.144.3.0/24"]).await;
+}
+
+#[tokio::test]
+async fn a_subnet_in_conflict_is_a_condition_of_the_node_and_stops_no_guest() {
+    let (node, _) = TestNode::with_instance("web").await;
+    node.network.set_facts(HostNetworkFacts {
+        routes: vec!["10.144.2.0/23".parse().unwrap()],
+        ..HostNetworkFacts::default()
+    });
+    node.waifud.put_peer(peer("birch", "10.144.2.0/24"));
+    node.until("the conflict is reported", async || {
+        node.waifud.facts().is_some_and(|facts| {
+            facts
+                .conditions
+                .iter()
+                .any(|c| c.kind == "remote-subnets" && !c.ok && c.message.contains("10.144.2.0/23"))
+        })
+    })
+    .await;
+    node.run_one("other").await;
+    assert_eq!(node.ports(), 2);
+}

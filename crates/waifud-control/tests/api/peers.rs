@@ -1,0 +1,195 @@
+//! Other nodes in the slice of a node: what is sent, what a resumed watch receives, and who is woken.
+
+use std::time::Duration;
+
+use serde_json::json;
+use waifud_api::agent::{AgentReport, Peer, SliceKey, SliceObject, WatchFrame};
+use waifud_store::Topic;
+use waifud_types::{ByteSize, InstanceState, NodeId};
+
+use crate::common::{Agent, Server, facts, hello, report};
+
+/// Longer than waifud collects changes of peers.
+const COLLECTED: Duration = Duration::from_millis(400);
+
+async fn next_peer(agent: &mut Agent) -> Peer {
+    match agent.any_frame().await {
+        WatchFrame::Put {
+            object: SliceObject::Peer(peer),
+            ..
+        } => peer,
+        other => panic!("a peer was expected, not {other:?}"),
+    }
+}
+
+async fn next_deletion(agent: &mut Agent) -> NodeId {
+    match agent.any_frame().await {
+        WatchFrame::Delete {
+            key: SliceKey::Peer(id),
+            ..
+        } => id,
+        other => panic!("a deletion was expected, not {other:?}"),
+    }
+}
+
+/// The peers and deletions before the next `sync`, and its revision.
+async fn peers_until_sync(agent: &mut Agent) -> (Vec<Peer>, Vec<NodeId>, String) {
+    let (mut peers, mut deleted) = (Vec::new(), Vec::new());
+    loop {
+        match agent.any_frame().await {
+            WatchFrame::Put {
+                object: SliceObject::Peer(peer),
+                ..
+            } => peers.push(peer),
+            WatchFrame::Delete {
+                key: SliceKey::Peer(id),
+                ..
+            } => deleted.push(id),
+            WatchFrame::Sync { revision } => return (peers, deleted, revision.to_string()),
+            _ => {}
+        }
+    }
+}
+
+fn names(peers: &[Peer]) -> Vec<&str> {
+    let mut names: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn each_node_receives_the_other_nodes_and_their_changes() {
+    let (server, mut alder) = Server::with_watching_node().await;
+    let mut birch = server.join("birch", ByteSize::gib(8)).await;
+    let seen = next_peer(&mut alder).await;
+    assert_eq!((seen.id, seen.name.as_str()), (birch.id, "birch"));
+    let subnets: Vec<_> = seen.subnets.iter().map(ToString::to_string).collect();
+    assert_eq!(subnets, ["10.144.2.0/24"]);
+    assert!(seen.reachable && seen.endpoint.is_none());
+
+    birch.watch(None).await;
+    let (peers, deleted, _) = peers_until_sync(&mut birch).await;
+    assert_eq!((names(&peers), deleted), (vec!["alder"], Vec::new()));
+
+    server
+        .patch("/v1/nodes/birch", &json!({"name": "beech"}))
+        .await
+        .expect(200);
+    assert_eq!(next_peer(&mut alder).await.name.as_str(), "beech");
+    server.delete("/v1/nodes/beech").await.expect(204);
+    assert_eq!(next_deletion(&mut alder).await, birch.id);
+
+    // A watch from the beginning does not name what is gone.
+    alder.watch(None).await;
+    let (peers, deleted, _) = peers_until_sync(&mut alder).await;
+    assert_eq!((peers, deleted), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_resumed_watch_receives_exactly_the_changed_and_deleted_peers() {
+    let (server, mut alder) = Server::with_watching_node().await;
+    let nodes = ["birch", "cedar", "maple", "oak"];
+    let mut ids = Vec::new();
+    for name in nodes {
+        ids.push(server.join(name, ByteSize::gib(8)).await.id);
+    }
+    alder.watch(None).await;
+    let (peers, _, since) = peers_until_sync(&mut alder).await;
+    assert_eq!(names(&peers), nodes);
+    alder.hang_up();
+
+    server
+        .patch("/v1/nodes/cedar", &json!({"name": "larch"}))
+        .await
+        .expect(200);
+    for gone in ["maple", "oak"] {
+        server
+            .delete(&format!("/v1/nodes/{gone}"))
+            .await
+            .expect(204);
+    }
+    // What is remembered of removed nodes does not depend on their subnets.
+    server.delete("/v1/nodes/oak?purge=true").await.expect(204);
+    server.join("rowan", ByteSize::gib(8)).await;
+
+    alder.watch(Some(&since)).await;
+    let (peers, deleted, now) = peers_until_sync(&mut alder).await;
+    assert_eq!(names(&peers), ["larch", "rowan"]);
+    assert_eq!(deleted, [ids[2], ids[3]]);
+    alder.watch(Some(&now)).await;
+    let (peers, deleted, _) = peers_until_sync(&mut alder).await;
+    assert_eq!((peers, deleted), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_node_that_is_lost_and_found_is_sent_with_that() {
+    let (server, clock) = Server::with_manual_clock().await;
+    let mut alder = server.join("alder", ByteSize::gib(8)).await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    alder.watch_from_now().await;
+    clock.forward(Duration::from_mins(10));
+    alder.report(&AgentReport::default()).await;
+    server.control.check_contacts().await.unwrap();
+    let lost = next_peer(&mut alder).await;
+    assert_eq!((lost.id, lost.reachable), (birch.id, false));
+    birch
+        .hello(&hello("birch", ByteSize::gib(8)))
+        .await
+        .expect(200);
+    let found = next_peer(&mut alder).await;
+    assert_eq!((found.id, found.reachable), (birch.id, true));
+}
+
+#[tokio::test]
+async fn reports_and_instances_of_one_node_do_not_wake_another() {
+    let (server, mut alder) = Server::with_watching_node().await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    assert_eq!(next_peer(&mut alder).await.id, birch.id);
+    let store = server.control.store();
+    let own = store.subscribe_topic(Topic::Node(alder.id));
+    let cluster = store.subscribe_topic(Topic::Cluster);
+    let of_birch = store.subscribe_topic(Topic::Node(birch.id));
+
+    let pinned = json!({"name": "web", "template": "debian-12", "placement": {"node": "birch"}});
+    let web = server.created(&pinned).await;
+    birch
+        .report_instance(report(web.id, InstanceState::Running))
+        .await;
+    birch.report_facts(facts(ByteSize::gib(16))).await;
+    birch.report(&AgentReport::default()).await;
+    let same = hello("birch", ByteSize::gib(16));
+    birch.hello(&same).await.expect(200);
+    server
+        .patch("/v1/nodes/birch", &json!({"labels": {"disk": "ssd"}}))
+        .await
+        .expect(200);
+
+    assert!(
+        of_birch.has_changed().unwrap(),
+        "birch received its instance"
+    );
+    assert!(!own.has_changed().unwrap());
+    assert!(!cluster.has_changed().unwrap());
+    let frame = tokio::time::timeout(COLLECTED, alder.any_frame()).await;
+    assert!(frame.is_err(), "{frame:?}");
+}
+
+#[tokio::test]
+async fn an_own_change_is_not_delayed_by_changes_of_peers_that_are_being_collected() {
+    let (server, mut alder) = Server::with_watching_node().await;
+    server.join("birch", ByteSize::gib(8)).await;
+    let pinned = json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}});
+    server.created(&pinned).await;
+    let mut frames = vec![alder.any_frame().await, alder.any_frame().await];
+    let is_instance = |frame: &WatchFrame| {
+        matches!(
+            frame,
+            WatchFrame::Put {
+                object: SliceObject::Instance(_),
+                ..
+            }
+        )
+    };
+    assert!(is_instance(&frames.remove(1)), "{frames:?}");
+    assert!(!is_instance(&frames[0]), "in the order of their revisions");
+}

@@ -1,0 +1,204 @@
+//! Guest subnets of other nodes: which of them this node can use.
+//!
+//! They come from the other nodes and from the host's routes, so a conflict is not a contradiction that refuses the whole
+//! state. Only the subnet in conflict is left out, and reported with the reason.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use crate::check::{check_interface_name, further_ranges, never_guests, overlap};
+use crate::{NetworkState, RemoteSubnet};
+
+/// The longest prefix of a subnet that has a gateway and a guest.
+const PREFIX_MAX: u8 = 30;
+
+/// The remote subnets that cannot be used, each with the reason in a sentence. `routes` are the destinations of the host's
+/// routes, without those over our bridge and over fabrics.
+pub(crate) fn refused(state: &NetworkState, routes: &[Ipv4Net]) -> BTreeMap<Ipv4Net, String> {
+    let mut refused = BTreeMap::new();
+    for remote in &state.remote_subnets {
+        if let Some(why) = conflict(state, routes, remote) {
+            refused.entry(remote.subnet).or_insert(why);
+        }
+    }
+    for (one, other) in overlapping(&state.remote_subnets) {
+        for (mine, theirs) in [(one, other), (other, one)] {
+            let why = format!(
+                "the subnet {} of node {} overlaps {} of node {}",
+                mine.subnet, mine.node, theirs.subnet, theirs.node
+            );
+            refused.entry(mine.subnet).or_insert(why);
+        }
+    }
+    refused
+}
+
+/// Removes refused subnets.
+pub(crate) fn leave_out(state: &mut NetworkState, refused: &BTreeMap<Ipv4Net, String>) {
+    state
+        .remote_subnets
+        .retain(|remote| !refused.contains_key(&remote.subnet));
+}
+
+/// The conflict of one subnet with this node.
+fn conflict(state: &NetworkState, routes: &[Ipv4Net], remote: &RemoteSubnet) -> Option<String> {
+    let RemoteSubnet { node, subnet, .. } = remote;
+    let subnet = *subnet;
+    if subnet.trunc() != subnet || subnet.prefix_len() > PREFIX_MAX {
+        return Some(format!(
+            "the subnet {subnet} of node {node} has host bits set, or is too small for a gateway and a guest"
+        ));
+    }
+    if let Some(range) = never_guests(subnet) {
+        return Some(format!(
+            "the subnet {subnet} of node {node} is in {range}, which cannot be routed"
+        ));
+    }
+    if let Some(fabric) = &remote.fabric
+        && let Some(why) = unusable_fabric(state, fabric)
+    {
+        return Some(format!("the subnet {subnet} of node {node}: {why}"));
+    }
+    if overlap(subnet, state.subnet) {
+        return Some(format!(
+            "the subnet {subnet} of node {node} overlaps this node's own subnet {}",
+            state.subnet
+        ));
+    }
+    let ranges = state.ports.iter();
+    let mut ranges = ranges.flat_map(|port| further_ranges(port).map(move |range| (port, range)));
+    if let Some((port, range)) = ranges.find(|(_, range)| overlap(subnet, *range)) {
+        return Some(format!(
+            "the subnet {subnet} of node {node} overlaps {range}, which instance {} may use",
+            port.name
+        ));
+    }
+    let route = routes.iter().find(|route| overlap(subnet, **route))?;
+    Some(format!(
+        "the subnet {subnet} of node {node} overlaps {route}, which this host already has a route to"
+    ))
+}
+
+fn unusable_fabric(state: &NetworkState, fabric: &str) -> Option<String> {
+    if let Err(error) = check_interface_name(fabric) {
+        return Some(error.to_string());
+    }
+    let ours = [&state.bridge, &state.metadata_interface];
+    ours.iter()
+        .any(|name| *name == fabric)
+        .then(|| format!("{fabric} is not the interface of a fabric"))
+}
+
+/// Pairs of subnets that overlap. Each subnet in conflict is in at least one pair.
+fn overlapping(remotes: &[RemoteSubnet]) -> Vec<(&RemoteSubnet, &RemoteSubnet)> {
+    let mut sorted: Vec<_> = remotes.iter().collect();
+    sorted.sort_by_key(|remote| (remote.subnet.network(), remote.subnet.prefix_len()));
+    let mut pairs = Vec::new();
+    // Two networks overlap only if one contains the other, and a network is sorted before those that it contains.
+    let mut outer: Option<&RemoteSubnet> = None;
+    for remote in sorted {
+        match outer.filter(|outer| overlap(outer.subnet, remote.subnet)) {
+            Some(outer) => pairs.push((outer, remote)),
+            None => outer = Some(remote),
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::samples::{remote, state};
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    #[track_caller]
+    fn is_refused(remote: RemoteSubnet, routes: &[&str], words: &str) {
+        let mut state = state(1);
+        state.ports[0].allow_addresses = vec!["10.99.0.0/24".parse().unwrap()];
+        let subnet = remote.subnet;
+        state.remote_subnets = vec![remote];
+        let routes: Vec<_> = routes.iter().map(|route| net(route)).collect();
+        let refused = refused(&state, &routes);
+        let why = refused.get(&subnet).unwrap();
+        assert!(why.contains(words), "{why:?} lacks {words:?}");
+        leave_out(&mut state, &refused);
+        assert!(state.remote_subnets.is_empty());
+    }
+
+    #[test]
+    fn subnets_in_conflict_are_refused_with_the_reason() {
+        let with = |subnet: &str, fabric: Option<&str>| RemoteSubnet {
+            subnet: net(subnet),
+            fabric: fabric.map(str::to_owned),
+            ..remote(2)
+        };
+        is_refused(with("10.144.0.0/16", None), &[], "own subnet 10.144.1.0/24");
+        is_refused(with("10.144.1.128/25", None), &[], "own subnet");
+        is_refused(
+            with("10.99.0.128/25", None),
+            &[],
+            "which instance guest-0 may use",
+        );
+        is_refused(
+            with("10.144.2.0/24", None),
+            &["192.168.1.0/24", "10.144.0.0/12"],
+            "overlaps 10.144.0.0/12, which this host already has a route to",
+        );
+        is_refused(with("10.144.2.1/24", None), &[], "host bits");
+        is_refused(with("10.144.2.0/31", None), &[], "too small");
+        is_refused(with("169.254.0.0/24", None), &[], "cannot be routed");
+        is_refused(with("10.144.2.0/24", Some("a\"b")), &[], "interface");
+        is_refused(
+            with("10.144.2.0/24", Some("waifu0")),
+            &[],
+            "not the interface of a fabric",
+        );
+    }
+
+    #[test]
+    fn of_two_that_overlap_both_are_refused_and_others_stay() {
+        let mut state = state(0);
+        let wide = RemoteSubnet {
+            subnet: net("10.144.2.0/23"),
+            ..remote(7)
+        };
+        state.remote_subnets = vec![remote(3), remote(2), wide, remote(4)];
+        let refused = refused(&state, &[net("192.168.1.0/24")]);
+        assert_eq!(
+            refused.keys().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.144.2.0/23", "10.144.2.0/24", "10.144.3.0/24"]
+        );
+        leave_out(&mut state, &refused);
+        assert_eq!(state.remote_subnets, [remote(4)]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_never_overlaps(subnets in proptest::collection::vec((0_u8..8, 20_u8..=26), 0..12)) {
+            let mut state = state(0);
+            let subnets = subnets.iter().enumerate();
+            state.remote_subnets = subnets
+                .map(|(index, (third, prefix))| RemoteSubnet {
+                    subnet: Ipv4Net::new([10, 9, *third, 0].into(), *prefix).unwrap().trunc(),
+                    ..remote(u8::try_from(index).unwrap())
+                })
+                .collect();
+            let all = state.remote_subnets.clone();
+            let refused = refused(&state, &[]);
+            leave_out(&mut state, &refused);
+            for (index, one) in all.iter().enumerate() {
+                let alone = all
+                    .iter()
+                    .enumerate()
+                    .all(|(other, with)| other == index || !overlap(one.subnet, with.subnet));
+                prop_assert_eq!(state.remote_subnets.contains(one), alone);
+            }
+        }
+    }
+}
