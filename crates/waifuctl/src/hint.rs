@@ -3,6 +3,9 @@
 use waifud_api::Hint;
 use waifud_api::hint::{HintAction as A, HintKind as K};
 
+use waifud_types::Name;
+use waifud_types::status::Condition;
+
 use crate::failure::option_of;
 
 /// All hints in one line.
@@ -94,6 +97,7 @@ fn command(hint: &Hint) -> Option<String> {
         (A::Upload, _) => format!("template add {name} --file FILE"),
         (A::OpenConsole, _) => format!("console {name}"),
         (A::Rescue, _) => format!("rescue {name}"),
+        (A::EndRescue, _) => format!("rescue {name} --end"),
         (A::ReadCloudInitLog, _) => format!("logs {name} --cloud-init"),
         (A::ReRunCloudInit, _) => format!("edit {name} --re-run"),
         (A::WaitUntilReady, _) => format!("wait {name} --for ready"),
@@ -113,6 +117,32 @@ fn command(hint: &Hint) -> Option<String> {
         ) => return None,
     };
     Some(format!("waifuctl {arguments}"))
+}
+
+/// The next step for a condition of an instance that is not met, if it is a command of waifuctl.
+pub fn of_instance_condition(condition: &Condition, instance: &Name) -> Option<String> {
+    let action = match (condition.kind.as_str(), condition.reason.as_str()) {
+        ("rescue", "begun") => A::EndRescue,
+        _ => return None,
+    };
+    unmet(
+        condition,
+        &Hint::on(&action, K::Instance, instance.as_str()),
+    )
+}
+
+/// The next step for a condition of a node that is not met, if it is a command of waifuctl.
+pub fn of_node_condition(condition: &Condition, node: &Name) -> Option<String> {
+    let action = match (condition.kind.as_str(), condition.reason.as_str()) {
+        ("destruction-held", "incarnation-changed") => A::Confirm,
+        ("certificate", "expired" | "expires-soon") => A::CreateJoinToken,
+        _ => return None,
+    };
+    unmet(condition, &Hint::on(&action, K::Node, node.as_str()))
+}
+
+fn unmet(condition: &Condition, hint: &Hint) -> Option<String> {
+    (!condition.ok).then(|| words(hint))
 }
 
 #[cfg(test)]
@@ -255,6 +285,7 @@ mod tests {
             (Hint::action(&A::NameInChecksums), "--checksums-file"),
             (web(&A::OpenConsole), "waifuctl console web"),
             (web(&A::Rescue), "waifuctl rescue web"),
+            (web(&A::EndRescue), "waifuctl rescue web --end"),
             (web(&A::ReadCloudInitLog), "waifuctl logs web --cloud-init"),
             (web(&A::ReRunCloudInit), "waifuctl edit web --re-run"),
             (web(&A::InstallGuestAgent), "install qemu-guest-agent"),
@@ -291,6 +322,52 @@ mod tests {
             let json = serde_json::to_string(&hint).unwrap();
             assert_eq!(serde_json::from_str::<Hint>(&json).unwrap(), hint, "{json}");
         }
+    }
+
+    #[test]
+    fn conditions_with_a_remedy_get_its_command_by_their_codes() {
+        let condition = |kind: &str, reason: &str| Condition {
+            kind: kind.to_owned(),
+            ok: false,
+            reason: reason.to_owned(),
+            message: "in any words".to_owned(),
+            since: waifud_types::Timestamp::UNIX_EPOCH,
+        };
+        let (web, alder) = ("web".parse().unwrap(), "alder".parse().unwrap());
+        let rescue = condition("rescue", "begun");
+        assert_eq!(
+            of_instance_condition(&rescue, &web).unwrap(),
+            "end the rescue of instance web: waifuctl rescue web --end"
+        );
+        for (kind, reason, command) in [
+            (
+                "destruction-held",
+                "incarnation-changed",
+                "waifuctl node confirm alder",
+            ),
+            (
+                "certificate",
+                "expired",
+                "waifuctl node token create --name alder",
+            ),
+            (
+                "certificate",
+                "expires-soon",
+                "waifuctl node token create --name alder",
+            ),
+        ] {
+            let words = of_node_condition(&condition(kind, reason), &alder).unwrap();
+            assert!(words.ends_with(command), "{words}");
+        }
+        assert_eq!(
+            of_node_condition(&condition("state-dir", "full"), &alder),
+            None
+        );
+        let met = Condition {
+            ok: true,
+            ..condition("certificate", "expired")
+        };
+        assert_eq!(of_node_condition(&met, &alder), None);
     }
 
     #[test]

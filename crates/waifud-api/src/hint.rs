@@ -8,7 +8,7 @@ mod english;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
-use waifud_types::{ByteSize, Name, Role};
+use waifud_types::{ByteSize, Coded, Name, Role};
 
 /// A step that the user can take.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -43,8 +43,8 @@ pub struct HintObject {
 /// The actions, with their arguments.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(
-    tag = "action",
-    content = "arguments",
+    tag = "code",
+    content = "fields",
     rename_all = "kebab-case",
     rename_all_fields = "snake_case"
 )]
@@ -126,6 +126,8 @@ pub enum HintAction {
     OpenConsole,
     /// Boot a rescue system to repair an instance.
     Rescue,
+    /// Boot an instance from its own disk again.
+    EndRescue,
     /// Read the output of cloud-init.
     ReadCloudInitLog,
     /// Have cloud-init treat the next boot as the first one.
@@ -222,26 +224,14 @@ pub const ADVICE: &str = "advice";
 
 impl Hint {
     fn from_action(action: &HintAction, object: Option<(HintKind, Option<String>)>) -> Self {
-        let (action, arguments) = match serde_json::to_value(action) {
-            Ok(Value::Object(mut fields)) => {
-                let action = fields.remove("action");
-                let arguments = fields.remove("arguments");
-                (action, arguments)
-            }
-            _ => (None, None),
-        };
+        let Coded { code, fields } = Coded::encode(action);
         let mut hint = Self {
-            action: action
-                .and_then(|action| action.as_str().map(str::to_owned))
-                .unwrap_or_else(|| ADVICE.to_owned()),
+            action: code,
             object: object.map(|(kind, name)| HintObject {
                 kind: kind.as_str().to_owned(),
                 name,
             }),
-            arguments: match arguments {
-                Some(Value::Object(arguments)) => arguments,
-                _ => Map::new(),
-            },
+            arguments: fields,
             when: None,
             text: String::new(),
         };
@@ -293,12 +283,11 @@ impl Hint {
 
     /// The action, unless this version does not know it or one of its arguments.
     pub fn known_action(&self) -> Option<HintAction> {
-        let (action, arguments) = (&self.action, &self.arguments);
-        let with = serde_json::json!({ "action": action, "arguments": arguments });
-        let bare = || serde_json::json!({ "action": action });
-        serde_json::from_value(with)
-            .or_else(|_| serde_json::from_value(bare()))
-            .ok()
+        let coded = Coded {
+            code: self.action.clone(),
+            fields: self.arguments.clone(),
+        };
+        coded.decode()
     }
 
     /// The circumstance, unless there is none or this version does not know it.

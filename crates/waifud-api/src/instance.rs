@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 use waifud_types::spec::{InstanceSpec, PlacementSpec, Protocol, PublishSpec, RestartPolicy};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{
-    ByteSize, Generation, InstanceId, MacAddr, Name, Reboot, RescueOrder, Secret, Timestamp,
+    ByteSize, Coded, Generation, InstanceId, MacAddr, Name, Reboot, RescueOrder, Secret, Timestamp,
+    Verdict,
 };
 
 /// An instance: its spec and its status.
@@ -202,6 +203,67 @@ pub struct PlacementVerdict {
     pub node: Name,
     /// 0 to 1, higher is better; null if the node is not suitable.
     pub score: Option<f64>,
-    /// Explanation: the free capacity, or what is missing.
+    /// Explanation in English: the free capacity, or what is missing.
     pub reason: String,
+    /// The same for programs.
+    #[serde(flatten)]
+    pub coded: Coded,
+}
+
+impl PlacementVerdict {
+    /// The verdict on a node.
+    pub fn new(node: Name, score: Option<f64>, verdict: &Verdict) -> Self {
+        Self {
+            node,
+            score,
+            reason: verdict.to_string(),
+            coded: Coded::encode(verdict),
+        }
+    }
+
+    /// The verdict, unless this version does not know it.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.coded.decode()
+    }
+
+    /// The verdict in English: the text of the server if this version does not know the verdict.
+    pub fn english(&self) -> String {
+        self.verdict()
+            .map_or_else(|| self.reason.clone(), |verdict| verdict.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_has_its_code_and_fields_beside_the_text() {
+        let verdict = Verdict::NoBridge {
+            bridge: "br0".to_owned(),
+        };
+        let entry = PlacementVerdict::new("alder".parse().unwrap(), None, &verdict);
+        let json = serde_json::to_value(&entry).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "node": "alder", "score": null, "reason": "has no bridge br0",
+                "code": "no-bridge", "fields": {"bridge": "br0"},
+            })
+        );
+        let back: PlacementVerdict = serde_json::from_value(json).unwrap();
+        assert_eq!(back.verdict(), Some(verdict));
+    }
+
+    #[test]
+    fn a_verdict_from_before_codes_and_one_with_an_unknown_code_keep_their_text() {
+        for json in [
+            r#"{"node":"alder","score":null,"reason":"too hot"}"#,
+            r#"{"node":"alder","score":null,"reason":"too hot","code":"heat","fields":{"celsius":90}}"#,
+        ] {
+            let entry: PlacementVerdict = serde_json::from_str(json).unwrap();
+            assert_eq!(entry.verdict(), None);
+            assert_eq!(entry.english(), "too hot");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waifud_types::{Name, Timestamp};
+use waifud_types::{Coded, Name, Timestamp};
 
 /// A network for guests.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -29,6 +29,9 @@ pub struct NetworkNode {
     pub usable: bool,
     /// Why the network is not usable; null if it is.
     pub reason: Option<String>,
+    /// The same as `reason` for programs: a code with fields, for example `no-bridge` with `bridge`.
+    #[serde(default)]
+    pub cause: Option<Coded>,
 }
 
 /// `POST /v1/networks`.

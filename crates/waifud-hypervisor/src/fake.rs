@@ -130,6 +130,7 @@ impl FakeHypervisor {
             hypervisor: HypervisorFacts {
                 kind: HypervisorKind::Tcg,
                 reason: "this is a fake".to_owned(),
+                cause: None,
             },
             capacity: Resources {
                 cpus: 8,

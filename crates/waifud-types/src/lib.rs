@@ -4,6 +4,7 @@
 //! sizes are integers in bytes; times are RFC 3339 in UTC.
 
 pub mod checksum;
+pub mod coded;
 pub mod digest;
 pub mod disk;
 pub mod disk_space;
@@ -27,10 +28,13 @@ pub mod spec;
 pub mod state;
 pub mod status;
 pub mod template;
+pub mod verdict;
+pub mod wait_reason;
 #[cfg(test)]
 mod wire_forms;
 
 pub use checksum::{Checksum, ChecksumAlgorithm};
+pub use coded::Coded;
 pub use digest::Digest;
 pub use disk::{DiskFormat, VolumeSource};
 pub use disk_space::{DiskSpace, DiskSpaceState};
@@ -46,6 +50,8 @@ pub use role::Role;
 pub use secret::Secret;
 pub use size::ByteSize;
 pub use state::InstanceState;
+pub use verdict::Verdict;
+pub use wait_reason::WaitReason;
 
 /// A time in UTC; RFC 3339 in the API.
 pub type Timestamp = jiff::Timestamp;

@@ -54,6 +54,28 @@ pub struct HypervisorFacts {
     pub kind: HypervisorKind,
     /// Result of the detection, as a sentence.
     pub reason: String,
+    /// Why the node cannot use hardware virtualization, for programs; null if it can, or if the cause is unknown.
+    #[serde(default)]
+    pub cause: Option<NoKvm>,
+}
+
+/// Why a node cannot use hardware virtualization.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoKvm {
+    /// `/dev/kvm` does not exist.
+    NoDevice,
+    /// The agent is not allowed to open `/dev/kvm`.
+    DeviceDenied,
+    /// The host is a PVM guest, which can run only kernels made for it.
+    Pvm,
+    /// The CPU does not announce VMX or SVM.
+    NoCpuSupport,
+    /// A test machine did not run.
+    TestFailed,
+    /// A cause that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// A storage pool of a node.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Generation, InstanceState, Name, Timestamp};
+use crate::{Coded, Generation, InstanceState, Name, Timestamp, WaitReason};
 
 /// The observed state of an instance.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -16,6 +16,10 @@ pub struct InstanceStatus {
     pub state: InstanceState,
     /// Reason for the state if it is not obvious, as a sentence: what it waits for, or what failed.
     pub reason: Option<String>,
+    /// The same as `reason` for programs: a code with fields, for example `insufficient-memory` with `needed_bytes`; null if
+    /// only the text is known.
+    #[serde(default)]
+    pub cause: Option<Coded>,
     /// Whether cloud-init has finished, detected by the means in `ready_by`.
     pub ready: bool,
     /// How readiness was detected.
@@ -54,6 +58,7 @@ impl InstanceStatus {
             observed_generation: None,
             state: InstanceState::Pending,
             reason,
+            cause: None,
             ready: false,
             ready_by: None,
             node: None,
@@ -68,6 +73,29 @@ impl InstanceStatus {
             cloud_init: CloudInitStatus::default(),
             conditions: Vec::new(),
         }
+    }
+
+    /// Sets the reason that waifud determined.
+    pub fn set_wait(&mut self, reason: &WaitReason) {
+        self.reason = Some(reason.to_string());
+        self.cause = Some(Coded::encode(reason));
+    }
+
+    /// Removes the reason.
+    pub fn clear_reason(&mut self) {
+        self.reason = None;
+        self.cause = None;
+    }
+
+    /// The reason that waifud determined, unless there is none or this version does not know it.
+    pub fn wait_reason(&self) -> Option<WaitReason> {
+        self.cause.as_ref()?.decode()
+    }
+
+    /// The reason in English: from the cause if this version knows it, else the text of the server.
+    pub fn reason_in_english(&self) -> Option<String> {
+        let wait = self.wait_reason().map(|reason| reason.to_string());
+        wait.or_else(|| self.reason.clone())
     }
 }
 
@@ -233,4 +261,35 @@ pub struct Condition {
     /// Time of the last change.
     #[schema(value_type = String)]
     pub since: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_without_a_cause_keeps_its_text() {
+        let mut json = serde_json::to_value(InstanceStatus::pending(None)).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("cause");
+        fields.insert("reason".to_owned(), "waiting for the moon".into());
+        let old: InstanceStatus = serde_json::from_value(json).unwrap();
+        assert_eq!(old.wait_reason(), None);
+        assert_eq!(old.reason_in_english().unwrap(), "waiting for the moon");
+    }
+
+    #[test]
+    fn an_unknown_cause_falls_back_to_the_text() {
+        let mut status = InstanceStatus::pending(None);
+        status.set_wait(&WaitReason::NoNodes);
+        assert_eq!(status.wait_reason(), Some(WaitReason::NoNodes));
+        let mut json = serde_json::to_value(&status).unwrap();
+        json["cause"]["code"] = "eclipse".into();
+        json["reason"] = "waiting for the eclipse".into();
+        let newer: InstanceStatus = serde_json::from_value(json).unwrap();
+        assert_eq!(
+            newer.reason_in_english().unwrap(),
+            "waiting for the eclipse"
+        );
+    }
 }

@@ -170,9 +170,8 @@ pub(super) fn summary(instance: &Instance) -> String {
         .map_or_else(String::new, |n| format!(" on {n}"));
     let address = primary_address(status).map_or_else(String::new, |a| format!(", {a}"));
     let reason = status
-        .reason
-        .as_ref()
-        .map_or_else(String::new, |r| format!(" ({})", escape(r)));
+        .reason_in_english()
+        .map_or_else(String::new, |r| format!(" ({})", escape(&r)));
     format!("{}: {}{node}{address}{reason}", instance.name, status.state)
 }
 

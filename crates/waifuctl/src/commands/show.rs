@@ -7,6 +7,7 @@ use waifud_api::Instance;
 use crate::cli::{SelectArgs, ShowArgs, ShowFormat};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::hint;
 use crate::printer::print_text;
 use crate::text::{age, escape, field_list};
 use crate::{description, select};
@@ -48,9 +49,8 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
         line("name", instance.name.as_str());
         line("id", &instance.id.to_string());
         let reason = status
-            .reason
-            .as_ref()
-            .map_or_else(String::new, |r| format!(" ({})", escape(r)));
+            .reason_in_english()
+            .map_or_else(String::new, |r| format!(" ({})", escape(&r)));
         line("state", &format!("{}{reason}", status.state));
         if let Some(step) = &status.step {
             let percent = step.percent.map_or_else(String::new, |p| format!(" {p}%"));
@@ -160,10 +160,12 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
             line("label", &format!("{}={}", escape(key), escape(value)));
         }
         for condition in status.conditions.iter().filter(|c| !c.ok) {
+            let remedy = hint::of_instance_condition(condition, &instance.name);
+            let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
             line(
                 "condition",
                 &format!(
-                    "{} for {}: {}",
+                    "{} for {}: {}{remedy}",
                     escape(&condition.kind),
                     age(condition.since, now),
                     escape(&condition.message)

@@ -32,7 +32,7 @@ fn to_text(why: &Why, now: Timestamp) -> String {
             out,
             "  {:<12} {score:<5} {}",
             verdict.node,
-            escape(&verdict.reason)
+            escape(&verdict.english())
         );
     }
     for event in &why.timeline {
@@ -60,9 +60,11 @@ fn to_text(why: &Why, now: Timestamp) -> String {
             (true, _) => "ok, ",
             (false, _) => "not ok, ",
         };
+        let remedy = hint::of_instance_condition(condition, &why.instance.name);
+        let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
         let _infallible = writeln!(
             out,
-            "  {} ({mark}since {}): {}",
+            "  {} ({mark}since {}): {}{remedy}",
             escape(&condition.kind),
             since(condition.since, now),
             escape(&condition.message)

@@ -76,7 +76,8 @@ fn cannot_be_applied(now: &Instance, ordered: &Instance) -> Option<Failure> {
     }
     match (status.state, status.stopped_by) {
         (InstanceState::Failed, _) => {
-            let why = status.reason.as_deref().unwrap_or("unknown reason");
+            let why = status.reason_in_english();
+            let why = why.as_deref().unwrap_or("unknown reason");
             let text = format!("{name} failed: {}", escape(why));
             Some(Failure::input("failed", text))
         }

@@ -46,7 +46,7 @@ pub fn waiting_for(status: &InstanceStatus) -> String {
             .map_or_else(String::new, |w| format!(", waiting for: {w}"));
         return format!("{}{percent}{waiting}", step.name);
     }
-    match (&status.reason, status.state) {
+    match (status.reason_in_english(), status.state) {
         (Some(reason), state) => format!("{state}, {reason}"),
         (None, InstanceState::Running) => "waiting for cloud-init in the guest".to_owned(),
         (None, state) => state.to_string(),

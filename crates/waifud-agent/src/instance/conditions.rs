@@ -87,8 +87,8 @@ fn rescued(
         && seen.is_some_and(Observed::is_on);
     let message = if begun {
         format!(
-            "it runs {} with its own disks attached; run waifuctl rescue {} --end to boot from its own disk again",
-            rescue.template, instance.name
+            "it runs {} with its own disks attached; end the rescue to boot from its own disk again",
+            rescue.template
         )
     } else {
         format!("it will boot {} next", rescue.template)

@@ -391,7 +391,7 @@ impl Wait {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Confirmation => {
-                "an operator to confirm waifud's restored database: waifuctl node confirm"
+                "an operator to confirm this node, since waifud's database was restored"
             }
             Self::StaleDeletion => {
                 "nothing: the deletion is for an older copy than the one on this node"

@@ -12,7 +12,7 @@ const SOON_DAYS: i64 = 60;
 pub(crate) fn of(until: Timestamp, now: Timestamp) -> Condition {
     let day = until.strftime("%Y-%m-%d");
     let left = until.duration_since(now).as_hours() / 24;
-    let remedy = "have the node join again with a token for its name: waifuctl node token create --name NODE";
+    let remedy = "have the node join again with a token for its name";
     let (ok, reason, message) = if until <= now {
         (false, "expired", format!("expired on {day}; {remedy}"))
     } else if left < SOON_DAYS {

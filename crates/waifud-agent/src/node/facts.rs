@@ -135,7 +135,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
         conditions.push(certificate::of(until, now));
     }
     if let Some(incarnation) = shared.table.node().unconfirmed {
-        conditions.push(incarnation_changed(&shared.settings.node, incarnation, now));
+        conditions.push(incarnation_changed(incarnation, now));
     }
     facts.conditions = conditions
         .into_iter()
@@ -179,6 +179,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         hypervisor: HypervisorFacts {
             kind: HypervisorKind::Tcg,
             reason: why.to_owned(),
+            cause: None,
         },
         agent_version: shared.settings.agent_version.clone(),
         capacity: Resources::default(),

@@ -77,8 +77,9 @@ async fn confirming_through_waifud_applies_held_deletions() {
     let held = unhealthy()
         .into_iter()
         .find(|c| c.kind == "destruction-held");
-    let message = held.unwrap().message;
-    assert!(message.contains("waifuctl node confirm alder"), "{message}");
+    let held = held.unwrap();
+    assert!(!held.ok, "{held:?}");
+    assert_eq!(held.reason, "incarnation-changed");
     node.waifud.confirm();
     node.until_destroyed(id).await;
     node.until("the condition is over", async || {

@@ -91,6 +91,7 @@ impl Hint {
             }
             A::OpenConsole => format!("check the console of {object}"),
             A::Rescue => format!("repair {object} with a rescue system"),
+            A::EndRescue => format!("end the rescue of {object}"),
             A::ReadCloudInitLog => "see the output of cloud-init".to_owned(),
             A::ReRunCloudInit => {
                 "have cloud-init repeat everything at the next boot; a reboot repeats only bootcmd and per-boot scripts"

@@ -112,7 +112,7 @@ impl Control {
         tx.mark_deleting(row.id)?;
         // From now on, the reason and the step are about the destruction.
         row.deleting = true;
-        row.status.reason = None;
+        row.status.clear_reason();
         tx.set_status(row.id, &row.status)?;
         self.instance_progress().clear_step(row.id);
         // During a handover, several nodes have a part.

@@ -42,6 +42,7 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
         observed_generation: Some(seen).max(old.observed_generation),
         state,
         reason: report.reason.clone(),
+        cause: None,
         ready,
         ready_by: report.ready_by.filter(|_| ready),
         node: old.node.clone(),

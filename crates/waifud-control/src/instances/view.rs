@@ -2,14 +2,13 @@
 
 use waifud_api::Instance;
 use waifud_store::InstanceRow;
-use waifud_types::InstanceState;
 use waifud_types::status::{
     AddressFamily, AddressSource, InstanceAddress, InstanceStatus, StepStatus,
 };
+use waifud_types::{InstanceState, WaitReason};
 
 use super::progress::InstanceProgress;
 use crate::Control;
-use crate::events::event_builder::to_the_second;
 use crate::nodes::contacts::NodeContacts;
 
 impl Control {
@@ -56,19 +55,15 @@ fn status(
         status.state = InstanceState::Deleting;
         status.ready = false;
         status.ready_by = None;
-        status.reason = Some(waiting_for_destruction(row));
+        status.set_wait(&waiting_for_destruction(row));
     } else if !row.node_reachable {
         status.last_state = Some(status.state);
         status.state = InstanceState::Unknown;
         status.ready = false;
         status.ready_by = None;
-        let node = status
-            .node
-            .as_ref()
-            .map_or("its node", |name| name.as_str());
-        status.reason = Some(match row.node_last_contact {
-            Some(since) => format!("no contact with {node} since {}", to_the_second(since)),
-            None => format!("no contact with {node}"),
+        status.set_wait(&WaitReason::NoContact {
+            node: status.node.clone(),
+            since: row.node_last_contact,
         });
     }
     // The last step of an unreachable node may be over. The step that waits for readiness may end one report later than
@@ -80,17 +75,11 @@ fn status(
     status
 }
 
-fn waiting_for_destruction(row: &InstanceRow) -> String {
-    let node = row
-        .node_name
-        .as_ref()
-        .map_or("its node", |name| name.as_str());
-    match &row.status.reason {
-        _ if !row.node_reachable => {
-            format!("waiting for {node}, which is unreachable, to destroy it")
-        }
-        None => format!("waiting for {node} to destroy it"),
-        Some(trouble) => format!("waiting for {node} to destroy it: {trouble}"),
+fn waiting_for_destruction(row: &InstanceRow) -> WaitReason {
+    WaitReason::Destruction {
+        node: row.node_name.clone(),
+        reachable: row.node_reachable,
+        trouble: row.status.reason.clone(),
     }
 }
 

@@ -7,10 +7,9 @@ use waifud_store::NodeRow;
 use waifud_types::event::Event;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::status::StoppedBy;
-use waifud_types::{ByteSize, InstanceState, Name, Timestamp};
+use waifud_types::{ByteSize, InstanceState, Name, Timestamp, Verdict};
 
 use super::find;
-use crate::network::networks::lacks_a_bridge;
 use crate::placement::PlacementRequest;
 use crate::placement::place::{group_members, verdicts};
 use crate::{Control, ControlError};
@@ -265,14 +264,18 @@ fn hints_of_placement(
             instance.name.as_str(),
         ));
     }
-    if let Some(verdict) = placement.iter().find(|v| v.reason == "off, would fit") {
-        hints.push(on_node(&HintAction::SwitchOn, &verdict.node));
-    }
-    if let Some(verdict) = placement.iter().find(|v| lacks_a_bridge(&v.reason)) {
-        let bridge = verdict.reason.rsplit(' ').next().unwrap_or_default();
-        let bridge = bridge.to_owned();
-        hints.push(on_node(&HintAction::CreateBridge { bridge }, &verdict.node));
-    }
+    // One hint of each kind: for the best node.
+    let switch_on = placement.iter().find_map(|entry| {
+        let off = entry.verdict()? == Verdict::Unreachable { fits: true };
+        off.then(|| on_node(&HintAction::SwitchOn, &entry.node))
+    });
+    let create_bridge = placement.iter().find_map(|entry| match entry.verdict()? {
+        Verdict::NoBridge { bridge } => {
+            Some(on_node(&HintAction::CreateBridge { bridge }, &entry.node))
+        }
+        _ => None,
+    });
+    hints.extend(switch_on.into_iter().chain(create_bridge));
     if hints.is_empty() {
         hints.push("request less, or add a node".into());
     }

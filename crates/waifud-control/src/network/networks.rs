@@ -5,8 +5,8 @@
 
 use waifud_api::{CreateNetwork, Network, NetworkNode, Page, Problem};
 use waifud_store::{NetworkRow, NodeCapacity, ReadTx, StoreError, Taken};
-use waifud_types::Name;
 use waifud_types::node::NodeFacts;
+use waifud_types::{Coded, Name, Verdict};
 
 use crate::auth::principal::Cause;
 use crate::events::event_builder;
@@ -16,8 +16,6 @@ use crate::{Control, ControlError, problems};
 
 /// The maximum length of an interface name in Linux: `IFNAMSIZ` (16) minus the terminating zero.
 const INTERFACE_MAX: usize = 15;
-/// The start of the verdict on a node without the bridge.
-const LACKS: &str = "has no bridge";
 /// The number of instances named in a refusal.
 const USERS_SHOWN: u32 = 3;
 
@@ -138,7 +136,7 @@ fn bridge_name(text: &str) -> Result<String, Problem> {
 /// Refuses a bridge that is unsuitable on all nodes that have it.
 fn refuse_unsuitable(bridge: &str, capacities: &[NodeCapacity]) -> Result<(), Problem> {
     let nodes = || capacities.iter().map(|capacity| &capacity.node);
-    if nodes().any(|node| usable(&node.facts, bridge).is_ok()) {
+    if nodes().any(|node| unusable(&node.facts, bridge).is_none()) {
         return Ok(());
     }
     let unfit = nodes().find_map(|node| Some((node, node.facts.unfit_bridges.get(bridge)?)));
@@ -151,32 +149,26 @@ fn refuse_unsuitable(bridge: &str, capacities: &[NodeCapacity]) -> Result<(), Pr
     }
 }
 
-/// Whether guests of a node can use the bridge; the error is the reason, for example "has no bridge br0".
-pub(crate) fn usable(facts: &NodeFacts, bridge: &str) -> Result<(), String> {
-    if let Some(why) = facts.unfit_bridges.get(bridge) {
-        return Err(format!("cannot use {bridge}, which {why}"));
+/// Why guests of a node cannot use the bridge; `None` if they can.
+pub(crate) fn unusable(facts: &NodeFacts, bridge: &str) -> Option<Verdict> {
+    let bridge = bridge.to_owned();
+    if let Some(because) = facts.unfit_bridges.get(&bridge) {
+        let because = because.clone();
+        return Some(Verdict::UnsuitableBridge { bridge, because });
     }
-    if facts.bridges.iter().any(|has| has == bridge) {
-        return Ok(());
-    }
-    Err(format!("{LACKS} {bridge}"))
-}
-
-/// Whether a verdict on a node is that a bridge is missing.
-pub(crate) fn lacks_a_bridge(verdict: &str) -> bool {
-    verdict.starts_with(LACKS)
+    let known = facts.bridges.contains(&bridge);
+    (!known).then_some(Verdict::NoBridge { bridge })
 }
 
 fn shown(row: NetworkRow, capacities: &[NodeCapacity]) -> Network {
     let nodes = capacities.iter().map(|capacity| {
-        let reason = match &row.bridge {
-            None => None,
-            Some(bridge) => usable(&capacity.node.facts, bridge).err(),
-        };
+        let facts = &capacity.node.facts;
+        let verdict = row.bridge.as_deref().and_then(|name| unusable(facts, name));
         NetworkNode {
             node: capacity.node.name.clone(),
-            usable: reason.is_none(),
-            reason,
+            usable: verdict.is_none(),
+            reason: verdict.as_ref().map(ToString::to_string),
+            cause: verdict.as_ref().map(Coded::encode),
         }
     });
     Network {

@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 use waifud_api::{Problem, Publish};
 use waifud_store::{InstanceRow, NodeCapacity, NodeRow, ReadTx, StoreError, Taken, WriteTx};
 use waifud_types::spec::{InstanceSpec, NicSpec, Protocol, PublishSpec};
+use waifud_types::{Verdict, WaitReason};
 
 use super::default_network::is_default;
 use crate::ControlError;
@@ -174,10 +175,10 @@ pub fn check_address_is_free(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(),
 /// Why an instance does not fit into the network of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Obstacle {
-    /// The text for the verdict on the node.
-    pub verdict: String,
+    /// The verdict on the node.
+    pub verdict: Verdict,
     /// What the instance waits for.
-    pub waits_for: String,
+    pub waits_for: WaitReason,
 }
 
 /// The address for the instance on `default` of the node, if it has a nic there, or the obstacle.
@@ -188,10 +189,18 @@ pub fn fit(
 ) -> Result<Result<Option<Ipv4Addr>, Obstacle>, ControlError> {
     for to in &spec.publish {
         if let Some((_, owner)) = tx.publisher(node.id, to.protocol, to.port)? {
-            let port = format!("port {}/{}", to.port, to.protocol.as_str());
             return Ok(Err(Obstacle {
-                verdict: format!("{port} is published by {owner}"),
-                waits_for: format!("{port} of {}, which is published by {owner}", node.name),
+                verdict: Verdict::PortTaken {
+                    port: to.port,
+                    protocol: to.protocol,
+                    instance: owner.clone(),
+                },
+                waits_for: WaitReason::PortTaken {
+                    port: to.port,
+                    protocol: to.protocol,
+                    node: node.name.clone(),
+                    instance: owner,
+                },
             }));
         }
     }
@@ -202,18 +211,21 @@ pub fn fit(
     if let Some((_, address)) = fixed(spec) {
         return Ok(if node.unmanaged_addresses.contains(&address) {
             Err(Obstacle {
-                verdict: format!("an unmanaged instance on it has {address}"),
-                waits_for: format!(
-                    "{address}, which an unmanaged instance on {} has",
-                    node.name
-                ),
+                verdict: Verdict::AddressUnmanaged { address },
+                waits_for: WaitReason::AddressUnmanaged {
+                    address,
+                    node: node.name.clone(),
+                },
             })
         } else if net.contains(&address) {
             Ok(Some(address))
         } else {
             Err(Obstacle {
-                verdict: format!("{address} is not in its subnet {net}"),
-                waits_for: format!("the node whose subnet contains {address}"),
+                verdict: Verdict::AddressElsewhere {
+                    address,
+                    subnet: net,
+                },
+                waits_for: WaitReason::AddressElsewhere { address },
             })
         });
     }
@@ -224,8 +236,8 @@ pub fn fit(
     taken.dedup();
     let free = subnet::free_address(net, &taken);
     Ok(free.map(Some).ok_or_else(|| Obstacle {
-        verdict: format!("no free address in {net}"),
-        waits_for: format!("a free address in {net}"),
+        verdict: Verdict::NoFreeAddress { subnet: net },
+        waits_for: WaitReason::NoFreeAddress { subnet: net },
     }))
 }
 

@@ -79,6 +79,7 @@ fn after_boot(row: &InstanceRow) -> Option<InstanceStatus> {
         state: S::Stopped,
         stopped_by: Some(StoppedBy::Host),
         reason: None,
+        cause: None,
         started_at: None,
         ready: false,
         ready_by: None,

@@ -184,6 +184,7 @@ fn changes(row: &InstanceRow, report: &InstanceReport) -> Option<Merged> {
     }
     let status = InstanceStatus {
         reason: report.reason.clone(),
+        cause: None,
         ..row.status.clone()
     };
     (status != row.status).then(|| Merged {

@@ -12,7 +12,7 @@ use waifud_store::{
     Taken, WriteTx,
 };
 use waifud_types::status::InstanceStatus;
-use waifud_types::{Epoch, InstanceId, Name};
+use waifud_types::{Epoch, InstanceId, Name, WaitReason};
 
 use super::list::find_node;
 use crate::auth::principal::Cause;
@@ -65,8 +65,10 @@ impl Control {
             .user_data
             .as_ref()
             .and_then(crate::instances::validate::user_data_facts);
-        let mut status =
-            InstanceStatus::pending(Some(format!("waiting for {} to prepare it", node.name)));
+        let mut status = InstanceStatus::pending(None);
+        status.set_wait(&WaitReason::NodePreparing {
+            node: node.name.clone(),
+        });
         status.node = Some(node.name.clone());
         // The node has the image. Whether waifud has its file is checked when it is needed.
         tx.insert_image(&ImageRow {

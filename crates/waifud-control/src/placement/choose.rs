@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use waifud_api::PlacementVerdict;
 use waifud_store::NodeCapacity;
 use waifud_types::spec::InstanceSpec;
-use waifud_types::{ByteSize, Name, NodeId};
+use waifud_types::{ByteSize, Name, NodeId, Verdict, WaitReason};
 
-use crate::network::networks::usable;
+use crate::network::networks::unusable;
 
 /// What an instance requires of a node.
 #[derive(Clone, Copy, Debug)]
@@ -36,39 +36,39 @@ pub struct Choice {
     pub verdicts: Vec<PlacementVerdict>,
     /// The number of nodes considered.
     pub nodes: usize,
-    /// What the instance waits for, in one sentence; `None` if a node was chosen.
-    pub reason: Option<String>,
+    /// What the instance waits for; `None` if a node was chosen.
+    pub reason: Option<WaitReason>,
 }
 
-enum Verdict {
-    /// The node can run the instance; a higher score is better.
-    Fits(f64, MemoryOn),
-    /// The node has other instances of a strict spread group.
-    Shared(String),
-    /// The node is unreachable, but suitable.
-    Away(String),
-    /// The node is suitable, but has not enough free memory now, or is cordoned.
-    Full(String),
-    /// The node can never run the instance.
-    Never(String),
+/// How close a node is to running the instance, best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Rank {
+    /// It can run the instance.
+    Fits,
+    /// It is suitable, but has not enough free memory now, or is cordoned.
+    Full,
+    /// It is unreachable, but suitable.
+    Away,
+    /// It has other instances of a strict spread group.
+    Shared,
+    /// It can never run the instance.
+    Never,
 }
 
-/// The memory of a node.
-struct MemoryOn {
-    /// Not reserved.
-    free: ByteSize,
-    /// In total.
-    of: ByteSize,
-    /// The number of instances of the same spread group.
-    group_members: u32,
+struct Judged<'a> {
+    capacity: &'a NodeCapacity,
+    rank: Rank,
+    verdict: Verdict,
+    /// 0 unless the node can run the instance.
+    score: f64,
 }
 
-impl std::fmt::Display for MemoryOn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} free of {}", self.free, self.of)?;
-        match self.group_members {
-            0 => Ok(()),
-            members => write!(f, ", {members} of the same spread group"),
+impl Judged<'_> {
+    /// The number of instances of the request's spread group, if it matters for the choice.
+    fn members(&self) -> u32 {
+        match self.verdict {
+            Verdict::Fits { group_members, .. } => group_members,
+            _ => 0,
         }
     }
 }
@@ -77,39 +77,38 @@ impl std::fmt::Display for MemoryOn {
 pub fn choose(request: &PlacementRequest<'_>, capacities: &[NodeCapacity], shown: usize) -> Choice {
     let mut judged: Vec<_> = capacities
         .iter()
-        .map(|capacity| (capacity, judge(request, capacity)))
+        .map(|capacity| {
+            let (rank, verdict) = judge(request, capacity);
+            let score = match rank {
+                Rank::Fits => score(request, capacity),
+                _ => 0.0,
+            };
+            Judged {
+                capacity,
+                rank,
+                verdict,
+                score,
+            }
+        })
         .collect();
-    judged.sort_by(|(a, x), (b, y)| {
-        let ((rank_x, members_x, score_x), (rank_y, members_y, score_y)) = (rank(x), rank(y));
-        (rank_x, members_x)
-            .cmp(&(rank_y, members_y))
-            .then_with(|| score_y.total_cmp(&score_x))
-            .then_with(|| a.node.name.cmp(&b.node.name))
+    judged.sort_by(|a, b| {
+        (a.rank, a.members())
+            .cmp(&(b.rank, b.members()))
+            .then_with(|| b.score.total_cmp(&a.score))
+            .then_with(|| a.capacity.node.name.cmp(&b.capacity.node.name))
     });
     let node = judged
         .first()
-        .and_then(|(capacity, verdict)| match verdict {
-            Verdict::Fits(..) => Some(capacity.node.id),
-            _ => None,
-        });
+        .filter(|best| best.rank == Rank::Fits)
+        .map(|best| best.capacity.node.id);
     let reason = node.is_none().then(|| waiting_for(request, &judged));
     let nodes = judged.len();
     let verdicts = judged
         .into_iter()
         .take(shown)
-        .map(|(capacity, verdict)| {
-            let (score, reason) = match verdict {
-                Verdict::Fits(score, memory) => (Some(score), memory.to_string()),
-                Verdict::Away(why)
-                | Verdict::Full(why)
-                | Verdict::Shared(why)
-                | Verdict::Never(why) => (None, why),
-            };
-            PlacementVerdict {
-                node: capacity.node.name.clone(),
-                score,
-                reason,
-            }
+        .map(|judged| {
+            let score = (judged.rank == Rank::Fits).then_some(judged.score);
+            PlacementVerdict::new(judged.capacity.node.name.clone(), score, &judged.verdict)
         })
         .collect();
     Choice {
@@ -117,17 +116,6 @@ pub fn choose(request: &PlacementRequest<'_>, capacities: &[NodeCapacity], shown
         verdicts,
         nodes,
         reason,
-    }
-}
-
-/// The sort key of a verdict: lower is better, except for the score.
-fn rank(verdict: &Verdict) -> (u8, u32, f64) {
-    match verdict {
-        Verdict::Fits(score, memory) => (0, memory.group_members, *score),
-        Verdict::Full(_) => (1, 0, 0.0),
-        Verdict::Away(_) => (2, 0, 0.0),
-        Verdict::Shared(_) => (3, 0, 0.0),
-        Verdict::Never(_) => (4, 0, 0.0),
     }
 }
 
@@ -142,79 +130,105 @@ fn group_members(request: &PlacementRequest<'_>, node: NodeId) -> u32 {
         .map_or(0, |(_, members)| *members)
 }
 
-fn judge(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Verdict {
+fn judge(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> (Rank, Verdict) {
     let node = &capacity.node;
     let spec = request.spec;
-    if let Some(wanted) = &spec.placement.node
-        && *wanted != node.name
-    {
-        return Verdict::Never("not the requested node".to_owned());
-    }
-    for (key, value) in &spec.placement.require {
-        if node.label(key) != Some(value) {
-            return Verdict::Never(format!("does not have the label {key}={value}"));
-        }
-    }
-    if node.facts.arch != request.arch {
-        return Verdict::Never(format!(
-            "is {}, but the image is for {}",
-            node.facts.arch, request.arch
-        ));
-    }
     let total = node.facts.capacity;
-    if spec.cpus > total.cpus {
-        return Verdict::Never(format!("has {} CPUs", total.cpus));
-    }
-    let free = ByteSize(
+    let free_bytes = ByteSize(
         total
             .memory_bytes
             .bytes()
             .saturating_sub(node.promised.memory_bytes.bytes()),
     );
     let group_members = group_members(request, node.id);
-    let memory = MemoryOn {
-        free,
-        of: total.memory_bytes,
-        group_members,
+    let insufficient_memory = Verdict::InsufficientMemory {
+        free_bytes,
+        total_bytes: total.memory_bytes,
+        needed_bytes: spec.memory_bytes,
     };
-    if spec.memory_bytes > total.memory_bytes {
-        return Verdict::Never(memory.to_string());
-    }
-    if let Err(why) = disks_fit(spec, capacity) {
-        return Verdict::Never(why);
-    }
-    for bridge in bridges(request) {
-        if let Err(why) = usable(&node.facts, bridge) {
-            return Verdict::Never(why);
-        }
+    let too_small = (spec.memory_bytes > total.memory_bytes).then(|| insufficient_memory.clone());
+    let never = unsuitable(request, capacity)
+        .or(too_small)
+        .or_else(|| pools_unsuitable(spec, capacity))
+        .or_else(|| bridges(request).find_map(|bridge| unusable(&node.facts, bridge)));
+    if let Some(verdict) = never {
+        return (Rank::Never, verdict);
     }
     if let Some(spread) = &spec.placement.spread
         && spread.strict
         && group_members > 0
     {
-        return Verdict::Shared(format!("has {group_members} of the group {}", spread.group));
+        let verdict = Verdict::SpreadGroup {
+            group: spread.group.clone(),
+            members: group_members,
+        };
+        return (Rank::Shared, verdict);
     }
     if !node.reachable {
-        let fits = spec.memory_bytes <= free;
-        return Verdict::Away(
-            if fits {
-                "off, would fit"
-            } else {
-                "off, and full"
-            }
-            .to_owned(),
-        );
+        let fits = spec.memory_bytes <= free_bytes;
+        return (Rank::Away, Verdict::Unreachable { fits });
     }
     if node.cordoned {
-        return Verdict::Full("cordoned".to_owned());
+        return (Rank::Full, Verdict::Cordoned);
     }
     if !node.swept {
-        return Verdict::Full("has not reported its instances since the restore".to_owned());
+        return (Rank::Full, Verdict::NotReported);
     }
-    if spec.memory_bytes > free {
-        return Verdict::Full(memory.to_string());
+    if spec.memory_bytes > free_bytes {
+        return (Rank::Full, insufficient_memory);
     }
-    Verdict::Fits(score(request, capacity), memory)
+    let fits = Verdict::Fits {
+        free_bytes,
+        total_bytes: total.memory_bytes,
+        group_members,
+    };
+    (Rank::Fits, fits)
+}
+
+/// Why the node can never run the instance, apart from memory, pools and bridges.
+fn unsuitable(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Option<Verdict> {
+    let node = &capacity.node;
+    let spec = request.spec;
+    let wanted = spec.placement.node.as_ref();
+    if wanted.is_some_and(|wanted| *wanted != node.name) {
+        return Some(Verdict::NotRequested);
+    }
+    for (key, value) in &spec.placement.require {
+        if node.label(key) != Some(value) {
+            return Some(Verdict::LabelMissing {
+                key: key.clone(),
+                value: value.clone(),
+            });
+        }
+    }
+    if node.facts.arch != request.arch {
+        return Some(Verdict::OtherArchitecture {
+            arch: node.facts.arch.clone(),
+            image_arch: request.arch.to_owned(),
+        });
+    }
+    let cpus = node.facts.capacity.cpus;
+    if spec.cpus > cpus {
+        let needed = spec.cpus;
+        return Some(Verdict::TooFewCpus { cpus, needed });
+    }
+    None
+}
+
+fn pools_unsuitable(spec: &InstanceSpec, capacity: &NodeCapacity) -> Option<Verdict> {
+    spec.disks.iter().find_map(|disk| {
+        let mut pools = capacity.node.facts.pools.iter();
+        match pools.find(|pool| pool.name == disk.pool) {
+            None => Some(Verdict::NoPool {
+                pool: disk.pool.clone(),
+            }),
+            Some(pool) => (disk.size_bytes > pool.size_bytes).then(|| Verdict::PoolTooSmall {
+                pool: pool.name.clone(),
+                size_bytes: pool.size_bytes,
+                needed_bytes: disk.size_bytes,
+            }),
+        }
+    })
 }
 
 /// The bridges of the instance's nics.
@@ -222,24 +236,6 @@ fn bridges<'a>(request: &PlacementRequest<'a>) -> impl Iterator<Item = &'a Strin
     let bridges = request.bridges;
     let nics = request.spec.nics.iter();
     nics.filter_map(move |nic| bridges.get(&nic.network))
-}
-
-fn disks_fit(spec: &InstanceSpec, capacity: &NodeCapacity) -> Result<(), String> {
-    for disk in &spec.disks {
-        let Some(pool) = capacity
-            .node
-            .facts
-            .pools
-            .iter()
-            .find(|p| p.name == disk.pool)
-        else {
-            return Err(format!("has no pool {}", disk.pool));
-        };
-        if disk.size_bytes > pool.size_bytes {
-            return Err(format!("pool {} has only {}", pool.name, pool.size_bytes));
-        }
-    }
-    Ok(())
 }
 
 /// The score, 0 to 1: 60 % free memory, 25 % free CPUs, 15 % free disk space, each after the placement.
@@ -281,60 +277,56 @@ fn free_share(taken: u64, of: u64) -> f64 {
     (1.0 - taken as f64 / of.max(1) as f64).clamp(0.0, 1.0)
 }
 
-fn waiting_for(request: &PlacementRequest<'_>, judged: &[(&NodeCapacity, Verdict)]) -> String {
+fn waiting_for(request: &PlacementRequest<'_>, judged: &[Judged<'_>]) -> WaitReason {
     let spec = request.spec;
-    let Some((capacity, best)) = judged.first() else {
-        return "waiting for: a node; none has joined yet".to_owned();
+    let Some(best) = judged.first() else {
+        return WaitReason::NoNodes;
     };
-    match best {
-        Verdict::Full(_) if capacity.node.cordoned => {
-            "waiting for: a node that is not cordoned".to_owned()
+    let node = || best.capacity.node.name.clone();
+    match (&best.verdict, best.rank) {
+        (Verdict::Cordoned, _) => WaitReason::AllCordoned,
+        (Verdict::NotReported, _) => WaitReason::NodeNotReported { node: node() },
+        (Verdict::Unreachable { .. }, _) => WaitReason::NodeUnreachable { node: node() },
+        (Verdict::SpreadGroup { group, .. }, _) => WaitReason::SpreadGroup {
+            group: group.clone(),
+        },
+        (Verdict::InsufficientMemory { needed_bytes, .. }, Rank::Full) => {
+            WaitReason::InsufficientMemory {
+                needed_bytes: *needed_bytes,
+            }
         }
-        Verdict::Full(_) if !capacity.node.swept => format!(
-            "waiting for: {} to report its instances after the restore",
-            capacity.node.name
-        ),
-        Verdict::Full(_) => format!("waiting for: {} memory on one node", spec.memory_bytes),
-        Verdict::Away(_) => format!("waiting for: {}, which is off", capacity.node.name),
-        Verdict::Shared(_) => {
-            let group = spec.placement.spread.as_ref().map(|spread| &spread.group);
-            format!(
-                "waiting for: a node without another instance of the group {}",
-                group.map_or("", |name| name.as_str())
-            )
-        }
-        Verdict::Never(_) | Verdict::Fits(..) => {
-            if let Some(wanted) = &spec.placement.node {
-                match judged
+        _ => no_suitable_node(request, judged).unwrap_or_else(|| WaitReason::NoSuitableNode {
+            cpus: spec.cpus,
+            memory_bytes: spec.memory_bytes,
+            disk_bytes: ByteSize(
+                spec.disks
                     .iter()
-                    .find(|(capacity, _)| capacity.node.name == *wanted)
-                {
-                    None => return format!("waiting for: node {wanted}, which does not exist"),
-                    Some((_, Verdict::Never(why))) => {
-                        return format!("node {wanted} cannot run it: {why}");
-                    }
-                    Some(_) => {}
-                }
+                    .map(|d| d.size_bytes.bytes())
+                    .fold(0, u64::saturating_add),
+            ),
+            arch: request.arch.to_owned(),
+        }),
+    }
+}
+
+/// Why no node can ever run the instance, if it is not the size.
+fn no_suitable_node(request: &PlacementRequest<'_>, judged: &[Judged<'_>]) -> Option<WaitReason> {
+    if let Some(wanted) = &request.spec.placement.node {
+        let node = wanted.clone();
+        let mut all = judged.iter();
+        match all.find(|judged| judged.capacity.node.name == *wanted) {
+            None => return Some(WaitReason::NoSuchNode { node }),
+            Some(judged) if judged.rank == Rank::Never => {
+                let verdict = Box::new(judged.verdict.clone());
+                return Some(WaitReason::RequestedNodeUnsuitable { node, verdict });
             }
-            let nowhere = |bridge: &&String| {
-                let mut nodes = judged.iter().map(|(capacity, _)| &capacity.node);
-                nodes.all(|node| usable(&node.facts, bridge).is_err())
-            };
-            if let Some(bridge) = bridges(request).find(nowhere) {
-                return format!("waiting for: a node with bridge {bridge}");
-            }
-            format!(
-                "no node can run it: {} CPUs, {} memory, {} disk, {}",
-                spec.cpus,
-                spec.memory_bytes,
-                ByteSize(
-                    spec.disks
-                        .iter()
-                        .map(|d| d.size_bytes.bytes())
-                        .fold(0, u64::saturating_add)
-                ),
-                request.arch
-            )
+            Some(_) => {}
         }
     }
+    let nowhere = |bridge: &&String| {
+        let mut nodes = judged.iter().map(|judged| &judged.capacity.node);
+        nodes.all(|node| unusable(&node.facts, bridge).is_some())
+    };
+    let bridge = bridges(request).find(nowhere)?.clone();
+    Some(WaitReason::NoBridge { bridge })
 }

@@ -3,7 +3,7 @@
 use waifud_api::PlacementVerdict;
 use waifud_store::{InstanceRow, NodeCapacity, NodeRow, PlacementRow, ReadTx, StoreError, WriteTx};
 use waifud_types::spec::InstanceSpec;
-use waifud_types::{Name, NodeId};
+use waifud_types::{Coded, Name, NodeId, Verdict, WaitReason};
 
 use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
@@ -70,13 +70,13 @@ impl Control {
                 }
                 Err(obstacle) => obstacle,
             };
-            unfit.push(without(&capacity.node, obstacle.verdict));
+            unfit.push(without(&capacity.node, &obstacle.verdict));
             candidates
                 .to_mut()
                 .retain(|other| other.node.id != capacity.node.id);
             choice = choose(&request, &candidates, VERDICTS_KEPT);
             choice.nodes = capacities.len();
-            choice.reason = Some(format!("waiting for: {}", obstacle.waits_for));
+            choice.reason = Some(obstacle.waits_for);
         }
         choice.verdicts.append(&mut unfit);
         Ok(Outcome::Waits(Box::new(row), choice))
@@ -102,7 +102,9 @@ impl Control {
         }
         row.status.node = Some(node.name.clone());
         row.node_name = Some(node.name.clone());
-        row.status.reason = Some(format!("waiting for {} to prepare it", node.name));
+        row.status.set_wait(&WaitReason::NodePreparing {
+            node: node.name.clone(),
+        });
         let why = match choice.nodes {
             1 => "the only node".to_owned(),
             nodes => format!("the best of {nodes} nodes"),
@@ -171,7 +173,7 @@ impl Control {
             tx.set_verdicts(row.id, &choice.verdicts)?;
             row.placement = choice.verdicts;
         }
-        self.set_reason(tx, &mut row, choice.reason, cause, emit)?;
+        self.set_reason(tx, &mut row, choice.reason.as_ref(), cause, emit)?;
         Ok(row)
     }
 
@@ -180,14 +182,17 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         row: &mut InstanceRow,
-        reason: Option<String>,
+        reason: Option<&WaitReason>,
         cause: &Cause,
         emit: bool,
     ) -> Result<(), ControlError> {
-        if row.status.reason == reason {
+        if row.status.cause == reason.map(Coded::encode) {
             return Ok(());
         }
-        row.status.reason = reason;
+        match reason {
+            Some(reason) => row.status.set_wait(reason),
+            None => row.status.clear_reason(),
+        }
         tx.set_status(row.id, &row.status)?;
         if emit {
             let event = event_builder::event(
@@ -198,7 +203,8 @@ impl Control {
                 row.status.reason.clone().unwrap_or_default(),
             )
             .generation(row.generation)
-            .reason("insufficient-capacity");
+            .reason("insufficient-capacity")
+            .details(serde_json::json!({ "cause": row.status.cause }));
             tx.emit(&event)?;
         }
         Ok(())
@@ -217,12 +223,8 @@ pub(crate) fn group_members(
 }
 
 /// The verdict on a node with enough capacity, but an obstacle in its network.
-fn without(node: &NodeRow, reason: String) -> PlacementVerdict {
-    PlacementVerdict {
-        node: node.name.clone(),
-        score: None,
-        reason,
-    }
+fn without(node: &NodeRow, verdict: &Verdict) -> PlacementVerdict {
+    PlacementVerdict::new(node.name.clone(), None, verdict)
 }
 
 /// The verdicts on all nodes as of now.
@@ -238,7 +240,7 @@ pub(crate) fn verdicts(
             .find(|capacity| capacity.node.name == verdict.node)
             && let Err(obstacle) = network::fit(tx, request.spec, &capacity.node)?
         {
-            *verdict = without(&capacity.node, obstacle.verdict);
+            *verdict = without(&capacity.node, &obstacle.verdict);
         }
     }
     Ok(verdicts)

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 use waifud_store::{NodeCapacity, WaitingPlace, WriteTx};
+use waifud_types::WaitReason;
 
 use super::place::Outcome;
 use crate::auth::principal::Cause;
@@ -56,7 +57,7 @@ impl RetryQueue {
 struct Walk {
     after: WaitingPlace,
     /// Classes that cannot be placed, with the reason if other instances of the class do not have it yet.
-    failed: HashMap<String, Option<String>>,
+    failed: HashMap<String, Option<WaitReason>>,
     events: usize,
     /// The recorded reasons may be outdated, so each instance is evaluated.
     thorough: bool,
@@ -133,9 +134,9 @@ impl Control {
             };
             let emit = walk.events < EVENTS_MAX;
             if let Some(Some(reason)) = failed {
-                if row.status.reason.as_ref() != Some(reason) {
+                if row.status.wait_reason().as_ref() != Some(reason) {
                     walk.events += 1;
-                    self.set_reason(tx, &mut row, Some(reason.clone()), &cause, emit)?;
+                    self.set_reason(tx, &mut row, Some(reason), &cause, emit)?;
                 }
                 continue;
             }
@@ -149,7 +150,7 @@ impl Control {
                     }
                 }
                 Outcome::Waits(row, choice) => {
-                    let changed = row.status.reason != choice.reason;
+                    let changed = row.status.wait_reason() != choice.reason;
                     walk.events += usize::from(changed);
                     let reason = choice.reason.clone().filter(|_| changed || walk.thorough);
                     walk.failed.insert(waiting.class, reason);

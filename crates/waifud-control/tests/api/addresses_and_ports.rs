@@ -2,7 +2,8 @@
 
 use crate::common::Server;
 use serde_json::{Value, json};
-use waifud_types::ByteSize;
+use waifud_types::spec::Protocol;
+use waifud_types::{ByteSize, WaitReason};
 
 fn with_address(address: &str) -> Value {
     json!({"template": "debian-12", "nics": [{"network": "default", "address": address}]})
@@ -136,8 +137,13 @@ async fn a_node_port_is_published_to_one_instance_only() {
         .created(&publishing("late", &json!([{"port": 8080}])))
         .await;
     assert_eq!(late.status.node, None);
-    let reason = late.status.reason.unwrap();
-    assert!(reason.contains("published by web"), "{reason}");
+    let reason = WaitReason::PortTaken {
+        port: 8080,
+        protocol: Protocol::Tcp,
+        node: "alder".parse().unwrap(),
+        instance: "web".parse().unwrap(),
+    };
+    assert_eq!(late.status.wait_reason(), Some(reason));
 
     // A change of a placed instance to that port is refused and changes nothing.
     let patch = json!({"publish": [{"port": 9000}, {"port": 8080}]});

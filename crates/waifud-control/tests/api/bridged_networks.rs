@@ -8,7 +8,7 @@ use waifud_api::agent::AgentInstance;
 use waifud_api::hint::{HintAction, HintKind};
 use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
 use waifud_types::template::Datasource;
-use waifud_types::{ByteSize, InstanceState};
+use waifud_types::{ByteSize, InstanceState, WaitReason};
 
 /// Reports the bridges of a node, and those that guests cannot use, with the reason.
 async fn report_bridges(agent: &Agent, bridges: &[&str], unfit: &[(&str, &str)]) {
@@ -133,6 +133,9 @@ async fn invalid_networks_are_refused_with_the_reason() {
         added["nodes"][0]["reason"],
         format!("cannot use brw, which {wireless}")
     );
+    let cause = &added["nodes"][0]["cause"];
+    assert_eq!(cause["code"], "unsuitable-bridge");
+    assert_eq!(cause["fields"]["bridge"], "brw");
 }
 
 #[tokio::test]
@@ -270,14 +273,18 @@ async fn an_instance_waits_for_a_node_with_its_bridge() {
         .created(&with_nics("web", &json!([{"network": "dmz"}])))
         .await;
     assert_eq!(web.status.node, None);
+    let bridge = "br1".to_owned();
     assert_eq!(
-        web.status.reason.as_deref(),
-        Some("waiting for: a node with bridge br1")
+        web.status.wait_reason(),
+        Some(WaitReason::NoBridge { bridge })
     );
     let why = server.why("web").await;
     let verdicts = why["placement"].as_array().unwrap();
-    let reasons: Vec<_> = verdicts.iter().map(|verdict| &verdict["reason"]).collect();
-    assert_eq!(reasons, ["has no bridge br1"; 2]);
+    for verdict in verdicts {
+        assert_eq!(verdict["code"], "no-bridge", "{verdict}");
+        assert_eq!(verdict["reason"], "has no bridge br1");
+    }
+    assert_eq!(verdicts.len(), 2);
     assert_contains(&why["hint"], "docs/guides/lan.md");
     let hint = &why["hints"][0];
     assert_eq!(hint["action"], "create-bridge", "{why}");

@@ -6,7 +6,7 @@ use crate::common::{DEADLINE, Server, assert_contains, ready_report, report, ste
 use axum::http::Method;
 use serde_json::json;
 use waifud_api::agent::{AgentReport, SliceObject, WatchFrame};
-use waifud_types::{ByteSize, Generation, InstanceState};
+use waifud_types::{ByteSize, Generation, InstanceState, WaitReason};
 
 /// The user-data in the documents.
 fn user_data(documents: &waifud_cloudinit::Documents) -> serde_json::Value {
@@ -162,7 +162,7 @@ async fn an_unplaced_instance_shows_the_reason_and_is_placed_once_there_is_capac
     let server = Server::with_template().await;
     let waiting = server.create_instance("first").await;
     assert_eq!(waiting.status.state, InstanceState::Pending);
-    assert!(waiting.status.reason.unwrap().contains("none has joined"));
+    assert_eq!(waiting.status.wait_reason(), Some(WaitReason::NoNodes));
 
     let mut agent = server.join("alder", ByteSize::gib(4)).await;
     let placed = server.instance("first").await;
@@ -174,7 +174,14 @@ async fn an_unplaced_instance_shows_the_reason_and_is_placed_once_there_is_capac
         .expect(201);
     let why = server.why("big").await;
     assert_contains(&why["summary"], "waiting for: 4G memory on one node");
-    assert_eq!(why["placement"][0]["reason"], "3G free of 4G");
+    let verdict = &why["placement"][0];
+    assert_eq!(verdict["reason"], "3G free of 4G");
+    assert_eq!(verdict["code"], "insufficient-memory");
+    let (free, total) = (3u64 << 30, 4u64 << 30);
+    assert_eq!(
+        verdict["fields"],
+        json!({"free_bytes": free, "total_bytes": total, "needed_bytes": total})
+    );
     let hint = &why["hints"][0];
     assert_eq!(hint["action"], "resize", "{why}");
     assert_eq!(hint["object"], json!({"type": "instance", "name": "big"}));

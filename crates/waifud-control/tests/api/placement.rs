@@ -8,7 +8,7 @@ use waifud_control::placement::{PlacementRequest, choose};
 use waifud_store::{NodeCapacity, NodeRow};
 use waifud_types::node::Resources;
 use waifud_types::spec::{DiskSpec, InstanceSpec, PlacementSpec, RestartPolicy, SpreadSpec};
-use waifud_types::{ByteSize, Digest, NodeId, PowerSpec, Timestamp};
+use waifud_types::{ByteSize, Digest, Name, NodeId, PowerSpec, Timestamp, WaitReason};
 
 fn capacity(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeCapacity {
     NodeCapacity {
@@ -171,13 +171,15 @@ async fn groups_are_spread_over_nodes_and_strict_groups_wait() {
     assert_eq!(second.as_deref(), Some("birch"));
     let third = server.created(&body("d3", true)).await;
     assert_eq!(node_name(&third), None);
-    let reason = third.status.reason.unwrap();
-    assert!(
-        reason.contains("without another instance of the group db"),
-        "{reason}"
+    let group: Name = "db".parse().unwrap();
+    assert_eq!(
+        third.status.wait_reason(),
+        Some(WaitReason::SpreadGroup { group })
     );
     let why = server.why("d3").await;
-    assert_eq!(why["placement"][0]["reason"], "has 1 of the group db");
+    assert_eq!(why["placement"][0]["code"], "spread-group");
+    let fields = json!({"group": "db", "members": 1});
+    assert_eq!(why["placement"][0]["fields"], fields);
 
     server.delete("/v1/instances/d1").await.expect(202);
     assert_eq!(
@@ -242,6 +244,8 @@ async fn equal_waiting_instances_are_placed_in_order_and_show_equal_reasons() {
     let expected: Vec<_> = (0..120).map(|n| n < 8).collect();
     assert_eq!(placed, expected);
     for waiting in &items[8..] {
+        let cause = json!({"code": "insufficient-memory", "fields": {"needed_bytes": 1u64 << 30}});
+        assert_eq!(waiting["status"]["cause"], cause, "{waiting}");
         let reason = &waiting["status"]["reason"];
         assert_eq!(reason, "waiting for: 1G memory on one node", "{waiting}");
     }

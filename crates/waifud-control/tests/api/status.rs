@@ -9,7 +9,7 @@ use serde_json::json;
 use waifud_api::agent::Hello;
 use waifud_types::evidence::{GuestEvidence, RequestSeen};
 use waifud_types::status::{CloudInitState, StoppedBy};
-use waifud_types::{BootId, ByteSize, Generation, InstanceState, Timestamp};
+use waifud_types::{BootId, ByteSize, Generation, InstanceState, Timestamp, WaitReason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_create_that_waits_reports_that_the_instance_was_deleted() {
@@ -40,9 +40,17 @@ async fn a_deleting_instance_shows_what_delays_it_and_nothing_from_before() {
     agent.report_instance(before).await;
     let shown = server.instance("web").await.status;
     assert_eq!(
-        (shown.state, shown.ready, shown.ready_by, shown.step),
+        (shown.state, shown.ready, shown.ready_by, shown.step.clone()),
         (InstanceState::Deleting, false, None, None)
     );
+    let destruction = |trouble: Option<&str>| {
+        Some(WaitReason::Destruction {
+            node: Some("alder".parse().unwrap()),
+            reachable: true,
+            trouble: trouble.map(str::to_owned),
+        })
+    };
+    assert_eq!(shown.wait_reason(), destruction(None));
     assert_eq!(shown.reason.unwrap(), "waiting for alder to destroy it");
 
     let mut struggling = report(id, InstanceState::Deleting);
@@ -50,10 +58,7 @@ async fn a_deleting_instance_shows_what_delays_it_and_nothing_from_before() {
     struggling.step = Some(step("remove-disk", None));
     agent.report_instance(struggling).await;
     let shown = server.instance("web").await.status;
-    assert_eq!(
-        shown.reason.unwrap(),
-        "waiting for alder to destroy it: its disk is busy"
-    );
+    assert_eq!(shown.wait_reason(), destruction(Some("its disk is busy")));
     assert_eq!(shown.step.unwrap().name, "remove-disk");
     assert_eq!(
         server.kinds(&id.to_string()).await.last().unwrap(),
@@ -243,19 +248,20 @@ async fn a_node_without_free_addresses_is_not_chosen() {
         server.create(&small(Some("alder"))).await.expect(201);
     }
     let waiting = server.created(&small(None)).await;
+    let subnet = "10.144.1.0/24".parse().unwrap();
     assert_eq!(
-        waiting.status.reason.as_deref(),
-        Some("waiting for: a free address in 10.144.1.0/24")
+        waiting.status.wait_reason(),
+        Some(WaitReason::NoFreeAddress { subnet })
     );
     let id = waiting.id.to_string();
     let why = server.why(&id).await;
-    let full = "no free address in 10.144.1.0/24";
-    assert_eq!(why["placement"][0]["reason"], full);
+    let full = "no-free-address";
+    assert_eq!(why["placement"][0]["code"], full);
     // birch has memory for one instance. alder has more, and would be preferred.
     server.join("birch", ByteSize::mib(130)).await;
     assert_eq!(server.node_of(&id).await.as_deref(), Some("birch"));
     let why = server.why(&id).await;
-    assert_eq!(why["placement"][1]["reason"], full);
+    assert_eq!(why["placement"][1]["code"], full);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use serde_json::json;
 use waifud_api::agent::{SliceObject, Unmanaged, WatchFrame};
 use waifud_control::ControlConfig;
 use waifud_store::backup;
-use waifud_types::{ByteSize, Incarnation, InstanceState};
+use waifud_types::{ByteSize, Incarnation, InstanceState, WaitReason};
 
 const USER_DATA: &str = "#cloud-config\nhostname: swordfish\n";
 const KEY: &str =
@@ -40,7 +40,11 @@ async fn an_instance_newer_than_the_backup_is_adopted_unchanged() {
     let agent = today.agent_again(&agent).await;
     let other = today.create_instance("other").await;
     assert_eq!(other.status.state, InstanceState::Pending);
-    assert!(other.status.reason.unwrap().contains("after the restore"));
+    let node = "alder".parse().unwrap();
+    assert_eq!(
+        other.status.wait_reason(),
+        Some(WaitReason::NodeNotReported { node })
+    );
     agent.report_unmanaged(vec![report]).await;
     let other = today.instance("other").await;
     let address = record.spec.nics[0].address.unwrap();

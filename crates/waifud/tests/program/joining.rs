@@ -27,6 +27,7 @@ fn hello() -> Hello {
             hypervisor: HypervisorFacts {
                 kind: HypervisorKind::Tcg,
                 reason: "no /dev/kvm".into(),
+                cause: None,
             },
             agent_version: "0.1.0".into(),
             capacity: Resources::default(),

@@ -6,12 +6,13 @@ mod server;
 use serde::Serialize;
 pub(super) use server::free;
 use waifud_api::{DownloadState, Node};
-use waifud_types::node::NodeState;
+use waifud_types::node::{NoKvm, NodeState};
 use waifud_types::status::HypervisorKind;
 
 use crate::commands::image;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::hint;
 use crate::pagination::all_nodes;
 use crate::pools::percent;
 use crate::text::escape;
@@ -146,7 +147,7 @@ fn node(node: &Node) -> Vec<Check> {
         );
         checks.push(match hypervisor.kind {
             HypervisorKind::Kvm => check,
-            HypervisorKind::Tcg => check.but(Verdict::Warn, without_kvm(&hypervisor.reason)),
+            HypervisorKind::Tcg => check.but(Verdict::Warn, without_kvm(hypervisor.cause)),
         });
     }
     if let Some(skew) = node.clock_skew_s.filter(|skew| skew.abs() >= SKEW_S) {
@@ -188,7 +189,9 @@ fn node(node: &Node) -> Vec<Check> {
         } else {
             Verdict::Fail
         };
-        check.but(verdict, format!("waifuctl node show {}", node.name))
+        let hint = hint::of_node_condition(condition, &node.name)
+            .unwrap_or_else(|| format!("waifuctl node show {}", node.name));
+        check.but(verdict, hint)
     }));
     if !node.unmanaged.is_empty() {
         let message = format!(
@@ -204,17 +207,22 @@ fn node(node: &Node) -> Vec<Check> {
     checks
 }
 
-/// A hint for a node without KVM, depending on the reason.
-fn without_kvm(reason: &str) -> &'static str {
-    if reason.contains("PVM") {
-        "guests are emulated and slow: this machine is a guest that cannot use KVM; run nodes on hardware, or in a VM \
+/// A hint for a node without KVM, depending on the cause.
+fn without_kvm(cause: Option<NoKvm>) -> &'static str {
+    match cause {
+        Some(NoKvm::Pvm) => {
+            "guests are emulated and slow: this machine is a guest that cannot use KVM; run nodes on hardware, or in a VM \
          with nested virtualization"
-    } else if reason.contains("vmx") {
-        "guests are emulated and slow: enable virtualization in the firmware, or in the hypervisor of this machine"
-    } else if reason.contains("denied") {
-        "guests are emulated and slow: allow libvirt's QEMU to open /dev/kvm (group kvm)"
-    } else {
-        "guests are emulated and slow: check that /dev/kvm exists (modprobe kvm_intel or kvm_amd)"
+        }
+        Some(NoKvm::NoCpuSupport) => {
+            "guests are emulated and slow: enable virtualization in the firmware, or in the hypervisor of this machine"
+        }
+        Some(NoKvm::DeviceDenied) => {
+            "guests are emulated and slow: allow libvirt's QEMU to open /dev/kvm (group kvm)"
+        }
+        Some(NoKvm::NoDevice | NoKvm::TestFailed | NoKvm::Other) | None => {
+            "guests are emulated and slow: check that /dev/kvm exists (modprobe kvm_intel or kvm_amd)"
+        }
     }
 }
 
@@ -259,10 +267,12 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_about_emulation_depends_on_the_reason() {
-        assert!(!without_kvm("this host's KVM is PVM").contains("firmware"));
-        assert!(without_kvm("no virtualisation (neither vmx nor svm)").contains("firmware"));
-        assert!(without_kvm("/dev/kvm: Permission denied").contains("group kvm"));
+    fn the_hint_about_emulation_depends_on_the_cause() {
+        assert!(without_kvm(Some(NoKvm::Pvm)).contains("nested virtualization"));
+        assert!(without_kvm(Some(NoKvm::NoCpuSupport)).contains("firmware"));
+        assert!(without_kvm(Some(NoKvm::DeviceDenied)).contains("group kvm"));
+        assert!(without_kvm(Some(NoKvm::NoDevice)).contains("modprobe"));
+        assert!(without_kvm(None).contains("modprobe"));
     }
 
     type Defect = fn(&mut Node);

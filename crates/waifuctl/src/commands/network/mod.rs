@@ -67,6 +67,7 @@ mod tests {
                     node: node.parse().unwrap(),
                     usable: reason.is_none(),
                     reason: reason.map(str::to_owned),
+                    cause: None,
                 })
                 .collect(),
         }

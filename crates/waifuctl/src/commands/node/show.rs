@@ -6,6 +6,7 @@ use waifud_api::Node;
 use super::zero_or;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::hint;
 use crate::text::{age, escape, field_list};
 
 /// Prints one node.
@@ -101,10 +102,12 @@ fn to_text(node: &Node, now: Timestamp) -> String {
             );
         }
         for condition in node.conditions.iter().filter(|c| !c.ok) {
+            let remedy = hint::of_node_condition(condition, &node.name);
+            let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
             line(
                 "condition",
                 &format!(
-                    "{}: {}",
+                    "{}: {}{remedy}",
                     escape(&condition.kind),
                     escape(&condition.message)
                 ),

@@ -2,7 +2,7 @@
 
 use waifud_api::Instance;
 use waifud_api::agent::{Hello, InstanceReport, Tombstone};
-use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
+use waifud_types::node::{HypervisorFacts, NoKvm, NodeFacts, PoolFacts, Resources};
 use waifud_types::status::{HypervisorKind, ReadyBy, StepStatus};
 use waifud_types::{ByteSize, Digest, Epoch, InstanceId, InstanceState, Timestamp};
 
@@ -27,6 +27,7 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
         hypervisor: HypervisorFacts {
             kind: HypervisorKind::Tcg,
             reason: "no /dev/kvm".into(),
+            cause: Some(NoKvm::NoDevice),
         },
         agent_version: "0.1.0".into(),
         capacity: Resources {

@@ -58,6 +58,7 @@ mod tests {
         let facts = HypervisorFacts {
             kind,
             reason: "a reason".to_owned(),
+            cause: None,
         };
         store(&cache, features("1", "a"), &facts).unwrap();
         (cache, facts)

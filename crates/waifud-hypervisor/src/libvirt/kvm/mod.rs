@@ -10,7 +10,7 @@ mod cache;
 
 use std::path::Path;
 
-use waifud_types::node::HypervisorFacts;
+use waifud_types::node::{HypervisorFacts, NoKvm};
 use waifud_types::status::HypervisorKind;
 
 use boot::Attempt;
@@ -30,6 +30,9 @@ pub struct HostFeatures {
     pub hardware_module: bool,
     /// Why `/dev/kvm` cannot be opened; `None` if it can.
     pub device_error: Option<String>,
+    /// Whether the permission to open `/dev/kvm` is missing.
+    #[serde(default)]
+    pub device_denied: bool,
     /// libvirt's number for QEMU's version: 1,000,000 × major + 1,000 × minor + micro.
     pub qemu_version: u32,
     /// The current boot of the host. A failure is cached only until the next boot.
@@ -53,6 +56,9 @@ impl HostFeatures {
             virtualisation: has_flag(&cpuinfo, "vmx") || has_flag(&cpuinfo, "svm"),
             pvm: module("kvm_pvm"),
             hardware_module: module("kvm_intel") || module("kvm_amd"),
+            device_denied: device
+                .as_ref()
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied),
             device_error: device.err().map(|error| error.to_string()),
             qemu_version,
             boot_id: line("/proc/sys/kernel/random/boot_id"),
@@ -74,6 +80,21 @@ impl HostFeatures {
             None
         }
     }
+
+    /// The code of `obstacle`.
+    fn obstacle_code(&self) -> Option<NoKvm> {
+        if self.device_denied {
+            Some(NoKvm::DeviceDenied)
+        } else if self.device_error.is_some() {
+            Some(NoKvm::NoDevice)
+        } else if self.pvm && !self.hardware_module {
+            Some(NoKvm::Pvm)
+        } else if !self.virtualisation {
+            Some(NoKvm::NoCpuSupport)
+        } else {
+            None
+        }
+    }
 }
 
 /// The result of the probe, with the reason as a sentence.
@@ -85,10 +106,12 @@ pub fn facts(attempt: &Result<Attempt, String>) -> HypervisorFacts {
                 "the test machine finished with KVM in {} ms",
                 duration.as_millis()
             ),
+            cause: None,
         },
         Err(why) => HypervisorFacts {
             kind: HypervisorKind::Tcg,
             reason: format!("guests are emulated, which is slow: {why}"),
+            cause: None,
         },
     }
 }
@@ -100,7 +123,9 @@ pub async fn probe(features: HostFeatures, run: boot::Run, cache: &Path) -> Hype
         return facts(&Err("waifud supports KVM on x86_64 only".to_owned()));
     }
     if let Some(why) = features.obstacle() {
-        return facts(&Err(why));
+        let mut facts = facts(&Err(why));
+        facts.cause = features.obstacle_code();
+        return facts;
     }
     if let Some(known) = cache::load(cache, &features) {
         return known;
@@ -114,7 +139,10 @@ pub async fn probe(features: HostFeatures, run: boot::Run, cache: &Path) -> Hype
         };
         attempt = retry.attempt().await;
     }
-    let facts = facts(&attempt.map_err(|why| format!("the test machine failed with KVM: {why}")));
+    let cause = attempt.is_err().then_some(NoKvm::TestFailed);
+    let mut facts =
+        facts(&attempt.map_err(|why| format!("the test machine failed with KVM: {why}")));
+    facts.cause = cause;
     if let Err(error) = cache::store(cache, features, &facts) {
         // The next start only has to probe again.
         tracing::warn!(%error, cache = %cache.display(), "cannot cache the result of the KVM probe");
@@ -157,16 +185,24 @@ mod tests {
 
     #[test]
     fn each_host_feature_that_rules_out_kvm_has_its_own_reason() {
-        assert_eq!(usable().obstacle(), None);
+        assert_eq!(
+            (usable().obstacle(), usable().obstacle_code()),
+            (None, None)
+        );
         let mut features = usable();
         features.device_error = Some("Permission denied".to_owned());
         assert!(features.obstacle().unwrap().contains("Permission denied"));
+        assert_eq!(features.obstacle_code(), Some(NoKvm::NoDevice));
+        features.device_denied = true;
+        assert_eq!(features.obstacle_code(), Some(NoKvm::DeviceDenied));
         let mut features = usable();
         features.virtualisation = false;
         assert!(features.obstacle().unwrap().contains("vmx"));
+        assert_eq!(features.obstacle_code(), Some(NoKvm::NoCpuSupport));
         let mut features = usable();
         (features.pvm, features.hardware_module) = (true, false);
         assert!(features.obstacle().unwrap().contains("PVM"));
+        assert_eq!(features.obstacle_code(), Some(NoKvm::Pvm));
         // Both modules are built in, so only the test machine can decide.
         features.hardware_module = true;
         assert_eq!(features.obstacle(), None);

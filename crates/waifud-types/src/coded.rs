@@ -1,0 +1,55 @@
+//! Typed values on the wire: a stable code, and fields that depend on it.
+//!
+//! A value is an enum with `#[serde(tag = "code", content = "fields")]`. Its code and fields become members of a larger
+//! object, next to an English text. A client that does not know a code, or one of its fields, shows the text.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// A code and its fields.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Coded {
+    /// A stable code for programs; empty in data from before codes. Further codes may be added.
+    #[serde(default)]
+    pub code: String,
+    /// Fields, depending on the code.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub fields: Map<String, Value>,
+}
+
+impl Coded {
+    /// The code and the fields of a value.
+    pub fn encode(value: &impl Serialize) -> Self {
+        let Ok(Value::Object(mut parts)) = serde_json::to_value(value) else {
+            return Self::default();
+        };
+        let code = parts.remove("code");
+        let fields = parts.remove("fields");
+        Self {
+            code: match code {
+                Some(Value::String(code)) => code,
+                _ => String::new(),
+            },
+            fields: match fields {
+                Some(Value::Object(fields)) => fields,
+                _ => Map::new(),
+            },
+        }
+    }
+
+    /// The value, unless this version does not know its code or one of its fields.
+    pub fn decode<T: DeserializeOwned>(&self) -> Option<T> {
+        let parts = |fields: Option<&Map<String, Value>>| {
+            let mut parts = Map::new();
+            parts.insert("code".to_owned(), Value::from(self.code.as_str()));
+            if let Some(fields) = fields {
+                parts.insert("fields".to_owned(), Value::Object(fields.clone()));
+            }
+            T::deserialize(Value::Object(parts)).ok()
+        };
+        // serde refuses fields of a variant that has none.
+        parts(Some(&self.fields)).or_else(|| parts(None))
+    }
+}

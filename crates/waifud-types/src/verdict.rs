@@ -1,0 +1,333 @@
+//! The verdict of placement on a node.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Protocol;
+use crate::{ByteSize, Name};
+
+/// The suitability of a node for an instance.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(
+    tag = "code",
+    content = "fields",
+    rename_all = "kebab-case",
+    rename_all_fields = "snake_case"
+)]
+pub enum Verdict {
+    /// It can run the instance.
+    Fits {
+        /// Memory that is not reserved.
+        free_bytes: ByteSize,
+        /// Memory in total.
+        total_bytes: ByteSize,
+        /// Number of instances of the same spread group on it.
+        group_members: u32,
+    },
+    /// It has not enough free memory.
+    InsufficientMemory {
+        /// Memory that is not reserved.
+        free_bytes: ByteSize,
+        /// Memory in total.
+        total_bytes: ByteSize,
+        /// Memory of the instance.
+        needed_bytes: ByteSize,
+    },
+    /// Another node was requested.
+    NotRequested,
+    /// It does not have a required label.
+    LabelMissing {
+        /// Key of the label.
+        key: String,
+        /// Required value.
+        value: String,
+    },
+    /// The image is for another architecture.
+    OtherArchitecture {
+        /// Architecture of the node.
+        arch: String,
+        /// Architecture of the image.
+        image_arch: String,
+    },
+    /// It has fewer CPUs than the instance.
+    TooFewCpus {
+        /// CPUs of the node.
+        cpus: u32,
+        /// CPUs of the instance.
+        needed: u32,
+    },
+    /// It does not have the pool.
+    NoPool {
+        /// Name of the pool.
+        pool: Name,
+    },
+    /// Its pool is smaller than the disk.
+    PoolTooSmall {
+        /// Name of the pool.
+        pool: Name,
+        /// Size of the pool.
+        size_bytes: ByteSize,
+        /// Size of the disk.
+        needed_bytes: ByteSize,
+    },
+    /// It does not have the bridge.
+    NoBridge {
+        /// Name of the bridge.
+        bridge: String,
+    },
+    /// Guests cannot use its bridge.
+    UnsuitableBridge {
+        /// Name of the bridge.
+        bridge: String,
+        /// The node's explanation in English.
+        because: String,
+    },
+    /// It runs another instance of a strict spread group.
+    SpreadGroup {
+        /// Name of the group.
+        group: Name,
+        /// Number of instances of the group on the node.
+        members: u32,
+    },
+    /// It is unreachable.
+    Unreachable {
+        /// Whether it has enough free memory.
+        fits: bool,
+    },
+    /// It is cordoned.
+    Cordoned,
+    /// It has not reported its instances since the database was restored.
+    NotReported,
+    /// Another instance publishes the port.
+    PortTaken {
+        /// The port of the node.
+        port: u16,
+        /// Protocol of the port.
+        protocol: Protocol,
+        /// Name of the instance that publishes it.
+        instance: Name,
+    },
+    /// An unmanaged instance on it has the address.
+    AddressUnmanaged {
+        /// The requested address.
+        address: Ipv4Addr,
+    },
+    /// The requested address is not in its subnet.
+    AddressElsewhere {
+        /// The requested address.
+        address: Ipv4Addr,
+        /// Subnet of the node.
+        subnet: Ipv4Net,
+    },
+    /// Its subnet has no free address.
+    NoFreeAddress {
+        /// Subnet of the node.
+        subnet: Ipv4Net,
+    },
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fits {
+                free_bytes,
+                total_bytes,
+                group_members,
+            } => {
+                write!(f, "{free_bytes} free of {total_bytes}")?;
+                match group_members {
+                    0 => Ok(()),
+                    members => write!(f, ", {members} of the same spread group"),
+                }
+            }
+            Self::InsufficientMemory {
+                free_bytes,
+                total_bytes,
+                ..
+            } => write!(f, "{free_bytes} free of {total_bytes}"),
+            Self::NotRequested => f.write_str("not the requested node"),
+            Self::LabelMissing { key, value } => {
+                write!(f, "does not have the label {key}={value}")
+            }
+            Self::OtherArchitecture { arch, image_arch } => {
+                write!(f, "is {arch}, but the image is for {image_arch}")
+            }
+            Self::TooFewCpus { cpus, .. } => write!(f, "has {cpus} CPUs"),
+            Self::NoPool { pool } => write!(f, "has no pool {pool}"),
+            Self::PoolTooSmall {
+                pool, size_bytes, ..
+            } => write!(f, "pool {pool} has only {size_bytes}"),
+            Self::NoBridge { bridge } => write!(f, "has no bridge {bridge}"),
+            Self::UnsuitableBridge { bridge, because } => {
+                write!(f, "cannot use {bridge}, which {because}")
+            }
+            Self::SpreadGroup { group, members } => write!(f, "has {members} of the group {group}"),
+            Self::Unreachable { fits: true } => f.write_str("off, would fit"),
+            Self::Unreachable { fits: false } => f.write_str("off, and full"),
+            Self::Cordoned => f.write_str("cordoned"),
+            Self::NotReported => f.write_str("has not reported its instances since the restore"),
+            Self::PortTaken {
+                port,
+                protocol,
+                instance,
+            } => write!(
+                f,
+                "port {port}/{} is published by {instance}",
+                protocol.as_str()
+            ),
+            Self::AddressUnmanaged { address } => {
+                write!(f, "an unmanaged instance on it has {address}")
+            }
+            Self::AddressElsewhere { address, subnet } => {
+                write!(f, "{address} is not in its subnet {subnet}")
+            }
+            Self::NoFreeAddress { subnet } => write!(f, "no free address in {subnet}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coded::Coded;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    /// Each verdict with its code and its text.
+    fn verdicts() -> Vec<(Verdict, &'static str, &'static str)> {
+        let (small, large) = (ByteSize::gib(3), ByteSize::gib(4));
+        let address = Ipv4Addr::new(10, 144, 1, 5);
+        let subnet = "10.144.2.0/24".parse().unwrap();
+        let bridge = "br0".to_owned();
+        let pool = name("main");
+        let fits = |group_members| Verdict::Fits {
+            free_bytes: small,
+            total_bytes: large,
+            group_members,
+        };
+        let unsuitable = Verdict::UnsuitableBridge {
+            bridge: bridge.clone(),
+            because: "has no way out but wlan0".to_owned(),
+        };
+        let small_pool = Verdict::PoolTooSmall {
+            pool: pool.clone(),
+            size_bytes: small,
+            needed_bytes: large,
+        };
+        let other_arch = Verdict::OtherArchitecture {
+            arch: "aarch64".to_owned(),
+            image_arch: "x86_64".to_owned(),
+        };
+        let label = Verdict::LabelMissing {
+            key: "disk".to_owned(),
+            value: "ssd".to_owned(),
+        };
+        let port = Verdict::PortTaken {
+            port: 53,
+            protocol: Protocol::Udp,
+            instance: name("dns"),
+        };
+        let memory = Verdict::InsufficientMemory {
+            free_bytes: small,
+            total_bytes: large,
+            needed_bytes: large,
+        };
+        let group = Verdict::SpreadGroup {
+            group: name("db"),
+            members: 1,
+        };
+        let cpus = Verdict::TooFewCpus { cpus: 2, needed: 4 };
+        let elsewhere = Verdict::AddressElsewhere { address, subnet };
+        vec![
+            (fits(0), "fits", "3G free of 4G"),
+            (fits(2), "fits", "3G free of 4G, 2 of the same spread group"),
+            (memory, "insufficient-memory", "3G free of 4G"),
+            (
+                Verdict::NotRequested,
+                "not-requested",
+                "not the requested node",
+            ),
+            (label, "label-missing", "does not have the label disk=ssd"),
+            (
+                other_arch,
+                "other-architecture",
+                "is aarch64, but the image is for x86_64",
+            ),
+            (cpus, "too-few-cpus", "has 2 CPUs"),
+            (Verdict::NoPool { pool }, "no-pool", "has no pool main"),
+            (small_pool, "pool-too-small", "pool main has only 3G"),
+            (
+                Verdict::NoBridge { bridge },
+                "no-bridge",
+                "has no bridge br0",
+            ),
+            (
+                unsuitable,
+                "unsuitable-bridge",
+                "cannot use br0, which has no way out but wlan0",
+            ),
+            (group, "spread-group", "has 1 of the group db"),
+            (
+                Verdict::Unreachable { fits: true },
+                "unreachable",
+                "off, would fit",
+            ),
+            (
+                Verdict::Unreachable { fits: false },
+                "unreachable",
+                "off, and full",
+            ),
+            (Verdict::Cordoned, "cordoned", "cordoned"),
+            (
+                Verdict::NotReported,
+                "not-reported",
+                "has not reported its instances since the restore",
+            ),
+            (port, "port-taken", "port 53/udp is published by dns"),
+            (
+                Verdict::AddressUnmanaged { address },
+                "address-unmanaged",
+                "an unmanaged instance on it has 10.144.1.5",
+            ),
+            (
+                elsewhere,
+                "address-elsewhere",
+                "10.144.1.5 is not in its subnet 10.144.2.0/24",
+            ),
+            (
+                Verdict::NoFreeAddress { subnet },
+                "no-free-address",
+                "no free address in 10.144.2.0/24",
+            ),
+        ]
+    }
+
+    #[test]
+    fn each_verdict_has_a_code_and_a_text_and_survives_the_wire() {
+        for (verdict, code, text) in verdicts() {
+            let coded = Coded::encode(&verdict);
+            assert_eq!(
+                (coded.code.as_str(), verdict.to_string().as_str()),
+                (code, text)
+            );
+            assert_eq!(coded.decode(), Some(verdict));
+        }
+    }
+
+    #[test]
+    fn an_unknown_code_or_an_unknown_field_value_is_not_decoded() {
+        let unknown: Coded =
+            serde_json::from_str(r#"{"code":"too-hot","fields":{"celsius":90}}"#).unwrap();
+        assert_eq!(unknown.decode::<Verdict>(), None);
+        let other = r#"{"code":"unreachable","fields":{"fits":"maybe"}}"#;
+        let other: Coded = serde_json::from_str(other).unwrap();
+        assert_eq!(other.decode::<Verdict>(), None);
+        let bare: Coded = serde_json::from_str(r#"{"code":"cordoned"}"#).unwrap();
+        assert_eq!(bare.decode(), Some(Verdict::Cordoned));
+    }
+}

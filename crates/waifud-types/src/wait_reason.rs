@@ -1,0 +1,373 @@
+//! What an instance waits for, as far as waifud decides about it.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Protocol;
+use crate::{ByteSize, Name, Timestamp, Verdict};
+
+/// What an instance waits for, or why its state is unknown. The reasons of a node are only text.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(
+    tag = "code",
+    content = "fields",
+    rename_all = "kebab-case",
+    rename_all_fields = "snake_case"
+)]
+pub enum WaitReason {
+    /// No node has joined.
+    NoNodes,
+    /// All suitable nodes are cordoned.
+    AllCordoned,
+    /// The node has not reported its instances since the database was restored.
+    NodeNotReported {
+        /// Name of the node.
+        node: Name,
+    },
+    /// No node has enough free memory.
+    InsufficientMemory {
+        /// Memory of the instance.
+        needed_bytes: ByteSize,
+    },
+    /// The suitable node is unreachable.
+    NodeUnreachable {
+        /// Name of the node.
+        node: Name,
+    },
+    /// All suitable nodes run an instance of the strict spread group.
+    SpreadGroup {
+        /// Name of the group.
+        group: Name,
+    },
+    /// The requested node does not exist.
+    NoSuchNode {
+        /// Name of the node.
+        node: Name,
+    },
+    /// The requested node cannot run the instance.
+    RequestedNodeUnsuitable {
+        /// Name of the node.
+        node: Name,
+        /// Why it cannot.
+        verdict: Box<Verdict>,
+    },
+    /// No node has the bridge.
+    NoBridge {
+        /// Name of the bridge.
+        bridge: String,
+    },
+    /// No node is large enough, or of the image's architecture.
+    NoSuitableNode {
+        /// CPUs of the instance.
+        cpus: u32,
+        /// Memory of the instance.
+        memory_bytes: ByteSize,
+        /// Disks of the instance.
+        disk_bytes: ByteSize,
+        /// Architecture of the image.
+        arch: String,
+    },
+    /// Another instance publishes the port on the suitable node.
+    PortTaken {
+        /// The port of the node.
+        port: u16,
+        /// Protocol of the port.
+        protocol: Protocol,
+        /// Name of the node.
+        node: Name,
+        /// Name of the instance that publishes it.
+        instance: Name,
+    },
+    /// An unmanaged instance has the requested address.
+    AddressUnmanaged {
+        /// The address.
+        address: Ipv4Addr,
+        /// Name of the node of the unmanaged instance.
+        node: Name,
+    },
+    /// No node's subnet contains the requested address.
+    AddressElsewhere {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// The subnet of the suitable node is full.
+    NoFreeAddress {
+        /// The subnet.
+        subnet: Ipv4Net,
+    },
+    /// The instance has a node, which has not reported it yet.
+    NodePreparing {
+        /// Name of the node.
+        node: Name,
+    },
+    /// The state is unknown, since its node is unreachable.
+    NoContact {
+        /// Name of the node.
+        node: Option<Name>,
+        /// Time of the node's last contact.
+        since: Option<Timestamp>,
+    },
+    /// The instance is being destroyed by its node.
+    Destruction {
+        /// Name of the node.
+        node: Option<Name>,
+        /// Whether the node is reachable.
+        reachable: bool,
+        /// What the node waits for, in its own words.
+        trouble: Option<String>,
+    },
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoNodes => f.write_str("waiting for: a node; none has joined yet"),
+            Self::AllCordoned => f.write_str("waiting for: a node that is not cordoned"),
+            Self::NodeNotReported { node } => write!(
+                f,
+                "waiting for: {node} to report its instances after the restore"
+            ),
+            Self::InsufficientMemory { needed_bytes } => {
+                write!(f, "waiting for: {needed_bytes} memory on one node")
+            }
+            Self::NodeUnreachable { node } => write!(f, "waiting for: {node}, which is off"),
+            Self::SpreadGroup { group } => write!(
+                f,
+                "waiting for: a node without another instance of the group {group}"
+            ),
+            Self::NoSuchNode { node } => {
+                write!(f, "waiting for: node {node}, which does not exist")
+            }
+            Self::RequestedNodeUnsuitable { node, verdict } => {
+                write!(f, "node {node} cannot run it: {verdict}")
+            }
+            Self::NoBridge { bridge } => write!(f, "waiting for: a node with bridge {bridge}"),
+            Self::NoSuitableNode {
+                cpus,
+                memory_bytes,
+                disk_bytes,
+                arch,
+            } => write!(
+                f,
+                "no node can run it: {cpus} CPUs, {memory_bytes} memory, {disk_bytes} disk, {arch}"
+            ),
+            Self::PortTaken {
+                port,
+                protocol,
+                node,
+                instance,
+            } => write!(
+                f,
+                "waiting for: port {port}/{} of {node}, which is published by {instance}",
+                protocol.as_str()
+            ),
+            Self::AddressUnmanaged { address, node } => write!(
+                f,
+                "waiting for: {address}, which an unmanaged instance on {node} has"
+            ),
+            Self::AddressElsewhere { address } => {
+                write!(f, "waiting for: the node whose subnet contains {address}")
+            }
+            Self::NoFreeAddress { subnet } => {
+                write!(f, "waiting for: a free address in {subnet}")
+            }
+            Self::NodePreparing { node } => write!(f, "waiting for {node} to prepare it"),
+            Self::NoContact { node, since } => {
+                write!(f, "no contact with {}", named(node.as_ref()))?;
+                match since.map(to_the_second) {
+                    Some(since) => write!(f, " since {since}"),
+                    None => Ok(()),
+                }
+            }
+            Self::Destruction {
+                node,
+                reachable: false,
+                ..
+            } => write!(
+                f,
+                "waiting for {}, which is unreachable, to destroy it",
+                named(node.as_ref())
+            ),
+            Self::Destruction {
+                node,
+                reachable: true,
+                trouble,
+            } => {
+                write!(f, "waiting for {} to destroy it", named(node.as_ref()))?;
+                match trouble {
+                    Some(trouble) => write!(f, ": {trouble}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn named(node: Option<&Name>) -> &str {
+    node.map_or("its node", Name::as_str)
+}
+
+fn to_the_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coded::Coded;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    /// Each reason with its code and its text.
+    fn reasons() -> Vec<(WaitReason, &'static str, &'static str)> {
+        let node = name("alder");
+        let address = Ipv4Addr::new(10, 144, 1, 5);
+        let subnet = "10.144.2.0/24".parse().unwrap();
+        let needed_bytes = ByteSize::gib(4);
+        let bridge = "br0".to_owned();
+        let unsuitable = WaitReason::RequestedNodeUnsuitable {
+            node: node.clone(),
+            verdict: Box::new(Verdict::NoPool { pool: name("fast") }),
+        };
+        let nowhere = WaitReason::NoSuitableNode {
+            cpus: 8,
+            memory_bytes: needed_bytes,
+            disk_bytes: needed_bytes,
+            arch: "x86_64".to_owned(),
+        };
+        let port = WaitReason::PortTaken {
+            port: 8080,
+            protocol: Protocol::Tcp,
+            node: node.clone(),
+            instance: name("web"),
+        };
+        let unmanaged = WaitReason::AddressUnmanaged {
+            address,
+            node: node.clone(),
+        };
+        let destruction = |reachable| WaitReason::Destruction {
+            node: Some(name("alder")),
+            reachable,
+            trouble: Some("its disk is busy".to_owned()),
+        };
+        let unreported = WaitReason::NodeNotReported { node: node.clone() };
+        let off = WaitReason::NodeUnreachable { node: node.clone() };
+        let missing = WaitReason::NoSuchNode { node: node.clone() };
+        vec![
+            (
+                WaitReason::NoNodes,
+                "no-nodes",
+                "waiting for: a node; none has joined yet",
+            ),
+            (
+                WaitReason::AllCordoned,
+                "all-cordoned",
+                "waiting for: a node that is not cordoned",
+            ),
+            (
+                unreported,
+                "node-not-reported",
+                "waiting for: alder to report its instances after the restore",
+            ),
+            (
+                WaitReason::InsufficientMemory { needed_bytes },
+                "insufficient-memory",
+                "waiting for: 4G memory on one node",
+            ),
+            (off, "node-unreachable", "waiting for: alder, which is off"),
+            (
+                WaitReason::SpreadGroup { group: name("db") },
+                "spread-group",
+                "waiting for: a node without another instance of the group db",
+            ),
+            (
+                missing,
+                "no-such-node",
+                "waiting for: node alder, which does not exist",
+            ),
+            (
+                unsuitable,
+                "requested-node-unsuitable",
+                "node alder cannot run it: has no pool fast",
+            ),
+            (
+                WaitReason::NoBridge { bridge },
+                "no-bridge",
+                "waiting for: a node with bridge br0",
+            ),
+            (
+                nowhere,
+                "no-suitable-node",
+                "no node can run it: 8 CPUs, 4G memory, 4G disk, x86_64",
+            ),
+            (
+                port,
+                "port-taken",
+                "waiting for: port 8080/tcp of alder, which is published by web",
+            ),
+            (
+                unmanaged,
+                "address-unmanaged",
+                "waiting for: 10.144.1.5, which an unmanaged instance on alder has",
+            ),
+            (
+                WaitReason::AddressElsewhere { address },
+                "address-elsewhere",
+                "waiting for: the node whose subnet contains 10.144.1.5",
+            ),
+            (
+                WaitReason::NoFreeAddress { subnet },
+                "no-free-address",
+                "waiting for: a free address in 10.144.2.0/24",
+            ),
+            (
+                WaitReason::NodePreparing { node: node.clone() },
+                "node-preparing",
+                "waiting for alder to prepare it",
+            ),
+            (
+                WaitReason::NoContact {
+                    node: Some(node.clone()),
+                    since: Some(Timestamp::UNIX_EPOCH),
+                },
+                "no-contact",
+                "no contact with alder since 1970-01-01T00:00:00Z",
+            ),
+            (
+                WaitReason::NoContact {
+                    node: None,
+                    since: None,
+                },
+                "no-contact",
+                "no contact with its node",
+            ),
+            (
+                destruction(false),
+                "destruction",
+                "waiting for alder, which is unreachable, to destroy it",
+            ),
+            (
+                destruction(true),
+                "destruction",
+                "waiting for alder to destroy it: its disk is busy",
+            ),
+        ]
+    }
+
+    #[test]
+    fn each_reason_has_a_code_and_a_text_and_survives_the_wire() {
+        for (reason, code, text) in reasons() {
+            let coded = Coded::encode(&reason);
+            assert_eq!(
+                (coded.code.as_str(), reason.to_string().as_str()),
+                (code, text)
+            );
+            assert_eq!(coded.decode(), Some(reason));
+        }
+    }
+}
