@@ -1,7 +1,7 @@
 //! Hints: what the user can do next, as an action on an object.
 //!
 //! Each client words a hint for its users: waifuctl as a command line, a panel as a button. `text` is the same in English,
-//! for clients that do not know the action. ADR 0018 has the reasons.
+//! for clients that do not know the action. ADR 0017 has the reasons.
 
 mod english;
 

@@ -80,7 +80,7 @@ async fn a_ready_instance_does_not_show_the_step_that_waits_for_readiness() {
     ready.step = Some(step("ready", None));
     agent.report_instance(ready).await;
     let shown = server.instance("web").await.status;
-    assert_eq!((shown.ready, shown.step), (true, None));
+    assert_eq!((shown.ready, shown.step.clone()), (true, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,7 +298,7 @@ async fn an_unknown_instance_keeps_last_seen_and_loses_readiness_and_step() {
             let shown = server.instance("web").await.status;
             if shown.state == InstanceState::Unknown {
                 assert_eq!(
-                    (shown.ready, shown.ready_by, shown.step),
+                    (shown.ready, shown.ready_by, shown.step.clone()),
                     (false, None, None)
                 );
                 assert_eq!(shown.last_state, Some(InstanceState::Running));
