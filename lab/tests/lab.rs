@@ -272,14 +272,28 @@ fn daemon_that_listens() -> Result<()> {
     }
 }
 
+/// A lab in this directory.
+fn options_in(base: &tempfile::TempDir) -> LabOptions {
+    LabOptions {
+        base: Some(base.path().to_owned()),
+        ..LabOptions::default()
+    }
+}
+
+/// A lab with a running guest, and the traces of both.
+fn with_a_guest(options: &LabOptions) -> Result<(Lab, Traces)> {
+    let lab = Lab::up(options)?;
+    start_guest(&lab)?;
+    let traces = Traces::of(&lab)?;
+    Ok((lab, traces))
+}
+
 #[test]
 fn after_down_nothing_of_the_lab_is_left() -> Result<()> {
     let Some(machine) = Machine::before()? else {
         return Ok(());
     };
-    let lab = Lab::up(&LabOptions::default())?;
-    start_guest(&lab)?;
-    let traces = Traces::of(&lab)?;
+    let (lab, traces) = with_a_guest(&LabOptions::default())?;
     lab.down()?;
     traces.must_be_gone()?;
     machine.must_be_unchanged()
@@ -290,9 +304,7 @@ fn after_a_nodes_pid_1_is_killed_nothing_of_the_lab_is_left() -> Result<()> {
     let Some(machine) = Machine::before()? else {
         return Ok(());
     };
-    let lab = Lab::up(&LabOptions::default())?;
-    start_guest(&lab)?;
-    let traces = Traces::of(&lab)?;
+    let (lab, traces) = with_a_guest(&LabOptions::default())?;
     traces::sigkill(lab.init_pid("alder")?)?;
     // The guard removes it: the handle still exists and has done nothing.
     traces.must_be_gone()?;
@@ -307,13 +319,8 @@ fn after_the_guard_is_killed_the_next_lab_removes_what_is_left() -> Result<()> {
         return Ok(());
     };
     let base = tempfile::tempdir()?;
-    let options = LabOptions {
-        base: Some(base.path().to_owned()),
-        ..LabOptions::default()
-    };
-    let lab = Lab::up(&options)?;
-    start_guest(&lab)?;
-    let traces = Traces::of(&lab)?;
+    let options = options_in(&base);
+    let (lab, traces) = with_a_guest(&options)?;
     traces::sigkill(lab.guard_pid())?;
     traces.processes_must_end()?;
     assert!(lab.dir().exists(), "no process was left to remove it");
@@ -366,13 +373,12 @@ fn a_lab_that_cannot_start_reports_the_reason_and_leaves_nothing() -> Result<()>
     };
     let base = tempfile::tempdir()?;
     let options = LabOptions {
-        base: Some(base.path().to_owned()),
         files: vec![(
             "/etc/libvirt/libvirtd.conf".into(),
             "host_uuid = broken".into(),
         )],
         start_limit: Duration::from_secs(6),
-        ..LabOptions::default()
+        ..options_in(&base)
     };
     let error = format!(
         "{:#}",

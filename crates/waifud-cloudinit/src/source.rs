@@ -42,6 +42,24 @@ impl Source {
             None => self.hostname.to_string(),
         }
     }
+
+    /// The documents of a first boot with waifud's vendor-data, and without domain, keys, user-data and network interfaces.
+    #[must_use]
+    pub fn new(instance: InstanceId, hostname: Name) -> Self {
+        Self {
+            instance,
+            instance_id: instance_id(instance, 1),
+            hostname,
+            domain: None,
+            availability_zone: "waifud".to_owned(),
+            ssh_keys: Vec::new(),
+            user_data: None,
+            vendor_data: VendorOptions::default(),
+            datasource: Datasource::Openstack,
+            nics: Vec::new(),
+            default_user: None,
+        }
+    }
 }
 
 /// The contents of vendor-data. cloud-init merges both, and user-data takes precedence.

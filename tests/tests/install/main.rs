@@ -68,11 +68,9 @@ fn name(file: &Path) -> String {
 }
 
 fn installed(machine: &Machine<'_>, deb: &Path) -> Result<()> {
-    let output = machine.run(&format!("apt-get install -qy /root/{}", name(deb)))?;
-    ensure!(
-        output.contains("sudo waifud init"),
-        "the output contains no next step: {output}"
-    );
+    // The next step.
+    let install = format!("apt-get install -qy /root/{}", name(deb));
+    machine.prints(&install, "sudo waifud init")?;
     machine
         .run("id waifud && id waifud-metadata && id waifud-image && getent group waifud-admin")?;
     machine.run("test -s /usr/share/man/man1/waifuctl.1.gz")?;
@@ -83,18 +81,12 @@ fn installed(machine: &Machine<'_>, deb: &Path) -> Result<()> {
 }
 
 fn set_up(machine: &Machine<'_>) -> Result<()> {
-    let output = machine.run("waifud init --yes")?;
-    ensure!(
-        output.contains("waifuctl "),
-        "init prints no next command: {output}"
-    );
+    // The next command.
+    machine.prints("waifud init --yes", "waifuctl ")?;
     machine.run(&format!("systemctl is-active {DAEMONS} waifud-guests"))?;
     machine.run(&format!("systemctl is-enabled {DAEMONS} waifud-guests"))?;
-    let nodes = machine.run("waifuctl node list --json")?;
-    ensure!(
-        nodes.contains("\"ready\""),
-        "init ended before the node was ready: {nodes}"
-    );
+    // `waifud init` waited for the node.
+    machine.prints("waifuctl node list --json", "\"ready\"")?;
     // A second run changes nothing.
     machine.run("waifud init --yes")?;
     let again = machine.run("waifuctl node list --json")?;
@@ -191,11 +183,14 @@ fn upgraded_under_a_running_guest(machine: &Machine<'_>, deb: &Path, newer: &New
         "the upgrade did not restart every daemon: {daemons}{now}"
     );
     machine.run(&format!("systemctl is-active {DAEMONS}"))?;
-    machine.until(
-        "waifud after its upgrade",
-        "waifuctl list || true",
-        |output| output.contains("inner"),
-    )
+    lists_the_guest(machine, "waifud after its upgrade")
+}
+
+/// Waits until waifud answers and knows the guest.
+fn lists_the_guest(machine: &Machine<'_>, what: &str) -> Result<()> {
+    machine.until(what, "waifuctl list || true", |output| {
+        output.contains("inner")
+    })
 }
 
 /// At a shutdown, our unit stops the guest cleanly. The next boot starts it again.
@@ -211,9 +206,7 @@ fn rebooted(machine: &Machine<'_>) -> Result<()> {
         &format!("systemctl is-active {DAEMONS} waifud-guests || true"),
         |output| output.lines().count() == 4 && output.lines().all(|line| line == "active"),
     )?;
-    machine.until("waifud to answer", "waifuctl list || true", |output| {
-        output.contains("inner")
-    })?;
+    lists_the_guest(machine, "waifud to answer")?;
     runs(machine)
 }
 
@@ -224,11 +217,7 @@ fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
         "the refusal does not name the guest: {output}"
     );
     machine.run(&format!("systemctl is-active {DAEMONS}"))?;
-    machine.until(
-        "waifud after the refusal",
-        "waifuctl list || true",
-        |output| output.contains("inner"),
-    )?;
+    lists_the_guest(machine, "waifud after the refusal")?;
     machine.run("waifuctl delete inner --yes --wait --timeout 3m")?;
     machine.run("apt-get remove -qy waifud")?;
     let running =
@@ -257,11 +246,8 @@ fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
 }
 
 fn purged(machine: &Machine<'_>) -> Result<()> {
-    let output = machine.run("apt-get purge -qy waifud 2>&1")?;
-    ensure!(
-        output.contains("/var/lib/waifud-agent"),
-        "purge does not mention the disks: {output}"
-    );
+    // It names the directory of the disks, which stay.
+    machine.prints("apt-get purge -qy waifud 2>&1", "/var/lib/waifud-agent")?;
     let left = machine.run(
         "find / -xdev -name '*waifu*' -not -path '/root/*' -not -path '/var/lib/waifud-agent/*'; \
          find /run -name '*waifu*' -not -path '/run/systemd/*'",

@@ -10,7 +10,7 @@ use axum::http::{Method, Request};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use waifud_agent::fake::{FakeDialer, FakeHost, FakeTunnel, sample_settings};
+use waifud_agent::fake::{FakeDialer, FakeHost, FakeTunnel, fast_timing, sample_settings};
 use waifud_agent::interfaces::SystemClock;
 use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
@@ -377,24 +377,15 @@ fn fast() -> Timing {
     let ms = Duration::from_millis;
     Timing {
         heartbeat: ms(10_000),
-        report_gap: ms(1),
         facts: ms(10_000),
         bridges: ms(10_000),
-        period: ms(300),
         sweep: ms(30),
-        image_grace: Duration::from_hours(24),
         network: ms(10_000),
         metadata: ms(20),
         report_port: ms(10_000),
-        retry_min: ms(2),
         retry_max: ms(20),
         grace: ms(2000),
-        restart_min: ms(5),
-        restart_max: ms(50),
-        stable: Duration::from_mins(5),
-        ready_min: ms(5),
         ready_max: ms(20),
-        unknown: Duration::from_mins(2),
-        evidence: ms(50),
+        ..fast_timing()
     }
 }

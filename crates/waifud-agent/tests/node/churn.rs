@@ -10,6 +10,7 @@ use waifud_agent::interfaces::MetadataService;
 use waifud_api::agent::AgentInstance;
 use waifud_api::metadatad::Assignment;
 use waifud_hypervisor::Hypervisor;
+use waifud_kit::testing::random::Random;
 use waifud_storage::StoragePool;
 use waifud_types::{Digest, InstanceId, MacAddr};
 
@@ -18,18 +19,6 @@ use crate::test_node::TestNode;
 const PAIRS: u32 = 300;
 /// Few addresses, so that each one is reused often.
 const ADDRESSES: u8 = 24;
-
-/// Pseudo-random numbers from a seed (xorshift64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// Allocates addresses like waifud: an address is reused only after the node has confirmed the deletion.
 struct Addresses {
@@ -71,10 +60,8 @@ impl Addresses {
 }
 
 async fn churn(seed: u64, restarts: bool) {
-    let node = TestNode::new();
-    node.metadata.set_delays(seed);
-    node.start();
-    let mut numbers = Numbers(seed);
+    let node = TestNode::started_after(|node| node.metadata.set_delays(seed));
+    let mut numbers = Random(seed);
     let mut addresses = Addresses {
         living: Vec::new(),
         made: 0,

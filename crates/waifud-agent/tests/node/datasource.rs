@@ -4,26 +4,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use waifud_api::agent::{AgentInstance, BundleRef};
-use waifud_cloudinit::{SEAL_ENTROPY, Source, VendorOptions, instance_id, render, seal};
+use waifud_cloudinit::{SEAL_ENTROPY, Source, render, seal};
 use waifud_types::template::Datasource;
-use waifud_types::{InstanceId, InstanceState, Secret};
+use waifud_types::{InstanceId, Secret};
 
 use crate::test_node::TestNode;
 
 /// A bundle with this user-data, stored in the fake waifud.
 pub fn bundle(node: &TestNode, id: InstanceId, user_data: &str) -> BundleRef {
     let documents = render(&Source {
-        instance: id,
-        instance_id: instance_id(id, 1),
-        hostname: "web".parse().unwrap(),
-        domain: None,
         availability_zone: "alder".to_owned(),
-        ssh_keys: Vec::new(),
         user_data: Some(Secret::new(user_data.to_owned())),
-        vendor_data: VendorOptions::default(),
         datasource: Datasource::Cidata,
-        nics: Vec::new(),
-        default_user: None,
+        ..Source::new(id, "web".parse().unwrap())
     });
     let sealed = seal(&documents, &[5; SEAL_ENTROPY]).unwrap();
     node.waifud
@@ -57,13 +50,9 @@ fn holds(path: &PathBuf, text: &str) -> bool {
 
 #[tokio::test]
 async fn a_guest_with_its_documents_on_a_disk_starts_without_metadatad() {
-    let node = TestNode::new();
-    node.metadata.set_online(false);
-    node.start();
+    let node = TestNode::started_after(|node| node.metadata.set_online(false));
     let want = instance(&node, Datasource::Cidata);
-    let id = want.id;
-    node.waifud.put(want);
-    node.until_ready(id).await;
+    let id = node.run(want).await;
 
     let path = disk(&node, id);
     let spec = node.hypervisor.spec(id).unwrap();
@@ -82,9 +71,7 @@ async fn a_guest_with_its_documents_on_a_disk_starts_without_metadatad() {
 async fn new_documents_are_on_the_disk_from_the_next_start_on() {
     let node = TestNode::started();
     let want = instance(&node, Datasource::Cidata);
-    let id = want.id;
-    node.waifud.put(want);
-    node.until_ready(id).await;
+    let id = node.run(want).await;
 
     let second = bundle(&node, id, "#!/bin/sh\n# second\n");
     node.waifud.edit(id, |instance| instance.bundle = second);
@@ -96,12 +83,10 @@ async fn new_documents_are_on_the_disk_from_the_next_start_on() {
         holds(&disk(&node, id), "# first"),
         "changed under a running guest"
     );
-    node.waifud.edit(id, |instance| instance.spec.run = false);
-    node.until_state(id, InstanceState::Stopped).await;
+    node.stop(id).await;
     // A kill in between changes nothing.
     node.restart().await;
-    node.waifud.edit(id, |instance| instance.spec.run = true);
-    node.until_ready(id).await;
+    node.start_again(id).await;
     assert!(holds(&disk(&node, id), "# second"));
     node.delete(id).await;
 }
@@ -111,9 +96,7 @@ async fn a_guest_without_a_route_to_metadatad_gets_a_disk_and_a_condition() {
     let node = TestNode::started();
     let mut want = instance(&node, Datasource::Openstack);
     want.spec.nics.clear();
-    let id = want.id;
-    node.waifud.put(want);
-    node.until_ready(id).await;
+    let id = node.run(want).await;
     let spec = node.hypervisor.spec(id).unwrap();
     assert_eq!(spec.datasource, Datasource::Cidata);
     assert!(holds(&disk(&node, id), "# first"));
@@ -136,9 +119,7 @@ async fn a_guest_without_a_route_to_metadatad_gets_a_disk_and_a_condition() {
 async fn a_guest_that_uses_metadatad_has_no_disk_with_its_documents() {
     let node = TestNode::started();
     let want = instance(&node, Datasource::Ec2);
-    let id = want.id;
-    node.waifud.put(want);
-    node.until_ready(id).await;
+    let id = node.run(want).await;
     assert_eq!(node.hypervisor.spec(id).unwrap().seed, None);
     assert!(!disk(&node, id).exists());
     node.delete(id).await;

@@ -6,59 +6,23 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use waifud_hypervisor::DomainState;
+use waifud_kit::testing::new_filesystem::NewFilesystem;
 use waifud_kit::testing::skip_if;
 use waifud_types::InstanceState;
 use waifud_types::status::Condition;
 
 use crate::test_node::TestNode;
 
-/// Set in the process that has the mount.
-const INSIDE: &str = "WAIFUD_TEST_DISK_AT";
-
-fn why_not() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("mounting needs root".to_owned());
-    }
-    let missing = |tool: &&str| Command::new(tool).arg("-V").output().is_err();
-    let missing = ["mkfs.ext4", "unshare", "mount"].into_iter().find(missing);
-    missing.map(|tool| format!("cannot run {tool}"))
-}
-
 /// Runs the test called `name` again in a process with a new filesystem. In that process, returns its path.
 fn inside(name: &str) -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os(INSIDE) {
-        return Some(path.into());
-    }
-    if skip_if(why_not()) {
+    let disk = NewFilesystem::ext4(16 << 20);
+    if skip_if(disk.obstacle()) {
         return None;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (disk, mount) = (directory.path().join("disk"), directory.path().join("at"));
-    fs::create_dir(&mount).unwrap();
-    File::create(&disk).unwrap().set_len(16 << 20).unwrap();
-    // No blocks are reserved for root, which the agent runs as.
-    let made = Command::new("mkfs.ext4")
-        .args(["-q", "-m", "0", "-b", "4096"])
-        .arg(&disk)
-        .status();
-    assert!(made.unwrap().success());
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--"])
-        .args(["/bin/sh", "-c"])
-        // Positional parameters, so that no name is read as shell text.
-        .arg("mount -t ext4 -o loop \"$1\" \"$2\" && shift 2 && exec \"$@\"")
-        .arg("sh")
-        .args([&disk, &mount])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, &mount)
-        .status()
-        .unwrap();
-    assert!(status.success(), "{status}");
-    None
+    disk.run_again(name, directory.path()).unwrap()
 }
 
 /// Fills every block.

@@ -56,7 +56,7 @@ impl TestNode {
         self.until_observed_again().await;
     }
 
-    fn is_off(state: Option<DomainState>) -> bool {
+    fn domain_is_off(state: Option<DomainState>) -> bool {
         matches!(state, Some(DomainState::Off(_)))
     }
 }
@@ -66,7 +66,7 @@ async fn a_released_instance_is_shut_down_and_keeps_its_disk_and_definition() {
     let (node, id) = TestNode::with_instance("web").await;
     let instance = node.release(id, true);
     node.until_released(&instance).await;
-    assert!(TestNode::is_off(node.domain(id).await));
+    assert!(TestNode::domain_is_off(node.domain(id).await));
     assert_eq!((node.volumes().await, node.ports()), (1, 0));
     assert!(!node.metadata.would_serve(id));
     let status = node.until_state(id, InstanceState::Stopped).await;
@@ -100,7 +100,7 @@ async fn a_released_instance_is_not_started_by_a_node_that_boots_alone() {
     })
     .await;
     node.until_observed_again().await;
-    assert!(TestNode::is_off(node.domain(released).await));
+    assert!(TestNode::domain_is_off(node.domain(released).await));
     assert_eq!(node.hypervisor.starts(), starts + 1);
     assert_eq!(node.ports(), 1, "only that of the other one");
 }
@@ -117,7 +117,7 @@ async fn a_release_that_is_recorded_but_not_completed_prevents_a_start_too() {
     node.kill().await;
     node.hypervisor.release(Op::RequestShutdown);
     node.boot_alone().await;
-    assert!(TestNode::is_off(node.domain(id).await));
+    assert!(TestNode::domain_is_off(node.domain(id).await));
     assert_eq!(node.hypervisor.starts(), 1);
     assert!(node.waifud.released().is_empty());
     node.waifud.set_online(true);
@@ -139,7 +139,7 @@ async fn a_guest_that_may_continue_is_reported_at_once_and_not_started_again_aft
     node.until("its port is removed", async || node.ports() == 0)
         .await;
     node.until_observed_again().await;
-    assert!(TestNode::is_off(node.domain(id).await));
+    assert!(TestNode::domain_is_off(node.domain(id).await));
     assert_eq!((node.hypervisor.starts(), node.volumes().await), (1, 1));
 }
 
@@ -203,7 +203,7 @@ async fn orders_of_older_epochs_are_ignored_before_and_after_a_release() {
     node.waifud.put(instance.clone());
     node.waifud.restore(2);
     node.run_one("another").await;
-    assert!(TestNode::is_off(node.domain(id).await));
+    assert!(TestNode::domain_is_off(node.domain(id).await));
     assert_eq!(node.hypervisor.starts(), starts + 1);
 }
 
@@ -250,7 +250,7 @@ async fn a_release_continues_after_the_agent_is_killed_at_any_point() {
         }
         node.restart().await;
         node.until_released(&instance).await;
-        assert!(TestNode::is_off(node.domain(id).await));
+        assert!(TestNode::domain_is_off(node.domain(id).await));
         assert_eq!(node.hypervisor.starts(), 1, "killed after {micros} µs");
         assert_eq!((node.volumes().await, node.ports()), (1, 0));
         node.kill().await;

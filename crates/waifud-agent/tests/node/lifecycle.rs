@@ -15,7 +15,7 @@ use waifud_types::evidence::ModuleResult;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::status::{CloudInitState, ReadyBy, StoppedBy};
 use waifud_types::template::Datasource;
-use waifud_types::{ByteSize, InstanceState};
+use waifud_types::{ByteSize, InstanceId, InstanceState};
 
 #[tokio::test]
 async fn an_instance_is_created_becomes_ready_and_is_deleted_without_leftovers() {
@@ -103,9 +103,9 @@ async fn an_image_whose_import_failed_is_not_downloaded_again() {
 #[tokio::test]
 async fn an_image_is_removed_when_no_instance_needs_it_any_more() {
     use waifud_storage::StoragePool as _;
-    let mut node = TestNode::new();
-    node.settings.timing.image_grace = std::time::Duration::from_millis(100);
-    node.start();
+    let node = TestNode::started_after(|node| {
+        node.settings.timing.image_grace = std::time::Duration::from_millis(100);
+    });
     let id = node.run_one("web").await;
     let image = node.instance("other").spec.image;
     node.restart().await;
@@ -132,23 +132,17 @@ async fn a_stopped_instance_is_prepared_and_stays_off_until_it_is_started() {
     let status = node.until_state(id, InstanceState::Stopped).await;
     assert_eq!(status.stopped_by, None);
     assert_eq!(node.volumes().await, 1);
-    node.waifud.edit(id, |i| i.spec.run = true);
-    node.until_ready(id).await;
+    node.start_again(id).await;
 }
 
 #[tokio::test]
 async fn a_stop_asks_the_guest_first_and_counts_as_stopped_by_the_user() {
     let (node, id) = TestNode::with_instance("web").await;
-    node.waifud.edit(id, |i| i.spec.run = false);
-    let status = node.until_state(id, InstanceState::Stopped).await;
+    let status = node.stop(id).await;
     assert_eq!(status.stopped_by, Some(StoppedBy::User));
     assert!(!status.ready);
-    assert_eq!(
-        node.domain(id).await,
-        Some(DomainState::Off(OffReason::GuestShutdown))
-    );
-    node.waifud.edit(id, |i| i.spec.run = true);
-    node.until_ready(id).await;
+    node.is_off(id, OffReason::GuestShutdown).await;
+    node.start_again(id).await;
 }
 
 #[tokio::test]
@@ -159,12 +153,8 @@ async fn a_guest_that_missed_the_request_is_asked_again_and_not_forced_off() {
         after: std::time::Duration::from_mins(1),
     };
     node.hypervisor.fail_next(Op::RequestShutdown, late);
-    node.waifud.edit(id, |i| i.spec.run = false);
-    node.until_state(id, InstanceState::Stopped).await;
-    assert_eq!(
-        node.domain(id).await,
-        Some(DomainState::Off(OffReason::GuestShutdown))
-    );
+    node.stop(id).await;
+    node.is_off(id, OffReason::GuestShutdown).await;
 }
 
 #[tokio::test]
@@ -173,20 +163,15 @@ async fn an_unresponsive_guest_is_forced_off_after_the_grace_period() {
     node.hypervisor.set_ignores_shutdown(id, true);
     node.waifud.edit(id, |i| i.spec.run = false);
     node.until_state(id, InstanceState::Stopping).await;
-    let status = node.until_state(id, InstanceState::Stopped).await;
-    assert_eq!(status.stopped_by, Some(StoppedBy::User));
-    assert_eq!(
-        node.domain(id).await,
-        Some(DomainState::Off(OffReason::Destroyed))
-    );
+    node.until_stopped_by(id, StoppedBy::User).await;
+    node.is_off(id, OffReason::Destroyed).await;
 }
 
 #[tokio::test]
 async fn a_guest_that_powers_itself_off_stays_off_until_a_user_starts_it() {
     let (node, id) = TestNode::with_instance("web").await;
     node.hypervisor.power_off(id);
-    let status = node.until_state(id, InstanceState::Stopped).await;
-    assert_eq!(status.stopped_by, Some(StoppedBy::Guest));
+    node.until_stopped_by(id, StoppedBy::Guest).await;
     node.restart().await;
     node.until_more_reports(5).await;
     // Edited user-data is not a request to start.
@@ -225,12 +210,9 @@ async fn an_instance_with_policy_never_is_not_restarted() {
     let node = TestNode::started();
     let mut instance = node.instance("web");
     instance.spec.restart = RestartPolicy::Never;
-    let id = instance.id;
-    node.waifud.put(instance);
-    node.until_ready(id).await;
+    let id = node.run(instance).await;
     node.hypervisor.crash(id);
-    let status = node.until_state(id, InstanceState::Stopped).await;
-    assert_eq!(status.stopped_by, Some(StoppedBy::Crash));
+    node.until_stopped_by(id, StoppedBy::Crash).await;
     assert_eq!(node.hypervisor.starts(), 1);
 }
 
@@ -255,9 +237,7 @@ async fn after_a_power_failure_guests_start_again_even_without_waifud() {
 #[tokio::test]
 async fn a_guest_paused_by_a_full_pool_is_resumed_when_there_is_space() {
     let (node, id) = TestNode::with_instance("web").await;
-    node.pool.set_full(true);
-    node.hypervisor.pause(id, true);
-    let status = node.until_state(id, InstanceState::Paused).await;
+    let status = node.pause_for_space(id).await;
     assert!(status.reason.unwrap().contains("is full"));
     node.pool.set_full(false);
     node.hypervisor.pause(id, true);
@@ -293,13 +273,16 @@ async fn a_guest_paused_by_hand_is_not_resumed() {
     node.until_state(id, InstanceState::Running).await;
 }
 
-#[tokio::test]
-async fn without_a_guest_agent_phone_home_proves_readiness() {
-    let node = TestNode::new();
-    node.hypervisor.set_default_agent(None);
-    node.start();
+async fn running_without_a_guest_agent() -> (TestNode, InstanceId) {
+    let node = TestNode::started_after(|node| node.hypervisor.set_default_agent(None));
     let id = node.put("web");
     node.until_state(id, InstanceState::Running).await;
+    (node, id)
+}
+
+#[tokio::test]
+async fn without_a_guest_agent_phone_home_proves_readiness() {
+    let (node, id) = running_without_a_guest_agent().await;
     let now = || waifud_types::Timestamp::now();
     node.metadata.observe(
         id,
@@ -348,11 +331,7 @@ fn event(name: &str, result: Option<ModuleResult>) -> Observed {
 
 #[tokio::test]
 async fn without_a_guest_agent_each_boot_becomes_ready_by_cloud_inits_reporter() {
-    let node = TestNode::new();
-    node.hypervisor.set_default_agent(None);
-    node.start();
-    let id = node.put("web");
-    node.until_state(id, InstanceState::Running).await;
+    let (node, id) = running_without_a_guest_agent().await;
     let tell = |name: &str, result| {
         let now = waifud_types::Timestamp::now();
         node.metadata.observe(id, now, event(name, result));
@@ -480,12 +459,12 @@ async fn a_script_that_fails_late_is_an_error_although_the_guest_phoned_home_bef
 
 #[tokio::test]
 async fn errors_of_cloud_init_are_reported_and_a_reboot_revokes_readiness() {
-    let node = TestNode::new();
-    node.hypervisor.set_default_agent(Some(guest_with(&[(
-        "/run/cloud-init/result.json",
-        r#"{"v1": {"datasource": "X", "errors": ["Unable to locate package ngnix"]}}"#,
-    )])));
-    node.start();
+    let node = TestNode::started_after(|node| {
+        node.hypervisor.set_default_agent(Some(guest_with(&[(
+            "/run/cloud-init/result.json",
+            r#"{"v1": {"datasource": "X", "errors": ["Unable to locate package ngnix"]}}"#,
+        )])));
+    });
     let id = node.put("web");
     node.until_ready(id).await;
     let status = node.waifud.status(id).unwrap();
@@ -519,8 +498,7 @@ async fn edited_documents_reach_metadatad_while_the_guest_runs() {
 #[tokio::test]
 async fn a_missing_disk_is_not_created_again() {
     let (node, id) = TestNode::with_instance("web").await;
-    node.waifud.edit(id, |i| i.spec.run = false);
-    node.until_state(id, InstanceState::Stopped).await;
+    node.stop(id).await;
     let volume = waifud_storage::StoragePool::volumes(&node.pool)
         .await
         .unwrap()[0]
@@ -578,8 +556,7 @@ async fn retries_for_the_same_reason_are_one_change_of_state() {
         after: Duration::from_mins(1),
     };
     for error in [&lasting as &dyn Fn() -> HypervisorError, &passing] {
-        let node = TestNode::new();
-        node.start();
+        let node = TestNode::started();
         for _ in 0..6 {
             node.hypervisor.fail_next(Op::EnsureStarted, error());
         }

@@ -57,11 +57,17 @@ async fn fetch(
     (outcome, text, heads, progress.into_inner().unwrap())
 }
 
+/// A download that succeeds.
+async fn fetch_complete(answers: Vec<&'static str>, have: &str) -> (String, Vec<String>, Vec<u64>) {
+    let (outcome, text, heads, progress) = fetch(answers, have).await;
+    outcome.unwrap();
+    (text, heads, progress)
+}
+
 #[tokio::test]
 async fn an_image_is_written_completely_and_progress_is_reported() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef";
-    let (outcome, text, heads, progress) = fetch(vec![answer], "").await;
-    outcome.unwrap();
+    let (text, heads, progress) = fetch_complete(vec![answer], "").await;
     assert_eq!(text, "abcdef");
     assert!(!heads[0].contains("range"));
     assert_eq!(progress.last(), Some(&6));
@@ -70,19 +76,16 @@ async fn an_image_is_written_completely_and_progress_is_reported() {
 #[tokio::test]
 async fn an_interrupted_download_is_resumed_if_possible_and_restarted_otherwise() {
     let partial = "HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\n\r\ndef";
-    let (outcome, text, heads, _) = fetch(vec![partial], "abc").await;
-    outcome.unwrap();
+    let (text, heads, _) = fetch_complete(vec![partial], "abc").await;
     assert_eq!(text, "abcdef");
     assert!(heads[0].contains("range: bytes=3-"));
 
     let whole = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef";
-    let (outcome, text, ..) = fetch(vec![whole], "xyz-longer-than-it").await;
-    outcome.unwrap();
+    let (text, ..) = fetch_complete(vec![whole], "xyz-longer-than-it").await;
     assert_eq!(text, "abcdef");
 
     let beyond = "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\n\r\n";
-    let (outcome, text, heads, _) = fetch(vec![beyond, whole], "xyz-longer-than-it").await;
-    outcome.unwrap();
+    let (text, heads, _) = fetch_complete(vec![beyond, whole], "xyz-longer-than-it").await;
     assert_eq!(text, "abcdef");
     assert_eq!(heads.len(), 2);
 }

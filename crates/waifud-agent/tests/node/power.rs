@@ -1,11 +1,24 @@
 //! Power and size on a node of fakes: forced stops, reboots, growing disks, a host that shuts down.
 
-use crate::test_node::TestNode;
+use tokio::sync::broadcast;
 use waifud_hypervisor::fake::Op;
-use waifud_hypervisor::{DomainEventKind, DomainState, Hypervisor, OffReason};
+use waifud_hypervisor::{DomainEvent, DomainEventKind, DomainState, Hypervisor, OffReason};
 use waifud_storage::StoragePool;
 use waifud_types::status::StoppedBy;
-use waifud_types::{ByteSize, InstanceState};
+use waifud_types::{ByteSize, InstanceId, InstanceState};
+
+use crate::test_node::TestNode;
+
+/// The instances whose domains were started, in order.
+fn started(events: &mut broadcast::Receiver<DomainEvent>) -> Vec<InstanceId> {
+    let mut started = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if event.kind == DomainEventKind::Started {
+            started.push(event.id);
+        }
+    }
+    started
+}
 
 #[tokio::test]
 async fn a_forced_stop_does_not_ask_the_guest_and_may_follow_a_clean_one() {
@@ -15,13 +28,9 @@ async fn a_forced_stop_does_not_ask_the_guest_and_may_follow_a_clean_one() {
         i.spec.run = false;
         i.spec.power.force_off = true;
     });
-    let status = node.until_state(id, InstanceState::Stopped).await;
-    assert_eq!(status.stopped_by, Some(StoppedBy::User));
+    node.until_stopped_by(id, StoppedBy::User).await;
     assert_eq!(node.hypervisor.calls(Op::RequestShutdown), 0);
-    assert_eq!(
-        node.domain(id).await,
-        Some(DomainState::Off(OffReason::Destroyed))
-    );
+    node.is_off(id, OffReason::Destroyed).await;
     node.waifud.edit(id, |i| {
         i.spec.run = true;
         i.spec.power.force_off = false;
@@ -38,8 +47,7 @@ async fn a_reboot_is_done_once_whenever_the_agent_is_killed() {
         Op::EnsureStarted,
     ];
     for op in steps {
-        let node = TestNode::new();
-        node.start();
+        let node = TestNode::started();
         let id = node.run_one("web").await;
         // So that the reboot has to define the domain again.
         node.waifud.edit(id, |i| i.spec.cpus = 2);
@@ -63,8 +71,7 @@ async fn a_reboot_is_done_once_whenever_the_agent_is_killed() {
 #[tokio::test]
 async fn a_reboot_forces_off_an_unresponsive_guest_or_on_request() {
     for force in [false, true] {
-        let node = TestNode::new();
-        node.start();
+        let node = TestNode::started();
         let id = node.run_one("web").await;
         node.hypervisor.set_ignores_shutdown(id, true);
         node.waifud.edit(id, |i| {
@@ -89,8 +96,7 @@ async fn a_reboot_forces_off_an_unresponsive_guest_or_on_request() {
 async fn a_reboot_starts_a_guest_that_powered_itself_off() {
     let (node, id) = TestNode::with_instance("web").await;
     node.hypervisor.power_off(id);
-    let status = node.until_state(id, InstanceState::Stopped).await;
-    assert_eq!(status.stopped_by, Some(StoppedBy::Guest));
+    node.until_stopped_by(id, StoppedBy::Guest).await;
     node.waifud.edit(id, |i| i.spec.power.reboots += 1);
     node.until_ready(id).await;
     assert_eq!(node.hypervisor.starts(), 2);
@@ -101,9 +107,7 @@ async fn a_node_that_receives_an_instance_ignores_its_past_reboots() {
     let node = TestNode::started();
     let mut instance = node.instance("web");
     instance.spec.power.reboots = 5;
-    let id = instance.id;
-    node.waifud.put(instance);
-    node.until_ready(id).await;
+    let id = node.run(instance).await;
     // The records are lost and the guest keeps running.
     node.kill().await;
     std::fs::remove_dir_all(node.settings.state_dir.join("records")).unwrap();
@@ -138,8 +142,7 @@ async fn a_disk_grows_under_a_running_guest_and_under_one_that_is_off() {
     .await;
     node.until_ready(id).await;
     assert_eq!(node.hypervisor.starts(), 1, "it ran on");
-    node.waifud.edit(id, |i| i.spec.run = false);
-    node.until_state(id, InstanceState::Stopped).await;
+    node.stop(id).await;
     let size = ByteSize::mib(96);
     node.waifud.edit(id, |i| i.spec.disks[0].size_bytes = size);
     node.until("grown in its pool", async || {
@@ -176,8 +179,7 @@ async fn a_guest_stopped_by_a_host_shutdown_starts_again_only_with_the_host() {
     node.hypervisor.power_off(clean);
     node.hypervisor.destroy(pulled);
     for id in [clean, pulled] {
-        let status = node.until_state(id, InstanceState::Stopped).await;
-        assert_eq!(status.stopped_by, Some(StoppedBy::Host));
+        let status = node.until_stopped_by(id, StoppedBy::Host).await;
         assert!(status.reason.unwrap().contains("shutting down"));
     }
     node.restart().await;
@@ -209,12 +211,7 @@ async fn at_boot_the_higher_priority_starts_first() {
     node.start();
     node.until("all started again", async || node.hypervisor.starts() == 6)
         .await;
-    let mut started = Vec::new();
-    while let Ok(event) = events.try_recv() {
-        if event.kind == DomainEventKind::Started {
-            started.push(event.id);
-        }
-    }
+    let started = started(&mut events);
     ids.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
     let expected: Vec<_> = ids.into_iter().map(|(_, id)| id).collect();
     assert_eq!(started, expected);
@@ -238,34 +235,27 @@ async fn after_a_cancelled_host_shutdown_the_higher_priority_starts_first_too() 
         node.hypervisor.power_off(*id);
     }
     for id in &ids {
-        let status = node.until_state(*id, InstanceState::Stopped).await;
-        assert_eq!(status.stopped_by, Some(StoppedBy::Host));
+        node.until_stopped_by(*id, StoppedBy::Host).await;
     }
     let mut events = node.hypervisor.events();
     node.host.set_stopping(false);
     node.until("both started again", async || node.hypervisor.starts() == 4)
         .await;
-    let mut started = Vec::new();
-    while let Ok(event) = events.try_recv() {
-        if event.kind == DomainEventKind::Started {
-            started.push(event.id);
-        }
-    }
+    let started = started(&mut events);
     ids.reverse();
     assert_eq!(started, ids);
 }
 
 #[tokio::test]
 async fn a_crash_loop_reports_its_count_and_the_next_start() {
-    let mut node = TestNode::new();
-    node.settings.timing.restart_min = std::time::Duration::from_millis(400);
-    node.settings.timing.restart_max = std::time::Duration::from_millis(400);
-    node.start();
+    let node = TestNode::started_after(|node| {
+        node.settings.timing.restart_min = std::time::Duration::from_millis(400);
+        node.settings.timing.restart_max = std::time::Duration::from_millis(400);
+    });
     let id = node.run_one("web").await;
     for _ in 0..2 {
         node.hypervisor.crash(id);
-        let status = node.until_state(id, InstanceState::Stopped).await;
-        assert_eq!(status.stopped_by, Some(StoppedBy::Crash));
+        let status = node.until_stopped_by(id, StoppedBy::Crash).await;
         let reason = status.reason.unwrap();
         assert!(reason.contains("it crashed") && reason.contains("the next start is attempted at"));
         node.until_ready(id).await;
@@ -290,9 +280,7 @@ async fn a_crash_loop_reports_its_count_and_the_next_start() {
 #[tokio::test]
 async fn a_full_pool_is_reported_while_it_pauses_a_guest() {
     let (node, id) = TestNode::with_instance("web").await;
-    node.pool.set_full(true);
-    node.hypervisor.pause(id, true);
-    let status = node.until_state(id, InstanceState::Paused).await;
+    let status = node.pause_for_space(id).await;
     let reason = status.reason.unwrap();
     assert!(reason.starts_with("pool main is full"), "{reason}");
 }

@@ -93,8 +93,7 @@ async fn a_rescue_boots_the_rescue_image_and_its_end_restores_the_instance() {
 #[tokio::test]
 async fn an_agent_killed_at_any_point_continues_the_rescue_and_its_end() {
     for op in [Op::EnsureOff, Op::EnsureDefined, Op::EnsureStarted] {
-        let node = TestNode::new();
-        node.start();
+        let node = TestNode::started();
         let id = node.run_one("web").await;
         let image = image(&node);
         for ending in [false, true] {

@@ -63,10 +63,10 @@ async fn instances_deleted_after_the_backup_are_not_created_again_before_a_confi
 
 #[tokio::test]
 async fn confirming_through_waifud_applies_held_deletions() {
-    let mut node = TestNode::new();
-    // A long period, so that only an immediate report passes.
-    node.settings.timing.facts = std::time::Duration::from_mins(10);
-    node.start();
+    let node = TestNode::started_after(|node| {
+        // A long period, so that only an immediate report passes.
+        node.settings.timing.facts = std::time::Duration::from_mins(10);
+    });
     let id = node.run_one("web").await;
     node.waifud.restore(0xbeef);
     node.until_deletions_are_held().await;

@@ -104,10 +104,7 @@ async fn other_instances_other_copies_and_stopped_ones_are_refused() {
     another.epoch = Epoch(instance.epoch.0 + 1);
     assert_eq!(refused(&node, another).await, RefusalReason::NotHere);
 
-    node.waifud
-        .edit(instance.id, |instance| instance.spec.run = false);
-    node.until_state(instance.id, waifud_types::InstanceState::Stopped)
-        .await;
+    node.stop(instance.id).await;
     for kind in [StreamKind::Console, StreamKind::Screen] {
         let wanted = order(&instance, kind);
         assert_eq!(refused(&node, wanted).await, RefusalReason::NotRunning);

@@ -121,9 +121,7 @@ async fn begin(node: &TestNode, inside: impl AsyncFn() -> bool) -> InstanceId {
 
 #[tokio::test]
 async fn a_stalled_download_shows_its_progress_and_can_be_cancelled() {
-    let node = TestNode::new();
-    node.waifud.stall_downloads(Some(1024));
-    node.start();
+    let node = TestNode::started_after(|node| node.waifud.stall_downloads(Some(1024)));
     let id = node.put("web");
     let status = node
         .until_status(id, "downloading", |s| {
@@ -173,8 +171,7 @@ async fn without_waifud_a_guest_keeps_running_and_changes_are_reported_later() {
 
 #[tokio::test]
 async fn a_node_that_may_not_start_alone_waits_for_waifud() {
-    let mut node = TestNode::new();
-    node.start();
+    let mut node = TestNode::started();
     node.run_one("web").await;
     node.kill().await;
     node.hypervisor.host_crash();
@@ -239,9 +236,7 @@ async fn while_metadatad_hangs_or_is_away_reports_are_refused_and_nothing_else_c
 
 #[tokio::test]
 async fn no_guest_starts_before_its_documents_and_rules_are_in_place() {
-    let node = TestNode::new();
-    node.metadata.set_online(false);
-    node.start();
+    let node = TestNode::started_after(|node| node.metadata.set_online(false));
     let id = node.put("web");
     let status = node
         .until_status(id, "waiting for metadatad", |s| {
@@ -253,8 +248,7 @@ async fn no_guest_starts_before_its_documents_and_rules_are_in_place() {
     node.metadata.set_online(true);
     node.until_ready(id).await;
 
-    node.waifud.edit(id, |i| i.spec.run = false);
-    node.until_state(id, InstanceState::Stopped).await;
+    node.stop(id).await;
     node.network.cause_drift("rules flushed");
     node.network.fail(Call::Ensure, 10_000);
     node.network.cause_drift("rules flushed");
@@ -311,9 +305,7 @@ async fn a_running_guest_keeps_running_when_every_step_fails() {
 
 #[tokio::test]
 async fn an_outage_of_libvirt_is_recovered() {
-    let node = TestNode::new();
-    node.hypervisor.set_reachable(false);
-    node.start();
+    let node = TestNode::started_after(|node| node.hypervisor.set_reachable(false));
     let id = node.put("web");
     let status = node
         .until_status(id, "waiting for libvirt", |s| s.reason.is_some())
@@ -474,9 +466,7 @@ async fn a_deletion_of_an_absent_instance_is_confirmed() {
 
 #[tokio::test]
 async fn two_copies_of_a_name_wait_for_each_other() {
-    let node = TestNode::new();
-    node.hypervisor.add_foreign("web");
-    node.start();
+    let node = TestNode::started_after(|node| node.hypervisor.add_foreign("web"));
     let id = node.put("web");
     let status = node.until_state(id, InstanceState::Failed).await;
     let taken = HypervisorError::NameTaken {
@@ -488,9 +478,9 @@ async fn two_copies_of_a_name_wait_for_each_other() {
 
 #[tokio::test]
 async fn a_new_bridge_of_the_host_is_reported_long_before_the_next_gathering_of_facts() {
-    let mut node = TestNode::new();
-    node.settings.timing.facts = std::time::Duration::from_hours(1);
-    node.start();
+    let node = TestNode::started_after(|node| {
+        node.settings.timing.facts = std::time::Duration::from_hours(1);
+    });
     let bridges = || node.waifud.facts().map(|facts| facts.bridges);
     node.until("the first facts", async || bridges().is_some())
         .await;

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use waifud_agent::fake::{
-    FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, sample_instance, sample_settings,
+    FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, fast_timing, sample_instance,
+    sample_settings,
 };
 use waifud_agent::interfaces::SystemClock;
-use waifud_agent::{Adapters, Agent, Settings, Timing};
+use waifud_agent::{Adapters, Agent, Settings};
 use waifud_api::agent::{AgentInstance, InstanceReport};
-use waifud_hypervisor::DomainState;
-use waifud_hypervisor::Hypervisor;
 use waifud_hypervisor::fake::{AgentScript, FakeHypervisor, Op};
+use waifud_hypervisor::{DomainState, Hypervisor, OffReason};
 use waifud_network::fake::FakeNetwork;
 use waifud_storage::StoragePool;
 use waifud_storage::fake::{FakePool, image_bytes};
+use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, Incarnation, InstanceId, InstanceState};
 
 /// Far longer than any wait takes. A test that waits this long has failed.
@@ -61,7 +62,7 @@ impl TestNode {
             tunnel: FakeTunnel::default(),
             dialer: FakeDialer::default(),
             host: FakeHost::default(),
-            settings: sample_settings(path("state"), path("run"), fast()),
+            settings: sample_settings(path("state"), path("run"), fast_timing()),
             image,
             agent: Mutex::default(),
             _dir: dir,
@@ -71,6 +72,14 @@ impl TestNode {
     /// A node whose agent runs.
     pub fn started() -> Self {
         let node = Self::new();
+        node.start();
+        node
+    }
+
+    /// A node that was prepared before its agent started.
+    pub fn started_after(prepare: impl FnOnce(&mut Self)) -> Self {
+        let mut node = Self::new();
+        prepare(&mut node);
         node.start();
         node
     }
@@ -186,9 +195,47 @@ impl TestNode {
 
     /// Adds an instance and waits until it is ready.
     pub async fn run_one(&self, name: &str) -> InstanceId {
-        let id = self.put(name);
+        self.run(self.instance(name)).await
+    }
+
+    /// Adds this instance and waits until it is ready.
+    pub async fn run(&self, instance: AgentInstance) -> InstanceId {
+        let id = instance.id;
+        self.waifud.put(instance);
         self.until_ready(id).await;
         id
+    }
+
+    /// Requests a stop as a user, and waits until the instance is stopped.
+    pub async fn stop(&self, id: InstanceId) -> InstanceReport {
+        self.waifud.edit(id, |instance| instance.spec.run = false);
+        self.until_state(id, InstanceState::Stopped).await
+    }
+
+    /// Requests a start, and waits until the instance is ready.
+    pub async fn start_again(&self, id: InstanceId) {
+        self.waifud.edit(id, |instance| instance.spec.run = true);
+        self.until_ready(id).await;
+    }
+
+    /// Lets QEMU pause the guest because its pool is full, and waits until that is reported.
+    pub async fn pause_for_space(&self, id: InstanceId) -> InstanceReport {
+        self.pool.set_full(true);
+        self.hypervisor.pause(id, true);
+        self.until_state(id, InstanceState::Paused).await
+    }
+
+    /// Waits until the instance is stopped, and checks who stopped it.
+    pub async fn until_stopped_by(&self, id: InstanceId, by: StoppedBy) -> InstanceReport {
+        let status = self.until_state(id, InstanceState::Stopped).await;
+        assert_eq!(status.stopped_by, Some(by));
+        status
+    }
+
+    /// Checks that the domain is off for this reason.
+    pub async fn is_off(&self, id: InstanceId, reason: OffReason) {
+        let state = self.domain(id).await;
+        assert_eq!(state, Some(DomainState::Off(reason)));
     }
 
     pub async fn until_ready(&self, id: InstanceId) {
@@ -277,32 +324,6 @@ impl TestNode {
                 .exists()
         })
         .await;
-    }
-}
-
-fn fast() -> Timing {
-    let ms = Duration::from_millis;
-    Timing {
-        heartbeat: ms(200),
-        report_gap: ms(1),
-        facts: ms(200),
-        bridges: ms(20),
-        period: ms(300),
-        sweep: ms(50),
-        image_grace: Duration::from_hours(24),
-        network: ms(500),
-        metadata: ms(50),
-        report_port: ms(50),
-        retry_min: ms(2),
-        retry_max: ms(50),
-        grace: ms(100),
-        restart_min: ms(5),
-        restart_max: ms(50),
-        stable: Duration::from_mins(5),
-        ready_min: ms(5),
-        ready_max: ms(50),
-        unknown: Duration::from_mins(2),
-        evidence: ms(50),
     }
 }
 

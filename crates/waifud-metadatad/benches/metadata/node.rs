@@ -14,7 +14,7 @@ use waifud_api::{
     agent::BundleRef,
     metadatad::{Assignment, Tunnel},
 };
-use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, Source, VendorOptions, instance_id, render, seal};
+use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, Source, render, seal};
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, PrivateKey};
 
@@ -78,15 +78,10 @@ async fn serve(client: &MetadatadClient, number: u8) -> Result<()> {
         "    A line of about the usual length in such files.\n".repeat(20)
     );
     let documents = render(&Source {
-        instance: id,
-        instance_id: instance_id(id, 1),
-        hostname: name.parse()?,
         domain: Some("waifu.internal".to_owned()),
         availability_zone: "alder".to_owned(),
         ssh_keys: vec![KEY.to_owned()],
         user_data: Some(Secret::new(user_data)),
-        vendor_data: VendorOptions::default(),
-        datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
             name: "eth0".parse()?,
             is_static: false,
@@ -97,7 +92,7 @@ async fn serve(client: &MetadatadClient, number: u8) -> Result<()> {
             mtu: Some(1420),
             dns: vec![[10, 77, 1, 1].into()],
         }],
-        default_user: None,
+        ..Source::new(id, name.parse()?)
     });
     let mut entropy = [0; SEAL_ENTROPY];
     for (to, from) in entropy.iter_mut().zip(id.as_uuid().as_bytes()) {

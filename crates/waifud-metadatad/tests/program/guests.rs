@@ -1,44 +1,20 @@
 //! Guests in a namespace, the node's end of the tunnel in another, and the program on the node.
 
-use std::{fs, net::Ipv4Addr, os::unix::fs::DirBuilderExt, time::Duration};
+use std::{fs, os::unix::fs::DirBuilderExt, time::Duration};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpSocket,
-    time::timeout,
-};
 use waifud_types::InstanceId;
 
 use crate::{
-    kit::{World, guest_address},
+    kit::{World, client, guest_address},
     process::{Home, crash, serve, tunnel},
 };
 
 /// Far below the 19.5 s for which a plain WireGuard does not answer after its other end was restarted.
 const PROMPT: Duration = Duration::from_secs(10);
 
-async fn get(from: Ipv4Addr) -> std::io::Result<String> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind((from, 0).into())?;
-    let mut stream = socket.connect(([169, 254, 169, 254], 80).into()).await?;
-    stream
-        .write_all(
-            b"GET /openstack/latest/user_data HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        )
-        .await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
-}
-
 fn read(world: &World, number: u8) -> String {
-    let from = guest_address(number);
-    world.guests.run(move || async move {
-        timeout(PROMPT, get(from))
-            .await
-            .expect("in time")
-            .expect("an answer")
-    })
+    let path = "/openstack/latest/user_data";
+    client::read(world, number, path, PROMPT)
 }
 
 #[test]

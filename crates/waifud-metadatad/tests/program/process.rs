@@ -16,7 +16,7 @@ use waifud_api::{
     agent::BundleRef,
     metadatad::{Assignment, Status, Tunnel},
 };
-use waifud_cloudinit::{SEAL_ENTROPY, Source, VendorOptions, instance_id, render, seal};
+use waifud_cloudinit::{SEAL_ENTROPY, Source, render, seal};
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::PublicKey;
 
@@ -94,17 +94,9 @@ pub fn tunnel(node: PublicKey) -> Tunnel {
 /// Configures the program to serve an instance whose user-data contains this text.
 pub async fn serve(client: &MetadatadClient, id: InstanceId, address: Ipv4Addr, words: &str) {
     let documents = render(&Source {
-        instance: id,
-        instance_id: instance_id(id, 1),
-        hostname: "web".parse().unwrap(),
-        domain: None,
         availability_zone: "alder".to_owned(),
-        ssh_keys: Vec::new(),
         user_data: Some(Secret::new(format!("#cloud-config\n# {words}\n"))),
-        vendor_data: VendorOptions::default(),
-        datasource: waifud_types::template::Datasource::Openstack,
-        nics: Vec::new(),
-        default_user: None,
+        ..Source::new(id, "web".parse().unwrap())
     });
     let mut entropy = [0; SEAL_ENTROPY];
     entropy[..16].copy_from_slice(InstanceId::generate().as_uuid().as_bytes());

@@ -12,7 +12,7 @@ use waifud_types::MacAddr;
 
 use crate::frames::{ARP, BROADCAST, IPV4, arp, contains, ethernet};
 use crate::home::{Home, LanGuest, NODE, ROUTER, ROUTER_MAC, lan_port};
-use crate::lab::{Lab, OUTSIDE, UPLINK, on_a_node};
+use crate::lab::{Lab, OUTSIDE, UPLINK, on_a_node, with_a_guest};
 use crate::namespace::Namespace;
 
 const PORT: u16 = 8080;
@@ -63,9 +63,7 @@ fn is_not_the_guest(outcome: Result<tokio::net::TcpStream, ReachError>, words: &
 
 #[test]
 fn a_guest_on_default_is_reached_and_a_closed_port_differs_from_no_answer() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         let service = Service::start(&guest.namespace);
         let nic = GuestNic {
             bridge: lab.state.bridge.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use waifud_network::GuestNetwork;
 
-use crate::lab::{GATEWAY, Guest, OUTSIDE, on_a_node, port};
+use crate::lab::{GATEWAY, Guest, OUTSIDE, on_a_node, port, with_a_guest};
 use crate::namespace::Namespace;
 use crate::wire::{PATIENCE, eventually};
 
@@ -79,9 +79,7 @@ fn found(text: &str) -> (u8, Option<String>) {
 
 #[test]
 fn names_of_guests_resolve_in_both_directions() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |_lab, guest| async move {
         for name in [
             "guest-1",
             "guest-1.waifu.internal",
@@ -96,9 +94,7 @@ fn names_of_guests_resolve_in_both_directions() {
 
 #[test]
 fn names_follow_guests_that_are_renamed_and_deleted() {
-    on_a_node(3, |mut lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(3, |mut lab, guest| async move {
         assert_eq!(ask(&guest, "guest-1", A), found("10.144.1.12"));
         lab.state.ports[1].name = "renamed".parse().unwrap();
         lab.state.ports.pop();
@@ -125,9 +121,7 @@ fn names_follow_guests_that_are_renamed_and_deleted() {
 
 #[test]
 fn queries_about_guests_are_never_forwarded() {
-    on_a_node(1, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |_lab, guest| async move {
         // Names in the guests' domain are denied without a query to another server.
         for (name, kind) in [
             ("nobody", A),

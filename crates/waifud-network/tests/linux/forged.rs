@@ -10,7 +10,7 @@ use waifud_network::PortCounters;
 use crate::frames::{
     ARP, BROADCAST, IPV4, IPV6, Mac, VLAN, arp, contains, dhcp, echo, ethernet, ipv4, udp,
 };
-use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port};
+use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port, with_a_guest};
 use crate::wire::Wire;
 
 const FORGED: &[u8] = b"a forged frame";
@@ -52,9 +52,7 @@ async fn is_dropped(lab: &Lab, guest: &Guest, forged: &[u8], marker: &[u8], how:
 }
 
 fn forged_frame_is_dropped(how: Counted, forge: fn(&Guest) -> Vec<u8>) {
-    on_a_node(2, move |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, move |lab, guest| async move {
         is_dropped(&lab, &guest, &forge(&guest), FORGED, how).await;
     });
 }
@@ -63,11 +61,15 @@ fn own_ipv4(guest: &Guest, protocol: u8, payload: &[u8]) -> Vec<u8> {
     ipv4(guest.address(), GATEWAY, protocol, payload)
 }
 
+/// An echo request to the gateway from these addresses.
+fn to_gateway(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
+    let packet = ipv4(address, GATEWAY, 1, &echo(FORGED));
+    ethernet(GATEWAY_MAC, mac, IPV4, &packet)
+}
+
 #[test]
 fn a_guest_may_send_with_its_own_mac_and_address() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         let behind = Wire::new(&lab.node, &lab.state.bridge);
         guest.wire.send(&valid(&guest));
         behind.until("the valid frame", |frame| contains(frame, VALID));
@@ -82,9 +84,7 @@ fn a_guest_may_send_with_its_own_mac_and_address() {
 /// Shows that the rules drop the frames in the other tests: without rules, they arrive.
 #[test]
 fn without_rules_the_forged_frames_would_pass() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         lab.node.tool("nft", &["flush", "ruleset"]);
         let behind = Wire::new(&lab.node, &lab.state.bridge);
         let packet = own_ipv4(&guest, 1, &echo(FORGED));
@@ -123,48 +123,35 @@ fn group_reports_without_an_address_are_dropped_and_not_counted_as_spoofed() {
         ethernet([1, 0, 0x5e, 0, 0, 22], guest.mac(), IPV4, &packet)
     });
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
-        let packet = ipv4(Ipv4Addr::UNSPECIFIED, GATEWAY, 1, &echo(FORGED));
-        ethernet(GATEWAY_MAC, guest.mac(), IPV4, &packet)
+        to_gateway(guest.mac(), Ipv4Addr::UNSPECIFIED)
     });
 }
 
 #[test]
 fn an_unassigned_mac_address_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
-        ethernet(
-            GATEWAY_MAC,
-            STRANGER_MAC,
-            IPV4,
-            &own_ipv4(guest, 1, &echo(FORGED)),
-        )
+        to_gateway(STRANGER_MAC, guest.address())
     });
 }
 
 #[test]
 fn a_neighbours_mac_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
-        ethernet(
-            GATEWAY_MAC,
-            NEIGHBOUR_MAC,
-            IPV4,
-            &own_ipv4(guest, 1, &echo(FORGED)),
-        )
+        to_gateway(NEIGHBOUR_MAC, guest.address())
     });
 }
 
 #[test]
 fn an_unassigned_ip_address_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
-        let packet = ipv4([203, 0, 113, 9].into(), GATEWAY, 1, &echo(FORGED));
-        ethernet(GATEWAY_MAC, guest.mac(), IPV4, &packet)
+        to_gateway(guest.mac(), [203, 0, 113, 9].into())
     });
 }
 
 #[test]
 fn a_neighbours_address_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
-        let packet = ipv4(NEIGHBOUR, GATEWAY, 1, &echo(FORGED));
-        ethernet(GATEWAY_MAC, guest.mac(), IPV4, &packet)
+        to_gateway(guest.mac(), NEIGHBOUR)
     });
 }
 
@@ -191,9 +178,7 @@ fn packets_without_an_address_are_dropped_unless_they_are_dhcp_requests() {
 
 #[test]
 fn arp_with_a_neighbours_address_is_dropped() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         for operation in [1, 2] {
             let claim = arp(operation, (guest.mac(), NEIGHBOUR), (GATEWAY_MAC, GATEWAY));
             let frame = ethernet(BROADCAST, guest.mac(), ARP, &claim);
@@ -204,9 +189,7 @@ fn arp_with_a_neighbours_address_is_dropped() {
 
 #[test]
 fn arp_with_the_gateways_address_is_dropped() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         let claim = arp(2, (guest.mac(), GATEWAY), (NEIGHBOUR_MAC, NEIGHBOUR));
         let frame = ethernet(BROADCAST, guest.mac(), ARP, &claim);
         is_dropped(&lab, &guest, &frame, &claim, Counted::AsSpoofed).await;
@@ -215,9 +198,7 @@ fn arp_with_the_gateways_address_is_dropped() {
 
 #[test]
 fn arp_with_a_wrong_senders_mac_is_dropped() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         let claim = arp(2, (STRANGER_MAC, guest.address()), (GATEWAY_MAC, GATEWAY));
         let frame = ethernet(GATEWAY_MAC, guest.mac(), ARP, &claim);
         is_dropped(&lab, &guest, &frame, &claim, Counted::AsSpoofed).await;
@@ -226,9 +207,7 @@ fn arp_with_a_wrong_senders_mac_is_dropped() {
 
 #[test]
 fn arp_with_unusual_header_fields_is_dropped() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         let valid = arp(1, (guest.mac(), guest.address()), ([0; 6], GATEWAY));
         // Hardware type, protocol type, both lengths, operation.
         for (at, value) in [(1, 6), (2, 0x86), (4, 8), (5, 16), (7, 3)] {
@@ -247,9 +226,7 @@ fn arp_with_unusual_header_fields_is_dropped() {
 
 #[test]
 fn a_probe_for_an_address_in_use_passes() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         let behind = Wire::new(&lab.node, &lab.state.bridge);
         // An ARP probe has no sender address (RFC 5227, section 2.1.1).
         let probe = arp(
@@ -284,9 +261,7 @@ fn ipv6_is_dropped_and_not_counted_as_spoofed() {
 
 #[test]
 fn frames_with_a_vlan_tag_are_dropped_regardless_of_their_contents() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         let packet = own_ipv4(&guest, 1, &echo(FORGED));
         let question = arp(1, (guest.mac(), guest.address()), ([0; 6], GATEWAY));
         let q_in_q: &[u8] = &[&[0, 7, 0x81, 0, 0, 8, 8, 0], packet.as_slice()].concat();
@@ -311,9 +286,7 @@ fn frames_with_a_vlan_tag_are_dropped_regardless_of_their_contents() {
 fn other_protocols_are_dropped() {
     // PPPoE discovery, 802.1X, Realtek's loop detection.
     for kind in [0x8863, 0x888e, 0x8899] {
-        on_a_node(2, move |lab| async move {
-            lab.ensure().await;
-            let guest = lab.attach(0).await;
+        with_a_guest(2, move |lab, guest| async move {
             let frame = ethernet(BROADCAST, guest.mac(), kind, FORGED);
             is_dropped(&lab, &guest, &frame, FORGED, Counted::AsNotIpv4).await;
         });
@@ -322,9 +295,7 @@ fn other_protocols_are_dropped() {
 
 #[test]
 fn a_guest_cannot_act_as_a_dhcp_server() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         for to in [68, 67, 1024] {
             let packet = ipv4(
                 guest.address(),
@@ -340,9 +311,7 @@ fn a_guest_cannot_act_as_a_dhcp_server() {
 
 #[test]
 fn dhcp_requests_with_another_clients_mac_address_are_dropped() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         // Decline, release and discover messages in the neighbour's name: without an address and from the own address.
         for kind in [1, 4, 7] {
             for from in [Ipv4Addr::UNSPECIFIED, guest.address()] {
@@ -361,9 +330,7 @@ fn dhcp_requests_with_another_clients_mac_address_are_dropped() {
 
 #[test]
 fn all_packets_of_an_unknown_port_are_dropped() {
-    on_a_node(2, |mut lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |mut lab, guest| async move {
         // In no state, although its name has our prefix and its MAC address and IP address would be valid.
         let unlisted = lab.attach_as(&port(9)).await;
         lab.state.ports.push(port(9));

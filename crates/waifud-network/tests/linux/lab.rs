@@ -65,6 +65,28 @@ pub fn on_a_node<F: Future<Output = ()>>(guests: u8, test: impl FnOnce(Lab) -> F
     });
 }
 
+/// The same with the network in place and guest 0 attached.
+pub fn with_a_guest<F: Future<Output = ()>>(guests: u8, test: impl FnOnce(Lab, Guest) -> F + Send) {
+    on_a_node(guests, |lab| async move {
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        test(lab, guest).await;
+    });
+}
+
+/// The same with the metadata service connected.
+pub fn with_metadata<F: Future<Output = ()>>(
+    guests: u8,
+    test: impl FnOnce(Lab, Guest) -> F + Send,
+) {
+    on_a_node(guests, |lab| async move {
+        lab.connect_metadata().await;
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        test(lab, guest).await;
+    });
+}
+
 /// Stops the dnsmasq of a test that did not stop it.
 impl Drop for Lab {
     fn drop(&mut self) {

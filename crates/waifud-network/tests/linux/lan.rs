@@ -26,6 +26,14 @@ async fn at_home(lab: &mut Lab, guests: u8) -> Home {
     home
 }
 
+/// A home with two guests.
+async fn two_at_home(lab: &mut Lab) -> (Home, LanGuest, LanGuest) {
+    let home = at_home(lab, 2).await;
+    let one = LanGuest::attach(lab, 0).await;
+    let other = LanGuest::attach(lab, 1).await;
+    (home, one, other)
+}
+
 fn asks_whether_taken(guest: &LanGuest, address: Ipv6Addr) {
     let packet = ipv6(
         Ipv6Addr::UNSPECIFIED,
@@ -128,11 +136,7 @@ fn guests_on_one_lan_reach_each_other_also_with_br_netfilter() {
         // As configured by Docker.
         let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
         let _not_in_every_kernel = std::fs::write(filtered, "1");
-        let home = at_home(&mut lab, 2).await;
-        let (one, other) = (
-            LanGuest::attach(&lab, 0).await,
-            LanGuest::attach(&lab, 1).await,
-        );
+        let (home, one, other) = two_at_home(&mut lab).await;
         one.is_given(&lab, &home, OWN);
         other.is_given(&lab, &home, [192, 168, 1, 41].into());
         ping(&one.namespace, [192, 168, 1, 41].into());
@@ -143,11 +147,7 @@ fn guests_on_one_lan_reach_each_other_also_with_br_netfilter() {
 #[test]
 fn answers_to_other_mac_addresses_and_reserved_addresses_are_not_learned() {
     on_a_node(0, |mut lab| async move {
-        let home = at_home(&mut lab, 2).await;
-        let (one, other) = (
-            LanGuest::attach(&lab, 0).await,
-            LanGuest::attach(&lab, 1).await,
-        );
+        let (home, one, other) = two_at_home(&mut lab).await;
         let second = Ipv4Addr::new(192, 168, 1, 41);
         one.is_given(&lab, &home, OWN);
         home.gives([0x52, 0x54, 0, 9, 9, 9], [192, 168, 1, 99].into());
@@ -195,11 +195,7 @@ fn a_configured_address_is_allowed_without_learning_and_never_learned_elsewhere(
 #[test]
 fn an_ipv6_address_belongs_to_the_first_port_that_claims_it() {
     on_a_node(0, |mut lab| async move {
-        let home = at_home(&mut lab, 2).await;
-        let (one, other) = (
-            LanGuest::attach(&lab, 0).await,
-            LanGuest::attach(&lab, 1).await,
-        );
+        let (home, one, other) = two_at_home(&mut lab).await;
         asks_whether_taken(&one, OWN6);
         is_through(&home, &one);
         asks_whether_taken(&other, OWN6);

@@ -1,14 +1,14 @@
 //! Metadata requests of guests on a bridge of the host: identified by the port only.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::Duration;
 
 use waifud_network::GuestNetwork;
 
 use crate::frames::{ARP, BROADCAST, IPV4, arp, contains, echo, ethernet, ipv4, udp};
 use crate::home::{Home, LanGuest, NODE, ROUTER, ROUTER_MAC, counters, guest_at_home, lan_port};
-use crate::lab::{METADATA, on_a_node};
+use crate::lab::{Lab, METADATA, on_a_node};
 use crate::lifecycle::drifts;
 use crate::reach::{accept, greeter, greets};
 use crate::wire::{PATIENCE, Wire, eventually, ping};
@@ -18,12 +18,23 @@ const SERVICE: SocketAddrV4 = SocketAddrV4::new(METADATA, 80);
 const FORGED: &[u8] = b"a forged frame";
 const IDENTITY: Ipv4Addr = Ipv4Addr::new(240, 119, 0, 1);
 
+/// The metadata service sees the address that stands for the guest's port.
+fn is_identified(guest: &LanGuest, server: &TcpListener) {
+    let seen = greets(&guest.namespace, SERVICE, server);
+    assert_eq!(Some(seen), guest.port.identity);
+}
+
+/// A home behind `br0`, two ports there in the state, and the metadata service.
+async fn two_ports_at_home(lab: &mut Lab) -> Home {
+    lab.connect_metadata().await;
+    lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
+    Home::new(lab, "br0", true).await
+}
+
 #[test]
 fn a_guest_on_a_lan_is_identified_by_its_port() {
     on_a_node(1, |mut lab| async move {
-        lab.connect_metadata().await;
-        let home = Home::new(&lab, "br0", true).await;
-        lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
+        let home = two_ports_at_home(&mut lab).await;
         lab.ensure().await;
         let server = greeter(&lab.metadata, SERVICE);
         for (index, address, next) in [
@@ -33,23 +44,14 @@ fn a_guest_on_a_lan_is_identified_by_its_port() {
             let guest = LanGuest::attach(&lab, index).await;
             guest.is_given(&lab, &home, address);
             home.wire.seen();
-            let seen = greets(&guest.namespace, SERVICE, &server);
-            assert_eq!(Some(seen), guest.port.identity);
+            is_identified(&guest, &server);
             ping(&guest.namespace, METADATA);
             // No frame of it reached the home network, where the guest's router is.
-            let heard = home.wire.seen();
-            assert!(
-                !heard
-                    .iter()
-                    .any(|frame| contains(frame, &METADATA.octets()))
-            );
+            home.wire.saw_nothing_of(&METADATA.octets());
             // With another address, the guest has the same identity.
             guest.namespace.ip("addr flush dev eth0");
             guest.is_given(&lab, &home, next);
-            assert_eq!(
-                Some(greets(&guest.namespace, SERVICE, &server)),
-                guest.port.identity
-            );
+            is_identified(&guest, &server);
         }
         // A guest on `default` is still identified by its address.
         let routed = lab.attach(0).await;
@@ -81,10 +83,7 @@ fn two_lans_with_the_same_range_are_separate_and_a_bridge_needs_no_address() {
             guest.is_given(&lab, home, OWN);
         }
         for guest in &guests {
-            assert_eq!(
-                Some(greets(&guest.namespace, SERVICE, &server)),
-                guest.port.identity
-            );
+            is_identified(guest, &server);
         }
     });
 }
@@ -104,8 +103,7 @@ fn metadata_is_reachable_again_after_a_bridge_gets_another_mac_address() {
             .send(&ethernet(ROUTER_MAC, guest.mac(), IPV4, &packet));
         lab.ensure().await;
         ping(&guest.namespace, METADATA);
-        let heard = home.wire.seen();
-        assert!(!heard.iter().any(|frame| contains(frame, FORGED)));
+        home.wire.saw_nothing_of(FORGED);
     });
 }
 
@@ -116,16 +114,8 @@ fn a_guest_with_an_on_link_route_to_169_254_0_0_16_reaches_metadata() {
         guest.namespace.ip("route add 169.254.0.0/16 dev eth0");
         home.wire.seen();
         let server = greeter(&lab.metadata, SERVICE);
-        assert_eq!(
-            Some(greets(&guest.namespace, SERVICE, &server)),
-            guest.port.identity
-        );
-        let heard = home.wire.seen();
-        assert!(
-            !heard
-                .iter()
-                .any(|frame| contains(frame, &METADATA.octets()))
-        );
+        is_identified(&guest, &server);
+        home.wire.saw_nothing_of(&METADATA.octets());
         // Machines in the home network get no answer.
         let question = arp(1, (ROUTER_MAC, ROUTER), ([0; 6], METADATA));
         home.wire
@@ -146,9 +136,7 @@ fn a_guest_with_an_on_link_route_to_169_254_0_0_16_reaches_metadata() {
 #[test]
 fn only_metadata_requests_are_accepted_at_a_port_and_refusals_are_counted() {
     on_a_node(0, |mut lab| async move {
-        lab.connect_metadata().await;
-        let home = Home::new(&lab, "br0", true).await;
-        lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
+        let home = two_ports_at_home(&mut lab).await;
         // Its documents come from a disk.
         lab.state.lan[1].identity = None;
         lab.ensure().await;
@@ -189,8 +177,7 @@ fn only_metadata_requests_are_accepted_at_a_port_and_refusals_are_counted() {
         assert!(asked.is_err());
         assert!(counters(&lab, &other.port.tap).await.to_host > 0);
         assert!(!inside.seen().iter().any(|frame| contains(frame, FORGED)));
-        let heard = home.wire.seen();
-        assert!(!heard.iter().any(|frame| contains(frame, FORGED)));
+        home.wire.saw_nothing_of(FORGED);
     });
 }
 
@@ -286,12 +273,7 @@ fn answers_reach_the_port_even_if_the_bridge_learned_its_mac_address_elsewhere()
             contains(frame, b"a secret document")
         });
         ping(&home.namespace, NODE);
-        let heard = home.wire.seen();
-        assert!(
-            !heard
-                .iter()
-                .any(|frame| contains(frame, b"a secret document"))
-        );
+        home.wire.saw_nothing_of(b"a secret document");
         // Once the guest sends a frame, it receives the answer.
         let word = arp(1, (guest.mac(), OWN), ([0; 6], ROUTER));
         guest

@@ -1,12 +1,13 @@
 //! Repeated ensure, restarts, changes by others, and removal.
 
+use std::future::Future;
 use std::net::Ipv4Addr;
 
 use tokio::sync::broadcast;
 use waifud_network::{GuestNetwork, NetworkDrift, NetworkError, conformance};
 
 use crate::frames::{self, IPV4, ethernet, ipv4};
-use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port};
+use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, on_a_node, port, with_a_guest, with_metadata};
 use crate::namespace::Namespace;
 use crate::wire::PATIENCE;
 
@@ -70,6 +71,18 @@ pub fn host(lab: &Lab) -> String {
     text
 }
 
+/// A node with the network in place, and what reports changes of it from then on.
+fn with_drift<F: Future<Output = ()>>(
+    guests: u8,
+    test: impl FnOnce(Lab, broadcast::Receiver<NetworkDrift>) -> F + Send,
+) {
+    on_a_node(guests, |lab| async move {
+        let drift = lab.network.drift();
+        lab.ensure().await;
+        test(lab, drift).await;
+    });
+}
+
 #[test]
 fn the_real_network_conforms() {
     on_a_node(3, |lab| async move {
@@ -79,10 +92,7 @@ fn the_real_network_conforms() {
 
 #[test]
 fn ensuring_again_changes_nothing() {
-    on_a_node(2, |lab| async move {
-        lab.connect_metadata().await;
-        lab.ensure().await;
-        let _guest = lab.attach(0).await;
+    with_metadata(2, |lab, _guest| async move {
         let (rules, pid, there) = (lab.ruleset(), lab.dnsmasq_pid(), host(&lab));
         for _ in 0..2 {
             lab.ensure().await;
@@ -96,9 +106,7 @@ fn ensuring_again_changes_nothing() {
 
 #[test]
 fn a_restarted_adapter_adopts_everything_and_stops_nothing() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         // The second ensure compares with the rules that the first one loaded.
         lab.ensure().await;
         let (rules, pid) = (lab.ruleset(), lab.dnsmasq_pid());
@@ -145,9 +153,7 @@ fn a_dnsmasq_without_a_record_is_found_and_replaced() {
 
 #[test]
 fn counters_survive_a_change_of_ports() {
-    on_a_node(1, |mut lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |mut lab, guest| async move {
         let forged = ethernet(GATEWAY_MAC, [2; 6], IPV4, b"forged");
         for _ in 0..3 {
             guest.wire.send(&forged);
@@ -198,9 +204,7 @@ fn incremental_changes_lead_to_the_same_rules_as_a_complete_load() {
 
 #[test]
 fn flushed_rules_are_detected_and_loaded_again() {
-    on_a_node(1, |lab| async move {
-        let mut drift = lab.network.drift();
-        lab.ensure().await;
+    with_drift(1, |lab, mut drift| async move {
         let guest = lab.attach(0).await;
         lab.node.tool("nft", &["flush", "ruleset"]);
         drifts(&mut drift, "firewall").await;
@@ -219,9 +223,7 @@ fn flushed_rules_are_detected_and_loaded_again() {
 
 #[test]
 fn a_removed_rule_is_detected_and_rules_of_others_are_ignored() {
-    on_a_node(1, |lab| async move {
-        let mut drift = lab.network.drift();
-        lab.ensure().await;
+    with_drift(1, |lab, mut drift| async move {
         lab.ensure().await;
         let pid = lab.dnsmasq_pid();
         lab.node.tool("nft", &["add", "table", "ip", "foreign"]);
@@ -243,9 +245,7 @@ fn a_removed_rule_is_detected_and_rules_of_others_are_ignored() {
 
 #[test]
 fn a_deleted_bridge_is_detected_and_gets_its_ports_back() {
-    on_a_node(2, |lab| async move {
-        let mut drift = lab.network.drift();
-        lab.ensure().await;
+    with_drift(2, |lab, mut drift| async move {
         let guest = lab.attach(0).await;
         is_served(&guest);
         lab.node.ip("link del waifu0");
@@ -293,9 +293,7 @@ fn changes_of_the_bridge_and_the_routes_are_detected_and_reverted() {
 
 #[test]
 fn a_metadata_interface_that_appears_later_is_detected() {
-    on_a_node(1, |lab| async move {
-        let mut drift = lab.network.drift();
-        lab.ensure().await;
+    with_drift(1, |lab, mut drift| async move {
         lab.connect_metadata().await;
         drifts(&mut drift, "routes to metadata").await;
         lab.ensure().await;
@@ -306,9 +304,7 @@ fn a_metadata_interface_that_appears_later_is_detected() {
 
 #[test]
 fn a_killed_dnsmasq_is_detected_and_started_again() {
-    on_a_node(1, |lab| async move {
-        let mut drift = lab.network.drift();
-        lab.ensure().await;
+    with_drift(1, |lab, mut drift| async move {
         let before = lab.dnsmasq_pid();
         lab.kill_dnsmasq();
         drifts(&mut drift, "dnsmasq").await;
@@ -320,9 +316,7 @@ fn a_killed_dnsmasq_is_detected_and_started_again() {
 
 #[test]
 fn unrelated_changes_are_not_drift() {
-    on_a_node(1, |lab| async move {
-        let mut drift = lab.network.drift();
-        lab.ensure().await;
+    with_drift(1, |lab, mut drift| async move {
         let guest = lab.attach(0).await;
         let mut checks = lab.network.checks();
         // Links are created and deleted, and rules of others change: there are several checks, and no drift.

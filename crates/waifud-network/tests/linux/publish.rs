@@ -1,6 +1,7 @@
 //! Published ports, accessed from the outside, from the host and from guests.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 
 use waifud_network::GuestNetwork;
@@ -33,6 +34,19 @@ fn server(guest: &Guest) -> TcpListener {
     greeter(&guest.namespace, (Ipv4Addr::UNSPECIFIED, 8080))
 }
 
+/// A node on which guest 0 publishes its ports and serves port 80.
+fn with_a_publisher<F: Future<Output = ()>>(
+    test: impl FnOnce(Lab, Guest, TcpListener) -> F + Send,
+) {
+    on_a_node(1, |mut lab| async move {
+        publish(&mut lab);
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        let server = server(&guest);
+        test(lab, guest, server).await;
+    });
+}
+
 /// Asserts that the connection is refused immediately.
 fn is_closed(from: &Namespace, to: SocketAddrV4) {
     let error = from.run(|| TcpStream::connect_timeout(&SocketAddr::V4(to), PATIENCE));
@@ -42,11 +56,7 @@ fn is_closed(from: &Namespace, to: SocketAddrV4) {
 
 #[test]
 fn the_outside_reaches_a_published_port_and_the_guest_sees_its_address() {
-    on_a_node(1, |mut lab| async move {
-        publish(&mut lab);
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
-        let server = server(&guest);
+    with_a_publisher(|lab, _guest, server| async move {
         assert_eq!(greets(&lab.outside, WEB, &server), OUTSIDE);
         // The guest's port by its own number is not published on the node.
         is_closed(&lab.outside, SocketAddrV4::new(UPLINK, 8080));
@@ -56,10 +66,7 @@ fn the_outside_reaches_a_published_port_and_the_guest_sees_its_address() {
 
 #[test]
 fn published_udp_ports_answer_from_the_requested_address() {
-    on_a_node(1, |mut lab| async move {
-        publish(&mut lab);
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_publisher(|lab, guest, _server| async move {
         let service = guest
             .namespace
             .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap());
@@ -86,11 +93,7 @@ fn published_udp_ports_answer_from_the_requested_address() {
 
 #[test]
 fn the_host_reaches_a_published_port_at_its_own_address() {
-    on_a_node(1, |mut lab| async move {
-        publish(&mut lab);
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
-        let server = server(&guest);
+    with_a_publisher(|_lab, _guest, server| async move {
         let here = Namespace::current();
         assert_eq!(greets(&here, WEB, &server), UPLINK);
         // Loopback and the gateway's address are the host's own.
@@ -153,11 +156,7 @@ fn ports_are_published_on_a_second_address_of_the_host() {
 
 #[test]
 fn an_unpublished_port_is_closed() {
-    on_a_node(1, |mut lab| async move {
-        publish(&mut lab);
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
-        let server = server(&guest);
+    with_a_publisher(|mut lab, _guest, server| async move {
         greets(&lab.outside, WEB, &server);
         lab.state.ports[0].publish.clear();
         lab.ensure().await;

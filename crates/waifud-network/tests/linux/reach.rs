@@ -7,7 +7,10 @@ use std::time::Duration;
 use waifud_network::{GuestNetwork, PortCounters};
 
 use crate::frames::{self, IPV4, contains, ethernet, ipv4, udp};
-use crate::lab::{GATEWAY, GATEWAY_MAC, Guest, Lab, METADATA, OUTSIDE, UPLINK, on_a_node};
+use crate::lab::{
+    GATEWAY, GATEWAY_MAC, Guest, Lab, METADATA, OUTSIDE, UPLINK, on_a_node, with_a_guest,
+    with_metadata,
+};
 use crate::namespace::Namespace;
 use crate::wire::{PATIENCE, Wire, eventually, ping};
 
@@ -99,11 +102,16 @@ async fn is_refused(lab: &Lab, guest: &Guest, frame: &[u8], from: Ipv4Addr) {
     assert_eq!(lab.counters(&guest.port.tap).await, expected);
 }
 
+/// The metadata service is reached, and sees the guest's address.
+fn metadata_answers(lab: &Lab, guest: &Guest) {
+    let server = greeter(&lab.metadata, (METADATA, 80));
+    let seen = is_greeted(guest, SocketAddrV4::new(METADATA, 80), &server);
+    assert_eq!(seen, guest.address());
+}
+
 #[test]
 fn a_guest_can_ping_its_gateway_and_resolve_names() {
-    on_a_node(2, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(2, |lab, guest| async move {
         pings(&guest, GATEWAY);
         for name in ["guest-1.waifu.internal", "guest-1"] {
             let answer = guest.namespace.run(|| {
@@ -139,9 +147,7 @@ fn a_guest_can_ping_its_gateway_and_resolve_names() {
 
 #[test]
 fn a_guest_reaches_no_service_on_any_address_of_its_host() {
-    on_a_node(1, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |lab, guest| async move {
         let sshd = greeter(&lab.node, (Ipv4Addr::UNSPECIFIED, 22));
         // The host itself reaches the service.
         lab.node.run(|| TcpStream::connect((UPLINK, 22)).unwrap());
@@ -169,9 +175,7 @@ fn a_guest_reaches_no_service_on_any_address_of_its_host() {
 
 #[test]
 fn the_host_reaches_its_guests() {
-    on_a_node(1, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |lab, guest| async move {
         let server = greeter(&guest.namespace, (guest.address(), 22));
         let stream = lab.node.run(|| {
             let to = SocketAddr::from((guest.address(), 22));
@@ -185,9 +189,7 @@ fn the_host_reaches_its_guests() {
 
 #[test]
 fn ports_that_docker_publishes_count_as_the_host() {
-    on_a_node(1, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |lab, guest| async move {
         // As Docker does: the host's address and port lead to another machine.
         let publish = "add table ip nat; add chain ip nat p { type nat hook prerouting priority dstnat; }; \
                        add rule ip nat p tcp dport 8080 dnat to 192.0.2.1:80";
@@ -204,9 +206,7 @@ fn ports_that_docker_publishes_count_as_the_host() {
 
 #[test]
 fn multicast_to_the_host_is_dropped_and_not_counted() {
-    on_a_node(1, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |lab, guest| async move {
         let mdns = lab.node.run(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353)).unwrap();
             socket
@@ -304,9 +304,7 @@ fn guests_do_not_receive_broadcasts_for_others() {
 
 #[test]
 fn the_outside_sees_the_hosts_address_and_its_answers_arrive() {
-    on_a_node(1, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |lab, guest| async move {
         let server = greeter(&lab.outside, (OUTSIDE, 80));
         let seen = is_greeted(&guest, SocketAddrV4::new(OUTSIDE, 80), &server);
         assert_eq!(seen, UPLINK);
@@ -353,9 +351,7 @@ fn routed_destinations_see_the_guests_own_address() {
 
 #[test]
 fn only_packets_of_guests_are_forwarded() {
-    on_a_node(1, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |lab, guest| async move {
         // A network behind the node that is not guests': the outside must not reach it through this node.
         lab.node.ip("link add lan0 type veth peer name lan1");
         lab.node.ip("link set lan1 up");
@@ -436,17 +432,13 @@ fn metadata_is_reachable_with_reverse_path_filtering() {
         lab.connect_metadata().await;
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        let server = greeter(&lab.metadata, (METADATA, 80));
-        let seen = is_greeted(&guest, SocketAddrV4::new(METADATA, 80), &server);
-        assert_eq!(seen, guest.address());
+        metadata_answers(&lab, &guest);
     });
 }
 
 #[test]
 fn without_a_metadata_interface_requests_are_rejected() {
-    on_a_node(1, |lab| async move {
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_a_guest(1, |lab, guest| async move {
         let uplink = Wire::new(&lab.outside, "eth0");
         let failed = guest.namespace.run(|| {
             let to = SocketAddr::from((METADATA, 80));
@@ -463,23 +455,15 @@ fn without_a_metadata_interface_requests_are_rejected() {
 
 #[test]
 fn a_guest_with_an_on_link_route_reaches_metadata() {
-    on_a_node(1, |lab| async move {
-        lab.connect_metadata().await;
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_metadata(1, |lab, guest| async move {
         guest.namespace.ip("route add 169.254.0.0/16 dev eth0");
-        let server = greeter(&lab.metadata, (METADATA, 80));
-        let seen = is_greeted(&guest, SocketAddrV4::new(METADATA, 80), &server);
-        assert_eq!(seen, guest.address());
+        metadata_answers(&lab, &guest);
     });
 }
 
 #[test]
 fn metadatad_reaches_guests_only_in_answers() {
-    on_a_node(1, |lab| async move {
-        lab.connect_metadata().await;
-        lab.ensure().await;
-        let guest = lab.attach(0).await;
+    with_metadata(1, |lab, guest| async move {
         let to = guest.address();
         guest.wire.seen();
         lab.metadata.run(|| {

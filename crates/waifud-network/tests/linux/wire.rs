@@ -59,6 +59,13 @@ impl Wire {
         }
     }
 
+    /// None of the frames since the last look at the wire contains these bytes.
+    pub fn saw_nothing_of(&self, bytes: &[u8]) {
+        let seen = self.seen();
+        let found = seen.iter().find(|frame| frames::contains(frame, bytes));
+        assert!(found.is_none(), "{found:x?}");
+    }
+
     /// Waits for a frame that satisfies `wanted`, and returns all frames up to it.
     pub fn until(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let end = Instant::now() + PATIENCE;

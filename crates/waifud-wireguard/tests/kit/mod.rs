@@ -12,6 +12,7 @@
     reason = "tests and benches use different parts, and may panic"
 )]
 
+pub mod client;
 pub mod namespace;
 pub mod service;
 

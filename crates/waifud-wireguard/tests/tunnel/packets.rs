@@ -26,6 +26,14 @@ async fn get(from: Ipv4Addr, path: &str) -> std::io::Result<Vec<u8>> {
     Ok(client.get(path, &[], false).await?.body)
 }
 
+/// Both namespaces and a tunnel between them; `None` where no namespaces can be created.
+fn tunnelled(guests: u8) -> Option<(World, TunnelServer, NodeTunnel)> {
+    let world = World::new(guests)?;
+    let server = world.start_server(StackLimits::default());
+    let node = world.start_node();
+    Some((world, server, node))
+}
+
 /// The guest's answer from the service, requested until `deadline`.
 fn ask(world: &World, number: u8, deadline: Duration) -> Option<String> {
     let from = guest_address(number);
@@ -33,6 +41,13 @@ fn ask(world: &World, number: u8, deadline: Duration) -> Option<String> {
         let answer = timeout(deadline, get(from, "/")).await.ok()?.ok()?;
         Some(String::from_utf8_lossy(&answer).trim().to_owned())
     })
+}
+
+/// The first guest is answered soon, by its own address.
+#[track_caller]
+fn is_answered(world: &World) {
+    let answer = ask(world, 0, PROMPT);
+    assert_eq!(answer, Some(guest_address(0).to_string()));
 }
 
 fn load(clients: usize, requests: usize, sources: u8, path: &str) -> Load {
@@ -67,9 +82,9 @@ fn eventually(
 
 #[test]
 fn each_guest_is_answered_by_its_own_address() {
-    let Some(world) = World::new(3) else { return };
-    let server = world.start_server(StackLimits::default());
-    let node = world.start_node();
+    let Some((world, server, node)) = tunnelled(3) else {
+        return;
+    };
     for number in 0..3 {
         assert_eq!(
             ask(&world, number, PROMPT),
@@ -105,8 +120,7 @@ fn a_guest_is_answered_through_the_kernels_wireguard_or_in_userspace() {
     world
         .node
         .ip("route add 169.254.169.254/32 dev wfmeta0 table 1690");
-    let answer = ask(&world, 0, PROMPT);
-    assert_eq!(answer, Some(guest_address(0).to_string()));
+    is_answered(&world);
     world
         .node
         .run(move || async move { node.stop().await.unwrap() });
@@ -115,9 +129,9 @@ fn a_guest_is_answered_through_the_kernels_wireguard_or_in_userspace() {
 
 #[test]
 fn a_removed_link_is_detected_and_can_be_created_again() {
-    let Some(world) = World::new(1) else { return };
-    let _server = world.start_server(StackLimits::default());
-    let node = world.start_node();
+    let Some((world, _server, node)) = tunnelled(1) else {
+        return;
+    };
     assert!(node.is_running());
     world.node.ip("link delete wfmeta0");
     let start = Instant::now();
@@ -128,15 +142,14 @@ fn a_removed_link_is_detected_and_can_be_created_again() {
         .node
         .run(move || async move { node.stop().await.unwrap() });
     let _again = world.start_node();
-    let answer = ask(&world, 0, PROMPT);
-    assert_eq!(answer, Some(guest_address(0).to_string()));
+    is_answered(&world);
 }
 
 #[test]
 fn packets_from_addresses_that_are_not_allowed_are_dropped() {
-    let Some(world) = World::new(1) else { return };
-    let server = world.start_server(StackLimits::default());
-    let _node = world.start_node();
+    let Some((world, server, _node)) = tunnelled(1) else {
+        return;
+    };
     world.guests.ip("address add 10.99.0.9/32 dev eth0");
     world.node.ip("route add 10.99.0.9/32 via 10.77.1.10");
     let spoofed = world.guests.run(|| async {
@@ -150,14 +163,14 @@ fn packets_from_addresses_that_are_not_allowed_are_dropped() {
     assert!(!spoofed);
     assert!(server.stats().refused.source_not_allowed > 0);
     assert_eq!(server.stats().accepted, 0);
-    assert_eq!(ask(&world, 0, PROMPT), Some(guest_address(0).to_string()));
+    is_answered(&world);
 }
 
 #[test]
 fn another_port_is_refused_at_once_and_a_ping_answered() {
-    let Some(world) = World::new(1) else { return };
-    let server = world.start_server(StackLimits::default());
-    let _node = world.start_node();
+    let Some((world, server, _node)) = tunnelled(1) else {
+        return;
+    };
     let refused = world.guests.run(|| async {
         timeout(
             PROMPT,
@@ -187,9 +200,9 @@ fn another_port_is_refused_at_once_and_a_ping_answered() {
 
 #[test]
 fn a_thousand_slow_connections_of_one_guest_do_not_block_another() {
-    let Some(world) = World::new(2) else { return };
-    let server = world.start_server(StackLimits::default());
-    let _node = world.start_node();
+    let Some((world, server, _node)) = tunnelled(2) else {
+        return;
+    };
     // Each sends half a request and then nothing; those beyond the limit are still trying to connect.
     let slow = world.guests.run(|| async {
         (0..1000)
@@ -243,44 +256,36 @@ fn slow_connections_are_reset_and_new_ones_accepted() {
     });
     assert_eq!(cut, 4);
     assert_eq!(server.stats().refused.timed_out, 4);
-    assert_eq!(ask(&world, 0, PROMPT), Some(guest_address(0).to_string()));
+    is_answered(&world);
 }
 
 #[test]
 fn a_restarted_server_answers_at_once() {
-    let Some(world) = World::new(1) else { return };
-    let mut server = world.start_server(StackLimits::default());
-    let _node = world.start_node();
-    for round in 0..3 {
-        assert_eq!(
-            ask(&world, 0, PROMPT),
-            Some(guest_address(0).to_string()),
-            "round {round}"
-        );
+    let Some((world, mut server, _node)) = tunnelled(1) else {
+        return;
+    };
+    for _ in 0..3 {
+        is_answered(&world);
         world.node.run(move || async move { server.stop().await });
         server = world.start_server(StackLimits::default());
     }
-    assert_eq!(ask(&world, 0, PROMPT), Some(guest_address(0).to_string()));
+    is_answered(&world);
 }
 
 #[test]
 fn a_restarted_node_is_answered_at_once_and_leaves_no_link() {
-    let Some(world) = World::new(1) else { return };
-    let _server = world.start_server(StackLimits::default());
-    let mut node = world.start_node();
-    for round in 0..3 {
-        assert_eq!(
-            ask(&world, 0, PROMPT),
-            Some(guest_address(0).to_string()),
-            "round {round}"
-        );
+    let Some((world, _server, mut node)) = tunnelled(1) else {
+        return;
+    };
+    for _ in 0..3 {
+        is_answered(&world);
         world
             .node
             .run(move || async move { node.stop().await.unwrap() });
         assert!(!world.node.has_link("wfmeta0"));
         node = world.start_node();
     }
-    assert_eq!(ask(&world, 0, PROMPT), Some(guest_address(0).to_string()));
+    is_answered(&world);
     world.node.run(move || async move {
         drop(node);
         tokio::task::yield_now().await;
@@ -296,9 +301,9 @@ fn a_restarted_node_is_answered_at_once_and_leaves_no_link() {
 
 #[test]
 fn a_restarted_server_without_the_nodes_endpoint_is_reached_again() {
-    let Some(world) = World::new(1) else { return };
-    let server = world.start_server(StackLimits::default());
-    let _node = world.start_node();
+    let Some((world, server, _node)) = tunnelled(1) else {
+        return;
+    };
     assert!(ask(&world, 0, PROMPT).is_some());
     let mut peer = world.peer();
     peer.endpoint = None;
@@ -311,15 +316,15 @@ fn a_restarted_server_without_the_nodes_endpoint_is_reached_again() {
         tokio::spawn(service::serve(listener));
         server
     });
-    assert_eq!(ask(&world, 0, PROMPT), Some(guest_address(0).to_string()));
+    is_answered(&world);
     drop(server);
 }
 
 #[test]
 fn a_peer_that_is_removed_narrowed_or_replaced_loses_its_connections() {
-    let Some(world) = World::new(2) else { return };
-    let server = world.start_server(StackLimits::default());
-    let _node = world.start_node();
+    let Some((world, server, _node)) = tunnelled(2) else {
+        return;
+    };
     let hold = |world: &World, number: u8| {
         world.guests.run(move || async move {
             let mut client = Client::connect(guest_address(number), TARGET)
@@ -351,14 +356,14 @@ fn a_peer_that_is_removed_narrowed_or_replaced_loses_its_connections() {
     assert!(!answers(&world, third));
     assert_eq!(ask(&world, 0, Duration::from_secs(2)), None);
     server.set_peer(world.peer()).unwrap();
-    assert_eq!(ask(&world, 0, PROMPT), Some(guest_address(0).to_string()));
+    is_answered(&world);
 }
 
 #[test]
 fn large_bodies_arrive_intact_in_both_directions() {
-    let Some(world) = World::new(1) else { return };
-    let _server = world.start_server(StackLimits::default());
-    let _node = world.start_node();
+    let Some((world, _server, _node)) = tunnelled(1) else {
+        return;
+    };
     let (down, up) = world.guests.run(|| async {
         let body = service::body(2 << 20);
         let down = timeout(
@@ -382,9 +387,9 @@ fn large_bodies_arrive_intact_in_both_directions() {
 
 #[test]
 fn sixty_four_clients_at_once_are_all_answered() {
-    let Some(world) = World::new(16) else { return };
-    let server = world.start_server(StackLimits::default());
-    let _node = world.start_node();
+    let Some((world, server, _node)) = tunnelled(16) else {
+        return;
+    };
     let kept = load(64, 6400, 16, "/body/3000");
     let fresh = Load {
         keep: false,
