@@ -19,27 +19,27 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Names of instances.
 pub fn instances() -> Vec<CompletionCandidate> {
-    names(Client::instances, |instance| &instance.name)
+    names(&Client::instances, |instance| &instance.name)
 }
 
 /// Names of nodes.
 pub fn nodes() -> Vec<CompletionCandidate> {
-    names(Client::nodes, |node| &node.name)
+    names(&Client::nodes, |node| &node.name)
 }
 
 /// Names of templates.
 pub fn templates() -> Vec<CompletionCandidate> {
-    names(Client::templates, |template| &template.name)
+    names(&Client::templates, |template| &template.name)
 }
 
 /// Names of networks.
 pub fn networks() -> Vec<CompletionCandidate> {
-    names(Client::networks, |network| &network.name)
+    names(&Client::networks, |network| &network.name)
 }
 
 /// The names of all objects in a list.
 fn names<T>(
-    list: impl AsyncFn(&Client, &ListQuery) -> Result<Page<T>, ClientError>,
+    list: &impl AsyncFn(&Client, &ListQuery) -> Result<Page<T>, ClientError>,
     name: impl Fn(&T) -> &Name,
 ) -> Vec<CompletionCandidate> {
     let answer = async {

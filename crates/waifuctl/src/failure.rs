@@ -155,7 +155,7 @@ impl Failure {
             ..
         } = &*self.problem;
         let mut text = format!("error: {}", escape(title));
-        let field = &field.as_deref().map(|field| match option_of(field) {
+        let field = &field.as_deref().map(|field| match hint::option_of(field) {
             Some(option) => format!("{option} ({field})"),
             None => field.to_owned(),
         });
@@ -242,32 +242,6 @@ pub fn usage_hint(error: &clap::Error) -> Option<&'static str> {
         );
     }
     None
-}
-
-/// The command-line option that sets a field of the API.
-pub fn option_of(field: &str) -> Option<&'static str> {
-    Some(match field {
-        "name" => "NAME",
-        "template" | "spec.template" => "--template",
-        "cpus" | "spec.cpus" => "--cpus",
-        "memory_bytes" | "spec.memory_bytes" => "--memory",
-        "disk_bytes" | "spec.disks[0].size_bytes" => "--disk",
-        "pool" | "spec.disks[0].pool" => "--pool",
-        "user_data" | "spec.user_data" => "--user-data",
-        "ssh_keys" | "spec.ssh_keys" => "--ssh-key",
-        "mac" | "spec.nics[0].mac" => "--mac",
-        "publish" | "spec.publish" => "--publish",
-        "spec.protected" | "protected" => "protect --off",
-        "placement.node" | "spec.placement.node" => "--node",
-        "placement.require" | "spec.placement.require" => "--require",
-        "placement.spread" | "spec.placement.spread" => "--spread",
-        "labels" => "--label",
-        "timeout_s" => "--timeout",
-        "url" => "--url",
-        "checksum" => "--checksum",
-        "checksums_url" => "--checksums-url",
-        _ => return None,
-    })
 }
 
 /// A hint for a server that is unreachable over HTTPS.

@@ -6,8 +6,6 @@ use waifud_api::hint::{HintAction as A, HintKind as K};
 use waifud_types::Name;
 use waifud_types::status::Condition;
 
-use crate::failure::option_of;
-
 /// All hints in one line.
 pub fn line(hints: &[Hint]) -> Option<String> {
     let words: Vec<_> = hints.iter().map(words).collect();
@@ -37,7 +35,7 @@ fn options(hint: &Hint) -> Option<String> {
         A::GiveChecksum => "use --checksum sha256:…, or --checksums-url URL of the publisher's list; \
                             --insecure-no-checksum skips the check"
             .to_owned(),
-        A::NameInChecksums => "set the image's name in it with --checksums-file NAME".to_owned(),
+        A::NameInChecksums => "set the image's name in the list of checksums with --checksums-file NAME".to_owned(),
         A::FreeSpace => "free some space: waifuctl df shows the size of images, waifuctl template delete and waifuctl image \
                          delete remove them; nothing was changed, guests keep running, and waifud continues automatically \
                          when there is space"
@@ -67,9 +65,10 @@ fn command(hint: &Hint) -> Option<String> {
         (A::Delete { unmanaged: true }, _) => format!("delete {name} --unmanaged"),
         (A::Delete { unmanaged: false }, Some(K::Instance)) => format!("delete {name}"),
         (A::Delete { unmanaged: false }, Some(K::Network)) => format!("network delete {name}"),
-        (A::Delete { unmanaged: false }, Some(K::Template)) => format!("template delete {name}"),
+        (A::Delete { unmanaged: false }, Some(K::Template)) | (A::Cancel, _) => {
+            format!("template delete {name}")
+        }
         (A::Delete { unmanaged: false }, Some(K::Image)) => format!("image delete {name}"),
-        (A::Cancel, _) => format!("template delete {name}"),
         (A::Adopt { rename: false }, _) => format!("adopt {name}"),
         (A::Adopt { rename: true }, _) => format!("adopt {name} --name NEWNAME"),
         (A::Resize { memory_bytes }, _) => {
@@ -102,12 +101,15 @@ fn command(hint: &Hint) -> Option<String> {
         (A::ReRunCloudInit, _) => format!("edit {name} --re-run"),
         (A::WaitUntilReady, _) => format!("wait {name} --for ready"),
         (A::ShowAddresses, _) => format!("ip {name}"),
-        (A::List | A::Show | A::Delete { .. }, _) => return None,
-        (A::SwitchOn | A::AddNode | A::CreateBridge { .. } | A::InstallGuestAgent, _) => {
-            return None;
-        }
         (
-            A::FreeSpace
+            A::List
+            | A::Show
+            | A::Delete { .. }
+            | A::SwitchOn
+            | A::AddNode
+            | A::CreateBridge { .. }
+            | A::InstallGuestAgent
+            | A::FreeSpace
             | A::GiveChecksum
             | A::NameInChecksums
             | A::SetMinimum { .. }
@@ -143,6 +145,32 @@ pub fn of_node_condition(condition: &Condition, node: &Name) -> Option<String> {
 
 fn unmet(condition: &Condition, hint: &Hint) -> Option<String> {
     (!condition.ok).then(|| words(hint))
+}
+
+/// The command-line option that sets a field of the API.
+pub fn option_of(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "name" => "NAME",
+        "template" | "spec.template" => "--template",
+        "cpus" | "spec.cpus" => "--cpus",
+        "memory_bytes" | "spec.memory_bytes" => "--memory",
+        "disk_bytes" | "spec.disks[0].size_bytes" => "--disk",
+        "pool" | "spec.disks[0].pool" => "--pool",
+        "user_data" | "spec.user_data" => "--user-data",
+        "ssh_keys" | "spec.ssh_keys" => "--ssh-key",
+        "mac" | "spec.nics[0].mac" => "--mac",
+        "publish" | "spec.publish" => "--publish",
+        "spec.protected" | "protected" => "protect --off",
+        "placement.node" | "spec.placement.node" => "--node",
+        "placement.require" | "spec.placement.require" => "--require",
+        "placement.spread" | "spec.placement.spread" => "--spread",
+        "labels" => "--label",
+        "timeout_s" => "--timeout",
+        "url" => "--url",
+        "checksum" => "--checksum",
+        "checksums_url" => "--checksums-url",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

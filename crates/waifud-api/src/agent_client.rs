@@ -437,7 +437,7 @@ impl WatchStream {
                         source: Some(source),
                     });
                 };
-                self.ignore(kind);
+                self.ignore(&kind);
                 continue;
             }
             match self.body.chunk().await? {
@@ -448,8 +448,8 @@ impl WatchStream {
     }
 
     /// Logs the kind, once per watch.
-    fn ignore(&mut self, kind: String) {
-        if self.ignored.len() < IGNORED_MAX && self.ignored.insert(kind.clone()) {
+    fn ignore(&mut self, kind: &str) {
+        if self.ignored.len() < IGNORED_MAX && self.ignored.insert(kind.to_owned()) {
             tracing::warn!(
                 ?kind,
                 "ignoring what waifud sends of a kind that this version does not know; upgrade this node"
@@ -495,7 +495,7 @@ fn unknown_kind(line: &[u8]) -> Option<String> {
             .map(|object| object.kind)
             .or(kinds.kind)
             .filter(|kind| !SliceObject::KINDS.contains(&kind.as_str())),
-        "tombstone" | "sync" | "ping" => None,
+        "tombstone" | "release" | "sync" | "ping" => None,
         // This also applies to a kind of stream that only a newer waifud knows.
         _ => Some(kinds.frame),
     }

@@ -108,7 +108,7 @@ pub async fn contradictions_are_refused_and_change_nothing(
             s.lan[0].bridge.clone_from(&s.bridge);
         }),
         ("an invalid bridge name", |s| {
-            s.lan[0].bridge = "br 0".into()
+            s.lan[0].bridge = "br 0".into();
         }),
         ("one identity for two ports", |s| {
             let mut other = s.lan[0].clone();

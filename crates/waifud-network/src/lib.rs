@@ -96,7 +96,7 @@ pub struct RemoteSubnet {
     /// The subnet.
     pub subnet: Ipv4Net,
     /// The interface of the fabric that connects the nodes. Only packets that arrive there may have a source address of the
-    /// subnet. `None` without a fabric: no packet from the subnet is forwarded to guests.
+    /// subnet. `None` without a fabric: the subnet then changes nothing.
     pub fabric: Option<String>,
 }
 

@@ -13,16 +13,18 @@ use crate::{NetworkState, RemoteSubnet};
 /// The longest prefix of a subnet that has a gateway and a guest.
 const PREFIX_MAX: u8 = 30;
 
-/// The remote subnets that cannot be used, each with the reason in a sentence. `routes` are the destinations of the host's
-/// routes, without those over our bridge and over fabrics.
+/// The remote subnets that a fabric carries and that cannot be used, each with the reason in a sentence. `routes` are the
+/// destinations of the host's routes, without those over our bridge and over fabrics.
 pub(crate) fn refused(state: &NetworkState, routes: &[Ipv4Net]) -> BTreeMap<Ipv4Net, String> {
     let mut refused = BTreeMap::new();
-    for remote in &state.remote_subnets {
+    let carried = state.remote_subnets.iter();
+    let carried: Vec<_> = carried.filter(|remote| remote.fabric.is_some()).collect();
+    for &remote in &carried {
         if let Some(why) = conflict(state, routes, remote) {
             refused.entry(remote.subnet).or_insert(why);
         }
     }
-    for (one, other) in overlapping(&state.remote_subnets) {
+    for (one, other) in overlapping(&carried) {
         for (mine, theirs) in [(one, other), (other, one)] {
             let why = format!(
                 "the subnet {} of node {} overlaps {} of node {}",
@@ -91,8 +93,8 @@ fn unusable_fabric(state: &NetworkState, fabric: &str) -> Option<String> {
 }
 
 /// Pairs of subnets that overlap. Each subnet in conflict is in at least one pair.
-fn overlapping(remotes: &[RemoteSubnet]) -> Vec<(&RemoteSubnet, &RemoteSubnet)> {
-    let mut sorted: Vec<_> = remotes.iter().collect();
+fn overlapping<'a>(remotes: &[&'a RemoteSubnet]) -> Vec<(&'a RemoteSubnet, &'a RemoteSubnet)> {
+    let mut sorted = remotes.to_vec();
     sorted.sort_by_key(|remote| (remote.subnet.network(), remote.subnet.prefix_len()));
     let mut pairs = Vec::new();
     // Two networks overlap only if one contains the other, and a network is sorted before those that it contains.
@@ -138,21 +140,29 @@ mod tests {
             fabric: fabric.map(str::to_owned),
             ..remote(2)
         };
-        is_refused(with("10.144.0.0/16", None), &[], "own subnet 10.144.1.0/24");
-        is_refused(with("10.144.1.128/25", None), &[], "own subnet");
         is_refused(
-            with("10.99.0.128/25", None),
+            with("10.144.0.0/16", Some("fab0")),
+            &[],
+            "own subnet 10.144.1.0/24",
+        );
+        is_refused(with("10.144.1.128/25", Some("fab0")), &[], "own subnet");
+        is_refused(
+            with("10.99.0.128/25", Some("fab0")),
             &[],
             "which instance guest-0 may use",
         );
         is_refused(
-            with("10.144.2.0/24", None),
+            with("10.144.2.0/24", Some("fab0")),
             &["192.168.1.0/24", "10.144.0.0/12"],
             "overlaps 10.144.0.0/12, which this host already has a route to",
         );
-        is_refused(with("10.144.2.1/24", None), &[], "host bits");
-        is_refused(with("10.144.2.0/31", None), &[], "too small");
-        is_refused(with("169.254.0.0/24", None), &[], "cannot be routed");
+        is_refused(with("10.144.2.1/24", Some("fab0")), &[], "host bits");
+        is_refused(with("10.144.2.0/31", Some("fab0")), &[], "too small");
+        is_refused(
+            with("169.254.0.0/24", Some("fab0")),
+            &[],
+            "cannot be routed",
+        );
         is_refused(with("10.144.2.0/24", Some("a\"b")), &[], "interface");
         is_refused(
             with("10.144.2.0/24", Some("waifu0")),
@@ -176,6 +186,17 @@ mod tests {
         );
         leave_out(&mut state, &refused);
         assert_eq!(state.remote_subnets, [remote(4)]);
+    }
+
+    #[test]
+    fn a_subnet_without_a_fabric_is_never_in_conflict() {
+        let mut state = state(0);
+        let uncarried = RemoteSubnet {
+            fabric: None,
+            ..remote(1)
+        };
+        state.remote_subnets = vec![uncarried, remote(2)];
+        assert!(refused(&state, &[]).is_empty());
     }
 
     proptest! {

@@ -47,12 +47,12 @@ pub fn lan_port(index: u8) -> LanPort {
     }
 }
 
-/// Node number `index`: `node-INDEX` with 10.144.INDEX.0/24, without a fabric.
+/// Node number `index`: `node-INDEX` with 10.144.INDEX.0/24, over the fabric `fab0`.
 pub fn remote(index: u8) -> RemoteSubnet {
     RemoteSubnet {
         node: format!("node-{index}").parse().unwrap(),
         subnet: format!("10.144.{index}.0/24").parse().unwrap(),
-        fabric: None,
+        fabric: Some("fab0".to_owned()),
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
 ];
 
 /// The newest schema that this program supports.
-pub const SCHEMA: u32 = 15;
+pub const SCHEMA: u32 = 16;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

@@ -177,6 +177,11 @@ mod tests {
             ("2g", 2 << 30),
             ("512Mi", 512 << 20),
             ("1ti", 1 << 40),
+            ("7B", 7),
+            ("1P", 1 << 50),
+            ("1pib", 1 << 50),
+            ("0.000000000001T", 1),
+            ("8191P", 8191 << 50),
         ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
@@ -207,11 +212,48 @@ mod tests {
     }
 
     #[test]
+    fn more_than_twelve_decimals_and_more_than_an_i64_are_refused() {
+        assert!(matches!(
+            "1.0000000000000T".parse::<ByteSize>(),
+            Err(ByteSizeError::Malformed(_))
+        ));
+        let max = i64::MAX.unsigned_abs();
+        assert_eq!(format!("{max}B").parse(), Ok(ByteSize(max)));
+        for text in [format!("{}B", max + 1), "8192P".to_owned()] {
+            assert!(
+                matches!(text.parse::<ByteSize>(), Err(ByteSizeError::TooLarge(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_exact_size_has_the_largest_unit_that_divides_it() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1, "1B"),
+            (1023, "1023B"),
+            (1 << 10, "1K"),
+            (1025, "1025B"),
+            (3 << 20, "3M"),
+            (1 << 30, "1G"),
+            (1 << 40, "1T"),
+            (5 << 50, "5120T"),
+        ] {
+            assert_eq!(ByteSize(bytes).exact(), text);
+        }
+    }
+
+    #[test]
     fn a_number_without_a_unit_gets_a_hint_with_the_probable_unit() {
-        let said = |text: &str| text.parse::<ByteSize>().unwrap_err().to_string();
-        assert!(said("20").ends_with("write 20G or 20M"));
-        assert!(said("2048").ends_with("write 2048M"));
-        assert!(said("2147483648").ends_with("write 2147483648B"));
+        let message = |text: &str| text.parse::<ByteSize>().unwrap_err().to_string();
+        assert!(message("20").ends_with("write 20G or 20M"));
+        assert!(message("255").ends_with("write 255G or 255M"));
+        assert!(message("256").ends_with("write 256M"));
+        assert!(message("1048575").ends_with("write 1048575M"));
+        assert!(message("1048576").ends_with("write 1048576B"));
+        assert!(message("2048").ends_with("write 2048M"));
+        assert!(message("2147483648").ends_with("write 2147483648B"));
     }
 
     #[test]
@@ -224,6 +266,10 @@ mod tests {
         assert_eq!(ByteSize(1023).to_string(), "1023B");
         assert_eq!(ByteSize(1000).to_string(), "1000B");
         assert_eq!(ByteSize(u64::MAX).to_string(), "16384P");
+        // 1023.95 and more are rounded to the next unit.
+        for (bytes, text) in [(1_048_524, "1023.9K"), (1_048_525, "1M"), (1_048_576, "1M")] {
+            assert_eq!(ByteSize(bytes).to_string(), text);
+        }
     }
 
     proptest! {

@@ -9,9 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use waifud_api::agent::Peer;
-use waifud_types::{NodeId, Revision};
+use waifud_types::{Name, NodeId, Revision};
 
 /// The durable record of all peers.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -123,12 +124,13 @@ impl PeerTable {
     /// The staged changes are saved. Returns the revision of the newest one.
     pub fn mark_saved(&mut self) -> Option<Revision> {
         let staged = self.staged.take()?;
-        self.changed |= staged.peers != self.saved;
+        self.changed |= !networks(&staged.peers).eq(networks(&self.saved));
         self.saved = staged.peers;
         staged.revision
     }
 
-    /// Whether the saved peers have changed since the last call.
+    /// Whether names or subnets of the saved peers have changed since the last call. A peer that is switched off or on
+    /// changes nothing in the network.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -146,4 +148,10 @@ impl PeerTable {
         staged.revision = revision.or(staged.revision);
         &mut staged.peers
     }
+}
+/// What the guests' network uses of the peers.
+fn networks(peers: &Peers) -> impl Iterator<Item = (&Name, &[Ipv4Net])> {
+    peers
+        .values()
+        .map(|record| (&record.peer.name, record.peer.subnets.as_slice()))
 }

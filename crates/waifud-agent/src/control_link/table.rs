@@ -468,6 +468,9 @@ impl Table {
         }
         self.change(inner, id, |record| {
             record.managed = true;
+            // As with a put: a deletion from before a restore of waifud must not destroy the disks that are kept.
+            record.tombstone = None;
+            record.destroyed = false;
             // A release that is sent again may say now that the guest has to stop.
             let completed = record
                 .release

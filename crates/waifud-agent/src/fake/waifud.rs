@@ -31,6 +31,8 @@ struct State {
     node: NodeId,
     incarnation: Incarnation,
     online: bool,
+    /// A watch that is older than the last of them has ended.
+    outages: u64,
     history: Vec<(u64, Change)>,
     number: u64,
     /// Revisions up to here are trimmed.
@@ -86,6 +88,7 @@ impl FakeWaifud {
             node,
             incarnation: Incarnation(1),
             online: true,
+            outages: 0,
             history: vec![(1, Change::Node)],
             number: 1,
             trimmed: 0,
@@ -243,7 +246,11 @@ impl FakeWaifud {
 
     /// Goes online or offline. Watches end when it goes offline.
     pub fn set_online(&self, online: bool) {
-        lock(&self.state).online = online;
+        {
+            let mut state = lock(&self.state);
+            state.online = online;
+            state.outages += u64::from(!online);
+        }
         self.changed.send_modify(|n| *n += 1);
     }
 
@@ -397,6 +404,7 @@ struct Frames {
     waifud: FakeWaifud,
     changes: watch::Receiver<u64>,
     incarnation: Incarnation,
+    outages: u64,
     queue: std::collections::VecDeque<WatchFrame>,
     at: u64,
 }
@@ -407,7 +415,7 @@ impl FrameStream for Frames {
         loop {
             {
                 let state = self.waifud.online()?;
-                if state.incarnation != self.incarnation {
+                if state.incarnation != self.incarnation || state.outages != self.outages {
                     return Ok(None);
                 }
                 for (number, change) in state.history.iter().filter(|(n, _)| *n > self.at) {
@@ -480,6 +488,7 @@ impl ControlLink for FakeWaifud {
             waifud: self.clone(),
             changes: self.changed.subscribe(),
             incarnation: state.incarnation,
+            outages: state.outages,
             queue,
             at: state.number,
         }))

@@ -19,18 +19,23 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let pause = shared.settings.timing.report_port;
-    let mut refused = false;
+    // `None` while it is unknown whether the last change is in force.
+    let mut refused = Some(false);
     loop {
         let refuse = !answers(shared.metadata.service().as_ref()).await;
-        if refused != refuse {
+        if refused != Some(refuse) {
             let changed = shared.network.set_reports_refused(&shared.table, refuse);
             match changed.await {
                 Ok(()) => {
-                    refused = refuse;
+                    refused = Some(refuse);
                     log(refuse);
                 }
-                // The next round tries again, and the network's own task logs the cause.
-                Err(error) => tracing::debug!("cannot change the rules for reports: {error}"),
+                // The next round tries again, also if metadatad has answered by then: the failed change is part of the
+                // desired state. The network's own task logs the cause.
+                Err(error) => {
+                    refused = None;
+                    tracing::debug!("cannot change the rules for reports: {error}");
+                }
             }
         }
         sleep(pause).await;

@@ -139,6 +139,18 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
         return not_yet(cloud_init);
     }
     if seen.console.finished.is_some() {
+        let datasource = seen.console.datasource.as_deref().unwrap_or_default();
+        if datasource.starts_with("DataSourceNone") {
+            // The fallback of a cloud-init that found no metadata service: it has applied nothing of the instance.
+            return not_yet(CloudInitStatus {
+                datasource: seen.console.datasource.clone(),
+                errors: vec![
+                    "cloud-init found no documents (DataSourceNone): the guest has no SSH keys and no user-data"
+                        .to_owned(),
+                ],
+                ..in_state(CloudInitState::Error)
+            });
+        }
         return Verdict {
             cloud_init: CloudInitStatus {
                 datasource: seen.console.datasource.clone(),

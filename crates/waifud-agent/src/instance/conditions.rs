@@ -85,15 +85,16 @@ fn rescued(
     let rescue = instance.spec.rescue.as_ref()?;
     let begun = !crate::instance::restart_policy::reboot_requested(&record.memory, instance)
         && seen.is_some_and(Observed::is_on);
-    let message = if begun {
-        format!(
+    let (reason, message) = if begun {
+        let message = format!(
             "it runs {} with its own disks attached; end the rescue to boot from its own disk again",
             rescue.template
-        )
+        );
+        ("begun", message)
     } else {
-        format!("it will boot {} next", rescue.template)
+        ("ordered", format!("it will boot {} next", rescue.template))
     };
-    Some(condition("rescue", false, "begun", message, since))
+    Some(condition("rescue", false, reason, message, since))
 }
 
 /// Set if a guest on a host bridge uses another address than the assigned one. Its documents contain the assigned address,

@@ -70,9 +70,12 @@ pub(crate) async fn observe(
                 _ => shared.network.in_force(record),
             };
             seen.assigned = shared.metadata.may_hold(record.id);
-            seen.leftovers = has_volumes(shared, record.id).await?
-                || (matches!(desired, DesiredState::Destroy(_))
-                    && shared.files.exist(record.id).await);
+            // A release keeps the volumes, so a pool that does not answer must not delay it.
+            if !matches!(desired, DesiredState::Release(_)) {
+                seen.leftovers = has_volumes(shared, record.id).await?
+                    || (matches!(desired, DesiredState::Destroy(_))
+                        && shared.files.exist(record.id).await);
+            }
         }
     }
     Ok(Observation {

@@ -94,7 +94,7 @@ impl Hint {
             A::EndRescue => format!("end the rescue of {object}"),
             A::ReadCloudInitLog => "see the output of cloud-init".to_owned(),
             A::ReRunCloudInit => {
-                "have cloud-init repeat everything at the next boot; a reboot repeats only bootcmd and per-boot scripts"
+                "since a reboot repeats only bootcmd and per-boot scripts, have cloud-init repeat everything at the next boot"
                     .to_owned()
             }
             A::InstallGuestAgent => "install qemu-guest-agent in the guest".to_owned(),

@@ -23,8 +23,12 @@ pub(super) fn compose(text: &str) -> Result<Document, YamlError> {
     // The parser is safe code, but it panics if a comma follows a tag, which PyYAML refuses as well. Of the state that
     // outlives the panic, only the position is used.
     let composed = catch_unwind(AssertUnwindSafe(|| document(text, &last)));
-    let document =
-        composed.unwrap_or_else(|_| Err(at(last.get(), "a tag (!) needs a space after it")))?;
+    let document = composed.unwrap_or_else(|_| {
+        Err(at(
+            last.get(),
+            "this cannot be read; if it is a tag (!), it needs a space after it",
+        ))
+    })?;
     not_too_large(&document)?;
     Ok(document)
 }

@@ -1,14 +1,16 @@
 //! `/v1/join-tokens`.
 
 use axum::extract::Path;
+use axum::http::StatusCode;
 use waifud_api::Page;
 use waifud_api::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
 
-use super::answers::{Answer, NoContent, StatusAnswer, created, no_content};
+use super::answers::{Answer, NoContent, NoStore, created, no_content};
 use super::body::Json;
 use super::paths::JoinTokenId;
 use super::peer::AuthenticatedUser;
 use super::query::NoParams;
+use super::refusal::Refusal;
 
 /// Creates a token with which one node can join. Its text is returned only here.
 #[utoipa::path(
@@ -18,13 +20,14 @@ use super::query::NoParams;
 pub async fn create(
     user: AuthenticatedUser,
     Json(request): Json<CreateJoinToken>,
-) -> StatusAnswer<CreatedJoinToken> {
+) -> Result<NoStore<(StatusCode, Json<CreatedJoinToken>)>, Refusal> {
     let creator = user.principal.name;
     created(
         user.control
             .create_join_token(request, &creator, user.cause)
             .await,
     )
+    .map(NoStore)
 }
 
 /// Lists join tokens, oldest first. Tokens are removed a week after they expire.

@@ -389,7 +389,7 @@ pub fn port_reserved(index: usize, port: u16) -> Problem {
         format!("port {port} is reserved for waifud"),
     )
     .field(format!("spec.publish[{index}].port"))
-    .hint("choose another node port; the guest port can stay: PORT:GUESTPORT")
+    .hint("choose another node port; the guest port can stay")
 }
 
 /// The port is listed twice.

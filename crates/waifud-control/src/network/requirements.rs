@@ -235,7 +235,7 @@ pub fn fit(
     taken.sort_unstable();
     taken.dedup();
     let free = subnet::free_address(net, &taken);
-    Ok(free.map(Some).ok_or_else(|| Obstacle {
+    Ok(free.map(Some).ok_or(Obstacle {
         verdict: Verdict::NoFreeAddress { subnet: net },
         waits_for: WaitReason::NoFreeAddress { subnet: net },
     }))

@@ -2,7 +2,7 @@
 
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind, HintWhen};
-use waifud_types::Name;
+use waifud_types::{InstanceId, Name};
 
 fn show(node: &Name) -> Hint {
     Hint::on(&HintAction::Show, HintKind::Node, node.as_str())
@@ -181,7 +181,7 @@ pub fn invalid_record(name: &Name, part: &str) -> Problem {
 }
 
 /// Another instance has the name of the unmanaged one.
-pub fn adopted_name_taken(name: &Name) -> Problem {
+pub fn adopted_name_taken(name: &Name, id: InstanceId) -> Problem {
     Problem::new(
         409,
         "name-taken",
@@ -191,7 +191,7 @@ pub fn adopted_name_taken(name: &Name) -> Problem {
     .hint(Hint::on(
         &HintAction::Adopt { rename: true },
         HintKind::Instance,
-        name.as_str(),
+        id.to_string(),
     ))
 }
 
@@ -219,7 +219,13 @@ pub fn ambiguous_unmanaged(name: &str) -> Problem {
 }
 
 /// A network of the unmanaged instance does not exist, or has another bridge.
-pub fn other_network(name: &Name, network: &Name, bridge: Option<&str>, known: bool) -> Problem {
+pub fn other_network(
+    name: &Name,
+    id: InstanceId,
+    network: &Name,
+    bridge: Option<&str>,
+    known: bool,
+) -> Problem {
     let problem = |what: &str| {
         let bridge = bridge.unwrap_or("unknown");
         Problem::new(
@@ -246,5 +252,5 @@ pub fn other_network(name: &Name, network: &Name, bridge: Option<&str>, known: b
     let adopt = HintAction::Adopt { rename: false };
     problem("does not exist")
         .hint(Hint::on(&add, HintKind::Network, network.as_str()))
-        .hint(Hint::on(&adopt, HintKind::Instance, name.as_str()))
+        .hint(Hint::on(&adopt, HintKind::Instance, id.to_string()))
 }

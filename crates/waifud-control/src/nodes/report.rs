@@ -235,8 +235,8 @@ fn changes_anything(
         let ordered = tx.tombstone_epoch(done.instance, row.id)?;
         Ok::<_, ControlError>(confirms || ordered.is_some())
     })?;
-    let mut released = report.released.iter();
-    let releases = released.try_fold(false, |releases, one| {
+    let mut given_up = report.released.iter();
+    let releases = given_up.try_fold(false, |releases, one| {
         Ok::<_, ControlError>(releases || is_new_release(tx, row.id, *one)?)
     })?;
     Ok(!row.reachable || facts || unmanaged || statuses || confirms || releases)

@@ -104,7 +104,7 @@ impl Control {
         tx.insert_instance(&new, revision)
             .map_err(|error| match error {
                 StoreError::Taken(Taken::InstanceName) => {
-                    node_problems::adopted_name_taken(&adoption.name).into()
+                    node_problems::adopted_name_taken(&adoption.name, record.id).into()
                 }
                 other => ControlError::from(other),
             })?;
@@ -276,6 +276,7 @@ fn require_networks(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), Control
         if here.as_ref().map(|row| row.bridge.as_ref()) != Some(on_node) {
             return Err(node_problems::other_network(
                 &adoption.name,
+                adoption.record.id,
                 &nic.network,
                 on_node.map(String::as_str),
                 here.is_some(),

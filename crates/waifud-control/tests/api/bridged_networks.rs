@@ -47,8 +47,9 @@ async fn networks_can_be_added_listed_and_deleted_except_default() {
     assert_eq!(
         added["nodes"],
         json!([
-            {"node": "alder", "usable": true, "reason": null},
-            {"node": "birch", "usable": false, "reason": "has no bridge br0"},
+            {"node": "alder", "usable": true, "reason": null, "cause": null},
+            {"node": "birch", "usable": false, "reason": "has no bridge br0",
+             "cause": {"code": "no-bridge", "fields": {"bridge": "br0"}}},
         ])
     );
     assert_eq!(

@@ -26,7 +26,7 @@ pub(super) fn generation() -> Result<u32, NetworkError> {
         what: format!("{what} the firewall's generation"),
         message,
     };
-    let errno = |error: nix::errno::Errno| failed("cannot request", error.desc().to_owned());
+    let errno = |error: nix::errno::Errno| failed("requesting", error.desc().to_owned());
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,

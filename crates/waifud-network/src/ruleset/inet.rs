@@ -112,13 +112,14 @@ fn askers(state: &NetworkState, host: &HostSide) -> String {
     text
 }
 
-/// Guest subnets of other nodes, and the interfaces at which packets from them may arrive.
+/// Guest subnets of other nodes, and the interfaces at which packets from them may arrive. A subnet that no fabric carries
+/// changes nothing: its guests are reached by the host's routes, with the host's address.
 fn remote(state: &NetworkState) -> String {
     let mut subnets = Vec::new();
     let mut by_fabric = BTreeMap::<&str, Vec<Ipv4Net>>::new();
     for remote in &state.remote_subnets {
-        subnets.push(remote.subnet);
         if let Some(fabric) = &remote.fabric {
+            subnets.push(remote.subnet);
             by_fabric.entry(fabric).or_default().push(remote.subnet);
         }
     }

@@ -199,7 +199,11 @@ mod tests {
             ..remote(index)
         };
         // 2 and 3 are adjacent and on one fabric, 4 is on another one, 9 is not connected.
-        state.remote_subnets = vec![over(2, "wgf0"), over(3, "wgf0"), over(4, "tun0"), remote(9)];
+        let uncarried = RemoteSubnet {
+            fabric: None,
+            ..remote(9)
+        };
+        state.remote_subnets = vec![over(2, "wgf0"), over(3, "wgf0"), over(4, "tun0"), uncarried];
         insta::assert_snapshot!(inet::table(&state, &host(), &Counted::new()));
     }
 

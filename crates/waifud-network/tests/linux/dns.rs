@@ -79,7 +79,8 @@ fn found(text: &str) -> (u8, Option<String>) {
 
 #[test]
 fn names_of_guests_resolve_in_both_directions() {
-    with_a_guest(2, |_lab, guest| async move {
+    with_a_guest(2, |lab, guest| async move {
+        let _alive = &lab;
         for name in [
             "guest-1",
             "guest-1.waifu.internal",
@@ -121,7 +122,8 @@ fn names_follow_guests_that_are_renamed_and_deleted() {
 
 #[test]
 fn queries_about_guests_are_never_forwarded() {
-    with_a_guest(1, |_lab, guest| async move {
+    with_a_guest(1, |lab, guest| async move {
+        let _alive = &lab;
         // Names in the guests' domain are denied without a query to another server.
         for (name, kind) in [
             ("nobody", A),

@@ -65,7 +65,8 @@ pub fn on_a_node<F: Future<Output = ()>>(guests: u8, test: impl FnOnce(Lab) -> F
     });
 }
 
-/// The same with the network in place and guest 0 attached.
+/// The same with the network in place and guest 0 attached. A test that does not use the lab or the guest must move them
+/// into its future nevertheless: dropping them stops dnsmasq and removes the guest.
 pub fn with_a_guest<F: Future<Output = ()>>(guests: u8, test: impl FnOnce(Lab, Guest) -> F + Send) {
     on_a_node(guests, |lab| async move {
         lab.ensure().await;

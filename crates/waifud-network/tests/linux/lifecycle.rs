@@ -92,7 +92,8 @@ fn the_real_network_conforms() {
 
 #[test]
 fn ensuring_again_changes_nothing() {
-    with_metadata(2, |lab, _guest| async move {
+    with_metadata(2, |lab, guest| async move {
+        let _alive = &guest;
         let (rules, pid, there) = (lab.ruleset(), lab.dnsmasq_pid(), host(&lab));
         for _ in 0..2 {
             lab.ensure().await;

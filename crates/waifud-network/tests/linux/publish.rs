@@ -56,7 +56,8 @@ fn is_closed(from: &Namespace, to: SocketAddrV4) {
 
 #[test]
 fn the_outside_reaches_a_published_port_and_the_guest_sees_its_address() {
-    with_a_publisher(|lab, _guest, server| async move {
+    with_a_publisher(|lab, guest, server| async move {
+        let _alive = &guest;
         assert_eq!(greets(&lab.outside, WEB, &server), OUTSIDE);
         // The guest's port by its own number is not published on the node.
         is_closed(&lab.outside, SocketAddrV4::new(UPLINK, 8080));
@@ -66,7 +67,8 @@ fn the_outside_reaches_a_published_port_and_the_guest_sees_its_address() {
 
 #[test]
 fn published_udp_ports_answer_from_the_requested_address() {
-    with_a_publisher(|lab, guest, _server| async move {
+    with_a_publisher(|lab, guest, server| async move {
+        let _alive = &server;
         let service = guest
             .namespace
             .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap());
@@ -93,7 +95,8 @@ fn published_udp_ports_answer_from_the_requested_address() {
 
 #[test]
 fn the_host_reaches_a_published_port_at_its_own_address() {
-    with_a_publisher(|_lab, _guest, server| async move {
+    with_a_publisher(|lab, guest, server| async move {
+        let _alive = (&lab, &guest);
         let here = Namespace::current();
         assert_eq!(greets(&here, WEB, &server), UPLINK);
         // Loopback and the gateway's address are the host's own.
@@ -156,7 +159,8 @@ fn ports_are_published_on_a_second_address_of_the_host() {
 
 #[test]
 fn an_unpublished_port_is_closed() {
-    with_a_publisher(|mut lab, _guest, server| async move {
+    with_a_publisher(|mut lab, guest, server| async move {
+        let _alive = &guest;
         greets(&lab.outside, WEB, &server);
         lab.state.ports[0].publish.clear();
         lab.ensure().await;

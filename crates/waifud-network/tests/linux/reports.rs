@@ -18,7 +18,7 @@ use crate::home::guest_at_home;
 use crate::lab::{METADATA, on_a_node};
 use crate::namespace::Namespace;
 use crate::reach::{accept, greeter, greets};
-use crate::wire::PATIENCE;
+use crate::wire::{PATIENCE, wait_readable};
 
 const DOCUMENTS: SocketAddrV4 = SocketAddrV4::new(METADATA, 80);
 const REPORTS: SocketAddrV4 = SocketAddrV4::new(METADATA, REPORT_PORT);
@@ -141,7 +141,7 @@ impl Server {
                 match listener.accept() {
                     Ok((stream, _)) if hangs.load(Ordering::Relaxed) => held.push(stream),
                     Ok((stream, _)) => answer(stream),
-                    Err(_) => thread::sleep(Duration::from_micros(200)),
+                    Err(_) => wait_readable(&listener, Duration::from_millis(100)),
                 }
             }
         });

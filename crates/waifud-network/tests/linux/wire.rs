@@ -1,7 +1,7 @@
 //! Raw frames on one interface: sends forged frames like a malicious guest, and receives all frames.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -113,9 +113,9 @@ pub fn ping(namespace: &Namespace, to: Ipv4Addr) {
     });
 }
 
-fn wait_readable(socket: &OwnedFd, patience: Duration) {
+/// Waits until there is something to read or to accept, or until the time is over.
+pub fn wait_readable(socket: &impl AsFd, patience: Duration) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
     let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     poll(&mut descriptors, PollTimeout::try_from(patience).unwrap()).unwrap();
 }

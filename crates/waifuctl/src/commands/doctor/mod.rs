@@ -189,8 +189,16 @@ fn node(node: &Node) -> Vec<Check> {
         } else {
             Verdict::Fail
         };
-        let hint = hint::of_node_condition(condition, &node.name)
-            .unwrap_or_else(|| format!("waifuctl node show {}", node.name));
+        let hint = if condition.kind == "destruction-held" {
+            // Confirming destroys what is held; what is to be kept has to be adopted first.
+            format!(
+                "waifuctl node show {0} lists what is unmanaged; adopt or delete it before waifuctl node confirm {0}",
+                node.name
+            )
+        } else {
+            hint::of_node_condition(condition, &node.name)
+                .unwrap_or_else(|| format!("waifuctl node show {}", node.name))
+        };
         check.but(verdict, hint)
     }));
     if !node.unmanaged.is_empty() {
@@ -220,8 +228,11 @@ fn without_kvm(cause: Option<NoKvm>) -> &'static str {
         Some(NoKvm::DeviceDenied) => {
             "guests are emulated and slow: allow libvirt's QEMU to open /dev/kvm (group kvm)"
         }
-        Some(NoKvm::NoDevice | NoKvm::TestFailed | NoKvm::Other) | None => {
+        Some(NoKvm::NoDevice) => {
             "guests are emulated and slow: check that /dev/kvm exists (modprobe kvm_intel or kvm_amd)"
+        }
+        Some(NoKvm::TestFailed | NoKvm::Other) | None => {
+            "guests are emulated and slow: see the reason above"
         }
     }
 }

@@ -123,17 +123,17 @@ impl Driver {
 
     /// How long until the next pass of a guest that is not known to be ready. Without a reporter, only its console may show
     /// the end of cloud-init, and no event announces that.
-    fn until_console(&self, memory: &Memory, want: &DesiredState, wait: Duration) -> Duration {
-        let DesiredState::Keep(want) = want else {
-            return wait;
+    fn until_console(&self, memory: &Memory, desired: &DesiredState, pause: Duration) -> Duration {
+        let DesiredState::Keep(want) = desired else {
+            return pause;
         };
         let booted = readiness::since(memory)
             .and_then(|boot| Duration::try_from(self.shared.now().duration_since(boot)).ok());
         let boots = booted.is_some_and(|ago| ago < CONSOLE_PATIENCE);
         if boots && memory.ready_by.is_none() && expects(want, memory).no_report.is_some() {
-            wait.min(self.shared.settings.timing.evidence)
+            pause.min(self.shared.settings.timing.evidence)
         } else {
-            wait
+            pause
         }
     }
 

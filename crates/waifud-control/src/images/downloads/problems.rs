@@ -96,7 +96,6 @@ pub(super) fn gave_up(attempts: u32, why: &str) -> Problem {
     )
     .field("url")
     .hint("when the server or the network is available again, repeat the download with the same source")
-    .hint(Hint::on_kind(&HintAction::Download, HintKind::Template))
 }
 
 /// Any failure at a private address. Users who may add templates must not learn whether and which services listen there.
@@ -110,7 +109,6 @@ pub(super) fn private() -> Problem {
     .hint(
         "see waifud's log for the reason. Check the URL from another machine, then repeat the download with the same source",
     )
-    .hint(Hint::on_kind(&HintAction::Download, HintKind::Template))
 }
 
 /// The reason that is shown while a private address is tried again.

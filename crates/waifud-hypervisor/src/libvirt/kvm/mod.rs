@@ -17,6 +17,10 @@ use boot::Attempt;
 
 /// Properties of the host that are known without running anything.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent properties of a host"
+)]
 pub struct HostFeatures {
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
