@@ -283,7 +283,8 @@ mod tests {
         assert!(without_kvm(Some(NoKvm::NoCpuSupport)).contains("firmware"));
         assert!(without_kvm(Some(NoKvm::DeviceDenied)).contains("group kvm"));
         assert!(without_kvm(Some(NoKvm::NoDevice)).contains("modprobe"));
-        assert!(without_kvm(None).contains("modprobe"));
+        assert!(without_kvm(Some(NoKvm::TestFailed)).contains("reason above"));
+        assert!(without_kvm(None).contains("reason above"));
     }
 
     type Defect = fn(&mut Node);
