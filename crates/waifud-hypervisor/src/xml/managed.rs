@@ -14,7 +14,7 @@ const ALIAS: &str = "ua-waifud-";
 /// The rest of the prefix of our disks' aliases.
 const DISK: &str = "disk-";
 
-/// The element that gives a device an alias of ours.
+/// The element that marks a device with one of waifud's aliases.
 pub(super) fn alias(name: impl std::fmt::Display) -> Element {
     Element::new("alias").with("name", format!("{ALIAS}{name}"))
 }
@@ -29,12 +29,12 @@ pub(super) fn alias_of(device: &Element) -> Option<&str> {
     device.get("alias")?.attribute("name")
 }
 
-/// Whether a device has an alias of ours.
+/// Whether a device has one of waifud's aliases.
 pub(super) fn has_our_alias(device: &Element) -> bool {
     alias_of(device).is_some_and(|alias| alias.starts_with(ALIAS))
 }
 
-/// The name of a disk of ours, by its alias. `None` for other devices.
+/// The name of a disk that waifud added, by its alias. `None` for other devices.
 pub(super) fn our_disk(device: &Element) -> Option<Name> {
     let name = alias_of(device)?.strip_prefix(ALIAS)?.strip_prefix(DISK)?;
     name.parse().ok().filter(|_| device.name == "disk")
