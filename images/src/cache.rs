@@ -104,7 +104,7 @@ fn describe(path: &Path, started: Instant, from_cache: bool) -> Result<BuiltImag
     // Bytes 24 to 31 of a qcow2 header: the virtual size, big-endian (QEMU's docs/interop/qcow2.txt).
     let (_, virtual_size) = head
         .split_last_chunk::<8>()
-        .context("a qcow2 header is too short")?;
+        .context("the file is too short for a qcow2 header")?;
     Ok(BuiltImage {
         qcow2: path.to_owned(),
         sha256: hash::of_file(path)?,

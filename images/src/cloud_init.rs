@@ -31,7 +31,7 @@ pub fn cloud_init_package(suite: &str, version: &str) -> Result<PathBuf> {
     let (deb, found) = download(suite, work.path())?;
     ensure!(
         found.starts_with(version),
-        "{suite} has cloud-init {found}, and not {version}x"
+        "{suite} has cloud-init {found}, but the tests expect {version}"
     );
     let unpacked = work.path().join("unpacked");
     command("dpkg-deb", &["-x", text(&deb)?, text(&unpacked)?])?;
@@ -43,7 +43,7 @@ pub fn cloud_init_package(suite: &str, version: &str) -> Result<PathBuf> {
     Ok(kept)
 }
 
-/// Fetches the package with an apt that knows this suite only and shares nothing with the machine's.
+/// Downloads the package with apt options that use only this suite and do not touch the machine's apt state.
 fn download(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
     let sources = work.join("debian.sources");
     fs::write(&sources, crate::apt_sources(suite)?)?;
@@ -87,7 +87,7 @@ fn download(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
             return Ok((path, version.to_owned()));
         }
     }
-    anyhow::bail!("apt-get download left no package")
+    anyhow::bail!("apt-get download did not produce a package")
 }
 
 fn text(path: &Path) -> Result<&str> {
@@ -96,7 +96,7 @@ fn text(path: &Path) -> Result<&str> {
 
 fn command(program: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(program).args(arguments).output();
-    let output = output.with_context(|| format!("{program} could not be run"))?;
+    let output = output.with_context(|| format!("cannot run {program}"))?;
     let output_text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program}: {output_text}");
     Ok(())

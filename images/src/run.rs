@@ -74,7 +74,7 @@ impl Tool {
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         let mut path: Vec<_> = std::env::split_paths(&inherited).collect();
         path.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
-        let path = std::env::join_paths(path).context("PATH can't be extended")?;
+        let path = std::env::join_paths(path).context("cannot extend PATH")?;
         let spawned = Command::new(&program)
             .args(args)
             .env("PATH", path)

@@ -75,7 +75,7 @@ fn start(dir: &Path, spec: &LabSpec, inits: &mut Vec<Pid>) -> Result<()> {
     }
     let outside = inits
         .first()
-        .context("the lab has no namespace outside")?
+        .context("the lab has no namespace \"outside\"")?
         .as_raw();
     for (node, pid) in spec.nodes.iter().zip(inits.iter()).skip(1) {
         net::connect(node, pid.as_raw(), outside)?;

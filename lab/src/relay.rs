@@ -26,7 +26,7 @@ const WAIFUD: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 /// Short, because both ends are on this machine.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Limit of simultaneous connections; more are closed. Each uses two threads.
-const MOST: usize = 64;
+const CONNECTIONS_MAX: usize = 64;
 
 /// Starts the relay's threads, which end with the guard. The guard calls this when the node's `init` exists and all
 /// processes are cloned.
@@ -65,7 +65,7 @@ fn accept(listener: &TcpListener, namespace: &Arc<File>) {
             }
         };
         // The listener holds one reference.
-        if Arc::strong_count(namespace) > MOST {
+        if Arc::strong_count(namespace) > CONNECTIONS_MAX {
             continue;
         }
         let held = Arc::clone(namespace);

@@ -57,8 +57,8 @@ struct Entry {
     restarts: u32,
     /// It has been ready once, so later services do not wait for it again.
     was_ready: bool,
-    /// The action when the current process ends, instead of backing off.
-    then: Option<State>,
+    /// The state after the current process has ended; `None` to back off.
+    next_state: Option<State>,
 }
 
 pub(crate) struct Supervisor {
@@ -85,7 +85,7 @@ impl Supervisor {
                 backoff: Backoff::default(),
                 restarts: 0,
                 was_ready: false,
-                then: None,
+                next_state: None,
             })
             .collect();
         Self {
@@ -111,7 +111,7 @@ impl Supervisor {
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut fds, self.next_look()) {
+            match poll(&mut fds, self.next_check()) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error).context("cannot wait"),
             }
@@ -141,7 +141,7 @@ impl Supervisor {
                     && pid == dead
                 {
                     eprintln!("{} ended: {status:?}", entry.service.name);
-                    entry.state = entry.then.take().unwrap_or_else(|| State::BackOff {
+                    entry.state = entry.next_state.take().unwrap_or_else(|| State::BackOff {
                         until: Instant::now() + entry.backoff.after(since.elapsed()),
                     });
                 }
@@ -200,7 +200,7 @@ impl Supervisor {
     }
 
     /// The time of the next check of conditions that no event signals.
-    fn next_look(&self) -> PollTimeout {
+    fn next_check(&self) -> PollTimeout {
         let now = Instant::now();
         let stopping = self
             .stopping
@@ -302,13 +302,13 @@ impl Entry {
         };
         match (action, self.state) {
             (Action::Kill(signal), State::Running { pid, .. }) => send(pid, signal),
-            (Action::Kill(_), _) => Reply::Refused(format!("{} does not run", self.service.name)),
+            (Action::Kill(_), _) => Reply::Refused(format!("{} is not running", self.service.name)),
             (Action::Restart, State::Running { pid, .. }) => {
-                self.then = Some(now);
+                self.next_state = Some(now);
                 send(pid, Signal::SIGTERM as i32)
             }
             (Action::Stop, State::Running { pid, .. }) => {
-                self.then = Some(State::Stopped);
+                self.next_state = Some(State::Stopped);
                 send(pid, Signal::SIGTERM as i32)
             }
             (Action::Stop, _) => {
@@ -317,7 +317,7 @@ impl Entry {
             }
             // A start cancels a stop that is in progress.
             (Action::Start, State::Running { .. }) => {
-                self.then = self.then.map(|_| now);
+                self.next_state = self.next_state.map(|_| now);
                 Reply::Done
             }
             (Action::Restart | Action::Start, _) => {

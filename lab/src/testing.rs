@@ -23,7 +23,7 @@ pub fn init_exe() -> Result<PathBuf> {
     let found = places.into_iter().find(|path| path.is_file());
     found.with_context(|| {
         format!(
-            "no xtask beside {}: run `cargo build -p xtask` first",
+            "xtask is not built next to {}: run `cargo build -p xtask` first",
             exe.display()
         )
     })

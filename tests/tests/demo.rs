@@ -7,7 +7,7 @@ use serde_json::Value;
 use waifud_lab::{testing, wait};
 
 #[test]
-fn the_demo_verifies_the_guest_and_leaves_nothing() -> Result<()> {
+fn the_demo_verifies_the_guest_and_leaves_nothing_behind() -> Result<()> {
     if let Some(why) = testing::why_no_lab() {
         return testing::skip(&why);
     }

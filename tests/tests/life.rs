@@ -187,19 +187,19 @@ fn run_again(guest: &Guest) -> Result<()> {
 }
 
 #[test]
-fn a_guest_gets_only_its_own_documents_whatever_it_forges() -> Result<()> {
+fn a_guest_with_forged_requests_gets_only_its_own_documents() -> Result<()> {
     World::with(|world| {
         let (_secret, path) = file(b"#!/bin/sh\n# the-secret-of-victim\n")?;
         let victim = world.ready_guest("victim", &["--user-data", &path])?;
         world.add_template("by-url", &["--datasource", "nocloud"])?;
-        let thief = world.ready_guest_of("by-url", "thief", &[])?;
+        let attacker = world.ready_guest_of("by-url", "attacker", &[])?;
         found_by(
             world,
-            "thief",
+            "attacker",
             "DataSourceNoCloudNet [seed=dmi,http://169.254.169.254/nocloud/]",
         )?;
         let fetch = |header: &str| {
-            thief.run_when_up(&format!(
+            attacker.run_when_up(&format!(
                 "wget -q -O - {header} http://169.254.169.254/openstack/latest/meta_data.json; \
                  wget -q -O - {header} http://169.254.169.254/openstack/latest/user_data; true"
             ))
@@ -215,7 +215,7 @@ fn a_guest_gets_only_its_own_documents_whatever_it_forges() -> Result<()> {
         ] {
             let got = fetch(&header)?;
             ensure!(
-                got.contains("\"thief\""),
+                got.contains("\"attacker\""),
                 "{header}: not its own documents: {got}"
             );
             ensure!(
@@ -225,7 +225,7 @@ fn a_guest_gets_only_its_own_documents_whatever_it_forges() -> Result<()> {
         }
         // With the victim's address as its source, it gets no answer.
         let before = home::spoofed(world)?;
-        let forged = thief.run(&format!(
+        let forged = attacker.run(&format!(
             "exec 2>&1; via=\"169.254.169.254/32 via $(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p')\"; \
              ip addr add {address}/32 dev eth0; ip route replace $via src {address}; ip route get 169.254.169.254; \
              timeout 5 wget -q -O - http://169.254.169.254/openstack/latest/user_data; \
@@ -240,7 +240,7 @@ fn a_guest_gets_only_its_own_documents_whatever_it_forges() -> Result<()> {
             !forged.contains("the-secret-of-victim"),
             "a forged source got the victim's documents"
         );
-        let why = world.waifuctl.json(&["why", "thief"])?;
+        let why = world.waifuctl.json(&["why", "attacker"])?;
         let asked = |document: &str| {
             let requests = why.pointer("/evidence/requests").and_then(Value::as_array);
             requests.is_some_and(|all| {
@@ -261,10 +261,10 @@ fn a_guest_gets_only_its_own_documents_whatever_it_forges() -> Result<()> {
             "{why:#}"
         );
         ensure!(
-            fetch("")?.contains("\"thief\""),
-            "the thief does not get its own documents after the attempt"
+            fetch("")?.contains("\"attacker\""),
+            "the attacker does not get its own documents after the attempt"
         );
-        world.delete("thief")?;
+        world.delete("attacker")?;
         world.delete("victim")
     })
 }

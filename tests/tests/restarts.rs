@@ -14,7 +14,7 @@ fn qemu_pids(world: &World) -> Result<String> {
 }
 
 #[test]
-fn twelve_kills_stop_no_guest_and_new_guests_still_come_up() -> Result<()> {
+fn guests_survive_twelve_kills_and_new_guests_can_be_created() -> Result<()> {
     World::with(|world| {
         let guest = world.ready_guest("steady", &[])?;
         let back_up = || world.node(&["waifud", "backup", BACKUP]).map(drop);

@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
     part(Part::Snapshots, "snapshots", &snapshots::check);
     part(Part::Architecture, "architecture", &architecture::check);
     part(Part::Arrows, "crate arrows", &arrows::check);
-    part(Part::Circles, "circles of imports", &circles::check);
+    part(Part::Circles, "circular imports", &circles::check);
     part(Part::Deny, "licences, bans, sources", &deny::check);
     part(Part::Clippy, "clippy", &|| {
         let arguments = [

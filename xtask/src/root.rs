@@ -30,7 +30,7 @@ pub fn become_root(purpose: &str) -> Result<()> {
     let Some(sudo) = sudo() else {
         bail!("{purpose} needs root, and sudo is not installed: run this as root");
     };
-    eprintln!("{purpose} needs root: continuing under sudo");
+    eprintln!("{purpose} needs root: running again with sudo");
     let error = Command::new(sudo)
         .arg("--preserve-env")
         .arg("--")

@@ -153,7 +153,7 @@ pub fn only(pem: &str) -> Result<Trust, Failure> {
     let bad = |e: waifud_pki::PkiError| {
         Failure::input("invalid-ca", "invalid CA certificate")
             .cause(&e)
-            .hint("give the file /var/lib/waifud/pki/ca.crt of the machine that runs waifud")
+            .hint("use the file /var/lib/waifud/pki/ca.crt from the machine that runs waifud")
     };
     let ca = waifud_pki::certificates(pem).map_err(bad)?.swap_remove(0);
     Ok(Trust::Only(

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn contexts_survive_their_file_which_is_for_its_owner_alone() {
+    fn saved_contexts_are_loaded_again_and_only_the_owner_can_read_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("waifud/contexts.toml");
         assert!(Contexts::load(&path).unwrap().contexts.is_empty());

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_editor_is_split_like_shell_words() {
+    fn the_editor_command_is_split_like_shell_words() {
         let words = |text: &str| words(text);
         assert_eq!(words("code --wait").unwrap(), ["code", "--wait"]);
         assert_eq!(

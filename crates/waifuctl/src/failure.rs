@@ -74,7 +74,7 @@ impl Failure {
         let text = error.to_string();
         let title = text.lines().next().unwrap_or_default();
         let failure = Self::input("usage", title.trim_start_matches("error: "))
-            .hint("see waifuctl --help, or --help after a command");
+            .hint("see waifuctl --help or waifuctl COMMAND --help");
         match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::String(argument)) => {
                 failure.field(argument.split(' ').next().unwrap_or(argument))
@@ -104,8 +104,8 @@ impl Failure {
     }
 
     /// Prefixes the title with the subject.
-    pub fn about(mut self, whom: &str) -> Self {
-        self.problem.title = format!("{whom}: {}", self.problem.title);
+    pub fn about(mut self, subject: &str) -> Self {
+        self.problem.title = format!("{subject}: {}", self.problem.title);
         self
     }
 
@@ -233,12 +233,12 @@ impl From<ClientError> for Failure {
 pub fn usage_hint(error: &clap::Error) -> Option<&'static str> {
     let text = error.to_string();
     if error.kind() == clap::error::ErrorKind::UnknownArgument && text.contains("waifuctl ssh ") {
-        return Some("a program to run comes after --: waifuctl ssh web -- uptime");
+        return Some("put the program to run after --: waifuctl ssh web -- uptime");
     }
     let missing = error.kind() == clap::error::ErrorKind::MissingRequiredArgument;
     if missing && text.contains("--template <NAME>") {
         return Some(
-            "waifuctl template list lists existing templates, waifuctl template catalog further ones",
+            "waifuctl template list lists existing templates, waifuctl template catalog those that can be downloaded",
         );
     }
     None

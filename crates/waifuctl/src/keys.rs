@@ -29,7 +29,7 @@ pub fn named_from(base: &Path, field: &str, arguments: &[String]) -> Result<Vec<
             )
             .field(field)
             .cause(&e)
-            .hint("name a .pub file, or give the key in quotes")
+            .hint("pass a .pub file, or the key itself in quotes")
         })?;
         if found.is_empty() {
             return Err(Failure::input(
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_callers_own_keys_only_usable_ones_are_taken() {
+    fn unusable_files_in_the_users_ssh_directory_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in [
             ("id_dsa.pub", "ssh-dss AAAA old"),

@@ -31,7 +31,7 @@ pub fn changes(typed: &[String]) -> Result<BTreeMap<String, Option<String>>, Fai
             return Err(
                 Failure::input("invalid-label", format!("label {key:?} is repeated"))
                     .field("labels")
-                    .hint("name each label once"),
+                    .hint("give each label only once"),
             );
         }
     }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_need_a_key() {
+    fn a_label_without_a_key_is_refused() {
         let labels = pairs("--label", &typed(&["a=b=c"])).unwrap();
         assert_eq!(labels.get("a").map(String::as_str), Some("b=c"));
         assert!(pairs("--label", &typed(&["=x"])).is_err());

@@ -78,12 +78,12 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: no runtime: {error}");
+            eprintln!("error: cannot start the async runtime: {error}");
             return ExitCode::from(2);
         }
     };
     let outcome = runtime.block_on(run(cli));
-    // A read of stdin that still waits must not hold up the end.
+    // A read that still waits for stdin must not delay the exit.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -104,7 +104,7 @@ pub fn allow(mut nics: Vec<CreateNic>, allowed: &[String]) -> Result<Vec<CreateN
                 format!("{text:?} names a network that the instance is not on"),
             )
             .field("--allow-address")
-            .hint("add the network with --network, or leave out NAME: for the first one"));
+            .hint("add the network with --network, or omit NAME: to use the first network"));
         };
         nic.allow_addresses.push(address.to_owned());
     }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_read_as_people_write_them() {
+    fn ports_are_parsed_in_all_documented_forms() {
         let of = |port, guest_port, protocol| {
             Ok(Publish {
                 port,
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn further_addresses_go_to_the_first_nic_or_to_the_one_that_is_named() {
+    fn an_allowed_address_is_added_to_the_first_or_to_the_named_nic() {
         let of = |networks: &[&str], allowed: &[&str]| {
             let nics = networks.iter().map(|text| network(text).unwrap());
             let allowed: Vec<_> = allowed.iter().map(|&text| text.to_owned()).collect();

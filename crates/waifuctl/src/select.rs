@@ -19,7 +19,7 @@ pub async fn instances(
         let mut found = pagination::list(async |query| context.client.instances(query).await)
             .await?
             .items;
-        found.retain(|instance| wanted.selector.iter().all(|s| s.fits(&instance.labels)));
+        found.retain(|instance| wanted.selector.iter().all(|s| s.matches(&instance.labels)));
         if found.is_empty() {
             context.printer.note("no instances match");
         }

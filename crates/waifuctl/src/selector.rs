@@ -51,7 +51,7 @@ fn requirement(text: &str) -> Result<Requirement, String> {
 
 impl Selector {
     /// Whether the labels match.
-    pub fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.0.iter().all(|requirement| match requirement {
             Requirement::Is(key, value) => labels.get(key) == Some(value),
             Requirement::IsNot(key, value) => labels.get(key) != Some(value),
@@ -66,12 +66,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_of_a_selector_has_to_fit() {
+    fn all_requirements_of_a_selector_must_match() {
         let labels = BTreeMap::from([
             ("tier".to_owned(), "web".to_owned()),
             ("owner".to_owned(), "ana".to_owned()),
         ]);
-        let fits = |text: &str| text.parse::<Selector>().unwrap().fits(&labels);
+        let matches = |text: &str| text.parse::<Selector>().unwrap().matches(&labels);
         for yes in [
             "tier=web",
             "tier==web",
@@ -81,7 +81,7 @@ mod tests {
             "nothing!=x",
             "tier=web, owner",
         ] {
-            assert!(fits(yes), "{yes}");
+            assert!(matches(yes), "{yes}");
         }
         for no in [
             "tier=db",
@@ -90,12 +90,12 @@ mod tests {
             "!tier",
             "tier=web,owner=eve",
         ] {
-            assert!(!fits(no), "{no}");
+            assert!(!matches(no), "{no}");
         }
     }
 
     #[test]
-    fn a_selector_that_says_nothing_is_refused_before_it_selects_everything() {
+    fn an_empty_selector_is_refused() {
         for bad in ["", ",", "=x", "!", "tier=web,", "a b", "!=x"] {
             assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
         }

@@ -30,7 +30,7 @@ pub fn hints(login: &Login<'_>) -> Vec<String> {
         let others: Vec<_> = users.iter().cloned().collect();
         let other = others.first().map_or("USER", String::as_str);
         hints.push(format!(
-            "user-data has `users:` without `default`, so the guest does not have a user {user}: waifuctl ssh {other}@{name}"
+            "user-data has `users:` without `default`, so the guest does not have a user {user}; log in as another user: waifuctl ssh {other}@{name}"
         ));
     }
     let bare = |key: &String| {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_user_that_user_data_does_not_create_is_named() {
+    fn user_data_that_does_not_create_the_default_user_causes_a_hint() {
         let key = ["ssh-ed25519 AAAA other-comment"];
         let said = of(Some("#cloud-config\nusers:\n  - name: ana\n"), &key);
         assert!(
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_the_guest_was_not_given_is_named() {
+    fn a_local_key_that_the_guest_does_not_have_causes_a_hint() {
         assert!(of(None, &["ssh-ed25519 BBBB ana"]).contains("none of the keys"));
         assert!(of(None, &[]).contains("none of the keys"));
         assert!(!of(None, &["ssh-ed25519 AAAA ana"]).contains("none of the keys"));

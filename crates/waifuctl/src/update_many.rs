@@ -23,7 +23,7 @@ pub async fn update_many(
     selected: &SelectArgs,
     wait: WaitOptions,
     change: &UpdateInstance,
-    ordered: &dyn Fn(&Change) -> String,
+    describe_request: &dyn Fn(&Change) -> String,
 ) -> Result<(), Failure> {
     let mut found = select::instances(context, selected, false).await?;
     if selected.names.is_empty() {
@@ -53,7 +53,7 @@ pub async fn update_many(
         if wait.wait {
             format!("{name}: {}", state(&one.after))
         } else {
-            format!("{name}: {}", ordered(one))
+            format!("{name}: {}", describe_request(one))
         }
     };
     let instances: Vec<_> = done.iter().map(|one| &one.after).collect();

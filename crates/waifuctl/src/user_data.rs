@@ -60,7 +60,7 @@ pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
             "user-data-binary",
             "user-data is not valid UTF-8".to_owned(),
         )
-        .hint("give #cloud-config, a script or a MIME message, plain or compressed with gzip")),
+        .hint("use #cloud-config, a script or a MIME message, plain or compressed with gzip")),
     }
 }
 

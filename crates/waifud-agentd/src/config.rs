@@ -136,7 +136,7 @@ impl Config {
             _ => match text.strip_prefix("wait:").and_then(seconds) {
                 Some(wait) => Ok(BootAlone::Wait(Duration::from_secs(wait))),
                 None => bail!(
-                    "invalid boot_alone {text:?}: expected start, never or, for example, wait:120s"
+                    "invalid boot_alone {text:?}: expected start, never or wait:DURATION, for example wait:120s"
                 ),
             },
         }

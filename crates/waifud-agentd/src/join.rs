@@ -82,8 +82,8 @@ pub async fn wait(config: &Config) -> anyhow::Result<Membership> {
         }
         if !logged {
             tracing::warn!(
-                "this machine has not joined: run `waifuctl node token create` on waifud's machine, then \
-                 `waifud-agentd join --token TOKEN` here; waiting"
+                "waiting: this machine has not joined. Run `waifuctl node token create` on waifud's machine, then \
+                 `waifud-agentd join --token TOKEN` here"
             );
             logged = true;
         }

@@ -80,7 +80,7 @@ enum Command {
 }
 
 fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
-    let bad = || "expected eight hexadecimal digits, as shown in the node's condition".to_owned();
+    let bad = || "expected eight hexadecimal digits, as shown by waifuctl node show".to_owned();
     if text.len() != 8 {
         return Err(bad());
     }
@@ -135,7 +135,7 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
     let agent = Agent::open(settings, adapters)?;
     if let Some(incarnation) = confirmed {
         if agent.confirm_incarnation(incarnation)? {
-            tracing::warn!(%incarnation, "confirmed: waifud's deletions are applied again");
+            tracing::warn!(%incarnation, "confirmed: this node executes waifud's deletions again");
         } else {
             tracing::warn!(%incarnation, "no confirmation is pending for this incarnation");
         }
@@ -175,7 +175,7 @@ fn assemble(
     let qemu_owner = host::owner(&config.qemu_user, Some(&config.qemu_group))?;
     if qemu_owner.is_none() {
         tracing::warn!(
-            "user {} or group {} does not exist; is libvirt installed? file owners are left to libvirt",
+            "user {} or group {} does not exist (is libvirt installed?); leaving file ownership to libvirt",
             config.qemu_user,
             config.qemu_group
         );

@@ -25,7 +25,7 @@ pub async fn remove_network(config: &Config) -> anyhow::Result<()> {
     let removed = network
         .remove(&config.metadata_interface)
         .await
-        .context("the network was only partly removed; run this command again")?;
+        .context("the guests' network was only partly removed; run this command again")?;
     println!("{}", line(&removed));
     Ok(())
 }
@@ -44,7 +44,7 @@ async fn refuse_while_guests_run(
         Err(_) if attached.is_empty() => Ok(()),
         Err(error) => Err(error).with_context(|| {
             format!(
-                "guests seem to be running ({} on the bridge), but libvirt does not answer; start libvirt, then stop the guests",
+                "guests seem to be running (taps on the bridge: {}), but libvirt does not answer; start libvirt, then stop the guests",
                 attached.join(", ")
             )
         }),

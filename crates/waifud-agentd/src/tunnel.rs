@@ -93,7 +93,7 @@ impl MetadataTunnel for Tunnel {
                 let cause = std::error::Error::source(&error).map(|c| format!(": {c}"));
                 failed(format!("{error}{}", cause.unwrap_or_default()))
             })?;
-        tracing::info!(interface = tunnel.interface(), way = ?tunnel.backend(), "the tunnel to the metadata service is up");
+        tracing::info!(interface = tunnel.interface(), backend = ?tunnel.backend(), "the tunnel to the metadata service is up");
         *up = Some(Up {
             tunnel,
             server_public_key: server_public_key.to_owned(),

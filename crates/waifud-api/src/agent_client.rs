@@ -84,7 +84,7 @@ pub enum AgentClientError {
         limit: usize,
     },
     /// The bundle does not have the requested digest.
-    #[error("the bundle {expected} was received with digest {actual}")]
+    #[error("the received bundle has the digest {actual} instead of {expected}")]
     DigestMismatch {
         /// The requested digest.
         expected: Digest,
@@ -452,7 +452,7 @@ impl WatchStream {
         if self.ignored.len() < IGNORED_MAX && self.ignored.insert(kind.to_owned()) {
             tracing::warn!(
                 ?kind,
-                "ignoring what waifud sends of a kind that this version does not know; upgrade this node"
+                "ignoring objects of a kind that this version does not support; upgrade waifud-agentd on this node"
             );
         }
     }

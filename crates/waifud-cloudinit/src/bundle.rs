@@ -38,7 +38,7 @@ pub struct SealedBundle {
 #[non_exhaustive]
 pub enum BundleError {
     /// The bytes are damaged, or were changed.
-    #[error("the bundle's digest is {found}, not {wanted}")]
+    #[error("the bundle has the digest {found} instead of {wanted}")]
     WrongDigest {
         /// The expected digest.
         wanted: Digest,
@@ -55,7 +55,7 @@ pub enum BundleError {
         found: Option<u8>,
     },
     /// The key belongs to another bundle.
-    #[error("the key does not open the bundle")]
+    #[error("the key does not decrypt the bundle")]
     Sealed,
     /// The decrypted contents are not documents of this version.
     #[error("the bundle's contents are not valid documents")]

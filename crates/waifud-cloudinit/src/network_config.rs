@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{NicDoc, Source};
 
-/// The metric of routes that further interfaces learn by DHCP, for guests that cannot ignore them: lower priority than the
+/// The metric of routes that additional interfaces get by DHCP, for guests that cannot ignore these routes: lower priority than the
 /// first interface's routes with 100 (netplan and `NetworkManager`) or 1024 (networkd).
-const LATER_METRIC: u32 = 2048;
+const ADDITIONAL_NIC_METRIC: u32 = 2048;
 
 /// The document; empty if it is not needed. JSON, which is valid YAML.
 pub(crate) fn document(source: &Source) -> String {
@@ -43,7 +43,7 @@ fn ethernet(nic: &NicDoc, is_first: bool) -> Value {
                 let overrides = json!({
                     "use-routes": false,
                     "use-dns": false,
-                    "route-metric": LATER_METRIC,
+                    "route-metric": ADDITIONAL_NIC_METRIC,
                 });
                 set("dhcp4-overrides", overrides);
             }

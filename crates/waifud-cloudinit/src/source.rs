@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use waifud_types::template::Datasource;
 use waifud_types::{InstanceId, MacAddr, Name, Secret};
 
-/// The data of an instance's documents.
+/// The input of [`crate::render`]: everything that the documents of one instance contain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Source {
     /// The instance.
@@ -19,7 +19,7 @@ pub struct Source {
     pub domain: Option<String>,
     /// The availability zone: the node's name, or `waifud`.
     pub availability_zone: String,
-    /// Public keys in OpenSSH's one-line form, checked by [`SshKey`](crate::SshKey).
+    /// Public SSH keys in OpenSSH's one-line format, already validated as [`SshKey`](crate::SshKey).
     pub ssh_keys: Vec<String>,
     /// The user-data as the user provided it, checked by [`validate_user_data`](crate::validate_user_data).
     pub user_data: Option<Secret<String>>,
@@ -62,7 +62,7 @@ impl Source {
     }
 }
 
-/// The contents of vendor-data. cloud-init merges both, and user-data takes precedence.
+/// The contents of vendor-data. cloud-init merges vendor-data and user-data; user-data takes precedence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VendorOptions {
     /// Report to the metadata service once cloud-init has finished.

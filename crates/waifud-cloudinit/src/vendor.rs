@@ -1,4 +1,4 @@
-//! Vendor-data: waifud's own configuration for cloud-init. cloud-init merges both, and user-data takes precedence.
+//! Vendor-data: waifud's own configuration for cloud-init, which cloud-init merges with the user-data. User-data takes precedence.
 
 use serde_json::{Map, Value, json};
 use waifud_types::template::REPORT_PORT;

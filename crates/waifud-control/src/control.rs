@@ -1,4 +1,4 @@
-//! [`Control`]: the configuration, and the services put together.
+//! The configuration, and [`Control`], which holds all services.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;

@@ -1,5 +1,5 @@
-//! Problems that any request can have: a missing object, an invalid name, number, label, parameter or header. The others
-//! are in the folders of their nouns: `instances/problems.rs`, `images/problems.rs` and so on. Codes are for scripts and are stable.
+//! Problems that any request can cause: a missing object, or an invalid name, number, label, parameter or header. The others
+//! are next to the code that they belong to: `instances/problems.rs`, `images/problems.rs` and so on. Codes are stable: scripts rely on them.
 
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind};
@@ -49,7 +49,7 @@ pub fn bad_label(key: &str) -> Problem {
     let shown: String = key.chars().take(80).collect();
     Problem::new(422, "invalid-label", format!("label {shown:?} is invalid"))
         .field("labels")
-        .hint("keys have 1 to 63 characters of a-z, A-Z, 0-9 and -_./; values have up to 255 characters, no control characters")
+        .hint("keys have 1 to 63 characters of a-z, A-Z, 0-9 and -_./; values have at most 255 characters and no control characters")
 }
 
 /// A list has too many entries.

@@ -206,7 +206,9 @@ async fn to_its_end<T: Send + 'static>(
         Err(error) => {
             tracing::error!(%error, "a change failed, which is a bug");
             let problem = Problem::new(500, "internal", "the change failed unexpectedly");
-            Err(Refused::new(problem.hint("try again; please report it")))
+            Err(Refused::new(
+                problem.hint("try again, and please report this bug"),
+            ))
         }
     }
 }
@@ -276,16 +278,18 @@ impl Refused {
 impl From<ControlError> for Refused {
     fn from(error: ControlError) -> Self {
         let (status, code, hint) = match &error {
-            ControlError::DigestMismatch { .. } => (400, "digest-mismatch", "send the bytes again"),
+            ControlError::DigestMismatch { .. } => {
+                (400, "digest-mismatch", "send the bundle again")
+            }
             ControlError::BundleMissing { .. } => (
                 409,
                 "bundle-missing",
-                "put the bundle first, then the assignment",
+                "first put the bundle, then the assignment",
             ),
             ControlError::BundleUnreadable { .. } => (
                 400,
                 "bundle-unreadable",
-                "the key belongs to another bundle, or waifud is newer than this service",
+                "the key belongs to another bundle, or this service is older than waifud",
             ),
             ControlError::BundleOfAnother { .. } => (
                 409,

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_is_read_once_and_in_order() {
+    async fn each_observation_is_returned_once_and_in_order() {
         let log = ObservationLog::default();
         let (a, b) = (InstanceId::generate(), InstanceId::generate());
         for instance in [a, b, a] {

@@ -56,7 +56,7 @@ pub fn system_clock() -> Timestamp {
 #[non_exhaustive]
 pub enum ControlError {
     /// The bytes do not have the announced digest.
-    #[error("the bytes have the digest {found}, not {wanted}")]
+    #[error("the bundle has the digest {found} instead of {wanted}")]
     DigestMismatch {
         /// The digest in the path.
         wanted: Digest,
@@ -98,7 +98,7 @@ pub enum ControlError {
     #[error("the node's public key is not a valid WireGuard key")]
     NodeKey(#[source] KeyError),
     /// The tunnel refused the node.
-    #[error("the tunnel refused the node's configuration")]
+    #[error("cannot configure the tunnel")]
     Tunnel(#[source] WireguardError),
     /// The store failed.
     #[error("the change could not be stored")]
@@ -159,7 +159,7 @@ impl MetadataService {
                 Err(error) => Err(error),
             };
             if let Err(error) = loaded {
-                tracing::warn!(%instance, %error, "an instance is not served until the agent assigns it again");
+                tracing::warn!(%instance, %error, "cannot serve a stored instance until the agent assigns it again");
                 set(&self.unserved).insert(instance);
             }
         }
@@ -206,7 +206,7 @@ impl MetadataService {
             failpoints::TUNNEL_SAVE
                 .around(self.state.put_tunnel(&tunnel))
                 .await?;
-            tracing::info!(node = %tunnel.node_public_key, subnet = %tunnel.subnet, "accepted the node's end of the tunnel");
+            tracing::info!(node = %tunnel.node_public_key, subnet = %tunnel.subnet, "configured the tunnel for the node");
             *current = Some(tunnel);
         }
         Ok(self.status_with(current.as_ref()))

@@ -75,7 +75,7 @@ async fn serve(config: &Config) -> Result<()> {
         .await
         .is_err()
     {
-        tracing::info!("stopped answers that were still running");
+        tracing::info!("aborted requests that were still running");
     }
     Ok(())
 }
@@ -87,13 +87,13 @@ async fn ended(
     agent: &mut JoinHandle<std::io::Result<()>>,
 ) -> Result<()> {
     let side = tokio::select! {
-        ended = guests => ended.map(|()| "guests'").context("the guests' side panicked")?,
+        ended = guests => ended.map(|()| "guest listener").context("the guest listener panicked")?,
         ended = agent => {
-            ended.context("the agent's side panicked")?.context("the agent's side failed")?;
-            "agent's"
+            ended.context("the control socket's server panicked")?.context("the control socket's server failed")?;
+            "control socket's server"
         }
     };
-    anyhow::bail!("the {side} side of the service ended unexpectedly")
+    anyhow::bail!("the {side} ended unexpectedly")
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub fn lock(directory: &Path) -> Result<StateLock> {
         .with_context(|| format!("cannot open {name}/lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(StateLock(file)),
-        Err(TryLockError::WouldBlock) => bail!("another waifud-metadatad uses {name}"),
+        Err(TryLockError::WouldBlock) => bail!("another waifud-metadatad is using {name}"),
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {name}"))
         }

@@ -129,7 +129,7 @@ fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
         }
         if !is_host_of(state.subnet, port.address) {
             return Err(contradiction(format!(
-                "{who} has {}, which is not an address of {}",
+                "{who} has {}, which is not a host address in {}",
                 port.address, state.subnet
             )));
         }
@@ -165,7 +165,7 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
         check_interface_name(&port.bridge)?;
         if port.bridge == state.bridge || port.bridge == state.metadata_interface {
             return Err(contradiction(format!(
-                "{who} cannot be on {}, which belongs to waifud",
+                "{who} cannot be on {}, which waifud manages itself",
                 port.bridge
             )));
         }
@@ -182,7 +182,7 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
             && (!is_host_of(IDENTITIES, identity) || !identities.insert(identity))
         {
             return Err(contradiction(format!(
-                "{identity} cannot stand for {who}: it stands for another port, or is not in {IDENTITIES}"
+                "{identity} cannot identify {who}: it already identifies another port, or is not in {IDENTITIES}"
             )));
         }
         for range in fixed_v4(port) {

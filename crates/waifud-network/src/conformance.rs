@@ -15,7 +15,7 @@ use crate::samples::remote;
 use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation};
 
 /// Introduces a contradiction into a valid state.
-type Spoil = fn(&mut NetworkState);
+type Contradiction = fn(&mut NetworkState);
 
 /// Runs all tests, and leaves nothing behind.
 pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
@@ -81,7 +81,7 @@ pub async fn contradictions_are_refused_and_change_nothing(
     network.ensure(&fewer).await.unwrap();
     let absent = &state.ports[1].tap;
 
-    let spoils: [(&str, Spoil); 7] = [
+    let contradictions: [(&str, Contradiction); 7] = [
         ("one MAC on two ports", |s| {
             s.ports[1].mac = s.ports[0].mac;
         }),
@@ -99,7 +99,7 @@ pub async fn contradictions_are_refused_and_change_nothing(
                 vec![IpNet::from(std::net::IpAddr::V4(s.ports[0].address))];
         }),
     ];
-    let on_a_lan: [(&str, Spoil); 7] = [
+    let on_a_lan: [(&str, Contradiction); 7] = [
         ("one MAC on two ports", |s| s.lan[0].mac = s.ports[0].mac),
         ("one tap twice", |s| {
             s.lan[0].tap = s.ports[0].tap.clone();
@@ -124,10 +124,10 @@ pub async fn contradictions_are_refused_and_change_nothing(
         }),
     ];
     let on_a_lan = on_a_lan.into_iter().filter(|_| !state.lan.is_empty());
-    for (what, spoil) in spoils.into_iter().chain(on_a_lan) {
-        let mut spoiled = state.clone();
-        spoil(&mut spoiled);
-        let error = network.ensure(&spoiled).await.unwrap_err();
+    for (what, contradict) in contradictions.into_iter().chain(on_a_lan) {
+        let mut contradictory = state.clone();
+        contradict(&mut contradictory);
+        let error = network.ensure(&contradictory).await.unwrap_err();
         assert!(
             matches!(error, NetworkError::Contradiction(_)),
             "{what}: {error}"

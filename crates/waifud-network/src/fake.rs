@@ -297,7 +297,7 @@ mod tests {
     use crate::samples::{lan_port, state};
 
     #[tokio::test]
-    async fn the_fake_conforms() {
+    async fn the_fake_store_passes_the_conformance_tests() {
         let network = FakeNetwork::new();
         let mut state = state(3);
         state.lan = vec![lan_port(0), lan_port(1)];

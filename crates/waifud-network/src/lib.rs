@@ -154,9 +154,9 @@ pub struct HostNetworkFacts {
     /// Chains of other firewalls that drop forwarded packets (Docker, ufw, firewalld), as text.
     pub foreign_firewalls: Vec<String>,
     /// Chains of other firewalls in which our marked rule accepts guests' packets.
-    pub let_through: Vec<String>,
+    pub accepting_chains: Vec<String>,
     /// Why those rules could not be added. The guests' own rules are in force even then.
-    pub firewall_trouble: Option<String>,
+    pub firewall_error: Option<String>,
     /// Guest subnets of other nodes that the last `ensure` left out, each with the reason in a sentence.
     pub refused_subnets: BTreeMap<Ipv4Net, String>,
 }
@@ -204,7 +204,7 @@ pub struct NetworkDrift {
     pub what: String,
 }
 
-/// An error of the guests' network. Messages are fit for users; the cause is in `source`.
+/// An error of the guests' network. Messages are written for users; the cause is in `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// A tool is missing, failed or timed out.

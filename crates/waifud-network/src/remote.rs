@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_overlap_both_are_refused_and_others_stay() {
+    fn two_overlapping_subnets_are_both_refused_and_others_are_kept() {
         let mut state = state(0);
         let wide = RemoteSubnet {
             subnet: net("10.144.2.0/23"),
@@ -201,7 +201,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_left_never_overlaps(subnets in proptest::collection::vec((0_u8..8, 20_u8..=26), 0..12)) {
+        fn the_accepted_subnets_never_overlap(subnets in proptest::collection::vec((0_u8..8, 20_u8..=26), 0..12)) {
             let mut state = state(0);
             let subnets = subnets.iter().enumerate();
             state.remote_subnets = subnets

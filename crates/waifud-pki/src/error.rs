@@ -44,7 +44,7 @@ pub enum PkiError {
     #[error("the certificate does not name a node")]
     NoNode,
     /// The system provides no random numbers.
-    #[error("the system provides no random numbers")]
+    #[error("cannot get random numbers from the operating system")]
     Random,
 }
 

@@ -114,7 +114,7 @@ impl Layout {
                 .find(|user| !trusted(*user));
             match untrusted {
                 Some(user) => Err(io::Error::other(format!(
-                    "it belongs to user {user}, who could redirect root to other files; change its owner to root (chown root:root)"
+                    "it is owned by user {user}, who could replace it with a link to other files; change its owner to root (chown root:root)"
                 ))),
                 None if metadata.permissions().mode() & 0o1002 == 0o002 => Err(io::Error::other(
                     "every user can write to it; remove that permission (chmod o-w)",

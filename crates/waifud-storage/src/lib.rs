@@ -84,7 +84,7 @@ pub enum StorageError {
     },
     /// The header of a volume refers to another file than the image that the volume was created from.
     #[error(
-        "the header of volume {volume} refers to another file than image {image}, so waifud does not start a guest with it; restore the volume"
+        "the header of volume {volume} refers to a file other than image {image}, so waifud does not start a guest with it; restore the volume"
     )]
     OtherImage {
         /// The volume.

@@ -12,7 +12,7 @@ const MARK_EVERY_S: i64 = 3600;
 
 impl ReadTx<'_> {
     /// The newest revision that is known to be older than `age`; 0 if there is none.
-    pub fn older_than(&self, age: Duration) -> Result<u64, StoreError> {
+    pub fn newest_revision_older_than(&self, age: Duration) -> Result<u64, StoreError> {
         let before = running(self)?.saturating_sub(to_i64(age.as_secs()));
         let revision: Option<i64> = self
             .conn
@@ -24,7 +24,7 @@ impl ReadTx<'_> {
 
 impl WriteTx<'_> {
     /// Adds to the running time of waifud. Marks are kept for `age`.
-    pub fn grow_older(&mut self, by: Duration, age: Duration) -> Result<(), StoreError> {
+    pub fn add_running_time(&mut self, by: Duration, age: Duration) -> Result<(), StoreError> {
         let now = running(self)?.saturating_add(to_i64(by.as_secs()));
         self.conn
             .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('running_s', ?1)")?

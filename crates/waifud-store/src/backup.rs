@@ -53,7 +53,7 @@ pub fn snapshot(from: &Path, to: &Path) -> Result<Snapshot, StoreError> {
 ///
 /// The copy does not contain what happened since it was made. So no node is given an instance before it has reported
 /// what runs on it, and no node destroys anything before an operator has confirmed it.
-pub fn begin_again(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreError> {
+pub fn prepare_restored(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreError> {
     let mut conn = open(path)?;
     let verdict: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
     if verdict != "ok" {

@@ -49,7 +49,7 @@ pub fn read(path: &Path) -> Result<Credentials, StoreError> {
 /// `today` has the credentials of the database that the copy replaces, if it is readable. API tokens and nodes that it
 /// does not contain were revoked or removed after the copy was made, and are deleted too. Its key of a node replaces an
 /// older key in the copy.
-pub fn void(
+pub fn delete_credentials(
     path: &Path,
     today: Option<&Credentials>,
     keep_tokens: bool,

@@ -69,10 +69,10 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// `SQLite` refused a statement: a full disk, a broken file, a violated constraint.
-    #[error("the database refused a statement")]
+    #[error("a database statement failed")]
     Sql(#[from] rusqlite::Error),
     /// A stored value cannot be parsed.
-    #[error("the database contains {what} that cannot be read")]
+    #[error("cannot parse a stored value: {what}")]
     Corrupt {
         /// The kind of value.
         what: &'static str,

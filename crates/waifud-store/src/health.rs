@@ -32,7 +32,7 @@ impl Health {
     }
 
     /// Why changes cannot be stored; `None` if they can, as far as this is known without a write. Asks the filesystem.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn write_error(&self) -> Option<String> {
         let path = self.path.display();
         match identity(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -1,4 +1,4 @@
-//! Remembered answers, so that a repeated request gets the same one.
+//! Stored responses: a repeated request with the same idempotency key gets the same response.
 
 use rusqlite::OptionalExtension;
 use waifud_types::{Digest, Timestamp};

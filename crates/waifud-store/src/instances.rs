@@ -97,7 +97,7 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// One living instance by name.
+    /// One instance by name.
     pub fn instance_named(&self, wanted: &str) -> Result<Option<InstanceRow>, StoreError> {
         self.conn
             .prepare_cached(&format!("{SELECT} WHERE i.name = ?1"))?

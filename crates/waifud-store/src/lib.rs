@@ -229,8 +229,8 @@ impl Store {
 
     /// Why changes cannot be stored, in a sentence; `None` if they can, as far as that is known without a write.
     /// Briefly blocks on the filesystem.
-    pub fn trouble(&self) -> Option<String> {
-        self.inner.health.trouble()
+    pub fn write_error(&self) -> Option<String> {
+        self.inner.health.write_error()
     }
 
     /// The incarnation of this database.

@@ -120,7 +120,7 @@ impl Core {
             Ok((newest, touched)) => {
                 if std::mem::take(&mut self.failing) {
                     self.note_failure(None);
-                    tracing::info!("changes can be committed again");
+                    tracing::info!("the database accepts changes again");
                 }
                 // Before the answers, so that no caller gets a revision that is not published yet. Callers are answered
                 // before watchers are woken.
@@ -143,7 +143,7 @@ impl Core {
                 if std::mem::replace(&mut self.failing, true) {
                     tracing::debug!(%error, "a group of changes could not be committed");
                 } else {
-                    tracing::error!(%error, "a group of changes could not be committed; later groups are still tried");
+                    tracing::error!(%error, "cannot commit a group of changes; later groups are still tried");
                 }
                 for job in jobs {
                     job.finish(Err(&error));

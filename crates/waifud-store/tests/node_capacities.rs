@@ -49,8 +49,9 @@ fn spec(gib: u64, pool: &str) -> InstanceSpec {
 /// One job.
 #[derive(Clone, Debug)]
 enum Step {
-    /// The facts of a node change, or it is removed or becomes reachable.
+    /// The facts of a node change.
     Facts(u8, u64),
+    /// A node becomes unreachable (`true`) or reachable.
     Silent(u8, bool),
     /// Reads the capacities, and places on a node.
     Place {
@@ -63,12 +64,12 @@ enum Step {
         node: u8,
         gib: u64,
     },
-    /// The index of an existing instance.
+    /// Changes the reservation of the existing instance with this index.
     Resize {
         which: usize,
         gib: u64,
     },
-    /// The size of its disk.
+    /// Grows the disk of the existing instance with this index.
     Grow {
         which: usize,
         gib: u64,
@@ -99,7 +100,7 @@ fn step() -> impl Strategy<Value = (Step, bool)> {
 }
 
 /// The existing instances, by number, with their node.
-type There = Vec<(usize, u8)>;
+type Placed = Vec<(usize, u8)>;
 
 fn place(
     tx: &mut WriteTx<'_>,
@@ -135,12 +136,12 @@ fn place(
     tx.place(&choice, revision)
 }
 
-fn carry_out(
+fn apply_step(
     tx: &mut WriteTx<'_>,
     step: &Step,
     number: usize,
-    there: &There,
-) -> Result<There, StoreError> {
+    there: &Placed,
+) -> Result<Placed, StoreError> {
     let mut there = there.clone();
     match *step {
         Step::Facts(node, gib) => tx.set_node_facts(node_id(node), &facts(gib))?,
@@ -233,11 +234,11 @@ proptest! {
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();
             let store = store(dir.path()).await;
-            let mut there = There::new();
+            let mut there = Placed::new();
             for (number, (step, fails)) in steps.into_iter().enumerate() {
                 let (now, doing) = (there.clone(), step.clone());
                 let done = store.write(move |tx| {
-                    let after = carry_out(tx, &doing, number, &now)?;
+                    let after = apply_step(tx, &doing, number, &now)?;
                     if fails { Err(StoreError::Closed) } else { Ok(after) }
                 }).await;
                 match done {

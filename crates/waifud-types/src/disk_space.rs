@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_low_depends_on_the_size_within_bounds() {
+    fn the_limit_for_low_space_is_a_share_of_the_size_within_bounds() {
         use DiskSpaceState::{Full, Low, Ok};
         for (size, free, state) in [
             (ByteSize::gib(1), ByteSize::mib(600), Ok),

@@ -71,14 +71,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_names() {
+    fn dns_labels_are_accepted() {
         for good in ["a", "web", "web-1", "0day", &"a".repeat(63)] {
             assert!(good.parse::<Name>().is_ok(), "{good}");
         }
     }
 
     #[test]
-    fn everything_else_is_refused_with_a_reason() {
+    fn other_texts_are_refused_with_a_reason() {
         for bad in [
             "",
             "Web",

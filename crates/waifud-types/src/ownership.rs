@@ -50,13 +50,13 @@ pub enum HandoverError {
     #[error("the node is not the owner of the instance")]
     NotOwner,
     /// Only a release can be withdrawn.
-    #[error("the node does not release the instance")]
+    #[error("the node is not releasing the instance")]
     NotReleasing,
     /// Only a receiving node takes over.
-    #[error("the node does not receive the instance")]
+    #[error("the node is not receiving the instance")]
     NotReceiving,
     /// A node with another role cannot begin to receive.
-    #[error("the node already has a part in the instance")]
+    #[error("the node already has a role for the instance")]
     HasPart,
     /// Another node may still run the instance.
     #[error("another node has not released the instance yet")]
@@ -187,7 +187,7 @@ pub struct NodeCopy {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Outdated {
     /// The copy has a newer epoch.
-    #[error("it is for an older epoch than the copy on this node")]
+    #[error("the order is for an older epoch than the copy on this node")]
     OlderEpoch,
     /// The node has released the instance in this epoch or a later one.
     #[error("this node has released the instance in this epoch")]

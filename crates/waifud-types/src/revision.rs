@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revision_survives_its_text() {
+    fn a_revision_is_unchanged_by_formatting_and_parsing() {
         let revision = Revision {
             incarnation: Incarnation(0xab),
             number: 7,
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_no_revisions() {
+    fn malformed_revisions_are_refused() {
         for bad in [
             "",
             "7",

@@ -164,25 +164,29 @@ impl fmt::Display for Verdict {
             Self::UnsuitableBridge { bridge, because } => {
                 write!(f, "cannot use {bridge}, which {because}")
             }
-            Self::SpreadGroup { group, members } => write!(f, "has {members} of the group {group}"),
-            Self::Unreachable { fits: true } => f.write_str("off, would fit"),
-            Self::Unreachable { fits: false } => f.write_str("off, and full"),
+            Self::SpreadGroup { group, members } => {
+                write!(f, "already runs {members} of the group {group}")
+            }
+            Self::Unreachable { fits: true } => f.write_str("unreachable; would fit"),
+            Self::Unreachable { fits: false } => f.write_str("unreachable; has no capacity"),
             Self::Cordoned => f.write_str("cordoned"),
-            Self::NotReported => f.write_str("has not reported its instances since the restore"),
+            Self::NotReported => {
+                f.write_str("has not reported its instances since the database was restored")
+            }
             Self::PortTaken {
                 port,
                 protocol,
                 instance,
             } => write!(
                 f,
-                "port {port}/{} is published by {instance}",
+                "port {port}/{} is already published to {instance}",
                 protocol.as_str()
             ),
             Self::AddressUnmanaged { address } => {
                 write!(f, "an unmanaged instance on it has {address}")
             }
             Self::AddressElsewhere { address, subnet } => {
-                write!(f, "{address} is not in its subnet {subnet}")
+                write!(f, "its subnet {subnet} does not contain {address}")
             }
             Self::NoFreeAddress { subnet } => write!(f, "no free address in {subnet}"),
         }
@@ -212,7 +216,7 @@ mod tests {
         };
         let unsuitable = Verdict::UnsuitableBridge {
             bridge: bridge.clone(),
-            because: "has no way out but wlan0".to_owned(),
+            because: "has no uplink except wlan0".to_owned(),
         };
         let small_pool = Verdict::PoolTooSmall {
             pool: pool.clone(),
@@ -269,26 +273,30 @@ mod tests {
             (
                 unsuitable,
                 "unsuitable-bridge",
-                "cannot use br0, which has no way out but wlan0",
+                "cannot use br0, which has no uplink except wlan0",
             ),
-            (group, "spread-group", "has 1 of the group db"),
+            (group, "spread-group", "already runs 1 of the group db"),
             (
                 Verdict::Unreachable { fits: true },
                 "unreachable",
-                "off, would fit",
+                "unreachable; would fit",
             ),
             (
                 Verdict::Unreachable { fits: false },
                 "unreachable",
-                "off, and full",
+                "unreachable; has no capacity",
             ),
             (Verdict::Cordoned, "cordoned", "cordoned"),
             (
                 Verdict::NotReported,
                 "not-reported",
-                "has not reported its instances since the restore",
+                "has not reported its instances since the database was restored",
             ),
-            (port, "port-taken", "port 53/udp is published by dns"),
+            (
+                port,
+                "port-taken",
+                "port 53/udp is already published to dns",
+            ),
             (
                 Verdict::AddressUnmanaged { address },
                 "address-unmanaged",
@@ -297,7 +305,7 @@ mod tests {
             (
                 elsewhere,
                 "address-elsewhere",
-                "10.144.1.5 is not in its subnet 10.144.2.0/24",
+                "its subnet 10.144.2.0/24 does not contain 10.144.1.5",
             ),
             (
                 Verdict::NoFreeAddress { subnet },
@@ -308,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn each_verdict_has_a_code_and_a_text_and_survives_the_wire() {
+    fn each_verdict_has_a_code_and_a_text_and_round_trips_through_json() {
         for (verdict, code, text) in verdicts() {
             let coded = Coded::encode(&verdict);
             assert_eq!(

@@ -117,7 +117,8 @@ pub enum WaitReason {
         /// Whether the node is reachable.
         reachable: bool,
         /// What the node waits for, in its own words.
-        trouble: Option<String>,
+        #[serde(alias = "trouble")]
+        problem: Option<String>,
     },
 }
 
@@ -128,12 +129,14 @@ impl fmt::Display for WaitReason {
             Self::AllCordoned => f.write_str("waiting for: a node that is not cordoned"),
             Self::NodeNotReported { node } => write!(
                 f,
-                "waiting for: {node} to report its instances after the restore"
+                "waiting for: {node} to report its instances after the database was restored"
             ),
             Self::InsufficientMemory { needed_bytes } => {
-                write!(f, "waiting for: {needed_bytes} memory on one node")
+                write!(f, "waiting for: {needed_bytes} of free memory on one node")
             }
-            Self::NodeUnreachable { node } => write!(f, "waiting for: {node}, which is off"),
+            Self::NodeUnreachable { node } => {
+                write!(f, "waiting for: {node}, which is unreachable")
+            }
             Self::SpreadGroup { group } => write!(
                 f,
                 "waiting for: a node without another instance of the group {group}"
@@ -161,12 +164,12 @@ impl fmt::Display for WaitReason {
                 instance,
             } => write!(
                 f,
-                "waiting for: port {port}/{} of {node}, which is published by {instance}",
+                "waiting for: port {port}/{} of {node}, which is published to {instance}",
                 protocol.as_str()
             ),
             Self::AddressUnmanaged { address, node } => write!(
                 f,
-                "waiting for: {address}, which an unmanaged instance on {node} has"
+                "waiting for: {address}, which is in use by an unmanaged instance on {node}"
             ),
             Self::AddressElsewhere { address } => {
                 write!(f, "waiting for: the node whose subnet contains {address}")
@@ -194,11 +197,11 @@ impl fmt::Display for WaitReason {
             Self::Destruction {
                 node,
                 reachable: true,
-                trouble,
+                problem,
             } => {
                 write!(f, "waiting for {} to destroy it", named(node.as_ref()))?;
-                match trouble {
-                    Some(trouble) => write!(f, ": {trouble}"),
+                match problem {
+                    Some(problem) => write!(f, ": {problem}"),
                     None => Ok(()),
                 }
             }
@@ -253,7 +256,7 @@ mod tests {
         let destruction = |reachable| WaitReason::Destruction {
             node: Some(name("alder")),
             reachable,
-            trouble: Some("its disk is busy".to_owned()),
+            problem: Some("its disk is busy".to_owned()),
         };
         let unreported = WaitReason::NodeNotReported { node: node.clone() };
         let off = WaitReason::NodeUnreachable { node: node.clone() };
@@ -272,14 +275,18 @@ mod tests {
             (
                 unreported,
                 "node-not-reported",
-                "waiting for: alder to report its instances after the restore",
+                "waiting for: alder to report its instances after the database was restored",
             ),
             (
                 WaitReason::InsufficientMemory { needed_bytes },
                 "insufficient-memory",
-                "waiting for: 4G memory on one node",
+                "waiting for: 4G of free memory on one node",
             ),
-            (off, "node-unreachable", "waiting for: alder, which is off"),
+            (
+                off,
+                "node-unreachable",
+                "waiting for: alder, which is unreachable",
+            ),
             (
                 WaitReason::SpreadGroup { group: name("db") },
                 "spread-group",
@@ -308,12 +315,12 @@ mod tests {
             (
                 port,
                 "port-taken",
-                "waiting for: port 8080/tcp of alder, which is published by web",
+                "waiting for: port 8080/tcp of alder, which is published to web",
             ),
             (
                 unmanaged,
                 "address-unmanaged",
-                "waiting for: 10.144.1.5, which an unmanaged instance on alder has",
+                "waiting for: 10.144.1.5, which is in use by an unmanaged instance on alder",
             ),
             (
                 WaitReason::AddressElsewhere { address },
@@ -360,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_a_code_and_a_text_and_survives_the_wire() {
+    fn each_reason_has_a_code_and_a_text_and_round_trips_through_json() {
         for (reason, code, text) in reasons() {
             let coded = Coded::encode(&reason);
             assert_eq!(

@@ -125,7 +125,7 @@ fn bench(real: bool) -> Result<()> {
             paths: vec![round.path.into()],
             headers: vec![],
             keep: round.keep,
-            patience: Duration::from_secs(30),
+            timeout: Duration::from_secs(30),
         };
         let (cpu_server, cpu_node) = (server.cpu()?, node.cpu()?);
         let outcome = world.guests.run(move || load.run());

@@ -101,7 +101,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     .await
     .is_err()
     {
-        tracing::warn!("some requests did not finish in time");
+        tracing::warn!("stopped while some requests were still running");
         servers.abort_all();
     }
     monitor.await??;
@@ -168,7 +168,9 @@ fn refuse_lost_database(state_dir: &Path) -> anyhow::Result<()> {
 fn unless_full(outcome: Result<(), ControlError>) -> Result<(), ControlError> {
     match outcome {
         Err(error) if error.is_disk_full() => {
-            tracing::warn!("state_dir is full; changes during the start are not recorded");
+            tracing::warn!(
+                "state_dir is full; changes that waifud makes while it starts are not recorded"
+            );
             Ok(())
         }
         other => other,

@@ -1,4 +1,4 @@
-//! The shared libraries of a program from a package, taken from the same packages. Their own dynamic loader lists them,
+//! Finds the shared libraries of a program in the unpacked packages. The packages' own dynamic loader lists them,
 //! so that no library of the host is used.
 
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub fn of(packages: &Path, program: &str) -> Result<Vec<Library>> {
     for (name, on_host) in parse(&listing) {
         ensure!(
             on_host.starts_with(packages),
-            "{program} needs {name}, which none of the unpacked packages has"
+            "{program} needs {name}, which no unpacked package contains"
         );
         libraries.push(Library {
             in_guest: format!("lib/x86_64-linux-gnu/{name}"),

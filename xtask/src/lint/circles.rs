@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_over_several_modules_are_found_whatever_the_form_of_the_imports() {
+    fn cycles_across_several_modules_are_found_in_all_forms_of_imports() {
         let files = [
             ("lib.rs", "mod a;\npub use crate::a::A;\n"),
             (

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_stranger_is_found() {
+    fn each_kind_of_disallowed_dependency_is_found() {
         let deny: Deny = toml::from_str(DENY).unwrap();
         let good = "registry+https://registry.invalid/index";
         for fine in [

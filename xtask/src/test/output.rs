@@ -1,4 +1,4 @@
-//! What a test program printed: how many tests passed, which failed, what was skipped, and how long each test took.
+//! Parses the output of a test program: the numbers of passed, failed and ignored tests, skipped tests, and the time of each test.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn output_between_the_start_and_the_result_of_a_test_is_passed_over() {
+    fn output_between_the_start_and_the_result_of_a_test_is_ignored() {
         let text = "test one ... SKIPPED: no KVM\nsome output\nok <1.000s>\ntest two ... noise ok <2.0s>\n";
         let summary = parse(text);
         assert_eq!(summary.timed, [timed("one", 1000), timed("two", 2000)]);

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_executables_are_read_from_cargos_messages_and_programs_are_not() {
+    fn only_test_executables_are_read_from_cargos_messages() {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let artifact = |kind: &str, test: bool, executable: &str| {
             format!(

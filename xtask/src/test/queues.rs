@@ -36,8 +36,8 @@ pub struct Taken<T> {
 /// The workers of a machine: those for guest suites take nothing else; the one for other jobs takes guest suites once
 /// no other job is left.
 ///
-/// On two processors, all jobs run one after the other: beside another job, an emulated guest, and above all a guest
-/// inside an emulated machine, is slowed down so far that it misses deadlines. With more, guest suites run beside the
+/// On two processors, all jobs run one after the other: an emulated guest, and above all a guest inside an emulated
+/// machine, becomes so slow during another job that it misses deadlines. With more, guest suites run concurrently with the
 /// rest. Two jobs of the rest never run at once: some compare the machine's network and mounts before and after.
 pub fn workers(processors: usize) -> &'static [Kind] {
     match processors {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worker_for_the_rest_helps_with_guests_and_not_the_other_way_round() {
+    fn the_worker_for_other_jobs_also_takes_guest_suites_but_not_vice_versa() {
         let queues = Queues::new(["install", "demo"], ["lint"], 2);
         assert_eq!(
             queues.take(Kind::Guests),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn guest_suites_run_beside_other_jobs_only_on_more_than_two_processors() {
+    fn guest_suites_run_concurrently_with_other_jobs_only_on_more_than_two_processors() {
         for processors in [0, 1, 2] {
             assert_eq!(workers(processors), [Kind::Rest]);
         }

@@ -270,7 +270,7 @@ impl Runner {
             .unwrap_or_else(PoisonError::into_inner);
         finished.sort_by_key(|job| Reverse(job.time));
         if let Err(error) = write_times(&self.times, &finished) {
-            eprintln!("warning: the next run cannot use the times of this one: {error:#}");
+            eprintln!("warning: cannot store the times of this run for the next one: {error:#}");
         }
         let tests = finished.iter().flat_map(|job| {
             let name = job.name.as_str();

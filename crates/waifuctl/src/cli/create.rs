@@ -18,10 +18,10 @@ pub struct CreateArgs {
     /// Name of the instance, a DNS label: a-z, 0-9 and -
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
-    /// A YAML file with descriptions of instances; - reads standard input
+    /// A YAML file that describes one or more instances; - reads standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// The template; a template of the catalog is added first
+    /// The template to create the instance from; a catalog template is downloaded first
     #[arg(short, long, value_name = "NAME", required_unless_present = "file", add = ArgValueCandidates::new(complete::templates))]
     pub template: Option<String>,
     /// Number of virtual CPUs
@@ -42,7 +42,7 @@ pub struct CreateArgs {
     /// A public SSH key: a file or the key itself; repeatable [default: ~/.ssh/*.pub]
     #[arg(long, value_name = "FILE|KEY")]
     pub ssh_key: Vec<String>,
-    /// Do not add an SSH key to the guest
+    /// Do not add any SSH key to the guest
     #[arg(long, conflicts_with = "ssh_key")]
     pub no_ssh_key: bool,
     /// A label; repeatable
@@ -79,7 +79,7 @@ pub struct SpecArgs {
     /// Place the instance only on a node with this label; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub require: Vec<String>,
-    /// Place the instance on a different node than others of this group; with ,strict it stays pending rather than share
+    /// Place the instance on a different node than other instances of this group; with ,strict it stays pending rather than share
     /// a node
     #[arg(long, value_name = "GROUP[,strict]")]
     pub spread: Option<String>,

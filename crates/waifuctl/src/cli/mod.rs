@@ -54,7 +54,7 @@ use clap::{Parser, Subcommand};
 )]
 #[command(
     after_help = "Exit codes: 0 success; 1 invalid input, state or permission; 2 internal error, or waifud is unreachable; \
-3 the deadline of --wait passed and the work continues.\n\n\
+3 the deadline of --wait passed and waifud continues in the background.\n\n\
 waifuctl uses the first of these that is set: --context; --socket or WAIFUD_SOCKET; WAIFUD_URL with WAIFUD_CA (a file) \
 and WAIFUD_TOKEN; the current context; the socket of waifud on this machine."
 )]
@@ -97,7 +97,7 @@ fields. Without a name, a name is generated. Sizes need a unit; 2G means 2 GiB."
     /// Adopt instances that exist on a node but not in waifud's database, for example after a restored backup
     #[command(
         after_help = "Examples:\n  waifuctl adopt web\n  waifuctl adopt web --node alder --name web-2\n\n\
-The guests keep running undisturbed. `waifuctl node show NODE` lists unmanaged instances."
+The guests keep running without interruption. `waifuctl node show NODE` lists unmanaged instances."
     )]
     Adopt(AdoptArgs),
     /// Start instances, including those whose guest powered itself off
@@ -145,7 +145,7 @@ first boot: it runs all modules again and generates new host keys."
     /// Wait until instances reach a given state
     #[command(
         after_help = "Examples:\n  waifuctl wait web --for ready\n  waifuctl wait web db --for stopped --timeout 2m\n\n\
-The exit code is 3 if the timeout passes. Ctrl-C ends the waiting (exit code 130); work in progress continues."
+The exit code is 3 if the timeout passes. Ctrl-C ends the wait (exit code 130); waifud continues in the background."
     )]
     Wait(WaitArgs),
     /// Set or remove labels of an instance
@@ -171,7 +171,7 @@ The port is published at all addresses of the node except loopback. The guest se
     /// Connect to the serial console of an instance; Ctrl-] disconnects
     #[command(
         after_help = "Examples:\n  waifuctl console web\n  waifuctl console web --raw\n\n\
-Of the guest's escape sequences, only colors and cursor movement reach the terminal: titles, clipboard access, mouse\n\
+Only escape sequences for colors and cursor movement are passed to the terminal: titles, clipboard access, mouse\n\
 reports and terminal queries are dropped. --raw passes everything; use it only for guests that you trust. A console has\n\
 one user at a time; a new connection replaces the previous one."
     )]
@@ -227,7 +227,7 @@ Ports are opened on 127.0.0.1 only. To open a port to other machines, see waifuc
 The screen is served as VNC (RFB) on 127.0.0.1 without a password: all users of this machine can connect to it."
     )]
     Screen(ScreenArgs),
-    /// Connect standard input and output to the SSH port of an instance; run by ssh
+    /// Connect standard input and output to the SSH port of an instance; used by ssh as ProxyCommand
     #[command(hide = true)]
     SshProxy(InstanceArg),
     /// Show events, oldest first

@@ -15,14 +15,14 @@ pub enum NodeCommand {
     List,
     /// Show one node in full
     Show(NodeArg),
-    /// Confirm nodes after waifud's database was restored; until then they do not destroy anything
+    /// Confirm nodes after a restore of waifud's database; unconfirmed nodes do not destroy anything
     #[command(
         after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\n\
 Before you confirm a node, adopt the unmanaged instances that you want to keep, and delete the instances that were \
 deleted after the backup."
     )]
     Confirm(ConfirmArgs),
-    /// Set or remove labels of a node, which `create --require` selects by
+    /// Set or remove labels of a node; `create --require` selects nodes by label
     #[command(
         after_help = "Examples:\n  waifuctl node label alder disk=ssd room=cellar\n  waifuctl node label alder room-\n\n\
 KEY=VALUE sets a label, KEY- removes it; other labels are unchanged. Pending instances that require the new labels are \
@@ -90,7 +90,7 @@ pub struct NodeRemoveArgs {
     /// Name or id of the node
     #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Release the subnet of the node; only when none of its guests runs. Also works for a node that was removed before
+    /// Also release the node's subnet; use this only when none of its guests is running. Works for removed nodes too
     #[arg(long)]
     pub purge: bool,
     /// Do not ask for confirmation

@@ -15,7 +15,7 @@ pub enum TemplateCommand {
     /// Add a template from the catalog, from a URL, or from an image file on this machine
     #[command(
         after_help = "Examples:\n  waifuctl template add debian-12\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksum sha256:…\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksums-url https://example.org/SHA256SUMS\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian\n  waifuctl template add alpine --file nocloud_alpine-uefi.qcow2 --user alpine --datasource cidata --firmware uefi\n\n\
-waifud downloads images in the background: Ctrl-C ends the waiting only; waifuctl template delete cancels the download.\n\
+waifud downloads images in the background: Ctrl-C only ends the wait; waifuctl template delete cancels the download.\n\
 waifuctl template refresh NAME fetches the publisher's current image as a new revision."
     )]
     Add(TemplateAddArgs),
@@ -29,7 +29,7 @@ Existing instances keep their image."
     /// List templates and running downloads
     #[command(visible_alias = "ls")]
     List,
-    /// List the images that `template add` and `create` can fetch by name
+    /// List the catalog: images that `template add` and `create` can download by name
     #[command(after_help = "Example:\n  waifuctl template catalog")]
     Catalog,
     /// Show one template with all its revisions
@@ -49,7 +49,7 @@ pub struct TemplateAddArgs {
     /// The URL that waifud downloads a qcow2 image from
     #[arg(long, value_name = "URL", conflicts_with = "catalog")]
     pub url: Option<String>,
-    /// An entry of the catalog [default: the one called NAME]
+    /// The catalog entry to use [default: the entry named NAME]
     #[arg(long, value_name = "ENTRY")]
     pub catalog: Option<String>,
     /// The publisher's checksum of the image

@@ -11,7 +11,7 @@ pub enum TokenCommand {
     /// Create a token; its secret is shown only once
     #[command(
         after_help = "Examples:\n  waifuctl token create laptop --role operator --expires 90d\n  waifuctl token create ci --role viewer --json | jq -r .secret\n\n\
-Roles: a viewer can read everything except secrets; an operator can also create, change and destroy; an admin can also \
+Roles: a viewer can read everything except secrets; an operator can also create, change and delete instances; an admin can also \
 manage tokens and nodes."
     )]
     Create(TokenCreateArgs),
@@ -28,7 +28,7 @@ manage tokens and nodes."
 
 #[derive(Debug, Args)]
 pub struct TokenCreateArgs {
-    /// Name of the token: the user or program that it is for, for example laptop
+    /// Name of the token, usually the user, program or machine that uses it, for example laptop
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// viewer, operator or admin

@@ -13,7 +13,7 @@ pub async fn run(context: &Context, args: AdoptArgs) -> Result<(), Failure> {
         return Err(
             Failure::input("invalid-arguments", "--name requires a single instance")
                 .field("--name")
-                .hint("adopt them one by one"),
+                .hint("adopt one instance at a time"),
         );
     }
     let mut adopted: Vec<Instance> = Vec::new();

@@ -1,4 +1,4 @@
-//! `waifuctl completions`: a script that asks this program, so that names are completed too.
+//! `waifuctl completions`: prints a script that calls waifuctl, so that names of objects are completed as well.
 
 use clap_complete::env::Shells;
 
@@ -28,7 +28,7 @@ mod tests {
     use clap::ValueEnum;
 
     #[test]
-    fn each_shell_gets_a_script_that_asks_this_program() {
+    fn the_script_for_each_shell_calls_waifuctl() {
         for shell in clap_complete::Shell::value_variants() {
             let text = text(*shell).unwrap();
             assert!(

@@ -13,7 +13,7 @@ use crate::relay::{stream_closed, stream_lost};
 use crate::terminal::{Raw, typed, write};
 
 /// Ctrl-].
-const LEAVE: u8 = 0x1d;
+const DISCONNECT_KEY: u8 = 0x1d;
 
 /// Shows the last lines of the console, then connects it to the terminal until Ctrl-] or its end.
 pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
@@ -48,10 +48,10 @@ pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
 
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "so that it fits into map_err"
+    reason = "the signature that map_err needs"
 )]
 fn no_signals(error: std::io::Error) -> Failure {
-    Failure::internal("signals", "cannot wait for signals").cause(&error)
+    Failure::internal("signals", "cannot install signal handlers").cause(&error)
 }
 
 async fn show_last(
@@ -93,7 +93,7 @@ async fn join(stream: ClientStream, filter: &mut Option<Filter>) -> StreamEnd {
                     at_end = true;
                     continue;
                 };
-                let leave = typed.iter().position(|byte| *byte == LEAVE);
+                let leave = typed.iter().position(|byte| *byte == DISCONNECT_KEY);
                 let bytes = typed.get(..leave.unwrap_or(typed.len())).unwrap_or_default();
                 if let Err(end) = to.send(Bytes::copy_from_slice(bytes)).await {
                     return end;

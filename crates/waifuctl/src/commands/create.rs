@@ -48,10 +48,10 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     };
     if request.ssh_keys.is_empty() && request.user_data.is_none() {
         context.printer.warning(
-            "no SSH key (~/.ssh/*.pub) and no user-data: you may be unable to log in; see --ssh-key",
+            "neither an SSH key (~/.ssh/*.pub) nor user-data was given: you may be unable to log in; see --ssh-key",
         );
     }
-    warn_of_silence(context, &instance);
+    warn_if_unreported(context, &instance);
     if wait {
         let name = instance.name.to_string();
         let left = deadline.saturating_duration_since(Instant::now());
@@ -93,11 +93,11 @@ async fn check(context: &Context, request: &CreateInstance) -> Result<(), Failur
 }
 
 /// Warns if the user-data prevents cloud-init from reporting to waifud.
-pub(super) fn warn_of_silence(context: &Context, instance: &Instance) {
+pub(super) fn warn_if_unreported(context: &Context, instance: &Instance) {
     let user_data = instance.spec.user_data.as_ref();
     if let Some(unreported) = user_data.and_then(|facts| facts.unreported) {
         context.printer.warning(&format!(
-            "{}: {}; without a guest agent, only its message on the console shows that cloud-init has finished, and the result cannot be known",
+            "{}: {}; without a guest agent, waifud can only see on the console that cloud-init has finished, not with which result",
             instance.name,
             unreported.cause()
         ));
@@ -153,7 +153,7 @@ pub(super) fn placement(options: &SpecArgs) -> Result<PlacementSpec, Failure> {
             strict,
         })
     });
-    let hint = "write a group name (a-z, 0-9 and -), for example db, or db,strict to stay pending rather than share a node";
+    let hint = "write GROUP or GROUP,strict (a-z, 0-9 and -), for example db or db,strict; with strict, the instance stays pending rather than share a node";
     Ok(PlacementSpec {
         node: node.map_err(|e| bad("--node", e, "waifuctl node list"))?,
         require: labels::pairs("--require", &options.require)?,
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_is_a_group_and_perhaps_strict() {
+    fn a_spread_is_parsed_as_a_group_with_optional_strict() {
         let of = |text: &str| {
             placement(&SpecArgs {
                 spread: Some(text.to_owned()),

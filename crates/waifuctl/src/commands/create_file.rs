@@ -10,7 +10,7 @@ use serde::Serialize;
 use waifud_api::{CreateInstance, CreateNic, Instance};
 use waifud_types::InstanceId;
 
-use super::create::{placement, summary, warn_of_silence};
+use super::create::{placement, summary, warn_if_unreported};
 use crate::cli::CreateArgs;
 use crate::context::Context;
 use crate::description::{self, Description, Document, Source};
@@ -70,7 +70,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
             Err(failure) => {
                 print(context, &created)?;
                 let left = names.get(index..).unwrap_or_default();
-                return Err(partly(failure.about(&name), &created, left));
+                return Err(with_created(failure.about(&name), &created, left));
             }
         }
     }
@@ -97,7 +97,10 @@ fn print_checked(context: &Context, checked: &[Checked]) -> Result<(), Failure> 
     let shown = serde_json::json!({"dry_run": true, "download_first": null, "items": items});
     context.printer.print(&shown, || {
         let line = |one: &Checked| match &one.existing {
-            Some(_) => format!("{}: already exists as described (dry run)", one.name()),
+            Some(_) => format!(
+                "{}: exists and matches the description (dry run)",
+                one.name()
+            ),
             None => format!(
                 "{}: would be created from {} (dry run)",
                 one.name(),
@@ -156,7 +159,7 @@ fn overridden(mut documents: Vec<Document>, args: &CreateArgs) -> Result<Vec<Doc
                 "options can override only a file with one description; this file has several",
             )
             .field("--file")
-            .hint("change the file instead"));
+            .hint("edit the file instead"));
         }
     }
     Ok(documents)
@@ -257,7 +260,9 @@ async fn check(
         Err(error) => {
             let taken = error.problem().is_some_and(|p| p.code == "name-taken");
             match request.name.as_deref().filter(|_| taken) {
-                Some(name) => Some(as_described(context, name, &written, &request, &called).await?),
+                Some(name) => {
+                    Some(existing_if_unchanged(context, name, &written, &request, &called).await?)
+                }
                 None => return Err(Failure::from(error).about(&called)),
             }
         }
@@ -270,7 +275,7 @@ async fn check(
 }
 
 /// Returns the existing instance of that name if it matches the description.
-async fn as_described(
+async fn existing_if_unchanged(
     context: &Context,
     name: &str,
     written: &Description,
@@ -301,11 +306,12 @@ fn names_are_unique(wanted: &[Checked]) -> Result<(), Failure> {
         if let Some(name) = &one.request.name
             && !seen.insert(name)
         {
-            return Err(
-                Failure::input("duplicate-name", format!("the name {name} is used twice"))
-                    .field("name")
-                    .hint("use a different name for each"),
-            );
+            return Err(Failure::input(
+                "duplicate-name",
+                format!("two descriptions have the name {name}"),
+            )
+            .field("name")
+            .hint("give each instance its own name"));
         }
     }
     Ok(())
@@ -313,19 +319,20 @@ fn names_are_unique(wanted: &[Checked]) -> Result<(), Failure> {
 
 async fn create(context: &Context, one: Checked) -> Result<Instance, Failure> {
     if let Some(instance) = one.existing {
-        context
-            .printer
-            .note(&format!("{}: already exists as described", instance.name));
+        context.printer.note(&format!(
+            "{}: exists and matches the description",
+            instance.name
+        ));
         return Ok(instance);
     }
     let key = InstanceId::generate().to_string();
     let instance = context.client.create_instance(&one.request, &key).await?;
-    warn_of_silence(context, &instance);
+    warn_if_unreported(context, &instance);
     Ok(instance)
 }
 
 /// Adds the created and missing instances to a failure.
-fn partly(failure: Failure, created: &[Instance], left: &[String]) -> Failure {
+fn with_created(failure: Failure, created: &[Instance], left: &[String]) -> Failure {
     let created: Vec<_> = created.iter().map(|i| i.name.to_string()).collect();
     let created = if created.is_empty() {
         "none".to_owned()

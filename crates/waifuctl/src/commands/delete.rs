@@ -43,7 +43,7 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
         )
         .field("spec.protected")
         .hint(format!(
-            "waifuctl protect {} --off, then delete it",
+            "first run waifuctl protect {} --off",
             instance.name
         )));
     }
@@ -51,7 +51,7 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
         confirm_all(&instances, args.which.names.is_empty())?;
     }
     let mut results = Vec::new();
-    let mut outcome = order(context, &instances, &mut results).await;
+    let mut outcome = request_deletions(context, &instances, &mut results).await;
     if args.wait.wait && outcome.is_ok() {
         let deadline = Instant::now() + args.wait.timeout;
         let all = select::names(&instances);
@@ -69,7 +69,10 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
 impl Deleted<'_> {
     fn line(&self) -> String {
         match &self.held_until {
-            Some(command) => format!("{}: {}, pending until {command}", self.name, self.state),
+            Some(command) => format!(
+                "{}: {}; held until you run {command}",
+                self.name, self.state
+            ),
             None => format!("{}: {}", self.name, self.state),
         }
     }
@@ -95,7 +98,7 @@ fn confirm_all(instances: &[Instance], selected: bool) -> Result<(), Failure> {
 }
 
 /// Requests each deletion by id, so that the confirmed instance is deleted even if another one has its name now.
-async fn order<'a>(
+async fn request_deletions<'a>(
     context: &Context,
     instances: &'a [Instance],
     results: &mut Vec<Deleted<'a>>,
@@ -150,7 +153,7 @@ async fn await_all(
                 Ok(true) => result.state = "deleted",
                 Ok(false) if left.is_zero() => {
                     return Err(Failure::deadline(format!(
-                        "{} is not deleted yet; the work continues",
+                        "{} is not deleted yet; the deletion continues",
                         instance.name
                     ))
                     .hint(format!("waifuctl why {}", instance.name)));
@@ -174,7 +177,7 @@ async fn await_all(
         None => Ok(()),
         Some((name, command)) => Err(Failure::input(
             "deletion-held",
-            format!("{name} is not deleted until its node is confirmed: the database was restored from a backup"),
+            format!("the deletion of {name} is held until its node is confirmed, because the database was restored from a backup"),
         )
         .hint(command)),
     }

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::text::escape;
 use crate::unmanaged;
 
-/// Orders the destruction of unmanaged instances.
+/// Requests the deletion of unmanaged instances.
 pub async fn run(
     context: &Context,
     names: &[String],

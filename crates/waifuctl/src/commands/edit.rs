@@ -29,7 +29,7 @@ pub async fn run(context: &Context, args: EditArgs) -> Result<(), Failure> {
         let shown = if before.is_empty() { EMPTY } else { &before };
         let draft = Draft::new(shown)?;
         match edited(&draft, &have, args.spec) {
-            // Unchanged text is not a change.
+            // The template text for an instance without user-data is not a change.
             Ok(text) if text == shown => (before.clone(), Some(draft)),
             Ok(text) => (text, Some(draft)),
             Err(failure) => return Err(draft.keep(failure)),
@@ -58,7 +58,7 @@ pub async fn run(context: &Context, args: EditArgs) -> Result<(), Failure> {
     if is_attended() && !args.yes && !ask(&format!("Apply these changes to {}?", args.name)) {
         return Err(kept(Failure::input(
             "not-confirmed",
-            "canceled: nothing was changed",
+            "canceled; nothing was changed",
         )));
     }
     let id = args.name.as_str();

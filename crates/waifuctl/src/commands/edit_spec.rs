@@ -13,9 +13,9 @@ pub fn change(have: &CreateInstance, source: Source<'_>) -> Result<UpdateInstanc
     let mut documents = description::parse("the description", source.text)?;
     if documents.len() > 1 {
         return Err(
-            Failure::input("several", "the text contains several descriptions")
+            Failure::input("several", "the edited text contains several descriptions")
                 .field("---")
-                .hint("keep one document"),
+                .hint("keep only the description of this instance"),
         );
     }
     let mut written = documents.pop().map(|d| d.description).unwrap_or_default();
@@ -29,7 +29,7 @@ pub fn change(have: &CreateInstance, source: Source<'_>) -> Result<UpdateInstanc
         user_data::check(text.expose())?;
     }
     let completed = completed(wanted, have);
-    fixed(have, &completed, nics)?;
+    refuse_fixed_fields(have, &completed, nics)?;
     let set = |now: bool, before: bool, value| (now != before).then_some(value);
     let (run, before) = (completed.run.unwrap_or(true), have.run.unwrap_or(true));
     Ok(UpdateInstance {
@@ -66,7 +66,11 @@ fn completed(wanted: CreateInstance, have: &CreateInstance) -> CreateInstance {
 }
 
 /// Refuses changes of fields that are fixed at creation or changed by other commands.
-fn fixed(have: &CreateInstance, wanted: &CreateInstance, nics: bool) -> Result<(), Failure> {
+fn refuse_fixed_fields(
+    have: &CreateInstance,
+    wanted: &CreateInstance,
+    nics: bool,
+) -> Result<(), Failure> {
     let parts = [
         ("name", wanted.name == have.name),
         ("template", wanted.template == have.template),
@@ -87,7 +91,7 @@ fn fixed(have: &CreateInstance, wanted: &CreateInstance, nics: bool) -> Result<(
         format!("edit cannot change {}", changed.join(", ")),
     )
     .field(first)
-    .hint("revert it; edit can change labels, cpus, memory, disks[0].size, publish, user_data, run, restart, priority, protected, placement"))
+    .hint("revert this change; edit can change only labels, cpus, memory, disks[0].size, publish, user_data, run, restart, priority, protected, placement"))
 }
 
 fn labels(

@@ -95,7 +95,7 @@ async fn is_known(context: &Context, object: &str) -> Result<(), Failure> {
     }
     Err(Failure::input(
         "not-found",
-        format!("no object is named {object:?}, and there are no events of it"),
+        format!("there is no object named {object:?}, and no event is about it"),
     )
     .field("OBJECT")
     .hint("waifuctl events lists all events; TYPE/NAME selects a type, for example token/laptop"))

@@ -47,13 +47,13 @@ async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Failure> {
         let (out, err) = decoded.map_err(|e| {
             Failure::internal("malformed", "cannot decode the response of waifud").cause(&e)
         })?;
-        put(&mut std::io::stdout().lock(), &out)?;
-        put(&mut std::io::stderr().lock(), &err)?;
+        write_unfiltered(&mut std::io::stdout().lock(), &out)?;
+        write_unfiltered(&mut std::io::stderr().lock(), &err)?;
     }
     if result.truncated {
         context
             .printer
-            .note("note: the output was truncated (to 2 MiB of stdout, 512 KiB of stderr); write it to a file in the guest instead");
+            .note("note: the output was truncated to 2 MiB of stdout and 512 KiB of stderr; redirect it to a file in the guest instead");
     }
     Ok(result.exit_code)
 }
@@ -101,7 +101,7 @@ fn read_at_most(from: impl Read, limit: usize) -> std::io::Result<Option<Vec<u8>
 }
 
 /// Writes output unfiltered, also to a terminal, as `exec` documents.
-fn put(to: &mut dyn Write, bytes: &[u8]) -> Result<(), Failure> {
+fn write_unfiltered(to: &mut dyn Write, bytes: &[u8]) -> Result<(), Failure> {
     let written = to.write_all(bytes).and_then(|()| to.flush());
     match written {
         // The reader has closed the pipe.

@@ -21,7 +21,7 @@ use crate::text::{age, escape, fields, since};
 use crate::{description, pagination, select};
 
 /// Pause between two reads of `--watch`, since events come in bursts.
-const GAP: Duration = Duration::from_millis(300);
+const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The longest pause between two reads of `--watch`: an event can be lost with a connection.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -75,7 +75,7 @@ fn columns(format: ListFormat) -> Vec<Column> {
         ListFormat::Wide => first(HEADINGS.len()),
         ListFormat::Name => first(1),
         ListFormat::Columns(columns) => columns.0,
-        ListFormat::Table | ListFormat::Json | ListFormat::Yaml => first(NARROW),
+        ListFormat::Table | ListFormat::Json | ListFormat::Yaml => first(NARROW_COLUMNS),
     }
 }
 
@@ -111,7 +111,7 @@ async fn page(
         }
     };
     all.items
-        .retain(|instance| args.label.iter().all(|s| s.fits(&instance.labels)));
+        .retain(|instance| args.label.iter().all(|s| s.matches(&instance.labels)));
     if let Some((key, reversed)) = sort {
         all.items.sort_by(|a, b| {
             let order = match key {
@@ -167,7 +167,7 @@ async fn watch(
         {
             events = None;
         }
-        tokio::time::sleep(GAP).await;
+        tokio::time::sleep(DEBOUNCE).await;
         let mut now = match page(context, args, None).await {
             Ok(page) => page,
             // waifud restarts within a second; other errors are reported.
@@ -297,14 +297,14 @@ fn not_found<'a>(kind: &str, name: &str, existing: impl Iterator<Item = &'a str>
 }
 
 /// Number of columns of the narrow table.
-const NARROW: usize = 9;
+const NARROW_COLUMNS: usize = 9;
 
 fn text(page: &Page<Instance>, shape: &Shape) -> String {
     let now = Timestamp::now();
     let headers: Vec<_> = shape.columns.iter().map(Column::heading).collect();
     let rows = page.items.iter().map(|instance| {
         let mut known = row(instance, now);
-        known.extend(wider(instance));
+        known.extend(wide_row(instance));
         let value = serde_json::to_value(instance).unwrap_or_default();
         let cell = |column: &Column| match column {
             Column::Known(place) => known.get(*place).cloned().unwrap_or_default(),
@@ -322,7 +322,7 @@ fn text(page: &Page<Instance>, shape: &Shape) -> String {
 }
 
 /// The columns of the wide table.
-fn wider(instance: &Instance) -> [String; 4] {
+fn wide_row(instance: &Instance) -> [String; 4] {
     let Instance { spec, status, .. } = instance;
     let labels: Vec<_> = instance
         .labels
@@ -355,7 +355,7 @@ fn wider(instance: &Instance) -> [String; 4] {
 }
 
 /// The primary address.
-fn shown(instance: &Instance) -> Option<&InstanceAddress> {
+fn address_to_show(instance: &Instance) -> Option<&InstanceAddress> {
     let addresses = &instance.status.addresses;
     addresses
         .iter()
@@ -376,7 +376,7 @@ fn row(instance: &Instance, now: Timestamp) -> Vec<String> {
         (_, true) => "yes",
         (_, false) => "no",
     };
-    let address = shown(instance);
+    let address = address_to_show(instance);
     vec![
         name.to_string(),
         status.state.to_string(),
@@ -407,7 +407,7 @@ fn row(instance: &Instance, now: Timestamp) -> Vec<String> {
 }
 
 /// Maximum number of named guests in a note about an unreachable node.
-const NAMED: usize = 3;
+const NAMED_MAX: usize = 3;
 
 /// Notes below the table.
 fn notes(page: &Page<Instance>, now: Timestamp) -> Vec<String> {
@@ -429,17 +429,17 @@ fn notes(page: &Page<Instance>, now: Timestamp) -> Vec<String> {
         let pending = &instance.status.restart_needed;
         if !pending.is_empty() {
             notes.push(format!(
-                "note: changes of {} take effect at its next start: {}",
+                "note: {} has changes that take effect at its next start: {}",
                 instance.name,
                 fields(pending).join(", ")
             ));
         }
     }
     let starred = |instance: &Instance| {
-        shown(instance).is_some_and(|address| address.source == AddressSource::Observed)
+        address_to_show(instance).is_some_and(|address| address.source == AddressSource::Observed)
     };
     if page.items.iter().any(starred) {
-        notes.push("note: * = observed, not assigned".to_owned());
+        notes.push("note: * marks addresses that were observed, not assigned by waifud".to_owned());
     }
     notes
 }
@@ -452,14 +452,14 @@ fn is_off(node: &Name, guests: &[&Instance], now: Timestamp) -> String {
     let last = last.map_or_else(String::new, |at| format!(" since {}", since(at, now)));
     let mut seen: Vec<_> = guests
         .iter()
-        .take(NAMED)
+        .take(NAMED_MAX)
         .filter_map(|guest| {
             let state = guest.status.last_state?;
             Some(format!("{} last seen {state}", guest.name))
         })
         .collect();
-    if guests.len() > NAMED {
-        seen.push(format!("{} more", guests.len() - NAMED));
+    if guests.len() > NAMED_MAX {
+        seen.push(format!("{} more", guests.len() - NAMED_MAX));
     }
-    format!("note: {node} is off{last} ({})", seen.join(", "))
+    format!("note: {node} is unreachable{last} ({})", seen.join(", "))
 }

@@ -57,7 +57,7 @@ pub async fn run(printer: Printer, args: LoginArgs) -> Result<(), Failure> {
     contexts.save(&path)?;
     printer.print(&shown, || {
         format!(
-            "{name}: logged in at {} as {} ({})",
+            "{name}: logged in to {} as {} ({})",
             client.at(),
             me.name,
             me.role
@@ -119,7 +119,7 @@ async fn verify_ca(server: &ServerUrl, wanted: Option<Digest>) -> Result<String,
                 )
                 .field("--fingerprint")
                 .hint(format!(
-                    "compare it with the server's: {SHOW_FINGERPRINT}; if it is correct, the connection is being intercepted"
+                    "verify it on the server: {SHOW_FINGERPRINT}; if the fingerprint that you gave is correct, the connection is being intercepted"
                 ))
             })?
     } else {
@@ -136,7 +136,7 @@ fn no_certificate(server: &ServerUrl) -> Failure {
         "no-certificate",
         format!("{server} does not present a certificate"),
     )
-    .hint("check that waifud listens there: `listen` in its /etc/waifud/waifud.toml")
+    .hint("check that waifud listens there: `listen` in /etc/waifud/waifud.toml on the server")
 }
 
 /// Gets the server's certificates. No data is sent over that connection.
@@ -144,7 +144,9 @@ async fn peek(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failur
     let unreachable = |cause: &dyn std::error::Error| {
         Failure::internal("unreachable", format!("waifud is unreachable at {server}"))
             .cause(cause)
-            .hint("check `listen` in its /etc/waifud/waifud.toml, and firewalls in between")
+            .hint(
+                "check `listen` in /etc/waifud/waifud.toml on the server, and firewalls on the way",
+            )
     };
     let (config, presented) = waifud_pki::peek_config()
         .map_err(|e| Failure::internal("tls", "cannot set up TLS").cause(&e))?;
@@ -236,7 +238,7 @@ fn token(file: Option<&Path>) -> Result<Secret<String>, Failure> {
             terminal.read_secure_line().map_err(unreadable)?
         }
         None => {
-            return Err(Failure::input("no-token", "no token given")
+            return Err(Failure::input("no-token", "no token was given")
                 .field("--token-file")
                 .hint("--token-file FILE, or --token-file - for standard input"));
         }

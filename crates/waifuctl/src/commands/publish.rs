@@ -34,7 +34,7 @@ pub async fn run(context: &Context, args: PublishArgs) -> Result<(), Failure> {
         return Err(Failure::input("port-taken", escape(&condition.message))
             .field("PORT")
             .hint(format!(
-                "stop that program, and the port is then published automatically; or waifuctl unpublish {} {}",
+                "stop that program (the port is then published automatically), or run waifuctl unpublish {} {}",
                 instance.name,
                 shown.map_or_else(String::new, outside)
             )));

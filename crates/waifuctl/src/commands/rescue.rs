@@ -86,7 +86,7 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
 fn summary(instance: &Instance, waited: bool) -> String {
     let name = &instance.name;
     match (&instance.spec.rescue, waited) {
-        (None, false) => format!("{name}: booting its own disk again"),
+        (None, false) => format!("{name}: booting from its own disk again"),
         (None, true) => format!("{name}: {}", state(instance)),
         (Some(rescue), waited) => {
             let state = if waited {
@@ -95,8 +95,8 @@ fn summary(instance: &Instance, waited: bool) -> String {
                 format!("booting {}", rescue.template)
             };
             format!(
-                "{name}: {state}; its own disk is /dev/vdb there\n\
-                 then: waifuctl ssh {name} (or console), repair it, and waifuctl rescue {name} --end"
+                "{name}: {state}; in the rescue system, its own disk is /dev/vdb\n\
+                 next: log in with waifuctl ssh {name} (or console), repair the disk, then run waifuctl rescue {name} --end"
             )
         }
     }
@@ -114,8 +114,8 @@ async fn template(context: &Context, wanted: Option<String>) -> Result<String, F
     let catalog = context.client.catalog().await?;
     let mut names = catalog.items.iter().map(|entry| entry.name.to_string());
     names.find(|name| name.starts_with(SMALL)).ok_or_else(|| {
-        Failure::input("no-rescue-template", "no template is named rescue")
-            .hint("choose one: --template NAME (waifuctl template list)")
+        Failure::input("no-rescue-template", "there is no template named rescue")
+            .hint("choose another template with --template NAME (waifuctl template list)")
     })
 }
 

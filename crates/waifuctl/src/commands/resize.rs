@@ -29,7 +29,7 @@ pub async fn run(context: &Context, args: ResizeArgs) -> Result<(), Failure> {
 fn resized(change: &Change, restarted: bool) -> String {
     let (before, after) = (&change.before, &change.after);
     if before.generation == after.generation {
-        return "unchanged: it already has these sizes".to_owned();
+        return "unchanged: the instance already has these sizes".to_owned();
     }
     let sized =
         before.spec.cpus != after.spec.cpus || before.spec.memory_bytes != after.spec.memory_bytes;

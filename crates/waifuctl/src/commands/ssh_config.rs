@@ -23,7 +23,7 @@ pub async fn run(context: &Context, args: SshConfigArgs) -> Result<(), Failure> 
             match host(context, &instance, None, accept).await {
                 Ok(host) => hosts.push(host),
                 Err(failure) => failure
-                    .about(&format!("{} was left out", instance.name))
+                    .about(&format!("{} was skipped", instance.name))
                     .print(context.printer.is_json()),
             }
         }

@@ -26,7 +26,7 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
                 .printer
                 .print(&created, || created.secret.expose().clone())?;
             context.printer.note(&format!(
-                "note: {} is {}; its secret is shown only once. On the other machine: waifuctl login URL",
+                "note: token {} has the role {}; its secret is shown only once. On the other machine, run: waifuctl login URL",
                 created.token.name,
                 created.token.role
             ));

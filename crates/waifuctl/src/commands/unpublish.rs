@@ -14,7 +14,7 @@ pub async fn run(context: &Context, args: UnpublishArgs) -> Result<(), Failure> 
     let Changed { instance, .. } = change(context, name, |ports| {
         if wanted.guest_port.is_some() {
             return Err(
-                Failure::input("invalid-port", "only the node's port is allowed")
+                Failure::input("invalid-port", "unpublish accepts only the node port")
                     .field("PORT")
                     .hint("waifuctl unpublish NAME PORT, or PORT/udp"),
             );
@@ -30,7 +30,7 @@ pub async fn run(context: &Context, args: UnpublishArgs) -> Result<(), Failure> 
         let port = wanted.port;
         let protocol = wanted.protocol.as_str();
         format!(
-            "{}: {port}/{protocol} is not published any more",
+            "{}: {port}/{protocol} is no longer published",
             instance.name
         )
     })

@@ -124,7 +124,10 @@ fn dhcp(
     match evidence.dhcp_acknowledged_at {
         // The last observation may be from the previous boot. The lease file has a resolution of one second.
         Some(at) if started.is_some_and(|start| at.as_second() < start.as_second()) => {
-            format!("no dhcp ack since the start (the last {})", moment(at, now))
+            format!(
+                "no dhcp ack since the start (last one: {})",
+                moment(at, now)
+            )
         }
         Some(at) => format!("dhcp ack {}", moment(at, now)),
         None if nics.iter().any(is_ours) => "no dhcp ack since the start".to_owned(),
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn emergency_mode_points_to_rescue() {
+    fn the_hint_for_emergency_mode_names_rescue() {
         let hint_for = |line: &str| {
             let evidence = GuestEvidence {
                 console: vec![line.to_owned()],
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_and_refusals_are_shown_in_order() {
+    fn requested_documents_and_refused_requests_are_shown_in_order() {
         let all = [
             seen("/openstack", 200),
             seen("/openstack/2018-08-27/meta_data.json", 200),

@@ -26,7 +26,7 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         return Err(
             Failure::input("no-template", "the description does not name a template")
                 .field("template")
-                .hint("write a template, for example template: debian-12; waifuctl template list"),
+                .hint("add a template, for example template: debian-12; waifuctl template list shows them"),
         );
     };
     let disk = only(wanted.disks, "disks")?;
@@ -38,7 +38,7 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         return Err(
             Failure::input("invalid-disk", "the first disk must be named root")
                 .field("disks[0].name")
-                .hint("leave out the name"),
+                .hint("omit the name"),
         );
     }
     let (mac, nics) = nics::to_request(wanted.nics);
@@ -82,7 +82,7 @@ fn publish(wanted: &[String]) -> Result<Vec<Publish>, Failure> {
         let port = network_args::port(text).map_err(|error| {
             Failure::input("invalid-port", error)
                 .field(&format!("publish[{index}]"))
-                .hint("write \"8080:80\" in quotes: YAML parses some of these as numbers")
+                .hint("write ports in quotes, for example \"8080:80\": YAML parses some unquoted ports as numbers")
         })?;
         ports.push(Publish {
             guest_port: port.guest_port.or(Some(port.port)),
@@ -100,7 +100,7 @@ fn only<T: Default>(mut all: Vec<T>, field: &str) -> Result<T, Failure> {
             format!("currently only one of {field} is supported"),
         )
         .field(&format!("{field}[1]"))
-        .hint("leave out the others"));
+        .hint("omit the others"));
     }
     Ok(all.pop().unwrap_or_default())
 }
@@ -127,7 +127,7 @@ fn user_data_of(
             "cloud_config is not a mapping",
         )
         .field("cloud_config")
-        .hint("write its keys below it, or the complete text as user_data: |")),
+        .hint("indent its keys below it, or write the complete text as user_data: |")),
         _ => Err(
             Failure::input("user-data-twice", "user-data is given more than once")
                 .field("user_data")

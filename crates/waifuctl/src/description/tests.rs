@@ -27,7 +27,7 @@ fn user_data(text: &str) -> String {
 }
 
 #[test]
-fn every_field_has_its_place() {
+fn every_field_of_a_description_is_converted_into_the_request() {
     let text = "name: web\ntemplate: debian-12\nlabels: {tier: web}\ncpus: 2\nmemory: 1.5G\n\
         disks: [{name: root, size: 20G, pool: fast}]\nnics: [{network: default, address: 10.144.1.50, mac: '52:54:00:12:34:56'}]\n\
         publish: ['8080:80', 53/udp]\n\
@@ -323,7 +323,7 @@ fn on_a_bridge(mac: [u8; 3]) -> Vec<CreateNic> {
 
 proptest! {
     #[test]
-    fn what_is_printed_is_read_back_as_the_same(wanted in any_request()) {
+    fn a_printed_description_parses_to_the_same_description(wanted in any_request()) {
         let text = yaml(&from_request(wanted.clone())).unwrap();
         let twice = format!("{text}---\n{text}");
         prop_assert_eq!(requests(&text).unwrap(), vec![wanted.clone()], "{}", text);

@@ -42,7 +42,7 @@ pub async fn until_applied(
         if left.is_zero() {
             let state = now.status.state;
             return Err(Failure::deadline(format!(
-                "{} is {state} when the deadline passed; the work continues",
+                "{} was {state} when the deadline passed; waifud continues in the background",
                 now.name
             ))
             .hint(format!("waifuctl why {}", now.name)));

@@ -76,7 +76,7 @@ pub async fn until_condition(
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Failure::deadline(format!(
-                "{name} is {} and not yet {} when the deadline passed; the work continues",
+                "{name} was {} and not yet {} when the deadline passed; waifud continues in the background",
                 now.status.state,
                 word(condition)
             ))

@@ -89,10 +89,10 @@ fn cloud_init_end(status: &InstanceStatus) -> String {
         }
         CloudInitState::Done => "done",
         CloudInitState::Degraded => "done, with recoverable errors",
-        CloudInitState::Error => "finished with errors; the VM runs",
+        CloudInitState::Error => "finished with errors; the VM is running",
         CloudInitState::Disabled => "disabled in the guest",
         CloudInitState::Pending | CloudInitState::Running | CloudInitState::Unknown => {
-            "cannot be known; the VM runs"
+            "unknown; the VM is running"
         }
     };
     word.to_owned()
@@ -144,7 +144,7 @@ pub async fn until_ready(
         if left.is_zero() {
             spinner.finish_and_clear();
             return Err(Failure::deadline(format!(
-                "{} is not ready after {}s ({}); the work continues",
+                "{} is not ready after {}s ({}); waifud continues in the background",
                 now.name,
                 timeout.as_secs(),
                 escape(&waiting_for(&now.status))
@@ -208,7 +208,7 @@ mod tests {
             (
                 CloudInitState::Error,
                 Some(ReadyBy::Reporter),
-                "finished with errors; the VM runs",
+                "finished with errors; the VM is running",
             ),
         ] {
             let status = status(state, by);
@@ -219,6 +219,6 @@ mod tests {
         assert!(!Milestone::CloudInit.reached(&unknown), "not yet");
         unknown.cloud_init.unknown_because = Some("x".to_owned());
         assert!(Milestone::CloudInit.reached(&unknown));
-        assert_eq!(cloud_init_end(&unknown), "cannot be known; the VM runs");
+        assert_eq!(cloud_init_end(&unknown), "unknown; the VM is running");
     }
 }

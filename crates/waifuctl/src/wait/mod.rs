@@ -24,7 +24,7 @@ pub async fn or_detach<T>(
     tokio::select! {
         done = what => done,
         Ok(()) = tokio::signal::ctrl_c() => Err(
-            Failure::interrupted(format!("stopped waiting for {names}; the work continues"))
+            Failure::interrupted(format!("stopped waiting for {names}; waifud continues in the background"))
                 .hint("waifuctl list, or waifuctl why NAME"),
         ),
     }
@@ -62,13 +62,13 @@ pub fn check_cloud_init(instance: Instance) -> Result<Instance, Failure> {
         return Err(Failure::input(
             "cloud-init-unknown",
             format!(
-                "whether cloud-init in {} has finished cannot be known: {}",
+                "cannot determine whether cloud-init in {} has finished: {}",
                 instance.name,
                 escape(because)
             ),
         )
         .hint(format!(
-            "the VM runs; waifuctl wait {} --for running waits for that only",
+            "the VM is running; to wait only for that, use waifuctl wait {} --for running",
             instance.name
         )));
     }
@@ -86,5 +86,5 @@ pub fn check_cloud_init(instance: Instance) -> Result<Instance, Failure> {
             instance.name
         ),
     )
-    .hint(format!("waifuctl why {}; the VM runs", instance.name)))
+    .hint(format!("waifuctl why {}; the VM is running", instance.name)))
 }

@@ -206,7 +206,7 @@ async fn a_reboot_with_wait_does_not_wait_for_a_second_phone_home() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_as_yaml_takes_two_requests_for_any_number_of_instances() {
+async fn a_yaml_list_needs_two_requests_regardless_of_the_number_of_instances() {
     let id = |n: u32| format!("0198c0de-0000-7000-8000-{n:012x}");
     let all: Vec<_> = (0..20)
         .map(|n| instance(&format!("vm-{n}"), &id(n), json!({})))

@@ -47,7 +47,7 @@ pub struct InstanceRecord {
     pub tombstone: Option<Tombstone>,
     /// The instance was destroyed, and waifud may not have confirmed the report yet.
     pub destroyed: bool,
-    /// Set when the node gives the instance up, until waifud sends a newer epoch. The instance is not started again.
+    /// Set while the node releases the instance, and until waifud sends a newer epoch. The instance is not started again.
     #[serde(default)]
     pub release: Option<ReleaseRecord>,
     /// What the driver needs after a restart of the agent.

@@ -44,7 +44,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
             }
             Ok(Err(error)) if error.is_final() && shared.reports.split(&report) => {
-                tracing::warn!("waifud refused a report; sending it in smaller parts: {error}");
+                tracing::warn!("waifud refused a report; splitting it: {error}");
             }
             Ok(Err(error)) if error.is_final() => {
                 // waifud would refuse it again, and it would block everything else.

@@ -180,7 +180,7 @@ impl Reports {
         let _connected = changes.wait_for(|connected| *connected).await;
     }
 
-    /// Has requeued entries sent soon.
+    /// Schedules the requeued entries to be sent soon.
     pub fn notify_pending(&self) {
         self.has_work.notify_one();
     }

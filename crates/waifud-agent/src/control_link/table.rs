@@ -1,4 +1,4 @@
-//! The node's slice and the agent's own records: the durable copy in memory, changed only together with the disk.
+//! The node's slice and the agent's own records, in memory; every change is written to disk first.
 //!
 //! The watch applies its frames here. A frame is on disk before anything acts on it, and the revision that a watch resumes
 //! from is written after the objects that it covers, so a crash repeats frames and never skips one.
@@ -254,7 +254,7 @@ impl Table {
                 let confirmed = node.unconfirmed.is_some() && node.unconfirmed == slice.confirmed;
                 if confirmed {
                     tracing::warn!(
-                        "the restored database is confirmed: waifud's deletions are applied again"
+                        "the restored database is confirmed: this node executes waifud's deletions again"
                     );
                     node.unconfirmed = None;
                 }
@@ -492,7 +492,7 @@ impl Table {
             .map(|entry| entry.record.id)
             .collect();
         for id in unnamed {
-            tracing::warn!(instance = %id, "the instance is not in waifud's slice for this node any more; it is left as it is, unmanaged");
+            tracing::warn!(instance = %id, "waifud no longer lists this instance for this node; it is kept unchanged, as unmanaged");
             self.change(inner, id, |record| record.managed = false)?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Watches this node's slice at waifud, and connects again whenever the watch ends.
+//! Watches this node's objects in waifud, and reconnects whenever the watch ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             ),
         };
         if logged.as_ref() != Some(&ended) {
-            tracing::warn!("{ended}; retrying, guests are not affected");
+            tracing::warn!("{ended}; retrying (guests are not affected)");
             logged = Some(ended);
         }
         tokio::time::sleep(pause).await;
@@ -106,7 +106,9 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
             if let Err(error) = shared.table.forget_revision() {
                 return Ended::Disk(error);
             }
-            return Ended::link("its history was trimmed; requesting the whole slice");
+            return Ended::link(
+                "waifud has trimmed its history; requesting all objects of this node again",
+            );
         }
         Err(error) => return Ended::link(error),
     };

@@ -1,4 +1,4 @@
-//! What metadatad holds for each instance, as far as its answers confirm it.
+//! The bundles and addresses that metadatad has confirmed for each instance.
 //!
 //! metadatad may process a request whose answer is not awaited any more, because the desired state changed or the answer
 //! came too late. Therefore each request runs in its own task, the next request for the same instance is sent after
@@ -17,7 +17,7 @@ use crate::failpoints;
 use crate::interfaces::{MetadataError, MetadataService};
 
 /// The number of locks that order requests. Instances that share a lock wait for each other, which costs little.
-const TURNS: usize = 64;
+const REQUEST_LOCKS: usize = 64;
 
 /// The address and the bundle of an assignment.
 pub(crate) type Served = (Ipv4Addr, Digest);
@@ -55,7 +55,7 @@ impl Assignments {
         Self {
             service,
             known: Arc::default(),
-            turns: (0..TURNS).map(|_| Arc::default()).collect(),
+            turns: (0..REQUEST_LOCKS).map(|_| Arc::default()).collect(),
             requests: Mutex::default(),
         }
     }
@@ -119,7 +119,7 @@ impl Assignments {
         becomes: Option<Served>,
         send: impl Future<Output = Result<(), MetadataError>> + Send + 'static,
     ) -> Result<(), MetadataError> {
-        let turn = usize::from(id.as_uuid().as_bytes()[15]) % TURNS;
+        let turn = usize::from(id.as_uuid().as_bytes()[15]) % REQUEST_LOCKS;
         let turn = self.turns[turn].clone().lock_owned().await;
         if !still() {
             return Ok(());

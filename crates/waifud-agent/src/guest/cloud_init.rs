@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn version_22_done() {
+    fn the_files_of_version_22_are_parsed_as_done() {
         let seen = parse(&Files {
             result: Some(
                 r#"{"v1": {"datasource": "DataSourceOpenStackLocal [net,ver=2]", "errors": []}}"#
@@ -223,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_causes_a_panic_or_a_false_end(status in ".{0,200}", id in ".{0,50}") {
+        fn arbitrary_text_causes_neither_a_panic_nor_a_false_done(status in ".{0,200}", id in ".{0,50}") {
             let seen = parse(&Files { status: Some(status), instance_id: Some(id), ..Files::default() });
             prop_assert!(!seen.state.is_final());
         }

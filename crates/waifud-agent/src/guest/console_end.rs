@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renamed_log_and_a_flood_do_not_stop_it() {
+    fn scanning_continues_after_a_rotated_log_and_after_a_flood() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("console.log");
         append(&log, &"x".repeat(10_000));
@@ -240,7 +240,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_cause_a_panic_or_a_position_behind_the_log(
+        fn arbitrary_bytes_cause_neither_a_panic_nor_a_position_beyond_the_log(
             bytes in proptest::collection::vec(any::<u8>(), 0..6000),
             position in proptest::option::of(0_u64..8000),
         ) {

@@ -23,7 +23,7 @@ const BOOT: Duration = Duration::from_mins(15);
 /// The time limit for observing all ports.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The factor by which runs are rarer while no guest boots.
-const RARELY: u32 = 12;
+const IDLE_FACTOR: u32 = 12;
 
 /// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -33,7 +33,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         sleep(often).await;
         if !booting {
             // A requested run starts at once, any other one later.
-            let _whichever = timeout(often * (RARELY - 1), shared.diagnostics.requested()).await;
+            let _whichever =
+                timeout(often * (IDLE_FACTOR - 1), shared.diagnostics.requested()).await;
         }
     }
 }

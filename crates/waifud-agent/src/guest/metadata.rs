@@ -188,7 +188,7 @@ impl Metadata {
         }
     }
 
-    /// Instances that metadatad may hold something of and that have no living record.
+    /// Instances that metadatad may still serve although no record exists, or only one of a destroyed instance.
     pub fn unknown_instances(&self, table: &Table) -> Vec<InstanceId> {
         let records = table.records();
         let recorded: BTreeSet<InstanceId> = records.iter().map(|record| record.id).collect();

@@ -155,7 +155,7 @@ impl Readiness {
             patience: self.patience,
         };
         let verdict = derive(&seen);
-        if verdict.works && memory.ready_by.is_some() {
+        if verdict.is_running && memory.ready_by.is_some() {
             // cloud-init had finished and runs again: the guest rebooted without any other sign.
             let reported = seen.report.finished.map(|(at, _)| at);
             let ended = reported.max(seen.call).max(seen.console.finished);

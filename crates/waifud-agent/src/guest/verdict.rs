@@ -31,10 +31,10 @@ const LOST: Duration = Duration::from_mins(2);
 /// The maximum number of failed modules that are listed.
 const ERRORS_MAX: usize = 10;
 /// The multiple of [`Seen::patience`] within which the first event is expected: the guest's kernel boots before it.
-const FIRST_WORD: u32 = 3;
+const FIRST_EVENT_FACTOR: u32 = 3;
 /// The multiple of [`Seen::patience`] within which `phone_home` or the last line on the console is expected: packages are
 /// installed before it.
-const CALL: u32 = 10;
+const PHONE_HOME_FACTOR: u32 = 10;
 
 /// Everything that was observed of one boot.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ pub(crate) struct Verdict {
     /// What proves that it has finished; `None` if nothing does.
     pub ready_by: Option<ReadyBy>,
     /// The guest itself shows that cloud-init is running: an earlier proof of its end belongs to an earlier boot.
-    pub works: bool,
+    pub is_running: bool,
 }
 
 /// What the guest of an instance can be expected to report.
@@ -108,7 +108,7 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
             return Verdict {
                 cloud_init: found.clone(),
                 ready_by: Some(ReadyBy::GuestAgent),
-                works: false,
+                is_running: false,
             };
         }
         if found.state == CloudInitState::Running && !ended_since {
@@ -117,7 +117,7 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
             return Verdict {
                 cloud_init,
                 ready_by: None,
-                works: true,
+                is_running: true,
             };
         }
     }
@@ -157,17 +157,17 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
                 ..in_state(CloudInitState::Done)
             },
             ready_by: Some(ReadyBy::Console),
-            works: false,
+            is_running: false,
         };
     }
     if seen.call.is_some() {
         return Verdict {
             cloud_init: in_state(CloudInitState::Done),
             ready_by: Some(ReadyBy::PhoneHome),
-            works: false,
+            is_running: false,
         };
     }
-    if let Some(because) = nothing_to_come(seen) {
+    if let Some(because) = no_report_expected(seen) {
         return not_yet(CloudInitStatus {
             unknown_because: Some(because),
             ..in_state(CloudInitState::Unknown)
@@ -181,13 +181,13 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
 }
 
 /// Why no further report can be expected, if so.
-fn nothing_to_come(seen: &Seen<'_>) -> Option<String> {
+fn no_report_expected(seen: &Seen<'_>) -> Option<String> {
     let times = match seen.expects {
-        _ if seen.console.began => CALL,
-        Expects { call: true, .. } => CALL,
+        _ if seen.console.began => PHONE_HOME_FACTOR,
+        Expects { call: true, .. } => PHONE_HOME_FACTOR,
         Expects {
             no_report: None, ..
-        } => FIRST_WORD,
+        } => FIRST_EVENT_FACTOR,
         Expects {
             no_report: Some(_), ..
         } => 1,
@@ -199,9 +199,9 @@ fn nothing_to_come(seen: &Seen<'_>) -> Option<String> {
     let because = seen
         .expects
         .no_report
-        .unwrap_or("cloud-init has reported nothing in this boot");
+        .unwrap_or("cloud-init has not reported anything since this boot");
     Some(format!(
-        "{because}, no guest agent answers, and the console does not show the end of cloud-init"
+        "{because}, the guest agent does not answer, and the console does not show that cloud-init has finished"
     ))
 }
 
@@ -220,7 +220,7 @@ fn not_yet(cloud_init: CloudInitStatus) -> Verdict {
     Verdict {
         cloud_init,
         ready_by: None,
-        works: false,
+        is_running: false,
     }
 }
 
@@ -243,7 +243,7 @@ fn ended(report: &BootReport, last: ModuleResult, by: ReadyBy) -> Verdict {
     Verdict {
         cloud_init,
         ready_by: Some(by),
-        works: false,
+        is_running: false,
     }
 }
 

@@ -14,7 +14,7 @@ use waifud_types::InstanceId;
 /// After this time, every instance may start.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// The instances whose first turn is open. See the module's text.
+/// The instances that have not had their first start after the host's boot; see the module documentation.
 #[derive(Debug)]
 pub(crate) struct BootOrder {
     turns: Mutex<Turns>,

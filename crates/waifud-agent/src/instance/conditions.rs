@@ -50,7 +50,7 @@ pub(crate) fn of_instance(
             "documents",
             true,
             "by-disk",
-            format!("it reads its documents from a disk with the label cidata: {because}"),
+            format!("it reads its metadata and user-data from a disk labelled cidata: {because}"),
             since,
         ));
     }
@@ -69,7 +69,7 @@ fn crash_loop(record: &InstanceRecord, since: Timestamp) -> Option<Condition> {
     let restarts = record.memory.restarts;
     let message = || {
         format!(
-            "it was restarted {restarts} times in a row; each pause is longer than the one before"
+            "it was restarted {restarts} times in a row; the pause before each restart increases"
         )
     };
     (restarts > 1).then(|| condition("stable", false, "crash-loop", message(), since))
@@ -87,7 +87,7 @@ fn rescued(
         && seen.is_some_and(Observed::is_on);
     let (reason, message) = if begun {
         let message = format!(
-            "it runs {} with its own disks attached; end the rescue to boot from its own disk again",
+            "it is running the rescue system {} with its own disks attached; end the rescue to boot from its own disk again",
             rescue.template
         );
         ("begun", message)
@@ -176,7 +176,7 @@ fn served(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Conditi
             "metadata-served",
             true,
             "not-asked",
-            "its documents are ready; it has not requested them".to_owned(),
+            "its metadata and user-data are ready; it has not requested them yet".to_owned(),
             since,
         ),
     }

@@ -18,7 +18,7 @@ pub(crate) enum Reach {
     /// It has no nic on a network where the service can identify guests.
     NoNetwork,
     /// The service or the tunnel to it has been down for this long.
-    Away(Duration),
+    Unreachable(Duration),
 }
 
 /// The chosen datasource.
@@ -56,10 +56,10 @@ pub(crate) fn choose(template: Datasource, reach: Reach) -> Choice {
     let because = match reach {
         _ if !template.needs_metadata() => None,
         Reach::NoNetwork => Some("none of its networks reaches the metadata service"),
-        Reach::Away(long) if long >= PATIENCE => {
+        Reach::Unreachable(long) if long >= PATIENCE => {
             Some("the metadata service was unreachable when the guest started")
         }
-        Reach::Served | Reach::Away(_) => None,
+        Reach::Served | Reach::Unreachable(_) => None,
     };
     Choice {
         datasource: because.map_or(template, |_| Datasource::Cidata),
@@ -77,12 +77,12 @@ mod tests {
             for reach in [
                 Reach::Served,
                 Reach::NoNetwork,
-                Reach::Away(PATIENCE / 2),
-                Reach::Away(PATIENCE),
+                Reach::Unreachable(PATIENCE / 2),
+                Reach::Unreachable(PATIENCE),
             ] {
                 let chosen = choose(template, reach);
                 let unreachable =
-                    matches!(reach, Reach::NoNetwork) || reach == Reach::Away(PATIENCE);
+                    matches!(reach, Reach::NoNetwork) || reach == Reach::Unreachable(PATIENCE);
                 let by_disk = template == Datasource::Cidata || unreachable;
                 assert_eq!(
                     chosen.datasource == Datasource::Cidata,

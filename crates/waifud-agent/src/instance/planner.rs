@@ -397,22 +397,24 @@ impl Wait {
                 "nothing: the deletion is for an older copy than the one on this node"
             }
             Self::ForeignDomain => {
-                "an operator to undefine the domain that has this instance's id and was not created by waifud"
+                "an operator to undefine a domain that has this instance's id but was not created by waifud"
             }
-            Self::NewerCopy => "waifud to send a newer epoch: the domain on this node has one",
+            Self::NewerCopy => {
+                "waifud to send a newer epoch: the domain on this node has a newer one than waifud sent"
+            }
             Self::LostDisk => {
-                "a missing disk, which was created earlier; is the pool's filesystem mounted?"
+                "a disk that was created earlier and is now missing; is the pool's filesystem mounted?"
             }
             Self::Restored => {
                 "an operator: the instance is in the restored database but not on this node, so it may have been \
                  deleted after the backup; delete it, or confirm the node to create it again"
             }
             Self::StartAllowed => "waifud to answer before this node starts its guests",
-            Self::Host => "the host to restart: it is shutting down",
+            Self::Host => "the host to start again: it is shutting down",
             Self::Backoff => "the pause before the next restart",
             Self::Shutdown => "the guest to shut down",
             Self::DiskSpace => "free space on the pool: the guest could not write to its disk",
-            Self::Pause => "someone to resume the guest, which was paused outside waifud",
+            Self::Pause => "a user to resume the guest, which was paused outside waifud",
         }
     }
 }

@@ -304,7 +304,7 @@ proptest! {
     }
 
     #[test]
-    fn a_deletion_leaves_nothing_whatever_fails_on_the_way(
+    fn a_deletion_leaves_nothing_regardless_of_failures(
         want in wanted(), memory in memory(), seen in observed(),
         fails in proptest::collection::btree_set(0_usize..12, 0..6),
     ) {
@@ -534,7 +534,7 @@ fn an_instance_of_a_restored_database_that_is_not_here_waits_for_an_operator() {
 }
 
 #[test]
-fn a_step_leads_to_itself_and_to_later_steps_of_the_plan() {
+fn leads_to_is_true_for_the_same_step_and_for_later_steps_of_a_plan() {
     let want = sample_instance("web");
     let destroy = running(&want);
     let plans = [

@@ -169,19 +169,19 @@ fn reason(s: &Situation<'_>) -> Option<String> {
         }
         Step::Wait(Wait::Backoff) => Some(backoff(&s.record.memory, s.next_start)),
         Step::Wait(Wait::DiskSpace) => s.full_pool.as_ref().map_or_else(
-            || Some(format!("waits for {}", Wait::DiskSpace.as_str())),
+            || Some(format!("waiting for {}", Wait::DiskSpace.as_str())),
             |pool| {
                 Some(format!(
-                    "pool {pool} is full: the guest could not write to its disk; it resumes when there is space"
+                    "pool {pool} is full: the guest could not write to its disk and continues when there is space"
                 ))
             },
         ),
         Step::Wait(Wait::Shutdown) | Step::RequestShutdown if is_rebooting(s) => {
             Some("rebooting: the guest was asked to shut down".to_owned())
         }
-        Step::Wait(wait) => Some(format!("waits for {}", wait.as_str())),
+        Step::Wait(wait) => Some(format!("waiting for {}", wait.as_str())),
         _ if matches!(s.desired, DesiredState::Release(_)) => {
-            Some("this node was ordered to give the instance up; it does not start it again".to_owned())
+            Some("waifud told this node to release the instance; this node does not start it again".to_owned())
         }
         _ => None,
     }
@@ -195,7 +195,7 @@ fn backoff(memory: &Memory, next: Option<Timestamp>) -> String {
     let what = match memory.stopped_by {
         Some(StoppedBy::Crash) => "it crashed",
         Some(StoppedBy::Guest) => "the guest powered itself off",
-        _ => "something other than waifud stopped it",
+        _ => "it was stopped outside waifud",
     };
     let times = match memory.restarts {
         0 | 1 => String::new(),

@@ -19,7 +19,7 @@ pub enum LinkError {
         message: String,
     },
     /// The history after the revision is trimmed or belongs to another incarnation: watch without a revision.
-    #[error("waifud has trimmed the history after that revision")]
+    #[error("waifud has trimmed the history since that revision")]
     Gone,
     /// waifud refused the request.
     #[error("waifud refused: {message}")]

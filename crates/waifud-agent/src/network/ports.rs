@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_ports_with_one_address_the_applied_one_stays() {
+    fn of_two_ports_with_the_same_address_the_applied_one_is_kept() {
         let (mut a, mut b) = (record("a"), record("b"));
         nic(&mut b).address = nic(&mut a).address;
         let in_force = BTreeSet::from([TapName::of(b.id, 0)]);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_that_was_given_up_has_no_port() {
+    fn a_released_instance_has_no_port() {
         let mut given_up = record("a");
         let release = waifud_api::agent::Release {
             instance: given_up.id,

@@ -12,7 +12,7 @@ pub(crate) fn incarnation_changed(incarnation: Incarnation, now: Timestamp) -> C
         false,
         "incarnation-changed",
         format!(
-            "waifud's database is not the one that this node knew ({incarnation}), for example after a restored backup; nothing is \
+            "waifud's database was replaced since this node last saw it ({incarnation}), for example by a restore; nothing is \
              destroyed on this node until an operator confirms it"
         ),
         now,

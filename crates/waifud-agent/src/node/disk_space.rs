@@ -38,7 +38,7 @@ pub(crate) fn of(
         }
         (Some(Unwritable { why, full: false }), _) => (
             "unwritable",
-            format!("cannot write to {dir} ({why}): {effect} once that is repaired"),
+            format!("cannot write to {dir} ({why}): {effect} once the cause is fixed"),
         ),
         (None, DiskSpaceState::Full) => (
             "full",

@@ -151,7 +151,7 @@ const NETWORKS_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 /// The facts of a node that has not gathered all of them yet. They include the routes, because waifud chooses the subnet
 /// by them.
 pub(crate) async fn unfinished(shared: &Shared) -> NodeFacts {
-    let mut facts = unknown(shared, "the node is still gathering its facts");
+    let mut facts = unknown(shared, "the node is still collecting its properties");
     if let Ok(Ok(host)) =
         tokio::time::timeout(NETWORKS_MAX, shared.guest_network.host_facts()).await
     {
@@ -222,14 +222,14 @@ fn used(shared: &Shared) -> Resources {
 /// Whether the host's other firewalls accept the guests' traffic.
 fn foreign_firewall(host: &HostNetworkFacts, now: Timestamp) -> Option<Condition> {
     let names = host.foreign_firewalls.join(", ");
-    let (ok, reason, message) = if let Some(trouble) = &host.firewall_trouble {
+    let (ok, reason, message) = if let Some(trouble) = &host.firewall_error {
         let message = format!(
             "another firewall may drop traffic of guests ({names}), and adding a rule there failed: {trouble}. \
-             Fix that, or accept the guests' bridge there yourself"
+             Fix the cause, or accept traffic of the guests' bridge in that firewall yourself"
         );
         (false, "in-the-way", message)
-    } else if !host.let_through.is_empty() {
-        let places = host.let_through.join(", ");
+    } else if !host.accepting_chains.is_empty() {
+        let places = host.accepting_chains.join(", ");
         let message = format!("marked rules in {places} accept the guests' traffic");
         (true, "let-through", message)
     } else if !names.is_empty() {
@@ -251,10 +251,10 @@ mod tests {
         let mut host = HostNetworkFacts::default();
         assert!(foreign_firewall(&host, now).is_none());
         host.foreign_firewalls = vec!["Docker: chain FORWARD of table ip filter".to_owned()];
-        host.let_through = vec!["DOCKER-USER of iptables-nft".to_owned()];
+        host.accepting_chains = vec!["DOCKER-USER of iptables-nft".to_owned()];
         let through = foreign_firewall(&host, now).unwrap();
         assert!(through.ok && through.message.contains("DOCKER-USER"));
-        host.firewall_trouble = Some("iptables-nft failed".to_owned());
+        host.firewall_error = Some("iptables-nft failed".to_owned());
         let in_the_way = foreign_firewall(&host, now).unwrap();
         assert!(!in_the_way.ok && in_the_way.message.contains("yourself"));
     }

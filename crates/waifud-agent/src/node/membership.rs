@@ -40,7 +40,7 @@ pub enum MembershipError {
     #[error("waifud refused to let this machine join")]
     Refused(#[from] AgentClientError),
     /// No address is known.
-    #[error("the token contains no address of waifud; pass one with --server https://HOST:7373")]
+    #[error("the token does not contain waifud's address; pass it with --server https://HOST:7373")]
     NoAddress,
     /// waifud's answer does not match the request.
     #[error("unexpected answer from waifud: {0}")]
@@ -202,7 +202,9 @@ fn key_for_joining(state_dir: &Path) -> Result<NodeKey, MembershipError> {
 fn check(joined: &Joined, token: &JoinToken, key: &NodeKey) -> Result<(), MembershipError> {
     let ca = certificates(&joined.ca)?.swap_remove(0);
     if fingerprint(&ca) != token.ca {
-        return Err(MembershipError::Answer("it is signed by another CA"));
+        return Err(MembershipError::Answer(
+            "the certificate is signed by another CA",
+        ));
     }
     let own = certificates(&joined.certificate)?.swap_remove(0);
     let peer = NodePeer::of(&own)?;

@@ -54,7 +54,7 @@ pub(super) async fn serve(
     let (reader, mut writer) = tokio::io::split(wire);
     let mut reader = BufReader::new(reader);
     let Some(command) = read(&mut reader).await else {
-        tracing::warn!(instance = %id, "received no valid command for the guest agent");
+        tracing::warn!(instance = %id, "received an invalid command for the guest agent");
         return;
     };
     let mut rest = [0; 64];
@@ -194,7 +194,7 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
         }
         HypervisorError::AgentUnresponsive(_) | HypervisorError::TimedOut { .. } => refusal(
             RefusalReason::NoGuestAgent,
-            "no guest agent answers in the guest",
+            "the guest agent does not answer",
         ),
         // A refusal by the agent: no shell, no such user, or a command that the distribution disabled.
         HypervisorError::Other { message, .. } => {

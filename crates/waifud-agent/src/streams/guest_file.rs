@@ -80,7 +80,7 @@ fn refused(error: &HypervisorError) -> StreamRefusal {
         }
         HypervisorError::AgentUnresponsive(_) | HypervisorError::TimedOut { .. } => refusal(
             RefusalReason::NoGuestAgent,
-            "no guest agent answers, and the log is inside the guest",
+            "cannot read the log inside the guest: the guest agent does not answer",
         ),
         other => refusal(RefusalReason::Other, waifud_kit::error::with_causes(other)),
     }

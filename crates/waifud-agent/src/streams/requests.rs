@@ -24,7 +24,7 @@ impl StreamRequests {
     pub fn add(&self, request: StreamOrder) {
         let kind = request.kind.as_str();
         if self.0.try_send(request).is_err() {
-            tracing::warn!(kind, "too many stream requests; this one is dropped");
+            tracing::warn!(kind, "too many stream requests; dropping this one");
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(server: Arc<StreamServer>) {
             request = inbox.recv() => {
                 let Some(request) = request else { return };
                 if open.len() >= MAX {
-                    let refusal = refusal(RefusalReason::TooMany, "the node already serves its maximum of streams");
+                    let refusal = refusal(RefusalReason::TooMany, "the limit of open streams on the node is reached");
                     let server = server.clone();
                     open.spawn(async move { refuse(&server, &request, &refusal).await });
                 } else {

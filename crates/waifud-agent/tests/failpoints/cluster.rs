@@ -24,7 +24,7 @@ use waifud_types::ByteSize;
 use crate::DEADLINE;
 use crate::machine::Machine;
 use crate::metadatad::{self, Metadatad};
-use crate::verbs::{Begin, RELEASE, Verb};
+use crate::verbs::{InitialState, RELEASE, Verb};
 use crate::waifud::{self, Answer, Waifud};
 
 pub struct Cluster {
@@ -42,14 +42,14 @@ pub struct Cluster {
 
 impl Cluster {
     /// A cluster in the initial state of a verb.
-    pub async fn prepared(begin: Begin, machine: Arc<dyn Machine>) -> Self {
+    pub async fn prepared(begin: InitialState, machine: Arc<dyn Machine>) -> Self {
         let cluster = Self::new(machine).await;
-        if begin == Begin::Empty {
+        if begin == InitialState::Empty {
             // The verb itself starts the daemons of the node, because their start is part of it.
             return cluster;
         }
         cluster.start_node().await;
-        if begin == Begin::Unmanaged {
+        if begin == InitialState::Unmanaged {
             cluster
                 .until("known", async |cluster| {
                     cluster.node().await["state"] == "ready"
@@ -57,21 +57,21 @@ impl Cluster {
                 .await;
             cluster.waifud.back_up();
         }
-        let body = json!({"name": "web", "template": "debian-12", "run": begin != Begin::Stopped,
+        let body = json!({"name": "web", "template": "debian-12", "run": begin != InitialState::Stopped,
             "user_data": "#cloud-config\n# first\n"});
         let created = cluster.post("/v1/instances", &body).await;
         created.expect(201);
         let as_asked =
             async |cluster: &Self| crate::verbs::is_observed(cluster.web().await.as_ref());
         cluster.until("prepared", as_asked).await;
-        if begin == Begin::Rescued {
+        if begin == InitialState::Rescued {
             let order = json!({"rescue": {"begin": {"template": "small"}}}).to_string();
             let path = "/v1/instances/web";
             let answer = cluster.waifud.request(Method::PATCH, path, order).await;
             answer.expect(200);
             cluster.until("rescued", as_asked).await;
         }
-        if begin == Begin::Unmanaged {
+        if begin == InitialState::Unmanaged {
             cluster.waifud.kill();
             cluster.waifud.restore();
             cluster.waifud.start().await;
@@ -191,7 +191,7 @@ impl Cluster {
 
     /// Sends the request of the verb, again while waifud does not answer, and waits for its end.
     pub async fn carry_out(&self, verb: &Verb) {
-        if verb.begin == Begin::Empty {
+        if verb.begin == InitialState::Empty {
             self.start_node().await;
         }
         let before = self.web().await;
@@ -230,7 +230,9 @@ impl Cluster {
             let done_before = match answer.status {
                 412 => verb.method == Method::PATCH,
                 404 | 409 => {
-                    verb.method == Method::DELETE || verb.begin == Begin::Unmanaged || release
+                    verb.method == Method::DELETE
+                        || verb.begin == InitialState::Unmanaged
+                        || release
                 }
                 _ => false,
             };

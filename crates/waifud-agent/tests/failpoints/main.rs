@@ -157,7 +157,7 @@ fn killed_everywhere(verb: &Verb, ground: Ground<'_>) -> BTreeMap<Point, u32> {
 }
 
 #[test]
-fn every_verb_has_the_same_result_wherever_a_daemon_is_killed_and_every_point_is_tried() {
+fn every_operation_has_the_same_result_whichever_failpoint_kills_a_daemon() {
     let begun = Instant::now();
     let tried = on_threads(|verb| {
         let ground = Ground {
@@ -178,5 +178,8 @@ fn every_verb_has_the_same_result_wherever_a_daemon_is_killed_and_every_point_is
     }
     println!("{kills} kills in {:?}", begun.elapsed());
     let never: Vec<String> = never.iter().map(ToString::to_string).collect();
-    assert!(never.is_empty(), "points that no verb comes to: {never:?}");
+    assert!(
+        never.is_empty(),
+        "failpoints that no operation reaches: {never:?}"
+    );
 }

@@ -1,4 +1,4 @@
-//! The verbs: the initial state, the request, and the expected end of each.
+//! The operations under test: the initial state, the request and the expected result of each.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use waifud_hypervisor::fake::AgentScript;
 
 /// The initial state of a verb.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
+pub enum InitialState {
     /// waifud with a template; the node's daemons have never been started.
     Empty,
     /// A running, ready instance.
@@ -24,19 +24,19 @@ pub enum Begin {
 
 pub struct Verb {
     pub name: &'static str,
-    pub begin: Begin,
+    pub begin: InitialState,
     pub method: Method,
     pub path: &'static str,
     pub body: fn() -> Value,
-    /// Whether the instance, if there is one, is as requested.
+    /// Whether the operation is complete, given the instance as the API returns it (`None` if it does not exist).
     pub done: fn(Option<&Value>) -> bool,
 }
 
 const PATH: &str = "/v1/instances/web";
-/// The order to release the instance, which is not a request yet.
+/// Stands for a release, for which the API has no route yet.
 pub const RELEASE: &str = "release";
 
-const fn patch(name: &'static str, begin: Begin, body: fn() -> Value) -> Verb {
+const fn patch(name: &'static str, begin: InitialState, body: fn() -> Value) -> Verb {
     let done = is_observed as fn(Option<&Value>) -> bool;
     Verb {
         name,
@@ -53,64 +53,80 @@ const fn patch(name: &'static str, begin: Begin, body: fn() -> Value) -> Verb {
 pub static VERBS: &[Verb] = &[
     Verb {
         name: "create",
-        begin: Begin::Empty,
+        begin: InitialState::Empty,
         method: Method::POST,
         path: "/v1/instances",
         body: || json!({"name": "web", "template": "debian-12", "user_data": "#cloud-config\n# first\n"}),
         done: is_observed,
     },
     Verb {
-        name: "create with a disk of documents",
-        begin: Begin::Empty,
+        name: "create with a cidata disk",
+        begin: InitialState::Empty,
         method: Method::POST,
         path: "/v1/instances",
         body: || json!({"name": "web", "template": "appliance", "user_data": "#cloud-config\n# first\n"}),
         done: is_observed,
     },
-    patch("start", Begin::Stopped, || json!({"run": true})),
-    patch("stop", Begin::Running, || json!({"run": false})),
+    patch("start", InitialState::Stopped, || json!({"run": true})),
+    patch("stop", InitialState::Running, || json!({"run": false})),
     patch(
         "stop --force",
-        Begin::Running,
+        InitialState::Running,
         || json!({"run": false, "force": true}),
     ),
-    patch("reboot", Begin::Running, || json!({"reboot": "clean"})),
+    patch(
+        "reboot",
+        InitialState::Running,
+        || json!({"reboot": "clean"}),
+    ),
     patch(
         "reboot --force",
-        Begin::Running,
+        InitialState::Running,
         || json!({"reboot": "force"}),
     ),
     patch(
         "resize",
-        Begin::Running,
+        InitialState::Running,
         || json!({"cpus": 2, "memory_bytes": 3_u64 << 30, "disk_bytes": 30_u64 << 30}),
     ),
     patch(
-        "resize of what is off",
-        Begin::Stopped,
+        "resize while off",
+        InitialState::Stopped,
         || json!({"cpus": 2, "disk_bytes": 30_u64 << 30}),
     ),
     patch(
         "rescue",
-        Begin::Running,
+        InitialState::Running,
         || json!({"rescue": {"begin": {"template": "small"}}}),
     ),
-    patch("rescue --end", Begin::Rescued, || json!({"rescue": "end"})),
-    patch("protect", Begin::Running, || json!({"protected": true})),
-    patch("edit --re-run", Begin::Running, || json!({"re_run": true})),
+    patch(
+        "rescue --end",
+        InitialState::Rescued,
+        || json!({"rescue": "end"}),
+    ),
+    patch(
+        "protect",
+        InitialState::Running,
+        || json!({"protected": true}),
+    ),
+    patch(
+        "edit --re-run",
+        InitialState::Running,
+        || json!({"re_run": true}),
+    ),
     patch(
         "edit",
-        Begin::Running,
+        InitialState::Running,
         || json!({"user_data": "#cloud-config\n# second\n"}),
     ),
     patch(
         "publish",
-        Begin::Running,
+        InitialState::Running,
         || json!({"publish": [{"port": 8080, "guest_port": 80}]}),
     ),
     Verb {
         name: "delete",
-        begin: Begin::Running,
+        begin: InitialState::Running,
         method: Method::DELETE,
         path: PATH,
         body: || json!(null),
@@ -118,7 +134,7 @@ pub static VERBS: &[Verb] = &[
     },
     Verb {
         name: "release",
-        begin: Begin::Running,
+        begin: InitialState::Running,
         method: Method::POST,
         path: RELEASE,
         body: || json!(null),
@@ -126,7 +142,7 @@ pub static VERBS: &[Verb] = &[
     },
     Verb {
         name: "adopt",
-        begin: Begin::Unmanaged,
+        begin: InitialState::Unmanaged,
         method: Method::POST,
         path: "/v1/nodes/alder/unmanaged/web/adopt",
         body: || json!({}),
@@ -134,7 +150,7 @@ pub static VERBS: &[Verb] = &[
     },
     Verb {
         name: "delete --unmanaged",
-        begin: Begin::Unmanaged,
+        begin: InitialState::Unmanaged,
         method: Method::DELETE,
         path: "/v1/nodes/alder/unmanaged/web",
         body: || json!(null),

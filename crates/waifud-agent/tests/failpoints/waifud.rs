@@ -102,7 +102,7 @@ impl Waifud {
             let _may_be_absent = std::fs::remove_file(self.dir.join(format!("waifud.db{end}")));
         }
         std::fs::rename(self.backup(), self.database()).unwrap();
-        waifud_store::backup::begin_again(&self.database(), Incarnation(2)).unwrap();
+        waifud_store::backup::prepare_restored(&self.database(), Incarnation(2)).unwrap();
     }
 
     /// Everything that it was doing ends at once, including its connections.

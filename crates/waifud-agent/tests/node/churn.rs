@@ -22,7 +22,7 @@ const ADDRESSES: u8 = 24;
 
 /// Allocates addresses like waifud: an address is reused only after the node has confirmed the deletion.
 struct Addresses {
-    living: Vec<(InstanceId, u8)>,
+    existing: Vec<(InstanceId, u8)>,
     made: u32,
 }
 
@@ -34,12 +34,12 @@ impl Addresses {
             .iter()
             .map(|order| order.instance)
             .collect();
-        self.living.retain(|(id, _)| !gone.contains(id));
-        let taken: BTreeSet<u8> = self.living.iter().map(|(_, host)| *host).collect();
+        self.existing.retain(|(id, _)| !gone.contains(id));
+        let taken: BTreeSet<u8> = self.existing.iter().map(|(_, host)| *host).collect();
         let host = (0..ADDRESSES).find(|host| !taken.contains(host))?;
         self.made += 1;
         let mut instance = node.instance(&format!("churn-{}", self.made));
-        self.living.push((instance.id, host));
+        self.existing.push((instance.id, host));
         let nic = &mut instance.spec.nics[0];
         nic.address = Some(Ipv4Addr::new(10, 144, 1, 10 + host));
         nic.mac = MacAddr::of_guest([7, 7, host]);
@@ -63,7 +63,7 @@ async fn churn(seed: u64, restarts: bool) {
     let node = TestNode::started_after(|node| node.metadata.set_delays(seed));
     let mut numbers = Random(seed);
     let mut addresses = Addresses {
-        living: Vec::new(),
+        existing: Vec::new(),
         made: 0,
     };
     for _ in 0..PAIRS {

@@ -13,7 +13,7 @@ fn last(node: &TestNode, id: InstanceId) -> Option<GuestEvidence> {
 }
 
 #[tokio::test]
-async fn requests_lease_drops_and_console_lines_are_reported_also_by_a_new_process() {
+async fn guest_diagnostics_are_also_reported_after_a_restart_of_the_agent() {
     let (node, id) = TestNode::with_instance("web").await;
     let tap = TapName::of(id, 0);
     let counters = PortCounters {

@@ -144,7 +144,7 @@ async fn a_guest_that_may_continue_is_reported_at_once_and_not_started_again_aft
 }
 
 #[tokio::test]
-async fn a_withdrawn_release_starts_the_instance_again_whether_it_was_recorded_or_not() {
+async fn a_withdrawn_release_starts_the_instance_again() {
     let (node, id) = TestNode::with_instance("web").await;
     // Before the node receives it.
     node.waifud.set_online(false);
@@ -208,7 +208,7 @@ async fn orders_of_older_epochs_are_ignored_before_and_after_a_release() {
 }
 
 #[tokio::test]
-async fn a_deletion_during_a_release_wins_and_so_does_one_after_it() {
+async fn a_deletion_during_or_after_a_release_takes_precedence() {
     for completed in [false, true] {
         let (node, id) = TestNode::with_instance("web").await;
         node.hypervisor.hang(Op::RequestShutdown);

@@ -191,7 +191,7 @@ while :; do
 done"#;
 
 #[tokio::test]
-async fn qemus_user_cannot_reach_files_of_root_through_start_crash_log_why_and_rescue() {
+async fn qemus_user_cannot_use_links_to_reach_files_of_root() {
     let Some(node) = Node::new() else { return };
     let inner = &node.inner;
     inner.start();

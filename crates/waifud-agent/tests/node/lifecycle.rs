@@ -39,7 +39,7 @@ async fn an_instance_is_created_becomes_ready_and_is_deleted_without_leftovers()
 }
 
 #[tokio::test]
-async fn states_go_from_preparing_through_starting_to_running_and_never_back() {
+async fn states_change_from_preparing_to_starting_to_running_and_never_back() {
     let (node, id) = TestNode::with_instance("web").await;
     let mut states: Vec<InstanceState> = node
         .waifud
@@ -61,7 +61,7 @@ async fn states_go_from_preparing_through_starting_to_running_and_never_back() {
 }
 
 #[tokio::test]
-async fn many_at_once_share_one_download_and_each_gets_its_own() {
+async fn concurrent_creations_share_one_download_and_each_gets_its_own_disk() {
     let node = TestNode::started();
     let ids: Vec<_> = (0..20)
         .map(|n| {
@@ -515,7 +515,7 @@ async fn a_missing_disk_is_not_created_again() {
 }
 
 #[tokio::test]
-async fn lasting_reasons_are_reported_as_failures_and_repairs_are_noticed() {
+async fn persistent_errors_are_reported_as_failed_and_their_repair_is_detected() {
     let node = TestNode::started();
     let mut instance = node.instance("web");
     instance.spec.disks[0].size_bytes = ByteSize(4096);

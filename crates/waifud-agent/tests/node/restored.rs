@@ -62,9 +62,9 @@ async fn instances_deleted_after_the_backup_are_not_created_again_before_a_confi
 }
 
 #[tokio::test]
-async fn confirming_through_waifud_applies_held_deletions() {
+async fn confirming_the_node_in_waifud_executes_held_deletions() {
     let node = TestNode::started_after(|node| {
-        // A long period, so that only an immediate report passes.
+        // A long period, so that the test passes only if the report is sent immediately.
         node.settings.timing.facts = std::time::Duration::from_mins(10);
     });
     let id = node.run_one("web").await;
@@ -73,8 +73,8 @@ async fn confirming_through_waifud_applies_held_deletions() {
     node.waifud.delete(id);
     node.until_state(id, InstanceState::Deleting).await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
-    let unhealthy = || node.waifud.facts().unwrap().conditions;
-    let held = unhealthy()
+    let conditions = || node.waifud.facts().unwrap().conditions;
+    let held = conditions()
         .into_iter()
         .find(|c| c.kind == "destruction-held");
     let held = held.unwrap();
@@ -83,7 +83,7 @@ async fn confirming_through_waifud_applies_held_deletions() {
     node.waifud.confirm();
     node.until_destroyed(id).await;
     node.until("the condition is over", async || {
-        unhealthy().iter().all(|c| c.kind != "destruction-held")
+        conditions().iter().all(|c| c.kind != "destruction-held")
     })
     .await;
 }
@@ -98,7 +98,7 @@ async fn an_unmanaged_instance_is_reported_with_everything_needed_to_adopt_it() 
         })
     })
     .await;
-    // Once, whatever the number of its disks.
+    // Only one of its entries contains the record, regardless of the number of disks.
     let unmanaged = node.waifud.unmanaged();
     assert_eq!(unmanaged.iter().filter(|u| u.record.is_some()).count(), 1);
 }

@@ -71,7 +71,7 @@ fn pool_ops() -> [PoolOp; 4] {
 }
 
 #[tokio::test]
-async fn each_verb_continues_after_the_agent_is_killed_inside_it() {
+async fn each_step_of_a_creation_continues_after_the_agent_is_killed_during_it() {
     inside_each_verb(async |node, id, release| {
         node.kill().await;
         release();
@@ -149,7 +149,7 @@ async fn a_restarted_agent_takes_over_running_guests_without_affecting_them() {
         .await;
         let status = node.waifud.status(id).unwrap();
         assert_eq!(status.state, InstanceState::Running);
-        assert!(status.ready, "what was proven stays proven");
+        assert!(status.ready, "readiness survives a restart of the agent");
     }
     assert_eq!(node.hypervisor.starts(), 1);
     assert_eq!(node.hypervisor.calls(Op::EnsureDefined), defined);
@@ -215,7 +215,7 @@ async fn a_restarted_metadatad_gets_everything_again_and_no_guest_is_affected() 
 }
 
 #[tokio::test]
-async fn while_metadatad_hangs_or_is_away_reports_are_refused_and_nothing_else_changes() {
+async fn reports_are_refused_while_metadatad_hangs_or_is_offline_and_nothing_else_changes() {
     let (node, id) = TestNode::with_instance("web").await;
     let refuses = |node: &TestNode| node.network.state().is_some_and(|s| s.refuse_reports);
     let hang = |hangs: bool| node.metadata.set_hanging(hangs);
@@ -269,7 +269,7 @@ async fn no_guest_starts_before_its_documents_and_rules_are_in_place() {
 async fn flushed_rules_are_restored_while_guests_run() {
     let (node, id) = TestNode::with_instance("web").await;
     node.network.cause_drift("nft flush ruleset");
-    node.until("put back", async || node.ports() == 1).await;
+    node.until("restored", async || node.ports() == 1).await;
     node.tunnel.lose();
     let ensured = node.network.ensured();
     node.until("routes made again", async || {
@@ -304,7 +304,7 @@ async fn a_running_guest_keeps_running_when_every_step_fails() {
 }
 
 #[tokio::test]
-async fn an_outage_of_libvirt_is_recovered() {
+async fn instances_recover_after_an_outage_of_libvirt() {
     let node = TestNode::started_after(|node| node.hypervisor.set_reachable(false));
     let id = node.put("web");
     let status = node
@@ -321,10 +321,10 @@ async fn an_outage_of_libvirt_is_recovered() {
     assert_eq!(
         node.waifud.status(id).unwrap().state,
         InstanceState::Running,
-        "guests don't need libvirt"
+        "guests keep running without libvirt"
     );
     node.hypervisor.set_reachable(true);
-    node.until_status(id, "well again", |s| s.reason.is_none() && s.ready)
+    node.until_status(id, "recovered", |s| s.reason.is_none() && s.ready)
         .await;
     assert_eq!(node.hypervisor.starts(), 1);
 }
@@ -354,8 +354,7 @@ async fn each_failure_of_a_verb_is_reported_and_retried() {
 }
 
 #[tokio::test]
-async fn an_instance_outside_the_slice_keeps_running_with_its_network_and_is_reported_as_unmanaged()
-{
+async fn an_instance_that_left_the_slice_keeps_running_and_is_reported_as_unmanaged() {
     let (node, id) = TestNode::with_instance("web").await;
     node.waifud.remove_from_slice(id);
     node.until("shown", async || {
@@ -367,7 +366,7 @@ async fn an_instance_outside_the_slice_keeps_running_with_its_network_and_is_rep
     })
     .await;
     node.restart().await;
-    node.until("its port in force", async || node.ports() == 1)
+    node.until("its port applied", async || node.ports() == 1)
         .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
     assert_eq!(node.volumes().await, 1);
@@ -420,7 +419,6 @@ async fn an_unknown_domain_is_kept_and_reported() {
     })
     .await;
     assert_eq!(node.domain(stranger).await, Some(DomainState::Running));
-    // Adopted: its record has the epoch, so that a stale deletion destroys nothing.
 }
 
 #[tokio::test]
@@ -465,7 +463,7 @@ async fn a_deletion_of_an_absent_instance_is_confirmed() {
 }
 
 #[tokio::test]
-async fn two_copies_of_a_name_wait_for_each_other() {
+async fn an_instance_fails_while_a_foreign_domain_has_its_name() {
     let node = TestNode::started_after(|node| node.hypervisor.add_foreign("web"));
     let id = node.put("web");
     let status = node.until_state(id, InstanceState::Failed).await;
@@ -477,7 +475,7 @@ async fn two_copies_of_a_name_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn a_new_bridge_of_the_host_is_reported_long_before_the_next_gathering_of_facts() {
+async fn a_new_bridge_of_the_host_is_reported_before_the_next_periodic_facts() {
     let node = TestNode::started_after(|node| {
         node.settings.timing.facts = std::time::Duration::from_hours(1);
     });

@@ -39,9 +39,9 @@ const LABEL: (usize, usize) = (63, 255);
 /// Maximum number of labels.
 const LABELS: usize = 64;
 /// Maximum length of a short list.
-const FEW: usize = 64;
+const SHORT_LIST_MAX: usize = 64;
 /// Maximum length of a medium list.
-const SOME: usize = 1024;
+const LONG_LIST_MAX: usize = 1024;
 /// Maximum number of requests and console lines of a guest.
 const REQUESTS: usize = evidence::REQUESTS_MAX;
 /// Maximum number of modules of cloud-init of a guest.
@@ -200,7 +200,7 @@ impl Walk {
         if self.fit {
             *value = most;
         } else {
-            self.at(field, |walk| walk.wrong(format!("it is above {most}")));
+            self.at(field, |walk| walk.wrong(format!("it exceeds {most}")));
         }
     }
 
@@ -282,18 +282,23 @@ impl Walk {
                 walk.bytes("memory_bytes", &mut resources.memory_bytes);
             });
         }
-        self.list("pools", &mut facts.pools, FEW, Self::pool);
-        self.list("bridges", &mut facts.bridges, SOME, |walk, bridge| {
-            walk.bare_text(bridge, WORD);
-        });
+        self.list("pools", &mut facts.pools, SHORT_LIST_MAX, Self::pool);
+        self.list(
+            "bridges",
+            &mut facts.bridges,
+            LONG_LIST_MAX,
+            |walk, bridge| {
+                walk.bare_text(bridge, WORD);
+            },
+        );
         let unfit = &mut facts.unfit_bridges;
-        self.map("unfit_bridges", unfit, SOME, (WORD, SENTENCE));
-        if self.fit && facts.routes.len() > SOME {
+        self.map("unfit_bridges", unfit, LONG_LIST_MAX, (WORD, SENTENCE));
+        if self.fit && facts.routes.len() > LONG_LIST_MAX {
             // Keeps the largest networks, which cover most addresses.
             facts.routes = ipnet::Ipv4Net::aggregate(&facts.routes);
             facts.routes.sort_by_key(ipnet::Ipv4Net::prefix_len);
         }
-        self.list("routes", &mut facts.routes, SOME, |_, _| {});
+        self.list("routes", &mut facts.routes, LONG_LIST_MAX, |_, _| {});
         self.conditions(&mut facts.conditions);
         self.map("labels", &mut facts.labels, LABELS, LABEL);
     }
@@ -309,11 +314,16 @@ impl Walk {
     }
 
     fn conditions(&mut self, conditions: &mut Vec<Condition>) {
-        self.list("conditions", conditions, FEW, |walk, condition| {
-            walk.text("type", &mut condition.kind, WORD);
-            walk.text("reason", &mut condition.reason, WORD);
-            walk.text("message", &mut condition.message, SENTENCE);
-        });
+        self.list(
+            "conditions",
+            conditions,
+            SHORT_LIST_MAX,
+            |walk, condition| {
+                walk.text("type", &mut condition.kind, WORD);
+                walk.text("reason", &mut condition.reason, WORD);
+                walk.text("message", &mut condition.message, SENTENCE);
+            },
+        );
     }
 
     fn report(&mut self, report: &mut AgentReport) {
@@ -346,7 +356,7 @@ impl Walk {
         self.list(
             "addresses",
             &mut report.addresses,
-            FEW,
+            SHORT_LIST_MAX,
             |_, _: &mut InstanceAddress| {},
         );
         if let Some(step) = &mut report.step {
@@ -355,7 +365,7 @@ impl Walk {
         self.list(
             "restart_needed",
             &mut report.restart_needed,
-            FEW,
+            SHORT_LIST_MAX,
             |walk, field| {
                 walk.bare_text(field, WORD);
             },
@@ -401,15 +411,20 @@ impl Walk {
         self.maybe_text("instance_id", &mut status.instance_id, NAME);
         self.maybe_text("datasource", &mut status.datasource, NAME);
         self.maybe_text("unknown_because", &mut status.unknown_because, SENTENCE);
-        self.list("errors", &mut status.errors, FEW, |walk, error| {
-            walk.bare_text(error, SENTENCE);
-        });
+        self.list(
+            "errors",
+            &mut status.errors,
+            SHORT_LIST_MAX,
+            |walk, error| {
+                walk.bare_text(error, SENTENCE);
+            },
+        );
     }
 
     fn unmanaged(&mut self, entry: &mut Unmanaged) {
         self.text("kind", &mut entry.kind, WORD);
         self.maybe_text("name", &mut entry.name, NAME);
-        self.list("addresses", &mut entry.addresses, FEW, |_, _| {});
+        self.list("addresses", &mut entry.addresses, SHORT_LIST_MAX, |_, _| {});
         self.maybe_text("bundle", &mut entry.bundle, BUNDLE);
         if let Some(record) = &mut entry.record {
             let its_own = record.id == entry.instance;
@@ -422,7 +437,7 @@ impl Walk {
             }
             self.at("record", |walk| {
                 if !its_own {
-                    walk.at("id", |walk| walk.wrong("it is another instance's"));
+                    walk.at("id", |walk| walk.wrong("it belongs to another instance"));
                 }
                 walk.record(record);
             });
@@ -443,8 +458,8 @@ impl Walk {
             }
         });
         self.at("bridges", |walk| {
-            if record.bridges.len() > FEW {
-                walk.wrong(format!("it has more than {FEW} items"));
+            if record.bridges.len() > SHORT_LIST_MAX {
+                walk.wrong(format!("it has more than {SHORT_LIST_MAX} items"));
             }
             for bridge in record.bridges.values_mut() {
                 walk.bare_text(bridge, WORD);
@@ -458,21 +473,31 @@ impl Walk {
         self.at("power", |walk| {
             walk.number("reboots", &mut spec.power.reboots, COUNT_MAX);
         });
-        self.list("disks", &mut spec.disks, FEW, |walk, disk| {
+        self.list("disks", &mut spec.disks, SHORT_LIST_MAX, |walk, disk| {
             walk.bytes("size_bytes", &mut disk.size_bytes);
         });
-        self.list("nics", &mut spec.nics, FEW, |walk, nic| {
-            walk.list("allow_addresses", &mut nic.allow_addresses, SOME, |_, _| {});
+        self.list("nics", &mut spec.nics, SHORT_LIST_MAX, |walk, nic| {
+            walk.list(
+                "allow_addresses",
+                &mut nic.allow_addresses,
+                LONG_LIST_MAX,
+                |_, _| {},
+            );
         });
-        self.list("publish", &mut spec.publish, SOME, |_, _| {});
+        self.list("publish", &mut spec.publish, LONG_LIST_MAX, |_, _| {});
         self.at("placement", |walk| {
             walk.map("require", &mut spec.placement.require, LABELS, LABEL);
         });
         if let Some(rescue) = &mut spec.rescue {
             self.at("rescue", |walk| {
-                walk.list("ssh_keys", &mut rescue.ssh_keys, SOME, |walk, key| {
-                    walk.bare_text(key, 16 << 10);
-                });
+                walk.list(
+                    "ssh_keys",
+                    &mut rescue.ssh_keys,
+                    LONG_LIST_MAX,
+                    |walk, key| {
+                        walk.bare_text(key, 16 << 10);
+                    },
+                );
             });
         }
         if let Some(facts) = &mut spec.user_data {

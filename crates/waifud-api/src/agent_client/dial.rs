@@ -46,7 +46,7 @@ impl Endpoint {
             Self::Tls { .. } => {
                 let all = self.addresses();
                 if all.is_empty() {
-                    "any address: none is known".to_owned()
+                    "an unknown address".to_owned()
                 } else {
                     all.join(", ")
                 }

@@ -7,7 +7,7 @@ impl HintWhen {
     pub const fn english(self) -> &'static str {
         match self {
             Self::DeletedSinceBackup => "if it was deleted since the backup",
-            Self::NotDeletedSinceBackup => "otherwise, to have it created again with an empty disk",
+            Self::NotDeletedSinceBackup => "otherwise, to create it again with an empty disk",
             Self::SameMachine => "if this is the same machine",
             Self::Booting => "if the guest is booting",
             Self::CannotLogIn => "if you cannot log in",
@@ -37,7 +37,7 @@ impl Hint {
         match action {
             A::List => format!("list the {}", plural(self.kind())),
             A::Show => format!("show {object}"),
-            A::Explain => format!("see the explanation of {object}"),
+            A::Explain => format!("explain the state of {object}"),
             A::Start => format!("start {object}"),
             A::Delete { unmanaged: false } => format!("delete {object}"),
             A::Delete { unmanaged: true } => format!("delete the unmanaged {object}"),
@@ -65,7 +65,7 @@ impl Hint {
             A::CreateBridge { bridge } => format!(
                 "create bridge {bridge} on {object} (docs/guides/lan.md)"
             ),
-            A::AddNetwork { bridge: None } => "add a network for a bridge of the nodes".to_owned(),
+            A::AddNetwork { bridge: None } => "add a network for a bridge that exists on the nodes".to_owned(),
             A::AddNetwork {
                 bridge: Some(bridge),
             } => format!("add {object} for bridge {bridge}"),
@@ -94,7 +94,7 @@ impl Hint {
             A::EndRescue => format!("end the rescue of {object}"),
             A::ReadCloudInitLog => "see the output of cloud-init".to_owned(),
             A::ReRunCloudInit => {
-                "since a reboot repeats only bootcmd and per-boot scripts, have cloud-init repeat everything at the next boot"
+                "make cloud-init run everything again at the next boot; an ordinary reboot runs only bootcmd and per-boot scripts"
                     .to_owned()
             }
             A::InstallGuestAgent => "install qemu-guest-agent in the guest".to_owned(),
@@ -124,7 +124,7 @@ fn plural(kind: Option<HintKind>) -> &'static str {
         Some(HintKind::Instance) => "instances",
         Some(HintKind::Template) => "templates",
         Some(HintKind::Image) => "images",
-        Some(HintKind::Catalog) => "images of the catalog",
+        Some(HintKind::Catalog) => "images in the catalog",
         Some(HintKind::Download) => "templates and downloads",
         Some(HintKind::Network) => "networks",
         Some(HintKind::Node) => "nodes",

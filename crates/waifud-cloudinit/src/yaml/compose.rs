@@ -26,7 +26,7 @@ pub(super) fn compose(text: &str) -> Result<Document, YamlError> {
     let document = composed.unwrap_or_else(|_| {
         Err(at(
             last.get(),
-            "this cannot be read; if it is a tag (!), it needs a space after it",
+            "invalid YAML; if this is a tag (!), add a space after it",
         ))
     })?;
     not_too_large(&document)?;
@@ -200,7 +200,7 @@ fn printable(text: &str) -> Result<(), YamlError> {
     let (mut line, mut column) = (1, 1);
     for c in text.chars() {
         let reason = if c == '\u{feff}' {
-            "a byte order mark can only begin a file"
+            "a byte order mark is allowed only at the beginning of a file"
         } else {
             "control characters are not allowed"
         };

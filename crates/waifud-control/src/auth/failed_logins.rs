@@ -3,8 +3,8 @@
 //! A valid token is always accepted, even from a blocked address. Time is monotonic, so a change of the system clock does
 //! not extend a block.
 //!
-//! For each address one time is kept: when its failures expire. Each failure adds [`STEP`]; an address whose time is more
-//! than [`BURST`] steps ahead is blocked. Memory is bounded: with [`MOST`] addresses, the one that expires first is removed.
+//! One timestamp is kept per address: when its failures expire. Each failure adds [`STEP`]; an address whose time is more
+//! than [`BURST`] steps ahead is blocked. Memory is bounded: with [`ADDRESSES_MAX`] addresses, the one that expires first is removed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ const STEP: Duration = Duration::from_secs(6);
 /// Failures allowed at once, for example for a script with an old token.
 const BURST: u32 = 10;
 /// The maximum number of addresses.
-const MOST: usize = 4096;
+const ADDRESSES_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
 pub struct FailedLogins {
@@ -44,9 +44,9 @@ impl FailedLogins {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let from = source_network(from);
-        if addresses.len() >= MOST && !addresses.contains_key(&from) {
+        if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(&from) {
             addresses.retain(|_, forgiven| *forgiven > now);
-            if addresses.len() >= MOST
+            if addresses.len() >= ADDRESSES_MAX
                 && let Some(first) = addresses
                     .iter()
                     .min_by_key(|(_, at)| **at)
@@ -106,9 +106,9 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let failures = FailedLogins::default();
-        for index in 0..2 * u32::try_from(MOST).unwrap() {
+        for index in 0..2 * u32::try_from(ADDRESSES_MAX).unwrap() {
             failures.record(IpAddr::V4(index.into()), at(u64::from(index % 3)));
         }
-        assert!(failures.expires_at.lock().unwrap().len() <= MOST);
+        assert!(failures.expires_at.lock().unwrap().len() <= ADDRESSES_MAX);
     }
 }

@@ -8,7 +8,7 @@ use waifud_api::Problem;
 use crate::auth::principal::Principal;
 use crate::auth::problems as auth_problems;
 
-/// What a token can hold open.
+/// The kinds of open requests that are counted per token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// A request, from its header to the end of its answer.
@@ -77,7 +77,7 @@ impl Holdings {
         let mut counts = self.counts();
         let held = counts.entry(token).or_default();
         if held[kind.index()] >= kind.limit() {
-            return Err(auth_problems::token_holds_too_many(
+            return Err(auth_problems::too_many_open_requests(
                 kind.plural(),
                 kind.limit(),
             ));

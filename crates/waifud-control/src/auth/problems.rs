@@ -13,9 +13,9 @@ fn create_token(role: Option<Role>) -> Hint {
     as_administrator(Hint::on_kind(&action, HintKind::Token))
 }
 
-/// The caller is not allowed to do that.
+/// The caller may not use this route. `hint` says who may.
 pub fn forbidden(hint: &str) -> Problem {
-    Problem::new(403, "forbidden", "you are not allowed to do that").hint(hint)
+    Problem::new(403, "forbidden", "permission denied").hint(hint)
 }
 
 /// The request has no credential.
@@ -46,7 +46,7 @@ pub fn too_many_attempts() -> Problem {
         "too-many-attempts",
         "too many invalid tokens were sent from this address",
     )
-    .hint("wait for the time in Retry-After, then send a valid token")
+    .hint("wait for the number of seconds in Retry-After, then send a valid token")
 }
 
 /// The caller's role is not sufficient.
@@ -63,13 +63,15 @@ pub fn role_too_low(who: &str, own: Role, needed: Role) -> Problem {
 }
 
 /// A node's certificate was used on a user route.
-pub fn for_people() -> Problem {
-    forbidden("client certificates are for agents, under /v1/agent; users send a token")
+pub fn certificate_on_user_route() -> Problem {
+    forbidden(
+        "client certificates are only for agents, under /v1/agent; users authenticate with a token",
+    )
 }
 
 /// A user called a route for agents.
-pub fn for_agents() -> Problem {
-    forbidden("this route is for agents, which authenticate with a client certificate")
+pub fn user_on_agent_route() -> Problem {
+    forbidden("this route is only for agents, which authenticate with a client certificate")
 }
 
 /// Another token has the name.
@@ -89,21 +91,21 @@ pub fn token_name_taken(name: &Name) -> Problem {
 }
 
 /// The token has too many open requests or streams.
-pub fn token_holds_too_many(what: &str, most: usize) -> Problem {
+pub fn too_many_open_requests(what: &str, most: usize) -> Problem {
     Problem::new(
         429,
         "too-many-open-requests",
-        format!("this token already has {most} open {what}, which is the limit"),
+        format!("this token has reached its limit of {most} open {what}"),
     )
     .hint("close some of them, or use a separate token for each program")
 }
 
-/// The token stopped being valid while the request waited.
+/// The token was revoked or expired while the request was waiting.
 pub fn token_ended() -> Problem {
     Problem::new(
         401,
         "invalid-credential",
-        "the token was revoked or expired while the request waited",
+        "the token was revoked or expired while the request was waiting",
     )
     .hint(create_token(None))
 }

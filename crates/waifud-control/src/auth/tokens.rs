@@ -28,9 +28,9 @@ use crate::{Control, ControlError, problems};
 /// The interval at which the last use is recorded: a busy token causes one write per minute.
 const USED_EVERY: Duration = Duration::from_mins(1);
 /// The shortest lifetime of a token.
-pub(crate) const LEAST: Duration = Duration::from_mins(1);
+pub(crate) const LIFETIME_MIN: Duration = Duration::from_mins(1);
 /// The longest lifetime of a token that expires: ten years.
-pub(crate) const MOST: Duration = Duration::from_hours(10 * 365 * 24);
+pub(crate) const LIFETIME_MAX: Duration = Duration::from_hours(10 * 365 * 24);
 /// How often a stream checks its token at least, since clocks can jump.
 const RECHECK_INTERVAL: Duration = Duration::from_mins(10);
 
@@ -71,7 +71,7 @@ fn digest(token: &str) -> Digest {
     waifud_types::Digest::of(token.as_bytes())
 }
 
-fn shown(row: TokenRow) -> Token {
+fn token_view(row: TokenRow) -> Token {
     Token {
         name: row.name,
         id: format!("{:016x}", u64::from_be_bytes(row.id)),
@@ -145,7 +145,7 @@ impl Control {
             })
             .await?;
         Ok(CreatedToken {
-            token: shown(row),
+            token: token_view(row),
             secret: Secret::new(secret),
         })
     }
@@ -154,7 +154,7 @@ impl Control {
     pub async fn tokens(&self, page: PageRequest) -> Result<Page<Token>, ControlError> {
         let rows = |tx: &ReadTx<'_>, after: &str, limit| tx.tokens(after, limit);
         let page = pagination::read(self.store(), page, rows, |row| row.name.as_str()).await?;
-        Ok(page.map(shown))
+        Ok(page.map(token_view))
     }
 
     /// Revokes a token. It stops working with the commit, and its streams end.
@@ -204,7 +204,7 @@ impl Control {
                 }
                 failed.record(address, at);
             }
-            tracing::info!(from = %shown_from, "a token was refused because it is unknown, revoked or expired");
+            tracing::info!(from = %shown_from, "refused an unknown, revoked or expired token");
             return Ok(Err(Refused::Invalid));
         };
         if row.last_used_at.is_none_or(|last| last + USED_EVERY <= now) {
@@ -216,7 +216,7 @@ impl Control {
             if let Err(error) = recorded {
                 // A full disk does not prevent logins.
                 let error: StoreError = error;
-                tracing::warn!(%error, "recording the last use of a token failed");
+                tracing::warn!(%error, "cannot record the last use of a token");
             }
         }
         Ok(Ok(Principal::token(&row, shown_from)))
@@ -251,12 +251,12 @@ impl Control {
 
 fn expiry(now: Timestamp, seconds: u64) -> Result<Timestamp, Problem> {
     let life = Duration::from_secs(seconds);
-    if !(LEAST..=MOST).contains(&life) {
+    if !(LIFETIME_MIN..=LIFETIME_MAX).contains(&life) {
         return Err(problems::out_of_range(
             "expires_in_s",
             "the lifetime of the token",
             "60 (a minute)",
-            format!("{} (ten years)", MOST.as_secs()),
+            format!("{} (ten years)", LIFETIME_MAX.as_secs()),
         ));
     }
     now.checked_add(life).map_err(|_| {
@@ -264,7 +264,7 @@ fn expiry(now: Timestamp, seconds: u64) -> Result<Timestamp, Problem> {
             "expires_in_s",
             "the lifetime of the token",
             60,
-            MOST.as_secs(),
+            LIFETIME_MAX.as_secs(),
         )
     })
 }

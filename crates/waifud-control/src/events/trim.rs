@@ -1,11 +1,11 @@
-//! Trims the history and remembered answers, and forgets what is in memory about deleted objects.
+//! Trims the history and the stored responses, and removes in-memory state about deleted objects.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use waifud_store::StoreError;
 
-use crate::instances::idempotency::REMEMBERED;
+use crate::instances::idempotency::RETENTION;
 use crate::{Control, ControlError};
 
 /// Events removed in one transaction, which bounds how long other writes wait.
@@ -21,15 +21,15 @@ impl Control {
         let config = self.config();
         let (keep, age) = (config.events_kept, config.events_kept_for);
         self.store()
-            .write(move |tx| tx.grow_older(passed, age.max(REMEMBERED)))
+            .write(move |tx| tx.add_running_time(passed, age.max(RETENTION)))
             .await
             .map_err(|error: StoreError| ControlError::from(error))?;
         loop {
             let (events, answers) = self
                 .store()
                 .write(move |tx| {
-                    let old = tx.older_than(age)?;
-                    let old_answers = tx.older_than(REMEMBERED)?;
+                    let old = tx.newest_revision_older_than(age)?;
+                    let old_answers = tx.newest_revision_older_than(RETENTION)?;
                     let answers = tx.forget_answers(old_answers, ANSWERS_KEPT, TRIM_AT_ONCE)?;
                     Ok((tx.trim_events(keep, old, TRIM_AT_ONCE)?, answers))
                 })

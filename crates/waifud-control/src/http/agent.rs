@@ -153,7 +153,7 @@ async fn image(
     );
     if let Some(from) = from {
         if from >= length {
-            return Err(image_problems::no_such_byte(length).into());
+            return Err(image_problems::range_not_satisfiable(length).into());
         }
         put(
             header::CONTENT_RANGE,

@@ -148,12 +148,12 @@ fn too_large(bytes: usize) -> Problem {
     let (limit, hint) = if bytes < 1 << 20 {
         (
             format!("{} KiB", bytes >> 10),
-            "requests without credentials are limited to this size",
+            "send a token: requests without a credential have a lower limit",
         )
     } else {
         (
             format!("{} MiB", bytes >> 20),
-            "user-data may have up to 1 MiB",
+            "user-data is limited to 1 MiB",
         )
     };
     Problem::new(
@@ -170,9 +170,9 @@ pub fn parse<T: DeserializeOwned>(
     bytes: &[u8],
     rename: impl Fn(&str) -> String,
 ) -> Result<T, Refusal> {
-    // serde would accept a list as the fields in their order.
+    // serde would accept a JSON array as the fields in declaration order.
     if bytes.trim_ascii_start().starts_with(b"[") {
-        let problem = Problem::new(422, "invalid-field", "the body is a list")
+        let problem = Problem::new(422, "invalid-field", "the body is a JSON array")
             .field("body")
             .hint("send one JSON object");
         return Err(Refusal(problem));

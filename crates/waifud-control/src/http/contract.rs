@@ -22,16 +22,16 @@ const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 /// The form of a revision.
 const REVISION: &str = "^[0-9a-fA-F]{8}\\.[0-9]{1,19}$";
 /// Text without control characters.
-const PLAIN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+const NO_CONTROL_CHARACTERS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 /// A duration of `wait`, at most an hour.
 const WAIT: &str = "^0*(([0-9]{1,6}|[12][0-9]{6}|3[0-5][0-9]{5}|3600000)ms|([0-9]{1,3}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s?|([0-9]|[1-5][0-9]|60)m|[01]h)$";
 
-/// Completes the document.
+/// Adds the common responses and the limits to the document that utoipa collected.
 pub fn complete(mut document: Value) -> Value {
     let paths = document.get_mut("paths").and_then(Value::as_object_mut);
     for (path, operations) in paths.into_iter().flatten() {
         for (method, operation) in operations.as_object_mut().into_iter().flatten() {
-            answers(path, method, operation);
+            add_problem_responses(path, method, operation);
             parameters(operation);
         }
     }
@@ -42,7 +42,7 @@ pub fn complete(mut document: Value) -> Value {
 }
 
 /// Adds the problems that every operation of a kind may answer with, and gives problems their media type.
-fn answers(path: &str, method: &str, operation: &mut Value) {
+fn add_problem_responses(path: &str, method: &str, operation: &mut Value) {
     let open = operation["security"].as_array().is_some_and(Vec::is_empty);
     let body = operation.get("requestBody");
     let json = body.is_some_and(|body| !body["content"]["application/json"].is_null());
@@ -52,7 +52,7 @@ fn answers(path: &str, method: &str, operation: &mut Value) {
     };
     let upgrades = operation["responses"].get("101").is_some();
     let guest_command = path.ends_with("/exec") || path.ends_with("/password");
-    let mut common = vec![("500", "waifud failed; see its log.")];
+    let mut common = vec![("500", "Internal error; see waifud's log.")];
     if !open {
         common.extend([
             ("400", "A parameter, a header or the body is invalid."),
@@ -80,7 +80,7 @@ fn answers(path: &str, method: &str, operation: &mut Value) {
         ]);
     }
     if upgrades {
-        common.push(("426", "The request does not ask for an upgrade."));
+        common.push(("426", "The request has no Upgrade header."));
     }
     if body.is_some() {
         common.extend([
@@ -171,7 +171,7 @@ fn fields(schemas: &mut Value) {
         "maxProperties": validate::LABELS_MAX,
         "propertyNames": {"type": "string", "pattern": "^[A-Za-z0-9._/-]{1,63}$"},
     });
-    let label = json!({"pattern": PLAIN, "maxLength": 255});
+    let label = json!({"pattern": NO_CONTROL_CHARACTERS, "maxLength": 255});
     let cpus = json!({"minimum": 1, "maximum": limits::CPUS_MAX});
     let size = |least: waifud_types::ByteSize, most: waifud_types::ByteSize| {
         json!({
@@ -183,7 +183,10 @@ fn fields(schemas: &mut Value) {
     };
     let memory = size(limits::MEMORY_MIN, limits::MEMORY_MAX);
     let disk = size(limits::DISK_MIN, limits::DISK_MAX);
-    let (least, most) = (tokens::LEAST.as_secs(), tokens::MOST.as_secs());
+    let (least, most) = (
+        tokens::LIFETIME_MIN.as_secs(),
+        tokens::LIFETIME_MAX.as_secs(),
+    );
     for (schema, field, limits) in [
         ("CreateInstance", "name", &name),
         ("CreateInstance", "template", &name),
@@ -248,7 +251,7 @@ fn fields(schemas: &mut Value) {
         (
             "SetPassword",
             "password",
-            &json!({"type": "string", "pattern": PLAIN, "minLength": 1, "maxLength": PASSWORD_MAX}),
+            &json!({"type": "string", "pattern": NO_CONTROL_CHARACTERS, "minLength": 1, "maxLength": PASSWORD_MAX}),
         ),
     ] {
         let path = format!("/{schema}/properties/{field}");

@@ -52,7 +52,7 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
         Some(Access::Anyone) => return next.run(request).await,
         Some(Access::AtLeast(role)) => role,
         Some(Access::Node | Access::JoinToken) => {
-            return Refusal(auth_problems::for_agents()).into_response();
+            return Refusal(auth_problems::user_on_agent_route()).into_response();
         }
         None => return not_in_the_table(&path).await,
     };
@@ -152,7 +152,7 @@ async fn not_in_the_table(path: &str) -> Response {
     let methods = access::methods(path);
     if methods.is_empty() {
         tracing::error!(path, "a route is missing from the access table");
-        return Refusal(auth_problems::forbidden("this route is closed")).into_response();
+        return Refusal(auth_problems::forbidden("this route has no access rule")).into_response();
     }
     let mut response = no_method().await.into_response();
     if let Ok(allow) = HeaderValue::from_str(&methods.join(",")) {
@@ -227,7 +227,7 @@ async fn authenticate(
                 "the caller's user id is unknown; connect to the unix socket directly",
             ));
         }
-        (Peer::Certificate { .. }, _) => return refuse(auth_problems::for_people()),
+        (Peer::Certificate { .. }, _) => return refuse(auth_problems::certificate_on_user_route()),
         (Peer::Unix { uid }, Credential::None) => return Ok(Principal::local(uid)),
         (Peer::Tls { .. }, Credential::None) => return refuse(auth_problems::no_credential()),
         // A token decides on the unix socket, too, so a proxy in front of it does not make its callers administrators.

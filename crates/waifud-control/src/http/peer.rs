@@ -79,14 +79,14 @@ impl FromRequestParts<Control> for AgentPeer {
     async fn from_request_parts(parts: &mut Parts, control: &Control) -> Result<Self, Refusal> {
         let peer = peer(parts);
         let Peer::Certificate { node, key, .. } = peer else {
-            return Err(auth_problems::for_agents().into());
+            return Err(auth_problems::user_on_agent_route().into());
         };
         let admitted = control.is_admitted(node, key).await?;
         if let Some(proof) = parts.extensions.get::<ConnectionProof>() {
             proof.set_node(admitted.then_some(node));
         }
         if !admitted {
-            return Err(node_problems::node_not_admitted().into());
+            return Err(node_problems::certificate_not_current().into());
         }
         Ok(Self {
             peer,

@@ -89,7 +89,7 @@ pub async fn healthz(State(control): State<Control>) -> Result<Json<Health>, Ref
         .read(|tx| Ok::<_, ControlError>(tx.at(tx.newest_event()?)))
         .await?;
     if let Some(trouble) = control.database().await?.trouble {
-        return Err(server_problems::database_trouble(&trouble).into());
+        return Err(server_problems::database_unusable(&trouble).into());
     }
     Ok(Json(Health {
         status: "ok".to_owned(),

@@ -211,7 +211,7 @@ impl ImageStore {
             }
             let intact = read_back(&file, false)?.digest == digest;
             if !intact {
-                tracing::error!(image = %digest, "an image file is damaged and is not used any more");
+                tracing::error!(image = %digest, "an image file is damaged and is no longer used");
             }
             verdicts.known().insert(digest, (identity, intact));
             Ok(intact)
@@ -254,7 +254,7 @@ impl ImageStore {
         let mut size = 0_u64;
         let mut checked_at = 0_u64;
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|_| image_problems::upload_broken())?;
+            let chunk = chunk.map_err(|_| image_problems::upload_interrupted())?;
             if head.len() < HEADER_BYTES {
                 keep_head(&mut head, &chunk);
                 if head.len() == HEADER_BYTES {

@@ -18,7 +18,7 @@ pub fn bad_image(head: &[u8], error: &waifud_types::qcow2::Qcow2Error) -> Proble
     Problem::new(
         422,
         "invalid-image",
-        format!("the image is not acceptable: {error}"),
+        format!("the image cannot be used: {error}"),
     )
     .field("body")
     .hint("convert it to a standalone image: qemu-img convert -O qcow2 OLD NEW.qcow2")
@@ -48,7 +48,7 @@ pub fn digest_mismatch(expected: Digest, actual: Digest) -> Problem {
     Problem::new(
         422,
         "digest-mismatch",
-        format!("the upload has digest {actual} instead of {expected}"),
+        format!("the uploaded file has the digest {actual} instead of {expected}"),
     )
     .field("digest")
     .hint("the file changed or was damaged during the transfer: compute its SHA-256 and upload it again")
@@ -66,27 +66,27 @@ pub fn image_too_large(limit: ByteSize) -> Problem {
 }
 
 /// The upload ended early.
-pub fn upload_broken() -> Problem {
+pub fn upload_interrupted() -> Problem {
     Problem::new(400, "upload-interrupted", "the upload was interrupted")
         .field("body")
         .hint("upload the image again; nothing was stored")
 }
 
 /// The range starts after the end of the image.
-pub fn no_such_byte(length: u64) -> Problem {
+pub fn range_not_satisfiable(length: u64) -> Problem {
     Problem::new(
         416,
         "range-not-satisfiable",
         format!("the image has {length} bytes"),
     )
     .field("Range")
-    .hint("start again without Range")
+    .hint("repeat the request without Range")
 }
 
 /// A template or an instance uses the image.
 pub fn image_in_use(digest: Digest) -> Problem {
     Problem::new(409, "image-in-use", format!("image {digest} is in use"))
-        .hint("delete the templates and instances that use it first")
+        .hint("first delete the templates and instances that use it")
 }
 
 /// The image does not exist.

@@ -37,7 +37,7 @@ impl Control {
         let checked = validate::create(request)?;
         if let Err(full) = self.disk_space().require() {
             // A repeated request is still answered, since that needs no space.
-            return match self.kept_answer(key).await? {
+            return match self.stored_response(key).await? {
                 Some(instance) => Ok(Created {
                     instance,
                     replayed: true,

@@ -100,7 +100,7 @@ impl Control {
                 "instance.deleting",
                 event_builder::instance(row.id, &row.name),
                 cause,
-                format!("{on} was ordered to destroy it"),
+                format!("{on} was told to destroy it"),
             )
             .generation(row.generation),
         )?;

@@ -1,4 +1,4 @@
-//! Generated names for instances without one: a mood and a role.
+//! Generates names for instances that are created without one: an adjective and a role, for example `bold-baker`.
 
 use waifud_types::Name;
 

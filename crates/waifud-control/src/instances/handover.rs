@@ -23,7 +23,7 @@ impl Control {
     ) -> Result<(), ControlError> {
         self.change_ownership(instance, "instance.releasing", cause, move |parts, node| {
             parts.begin_release(node, stop)?;
-            Ok("its node was ordered to release it")
+            Ok("its node was told to release it")
         })
         .await
     }
@@ -40,7 +40,7 @@ impl Control {
             cause,
             |parts, node| {
                 parts.withdraw_release(node)?;
-                Ok("the release was withdrawn: it stays on its node")
+                Ok("the release was withdrawn: the instance stays on its node")
             },
         )
         .await
@@ -109,7 +109,7 @@ impl Control {
             "instance.released",
             event_builder::instance(row.id, &row.name),
             cause,
-            format!("{} has released it and does not start it again", node.name),
+            format!("{} has released it and will not start it again", node.name),
         );
         let revision = tx.emit(&event.generation(row.generation))?;
         if let Some(part) = parts.part(node.id) {

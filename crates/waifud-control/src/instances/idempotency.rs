@@ -1,4 +1,4 @@
-//! Idempotency keys: the same key with the same request gets the remembered answer.
+//! Idempotency keys: a repeated request with the same key gets the stored response.
 
 use waifud_api::Instance;
 use waifud_store::{ReadTx, Remembered, StoredAnswer, WriteTx};
@@ -9,9 +9,9 @@ use crate::auth::principal::Principal;
 use crate::{Control, ControlError};
 
 /// How long an answer is remembered for its Idempotency-Key, in running time of waifud: 24 h.
-pub const REMEMBERED: std::time::Duration = std::time::Duration::from_hours(24);
+pub const RETENTION: std::time::Duration = std::time::Duration::from_hours(24);
 
-/// The key under which an answer is remembered.
+/// An idempotency key, its owner, and the request that it was sent with.
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey {
     /// The owner of the key.
@@ -36,7 +36,7 @@ impl IdempotencyKey {
 
 impl Control {
     /// The remembered answer for the key; an error if the key was used for another request.
-    pub(super) async fn kept_answer(
+    pub(super) async fn stored_response(
         &self,
         key: Option<IdempotencyKey>,
     ) -> Result<Option<Instance>, ControlError> {
@@ -54,7 +54,7 @@ impl Control {
             Remembered::Different => Err(problems::idempotency_mismatch().into()),
             Remembered::Same(answer) => {
                 serde_json::from_slice(&answer.body).map(Some).map_err(|e| {
-                    ControlError::Inconsistent(format!("parsing a remembered answer failed: {e}"))
+                    ControlError::Inconsistent(format!("cannot parse a stored response: {e}"))
                 })
             }
         }
@@ -69,7 +69,7 @@ impl Control {
         let answer = StoredAnswer {
             status: 201,
             body: serde_json::to_vec(instance).map_err(|e| {
-                ControlError::Inconsistent(format!("serializing an answer failed: {e}"))
+                ControlError::Inconsistent(format!("cannot serialize a response: {e}"))
             })?,
         };
         tx.remember(&key.principal, &key.key, key.request, &answer, self.now())?;

@@ -1,4 +1,4 @@
-//! Instances: one file per verb.
+//! Instances: one file per operation (create, read, update, delete and so on).
 //!
 //! Each verb is one job of the database's writer: it is checked, decided, written and recorded as events in one transaction.
 

@@ -24,7 +24,7 @@ pub(super) fn apply(
         );
     }
     if change.force && spec.run {
-        return Err(instance_problems::nothing_to_force());
+        return Err(instance_problems::force_without_stop());
     }
     if spec.run {
         spec.power.force_off = false;
@@ -34,7 +34,7 @@ pub(super) fn apply(
     }
     if let Some(how) = change.reboot {
         if !spec.run {
-            return Err(instance_problems::reboot_of_what_is_off(name));
+            return Err(instance_problems::reboot_while_off(name));
         }
         spec.power.reboots += 1;
         spec.power.force_reboot = how == Reboot::Force;

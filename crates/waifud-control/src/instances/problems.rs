@@ -39,7 +39,7 @@ pub fn name_taken(name: &Name) -> Problem {
 
 /// The roles of the nodes do not allow the change.
 pub fn handover_refused(name: &Name, error: HandoverError) -> Problem {
-    let title = format!("the owner of {name} cannot change: {error}");
+    let title = format!("cannot hand over {name}: {error}");
     Problem::new(409, "handover-refused", title).hint(Hint::on(
         &HintAction::Explain,
         HintKind::Instance,
@@ -67,7 +67,9 @@ pub fn disk_too_small(size: ByteSize, template: &Name, least: ByteSize) -> Probl
     Problem::new(
         422,
         "disk-too-small",
-        format!("a disk of {size} is too small for template {template}, which needs {needs}"),
+        format!(
+            "a disk of {size} is too small for template {template}, which needs at least {needs}"
+        ),
     )
     .field(DISK_SIZE)
     .hint(disk_minimum(least))
@@ -79,7 +81,7 @@ pub fn disk_shrinks(is: ByteSize, wanted: ByteSize) -> Problem {
     Problem::new(
         422,
         "disk-shrink-unsupported",
-        format!("the disk has {has} and cannot be shrunk to {wanted} without losing data"),
+        format!("the disk has {has}; shrinking it to {wanted} is not supported, because data would be lost"),
     )
     .field(DISK_SIZE)
     .hint(disk_minimum(is))
@@ -94,7 +96,7 @@ pub fn insufficient_capacity(field: &str, node: &Name, has: &str) -> Problem {
 }
 
 /// `force` is only valid with a stop.
-pub fn nothing_to_force() -> Problem {
+pub fn force_without_stop() -> Problem {
     Problem::new(
         422,
         "force-without-stop",
@@ -105,11 +107,11 @@ pub fn nothing_to_force() -> Problem {
 }
 
 /// An instance that should be off cannot be rebooted.
-pub fn reboot_of_what_is_off(name: &Name) -> Problem {
+pub fn reboot_while_off(name: &Name) -> Problem {
     Problem::new(
         409,
         "not-running",
-        "the instance is stopped and cannot be rebooted",
+        "the instance is stopped: start it instead of rebooting it",
     )
     .field("reboot")
     .hint(Hint::on(
@@ -156,7 +158,7 @@ pub fn placed_elsewhere(name: &Name, node: &Name) -> Problem {
     Problem::new(
         409,
         "already-placed",
-        format!("{name} is already placed on {node}; changing its placement does not move it"),
+        format!("{name} is already placed on {node}, and changing its placement would not move it"),
     )
     .field("spec.placement.node")
     .hint(format!("use {node} or null"))
@@ -188,9 +190,9 @@ pub fn deleted_meanwhile(name: &Name) -> Problem {
     Problem::new(
         409,
         "deleted",
-        format!("instance {name} was deleted during the wait"),
+        format!("instance {name} was deleted while the request was waiting"),
     )
-    .hint("its events show who deleted it: GET /v1/events?object=ID")
+    .hint("GET /v1/events?object=ID shows who deleted it")
 }
 
 /// The idempotency key was already used for another request.
@@ -219,9 +221,9 @@ pub fn rescue_other_arch(template: &Name, arch: &str, wanted: &str) -> Problem {
 }
 
 /// Both disks would have the same filesystem UUIDs, so the rescue system could mount either as its root.
-pub fn rescue_same_image(template: &Name) -> Problem {
+pub fn rescue_image_identical(template: &Name) -> Problem {
     let text = format!(
-        "the instance's disk was created from the same image as {template}: the rescue system could not tell the two \
+        "the instance's disk was created from the same image as {template}: the rescue system could not distinguish the two \
          disks apart and could mount the broken one as its root"
     );
     Problem::new(422, "image-identical", text)
@@ -233,8 +235,8 @@ pub fn rescue_same_image(template: &Name) -> Problem {
 
 /// A rescue cannot be combined with a stop.
 pub fn rescue_with_stop() -> Problem {
-    let text = "a rescue starts the instance, but the request also stops it";
+    let text = "the request both starts a rescue and stops the instance";
     Problem::new(422, "contradiction", text)
         .field("run")
-        .hint("omit run, and stop the instance afterwards")
+        .hint("omit run; you can stop the instance afterwards")
 }

@@ -74,7 +74,7 @@ fn spec(
         .into());
     }
     if template.image == row.spec.image {
-        return Err(instance_problems::rescue_same_image(&template.name).into());
+        return Err(instance_problems::rescue_image_identical(&template.name).into());
     }
     let ssh_keys = validate::ssh_keys(&begin.ssh_keys)
         .map_err(|problem: Problem| problem.field("rescue.ssh_keys"))?;

@@ -92,7 +92,7 @@ fn fits(
 ) -> Result<(), Problem> {
     let capacity = node.facts.capacity;
     if spec.cpus > has.cpus && spec.cpus > capacity.cpus {
-        let has = format!("has {} CPUs", capacity.cpus);
+        let has = format!("has only {} CPUs", capacity.cpus);
         return Err(instance_problems::insufficient_capacity(
             "spec.cpus",
             &node.name,

@@ -71,7 +71,7 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
         events.extend(entered(&status));
     } else if was_restarted(old, &status) {
         events.extend(entered(&status).map(|start| StatusEvent {
-            message: "it was off in between and was started again".to_owned(),
+            message: "it was restarted while its node was not connected".to_owned(),
             ..start
         }));
     }
@@ -116,7 +116,7 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
                     .cloud_init
                     .unknown_because
                     .as_deref()
-                    .unwrap_or("the guest reports nothing")
+                    .unwrap_or("the guest has not reported anything")
             ),
         });
     }
@@ -165,7 +165,7 @@ fn entered(status: &InstanceStatus) -> Option<StatusEvent> {
     match status.state {
         S::Preparing => plain(
             "instance.preparing",
-            "its node prepares image, disk, network and documents",
+            "its node is preparing the image, the disk, the network and the documents",
         ),
         S::Starting => plain("instance.starting", "the hypervisor is starting it"),
         S::Running => Some(StatusEvent {
@@ -186,14 +186,14 @@ fn entered(status: &InstanceStatus) -> Option<StatusEvent> {
                 Some(StoppedBy::Guest) => "the guest powered itself off".to_owned(),
                 Some(StoppedBy::Crash) => "it crashed".to_owned(),
                 Some(StoppedBy::Host) => "its node shut down".to_owned(),
-                Some(StoppedBy::Outside) => "something other than waifud stopped it".to_owned(),
+                Some(StoppedBy::Outside) => "it was stopped outside waifud".to_owned(),
             },
         }),
         S::Moving => plain("instance.moving", "moving to another node"),
         S::Failed => Some(StatusEvent {
             kind: "instance.failed",
             reason: None,
-            message: because("its node gave no reason"),
+            message: because("its node did not report a reason"),
         }),
         S::Pending | S::Deleting | S::Unknown => None,
     }

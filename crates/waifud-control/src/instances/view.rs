@@ -79,7 +79,7 @@ fn waiting_for_destruction(row: &InstanceRow) -> WaitReason {
     WaitReason::Destruction {
         node: row.node_name.clone(),
         reachable: row.node_reachable,
-        trouble: row.status.reason.clone(),
+        problem: row.status.reason.clone(),
     }
 }
 

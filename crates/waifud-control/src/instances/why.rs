@@ -167,18 +167,18 @@ fn summary(
     match state {
         InstanceState::Stopped => match status.stopped_by {
             Some(StoppedBy::Guest) => {
-                format!("stopped {long} ago by the guest itself; it is not restarted")
+                format!("stopped {long} ago: the guest powered itself off, so it is not restarted")
             }
             Some(StoppedBy::Crash) => format!("stopped {long} ago by a crash"),
             Some(StoppedBy::Host) => format!("stopped {long} ago when its node shut down"),
             Some(StoppedBy::Outside) => {
-                format!("stopped {long} ago by something other than waifud")
+                format!("stopped {long} ago outside waifud")
             }
             Some(StoppedBy::User) | None => format!("stopped {long} ago, as requested"),
         },
         InstanceState::Failed => format!(
             "failed {long} ago: {}",
-            reason.unwrap_or("no reason was given")
+            reason.unwrap_or("no reason was reported")
         ),
         _ => match (reason, &status.step) {
             (_, Some(_)) => format!("{state} {long}, {}", waiting(instance, "its node")),
@@ -224,7 +224,7 @@ fn general_hints(
             vec![on_node(&HintAction::SwitchOn), on_node(&HintAction::Show)]
         }
         InstanceState::Failed => vec![Hint::advice(format!(
-            "fix what the reason names; {} is then retried automatically",
+            "fix the cause described above; {} is then retried automatically",
             instance.name
         ))],
         InstanceState::Running
@@ -279,7 +279,7 @@ fn hints_of_placement(
     if hints.is_empty() {
         hints.push("request less, or add a node".into());
     }
-    hints.push("the instance is then placed automatically".into());
+    hints.push("the instance is then placed without further action".into());
     hints
 }
 

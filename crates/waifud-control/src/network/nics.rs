@@ -145,7 +145,7 @@ fn address_with_prefix(index: usize, text: &str) -> Result<Ipv4Net, Problem> {
         ));
     }
     if !is_host_of(net, net.addr()) || reserved_kind(net.addr().into()).is_some() {
-        return Err(network_problems::not_a_host_address(index, net));
+        return Err(network_problems::reserved_address(index, net));
     }
     Ok(net)
 }

@@ -17,7 +17,7 @@ pub struct Owned {
     pub whose: String,
 }
 
-/// The field of the nic that is on `default`: there is one at most.
+/// The path of the nic's field `address`.
 fn address_of(index: usize) -> String {
     of(index, "address")
 }
@@ -63,14 +63,14 @@ pub fn mac_in_two_fields() -> Problem {
         "the MAC address of the first nic is given twice",
     )
     .field("mac")
-    .hint("give it only in nics")
+    .hint("set it only in nics")
 }
 
 /// Two nics have the same MAC address.
 pub fn duplicate_mac(index: usize) -> Problem {
     Problem::new(422, "duplicate-mac", "two nics have the same MAC address")
         .field(of(index, "mac"))
-        .hint("omit mac, and waifud chooses one")
+        .hint("omit mac to let waifud choose one")
 }
 
 /// Two nics have the same address.
@@ -85,7 +85,7 @@ pub fn two_nics_on_default(index: usize) -> Problem {
     Problem::new(
         422,
         "duplicate-default-network",
-        "an instance can have only one nic on default: with two in one subnet, a guest answers from the wrong one",
+        "an instance can have only one nic on default: with two nics in one subnet, the guest may reply through the wrong one",
     )
     .field(of(index, "network"))
     .hint(Hint::action(&HintAction::AllowAddresses))
@@ -117,12 +117,12 @@ pub fn bad_address_with_prefix(index: usize, text: &str) -> Problem {
 }
 
 /// The address is reserved in its network.
-pub fn not_a_host_address(index: usize, net: Ipv4Net) -> Problem {
+pub fn reserved_address(index: usize, net: Ipv4Net) -> Problem {
     Problem::new(
         422,
         "invalid-address",
         format!(
-            "{} is a reserved address and cannot be a guest's",
+            "{} is a reserved address and cannot be assigned to a guest",
             net.addr()
         ),
     )
@@ -181,7 +181,7 @@ pub fn gateway_on_default(index: usize) -> Problem {
     Problem::new(
         422,
         "gateway-on-default",
-        "on default the node is the gateway",
+        "a gateway cannot be set on default, where the node is the gateway",
     )
     .field(of(index, "gateway"))
     .hint("omit gateway")
@@ -277,7 +277,7 @@ pub fn allowed_of_another(index: usize, net: IpNet, owned: &Owned) -> Problem {
         ),
     )
     .field(of(index, "allow_addresses"))
-    .hint("instances can share a single allowed address, but not a range; use a range without addresses of others")
+    .hint("instances can share a single allowed address, but not a range; use a range that contains no address of another instance")
 }
 
 /// `default` does not support IPv6.
@@ -285,7 +285,7 @@ pub fn no_ipv6_on_default(index: usize, net: &str) -> Problem {
     Problem::new(
         422,
         "no-ipv6",
-        format!("{net} is IPv6, but default supports IPv4 only"),
+        format!("{net} is an IPv6 range, but the network default supports only IPv4"),
     )
     .field(of(index, "allow_addresses"))
     .hint("for IPv6, use a bridge of the nodes")
@@ -293,7 +293,7 @@ pub fn no_ipv6_on_default(index: usize, net: &str) -> Problem {
 }
 
 /// Ports can only be published for instances whose first nic is on `default`.
-pub fn publish_elsewhere(network: &Name) -> Problem {
+pub fn publish_needs_default_network(network: &Name) -> Problem {
     Problem::new(
         422,
         "publish-needs-default-network",
@@ -301,7 +301,7 @@ pub fn publish_elsewhere(network: &Name) -> Problem {
     )
     .field("spec.publish")
     .hint(format!(
-        "on {network}, other machines reach the guest at its own address; or list default first"
+        "on {network}, other machines reach the guest directly at its own address; to publish ports, list default first"
     ))
 }
 
@@ -314,17 +314,17 @@ pub fn address_outside(index: usize, address: Ipv4Addr, subnets: &[String]) -> P
     )
     .field(address_of(index))
     .hint(if subnets.is_empty() {
-        "no node has joined yet; omit the address, and waifud chooses one".to_owned()
+        "no node has joined yet; omit the address to let waifud choose one".to_owned()
     } else {
         format!(
-            "{}; omit the address, and waifud chooses one",
+            "choose an address in {}, or omit the address to let waifud choose one",
             subnets.join(", ")
         )
     })
 }
 
 /// The address is in the subnet of another node than the requested one.
-pub fn address_elsewhere(
+pub fn address_on_other_node(
     index: usize,
     address: Ipv4Addr,
     home: &Name,
@@ -389,7 +389,7 @@ pub fn port_reserved(index: usize, port: u16) -> Problem {
         format!("port {port} is reserved for waifud"),
     )
     .field(format!("spec.publish[{index}].port"))
-    .hint("choose another node port; the guest port can stay")
+    .hint("choose another node port; the guest port can stay the same")
 }
 
 /// The port is listed twice.
@@ -400,7 +400,7 @@ pub fn duplicate_port(index: usize, port: u16) -> Problem {
         format!("port {port} is listed twice"),
     )
     .field(format!("spec.publish[{index}].port"))
-    .hint("a node port can lead to only one port of one guest")
+    .hint("publish each node port only once")
 }
 
 /// Another instance publishes the port.
@@ -411,7 +411,7 @@ pub fn port_taken(to: &PublishSpec, node: &Name, owner: Option<&Name>) -> Proble
         409,
         "port-taken",
         format!(
-            "port {}/{protocol} of {node} is published by {shown}",
+            "port {}/{protocol} of {node} is already published to {shown}",
             to.port
         ),
     )
@@ -432,7 +432,7 @@ pub fn port_taken(to: &PublishSpec, node: &Name, owner: Option<&Name>) -> Proble
 pub fn mac_taken() -> Problem {
     Problem::new(409, "mac-taken", "another instance has this MAC address")
         .field("mac")
-        .hint("omit mac, and waifud chooses one")
+        .hint("omit mac to let waifud choose one")
 }
 
 /// Another network has the name.
@@ -457,7 +457,7 @@ pub fn bridge_taken(bridge: &str, owner: Option<&Name>) -> Problem {
     )
     .field("bridge")
     .hint(format!(
-        "use {owner}, or delete it first if no instance uses it"
+        "use network {owner}, or delete it first if no instance uses it"
     ))
 }
 
@@ -490,7 +490,7 @@ pub fn default_network_is_permanent() -> Problem {
         "the network default cannot be deleted",
     )
     .field("name")
-    .hint("only networks that an administrator added can be deleted")
+    .hint("only networks that were added with waifuctl network add can be deleted")
 }
 
 /// Instances use the network.
@@ -502,5 +502,5 @@ pub fn network_in_use(name: &Name, count: u64, users: &[Name]) -> Problem {
         format!("{name} is used by {users}"),
     )
     .field("name")
-    .hint("delete these instances first; an instance being deleted uses the network until its node confirms the deletion")
+    .hint("delete these instances first; an instance that is being deleted uses the network until its node has confirmed the deletion")
 }

@@ -65,9 +65,9 @@ pub fn publish(wanted: &[Publish]) -> Result<Vec<PublishSpec>, Problem> {
 /// Refuses published ports for an instance whose first nic is not on `default`, since its answers bypass the node.
 pub fn check_publish(spec: &InstanceSpec, publish: &[PublishSpec]) -> Result<(), Problem> {
     match spec.nics.first() {
-        Some(nic) if !publish.is_empty() && !is_default(&nic.network) => {
-            Err(network_problems::publish_elsewhere(&nic.network))
-        }
+        Some(nic) if !publish.is_empty() && !is_default(&nic.network) => Err(
+            network_problems::publish_needs_default_network(&nic.network),
+        ),
         _ => Ok(()),
     }
 }
@@ -132,7 +132,7 @@ fn check_address(spec: &InstanceSpec, capacities: &[NodeCapacity]) -> Result<(),
         ));
     }
     match &spec.placement.node {
-        Some(wanted) if *wanted != home.name => Err(network_problems::address_elsewhere(
+        Some(wanted) if *wanted != home.name => Err(network_problems::address_on_other_node(
             index, address, &home.name, net, wanted,
         )),
         _ => Ok(()),

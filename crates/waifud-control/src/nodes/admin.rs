@@ -15,7 +15,7 @@ use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError};
 
 /// The number of instances named in a refusal.
-const NAMED: usize = 3;
+const NAMED_MAX: usize = 3;
 
 impl Control {
     /// Renames a node, and sets and removes labels. The node's own reports do not undo them.
@@ -87,8 +87,8 @@ impl Control {
         self.place_waiting(tx)
     }
 
-    /// Removes a node and its key. Refused while it has instances that are not deleted. `purge` also releases its subnet,
-    /// which can be done later, too.
+    /// Removes a node and its key. Refused while the node has instances that are not being deleted. `purge` also releases
+    /// its subnet; this can also be done later, in another call.
     pub async fn remove_node(
         &self,
         name_or_id: &str,
@@ -147,19 +147,23 @@ impl Control {
         ids.sort();
         ids.dedup();
         let (mut deleted, mut elsewhere) = (Vec::new(), Vec::new());
-        let mut living: Vec<Name> = Vec::new();
+        let mut still_present: Vec<Name> = Vec::new();
         for id in ids {
             match tx.instance(id)? {
-                Some(row) if !row.deleting && row.node == Some(node.id) => living.push(row.name),
+                Some(row) if !row.deleting && row.node == Some(node.id) => {
+                    still_present.push(row.name)
+                }
                 Some(row) if row.deleting && tx.ownership(id)?.len() == 1 => deleted.push(row),
                 Some(_) => elsewhere.push(id),
                 None => {}
             }
         }
-        if !living.is_empty() {
-            living.sort();
-            let shown = living.get(..NAMED).unwrap_or(&living);
-            return Err(node_problems::has_instances(&node.name, shown, living.len()).into());
+        if !still_present.is_empty() {
+            still_present.sort();
+            let shown = still_present.get(..NAMED_MAX).unwrap_or(&still_present);
+            return Err(
+                node_problems::has_instances(&node.name, shown, still_present.len()).into(),
+            );
         }
         if node.reachable && node.unmanaged_count > 0 {
             return Err(node_problems::has_unmanaged(&node.name, node.unmanaged_count).into());
@@ -178,7 +182,7 @@ impl Control {
             event_builder::node(node.id, &node.name),
             cause,
             format!(
-                "its key is removed; {} stays reserved until the node is purged",
+                "its key was revoked; {} stays reserved until the node is purged",
                 node.subnet
             ),
         ))?;

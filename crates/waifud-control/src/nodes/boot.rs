@@ -1,6 +1,6 @@
 //! After a machine restarts, its instances are stopped until its agent reports otherwise.
 //!
-//! After a power failure the stored status of each guest is still running. Each node reports its boot id; a new one means
+//! After a power failure, the stored status of each guest is still `running`. Each node reports its boot id; a new one means
 //! that all guests of this node, and only of this node, are off. waifud may start long before the agent on its own machine,
 //! so it also checks its own boot id: nodes with waifud's previous boot id are on the same machine.
 

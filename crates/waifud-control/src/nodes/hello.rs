@@ -216,7 +216,7 @@ impl Control {
             "node.ready",
             event_builder::node(row.id, &row.name),
             cause,
-            "in contact again",
+            "reconnected",
         ))?;
         tx.set_node_reachable(row.id, true, self.now(), revision)?;
         Ok(true)

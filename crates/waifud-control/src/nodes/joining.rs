@@ -209,7 +209,7 @@ impl Control {
     ) -> Result<NodeKeyRow, ControlError> {
         let name = token.name.clone().unwrap_or_else(|| request.name.clone());
         if name != request.name {
-            return Err(node_problems::join_other_name(&name).into());
+            return Err(node_problems::join_token_for_other_name(&name).into());
         }
         let node = match (tx.node_id_named(&name)?, &token.name) {
             // Only a token for this node may replace its key.

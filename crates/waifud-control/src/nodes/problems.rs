@@ -17,7 +17,7 @@ pub fn has_instances(node: &Name, shown: &[Name], count: usize) -> Problem {
         format!("{node} still has instances: {listed}"),
     )
     .field("name")
-    .hint("delete them first; for a node that is off, the order to delete them is enough");
+    .hint("delete them first; if the node is off, it is enough to request the deletions");
     shown
         .iter()
         .fold(problem, |problem, name| problem.hint(Hint::delete(name)))
@@ -27,7 +27,7 @@ pub fn has_instances(node: &Name, shown: &[Name], count: usize) -> Problem {
 pub fn out_of_bounds(field: &str, why: &str) -> Problem {
     Problem::new(422, "out-of-bounds", format!("{field}: {why}"))
         .field(field)
-        .hint("waifud-agentd respects the bounds; check that its version matches waifud's")
+        .hint("check that waifud-agentd on the node has the same version as waifud")
 }
 
 /// A node reports more changes than waifud records for one node.
@@ -35,7 +35,7 @@ pub fn too_many_changes() -> Problem {
     Problem::new(
         429,
         "too-many-changes",
-        "this node reports more changes than waifud records for one node",
+        "this node reports changes faster than waifud can record them",
     )
     .hint("wait a few seconds and send the report again")
 }
@@ -70,13 +70,13 @@ pub fn unknown_node() -> Problem {
 }
 
 /// The certificate is not the node's current one.
-pub fn node_not_admitted() -> Problem {
+pub fn certificate_not_current() -> Problem {
     Problem::new(
         403,
         "not-admitted",
         "this certificate is not the node's current one",
     )
-    .hint("the node has joined again with another key, or waifud's database was replaced; join again with a token for its name")
+    .hint("either the node has joined again with another key, or waifud's database was replaced; join again with a token for the node's name")
     .hint(Hint::on_kind(&HintAction::CreateJoinToken, HintKind::Node))
 }
 
@@ -99,7 +99,7 @@ pub fn bad_csr(error: &waifud_pki::PkiError) -> Problem {
 }
 
 /// The join token is for another node name.
-pub fn join_other_name(name: &Name) -> Problem {
+pub fn join_token_for_other_name(name: &Name) -> Problem {
     Problem::new(
         409,
         "node-mismatch",
@@ -136,7 +136,7 @@ pub fn no_subnet(range: &str) -> Problem {
     Problem::new(
         409,
         "no-subnet",
-        format!("every /24 of {range} is used by a node or overlaps a route of this node"),
+        format!("every /24 in {range} is either used by a node or overlaps a route of this node"),
     )
     .hint("set another guest_range in waifud's configuration")
 }
@@ -160,7 +160,7 @@ pub fn not_adoptable(name: &Name) -> Problem {
     Problem::new(
         409,
         "not-adoptable",
-        format!("{name} cannot be adopted: the node has no record of its spec"),
+        format!("{name} cannot be adopted: its node has no record of its spec"),
     )
     .hint("copy the data that you need from its disks on the node before you delete it")
     .hint(Hint::on(
@@ -175,9 +175,9 @@ pub fn invalid_record(name: &Name, part: &str) -> Problem {
     Problem::new(
         409,
         "not-adoptable",
-        format!("{name} cannot be adopted: the node's record has invalid {part}"),
+        format!("{name} cannot be adopted: its record on the node is invalid ({part})"),
     )
-    .hint("check the node: its record differs from what waifud sent")
+    .hint("the record was changed after waifud sent it: check the node")
 }
 
 /// Another instance has the name of the unmanaged one.
@@ -214,12 +214,12 @@ pub fn ambiguous_unmanaged(name: &str) -> Problem {
         format!("several unmanaged instances are named {shown:?}"),
     )
     .field("instance")
-    .hint("use the id, which is listed with the node")
+    .hint("use the instance's id, which the node's details list")
     .hint(Hint::on_kind(&HintAction::Show, HintKind::Node))
 }
 
 /// A network of the unmanaged instance does not exist, or has another bridge.
-pub fn other_network(
+pub fn adopt_network_mismatch(
     name: &Name,
     id: InstanceId,
     network: &Name,

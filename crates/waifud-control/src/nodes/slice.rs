@@ -111,7 +111,7 @@ impl SliceWatch {
                 .read(move |tx| {
                     // The node's key may have been replaced since.
                     if !is_admitted(&tx, node, key)? {
-                        return Err(node_problems::node_not_admitted().into());
+                        return Err(node_problems::certificate_not_current().into());
                     }
                     frames(&tx, node, since)
                 })

@@ -82,7 +82,7 @@ impl Control {
             "instance.adopted",
             event_builder::instance(record.id, &adoption.name),
             cause,
-            format!("it was unmanaged on {}", node.name),
+            format!("it was an unmanaged instance on {}", node.name),
         )
         .generation(record.generation)
         .details(serde_json::json!({ "node": node.name }));
@@ -168,7 +168,7 @@ impl Control {
                     "instance.deleting",
                     event_builder::instance(id, &name),
                     &cause,
-                    format!("{} was ordered to destroy it; it was unmanaged", row.name),
+                    format!("{} was told to destroy this unmanaged instance", row.name),
                 );
                 let revision = tx.emit(&event)?;
                 let tombstone = Tombstone {
@@ -198,7 +198,7 @@ impl Control {
                     "node.confirmed",
                     event_builder::node(row.id, &row.name),
                     &cause,
-                    "the restored database is confirmed: the node destroys instances as ordered and creates missing \
+                    "the restored database is confirmed: the node executes deletions again and creates missing \
                      ones",
                 ))?;
                 tx.confirm_node(row.id, revision)?;
@@ -274,7 +274,7 @@ fn require_networks(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), Control
         let on_node = adoption.record.bridges.get(&nic.network);
         let here = tx.network(nic.network.as_str())?;
         if here.as_ref().map(|row| row.bridge.as_ref()) != Some(on_node) {
-            return Err(node_problems::other_network(
+            return Err(node_problems::adopt_network_mismatch(
                 &adoption.name,
                 adoption.record.id,
                 &nic.network,

@@ -1,24 +1,24 @@
-//! The write budget of a node: a faulty or hostile node must not fill the history or the disk, or block the writer.
+//! The write budget of a node, so that a faulty or malicious node cannot fill the history or the disk, or block the writer.
 
 use std::time::Duration;
 
 /// The burst of events that one node may cause. 1,000 starting instances cause 5,000 events.
-const MOST: f64 = 10_000.0;
+const BURST: f64 = 10_000.0;
 /// The sustained rate of events per second.
-const PER_SECOND: f64 = 20.0;
+const EVENTS_PER_SECOND: f64 = 20.0;
 
 /// The remaining budget of one node.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct WriteBudget {
-    left: f64,
-    /// The running time of the process when `left` was computed.
+    remaining: f64,
+    /// The running time of the process when `remaining` was computed.
     at: Duration,
 }
 
 impl Default for WriteBudget {
     fn default() -> Self {
         Self {
-            left: MOST,
+            remaining: BURST,
             at: Duration::ZERO,
         }
     }
@@ -28,15 +28,15 @@ impl WriteBudget {
     /// Whether anything is left. A report is then accepted as a whole, whatever it costs.
     pub fn is_left(&mut self, running: Duration) -> bool {
         let passed = running.saturating_sub(self.at).as_secs_f64();
-        self.left = (self.left + passed * PER_SECOND).min(MOST);
+        self.remaining = (self.remaining + passed * EVENTS_PER_SECOND).min(BURST);
         self.at = self.at.max(running);
-        self.left > 0.0
+        self.remaining > 0.0
     }
 
     /// Deducts a cost.
     #[expect(clippy::cast_precision_loss, reason = "costs are small")]
     pub fn spend(&mut self, cost: u64) {
-        self.left -= cost as f64;
+        self.remaining -= cost as f64;
     }
 }
 

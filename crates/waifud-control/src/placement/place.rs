@@ -106,7 +106,7 @@ impl Control {
             node: node.name.clone(),
         });
         let why = match choice.nodes {
-            1 => "the only node".to_owned(),
+            1 => "the only suitable node".to_owned(),
             nodes => format!("the best of {nodes} nodes"),
         };
         choice.verdicts.truncate(VERDICTS_KEPT);

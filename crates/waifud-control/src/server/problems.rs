@@ -9,7 +9,7 @@ use waifud_types::DiskSpace;
 /// The problem's code, for scripts.
 pub const NO_SPACE: &str = "no-space";
 
-/// The filesystem of the image store and the database has not enough free space. The directory and its free space are
+/// The filesystem of the image store and the database does not have enough free space. The directory and its free space are
 /// added to the answer by [`with_disk_space`].
 pub fn no_space() -> Problem {
     Problem::new(
@@ -37,7 +37,7 @@ pub fn with_disk_space(mut problem: Problem, dir: &Path, disk_space: Option<Disk
 }
 
 /// The database cannot be written.
-pub fn database_trouble(why: &str) -> Problem {
+pub fn database_unusable(why: &str) -> Problem {
     Problem::new(503, "database-unusable", why).hint(
         "see waifud's log; if the database is lost, stop waifud and restore a backup: waifud restore FILE",
     )

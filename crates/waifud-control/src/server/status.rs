@@ -19,7 +19,7 @@ impl Control {
     /// Whether the database can be written.
     pub(crate) async fn database(&self) -> Result<Database, ControlError> {
         let store = self.store().clone();
-        let trouble = tokio::task::spawn_blocking(move || store.trouble()).await;
+        let trouble = tokio::task::spawn_blocking(move || store.write_error()).await;
         trouble
             .map(|trouble| Database { trouble })
             .map_err(|_| ControlError::Inconsistent("checking the database failed".to_owned()))

@@ -163,15 +163,15 @@ impl StreamBroker {
             match agent_answer.await {
                 Ok(Ok(upgrade)) => match upgrade.await {
                     Ok(upgraded) => Ok(TokioIo::new(upgraded)),
-                    Err(_) => Err(stream_problems::agent_did_not_come()),
+                    Err(_) => Err(stream_problems::agent_timeout()),
                 },
                 Ok(Err(refusal)) => Err(stream_problems::stream_refused(target.kind, &refusal)),
-                Err(_) => Err(stream_problems::agent_did_not_come()),
+                Err(_) => Err(stream_problems::agent_timeout()),
             }
         };
         timeout_at(until, connected)
             .await
-            .unwrap_or_else(|_| Err(stream_problems::agent_did_not_come()))
+            .unwrap_or_else(|_| Err(stream_problems::agent_timeout()))
     }
 
     /// Accepts the agent's connection for a stream and passes it to the waiting client. Each id is valid once.

@@ -41,13 +41,13 @@ impl CloseReason {
         match self {
             Self::Stopping => "waifud is stopping",
             Self::Deleted => "the instance is being deleted",
-            Self::Moved => "the instance moved",
+            Self::Moved => "the instance was moved to another node",
             Self::Off => "the instance stopped",
             Self::Revoked => "the token was revoked or has expired",
             Self::Idle => "idle for too long",
             Self::Reset => "the guest reset the connection",
             Self::ClientGone => "the client does not answer",
-            Self::MessageTooLarge => "message too large",
+            Self::MessageTooLarge => "the client sent a message that exceeds the limit",
         }
     }
 

@@ -149,7 +149,7 @@ fn check_password(request: &SetPassword) -> Result<(), Problem> {
         return Err(bad(
             "user",
             "user is not a valid user name",
-            "use for example debian or root",
+            "for example, use debian or root",
         ));
     }
     let password = request.password.expose();
@@ -189,7 +189,7 @@ fn interrupted(why: &str) -> Problem {
         "stream-failed",
         format!("the result of the command is unknown: {why}"),
     )
-    .hint("check in the guest whether it was executed")
+    .hint("check in the guest whether the command was executed")
 }
 
 fn unexpected(answer: GuestAnswer) -> Problem {
@@ -203,7 +203,7 @@ fn unexpected(answer: GuestAnswer) -> Problem {
     let problem = stream_problems::stream_refused(StreamKind::GuestCommand, &refusal);
     Problem {
         title: match refusal.reason {
-            RefusalReason::NoGuestAgent => "no guest agent answers in the guest".to_owned(),
+            RefusalReason::NoGuestAgent => "the guest agent does not answer".to_owned(),
             RefusalReason::GuestRefused => problem.title.replacen(
                 "the node could not open the guest-command",
                 "the guest agent refused",

@@ -9,7 +9,7 @@ pub fn not_running(name: &Name, state: waifud_types::InstanceState) -> Problem {
     Problem::new(
         409,
         "instance-not-running",
-        format!("instance {name} is {state} and has nothing to connect to"),
+        format!("cannot connect to instance {name}: it is {state}"),
     )
     .hint(Hint::on(
         &HintAction::Start,
@@ -31,11 +31,11 @@ pub fn node_unreachable() -> Problem {
         "the instance's node is not connected to waifud",
     )
     .hint(Hint::on_kind(&HintAction::List, HintKind::Node))
-    .hint("guests keep running without waifud")
+    .hint("the guests on it may still be running")
 }
 
 /// The agent did not open the requested stream in time.
-pub fn agent_did_not_come() -> Problem {
+pub fn agent_timeout() -> Problem {
     Problem::new(
         504,
         "agent-timeout",
@@ -55,7 +55,7 @@ pub fn stream_refused(
         R::NotHere => (
             409,
             "instance-not-on-node",
-            vec!["the node may not have received it yet: try again in a moment".into()],
+            vec!["the node may not have received the instance yet: try again in a moment".into()],
         ),
         R::NotRunning => (409, "instance-not-running", vec![on(&HintAction::Start)]),
         R::NoAddress => (409, "no-address", vec![on(&HintAction::ShowAddresses)]),
@@ -63,7 +63,7 @@ pub fn stream_refused(
             409,
             "connection-refused",
             vec![
-                "check that the service runs in the guest and does not listen on its loopback address only".into(),
+                "check that the service is running in the guest and does not listen only on the loopback address".into(),
                 on(&HintAction::OpenConsole),
             ],
         ),
@@ -79,7 +79,7 @@ pub fn stream_refused(
             409,
             "guest-identity-mismatch",
             vec![
-                "another machine answers at the guest's address: choose another address".into(),
+                "another machine uses the guest's address: choose another address".into(),
                 on(&HintAction::Explain),
             ],
         ),
@@ -94,7 +94,7 @@ pub fn stream_refused(
         R::GuestRefused => (
             409,
             "guest-refused",
-            vec!["check that the user, and /bin/sh for exec, exist in the guest; some distributions disable guest-exec: allow it in the configuration of qemu-guest-agent".into()],
+            vec!["check that the user exists in the guest and, for exec, that /bin/sh exists; some distributions disable guest-exec in the configuration of qemu-guest-agent: allow it there".into()],
         ),
         R::NoLog => (404, "no-log", vec!["the log is created at the first start".into()]),
         R::TooMany => (429, "too-many-streams", vec!["close some streams and try again".into()]),
@@ -121,11 +121,11 @@ pub fn stream_refused(
 /// Too many streams are open.
 pub fn too_many_streams(most: usize) -> Problem {
     Problem::new(429, "too-many-streams", "too many streams are open").hint(format!(
-        "close some; at most {most} can be open to one instance"
+        "close some of them; the limit is {most} per instance"
     ))
 }
 
-/// The request does not ask for an upgrade of the connection.
+/// The request has no `Upgrade` header.
 pub fn upgrade_required() -> Problem {
     Problem::new(
         426,
@@ -137,6 +137,12 @@ pub fn upgrade_required() -> Problem {
 
 /// The stream id is used, expired, for another node, or unknown.
 pub fn no_such_stream() -> Problem {
-    Problem::new(404, "stream-not-found", "no client waits for this stream")
-        .hint("a stream id is valid once, for 30 seconds, for one node")
+    Problem::new(
+        404,
+        "stream-not-found",
+        "no client is waiting for this stream",
+    )
+    .hint(
+        "a stream id can be used once, within 30 seconds, and only by the node that it was sent to",
+    )
 }

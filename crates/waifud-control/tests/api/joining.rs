@@ -1,4 +1,4 @@
-//! Joining: which join tokens admit a node, who may take over a node's name, and which certificate a node is known by.
+//! Joining: which join tokens admit a node, who may take over a node's name, and which certificate identifies a node.
 
 use std::io;
 use std::time::Duration;
@@ -109,19 +109,22 @@ async fn only_a_join_token_for_its_name_replaces_the_key_of_a_node() {
     let server = Server::start().await;
     let mut alder = server.join("alder", ByteSize::gib(1)).await;
     alder.watch_from_now().await;
-    let thief = NodeKey::generate().unwrap();
+    let new_key = NodeKey::generate().unwrap();
     let any = server.join_token(None).await;
-    let problem = server.ask_to_join(&any, &thief, "alder").await.expect(409);
+    let problem = server
+        .ask_to_join(&any, &new_key, "alder")
+        .await
+        .expect(409);
     assert_eq!(problem.problem().code, "name-taken");
     // A refused attempt does not use up the token.
     let named = server.join_token(Some("alder")).await;
     server
-        .ask_to_join(&named, &thief, "birch")
+        .ask_to_join(&named, &new_key, "birch")
         .await
         .expect(409);
     let rejoined = joined(
         &server
-            .ask_to_join(&named, &thief, "alder")
+            .ask_to_join(&named, &new_key, "alder")
             .await
             .expect(200),
     );
@@ -135,7 +138,7 @@ async fn only_a_join_token_for_its_name_replaces_the_key_of_a_node() {
     let third = NodeKey::generate().unwrap();
     server.ask_to_join(&old, &third, "alder").await.expect(200);
     server
-        .ask_to_join(&named, &thief, "alder")
+        .ask_to_join(&named, &new_key, "alder")
         .await
         .expect(401);
 }

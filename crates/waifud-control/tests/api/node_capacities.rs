@@ -11,7 +11,7 @@ async fn create(server: &Server, name: &str, memory: u64) -> Value {
 }
 
 #[tokio::test]
-async fn capacity_is_neither_promised_twice_nor_lost_between_creates() {
+async fn capacity_is_neither_reserved_twice_nor_lost_between_creates() {
     let (server, alder) = Server::with_node(ByteSize::gib(8)).await;
     let placed = |made: &Value| made["status"]["node"] == "alder";
     assert!(placed(&create(&server, "one", 3).await));

@@ -122,7 +122,7 @@ async fn a_resumed_watch_receives_exactly_the_changed_and_deleted_peers() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_lost_and_found_is_sent_with_that() {
+async fn a_node_is_told_when_a_peer_becomes_unreachable_or_reachable() {
     let (server, clock) = Server::with_manual_clock().await;
     let mut alder = server.join("alder", ByteSize::gib(8)).await;
     let birch = server.join("birch", ByteSize::gib(8)).await;
@@ -175,7 +175,7 @@ async fn reports_and_instances_of_one_node_do_not_wake_another() {
 }
 
 #[tokio::test]
-async fn an_own_change_is_not_delayed_by_changes_of_peers_that_are_being_collected() {
+async fn a_change_for_a_node_itself_is_not_delayed_by_collected_changes_of_peers() {
     let (server, mut alder) = Server::with_watching_node().await;
     server.join("birch", ByteSize::gib(8)).await;
     let pinned = json!({"name": "web", "template": "debian-12", "placement": {"node": "alder"}});

@@ -18,7 +18,7 @@ async fn running(
     created
 }
 
-async fn promised(server: &Server) -> ByteSize {
+async fn reserved_memory(server: &Server) -> ByteSize {
     let node = server.node("alder").await;
     ByteSize(node["promised"]["memory_bytes"].as_u64().unwrap())
 }
@@ -71,7 +71,7 @@ async fn a_wait_for_a_reboot_ends_once_the_node_has_rebooted_the_instance() {
     };
     let path = "/v1/instances/web?wait=0s";
     let order = json!({"reboot": "clean"});
-    // The instance runs, but as before the order.
+    // The instance is still running from before the reboot was requested.
     let answer = server.patch(path, &order).await.expect(202).instance();
     agent
         .report_instance(at(answer.generation, InstanceState::Stopping))
@@ -88,7 +88,7 @@ async fn additional_memory_is_reserved_at_once_and_refused_without_capacity() {
     let (server, agent) = Server::with_node(ByteSize::gib(8)).await;
     let web = running(&server, &agent, "web").await;
     running(&server, &agent, "db").await;
-    assert_eq!(promised(&server).await, ByteSize::gib(4));
+    assert_eq!(reserved_memory(&server).await, ByteSize::gib(4));
     let path = "/v1/instances/web";
     let memory = |gib: u64| json!({"memory_bytes": gib << 30});
     let refused = server.patch(path, &memory(7)).await;
@@ -97,19 +97,19 @@ async fn additional_memory_is_reserved_at_once_and_refused_without_capacity() {
         refused.to_string().contains("4G of 8G memory free"),
         "{refused}"
     );
-    assert_eq!(promised(&server).await, ByteSize::gib(4));
+    assert_eq!(reserved_memory(&server).await, ByteSize::gib(4));
     let bigger = server.patch(path, &memory(6)).await.expect(200).instance();
-    assert_eq!(promised(&server).await, ByteSize::gib(8));
+    assert_eq!(reserved_memory(&server).await, ByteSize::gib(8));
     // After a reduction the running guest still has the memory, until it was started with less.
     let mut running = report(web.id, InstanceState::Running);
     running.observed_generation = bigger.generation;
     agent.report_instance(running.clone()).await;
     let smaller = server.patch(path, &memory(1)).await.expect(200).instance();
-    assert_eq!(promised(&server).await, ByteSize::gib(8));
+    assert_eq!(reserved_memory(&server).await, ByteSize::gib(8));
     running.observed_generation = smaller.generation;
     running.restart_needed = vec!["memory_bytes".to_owned()];
     agent.report_instance(running.clone()).await;
-    assert_eq!(promised(&server).await, ByteSize::gib(8));
+    assert_eq!(reserved_memory(&server).await, ByteSize::gib(8));
     let shown = server.get(path).await.expect(200).instance();
     assert_eq!(shown.status.restart_needed, ["memory_bytes"]);
     // Another instance waits for that memory.
@@ -118,7 +118,7 @@ async fn additional_memory_is_reserved_at_once_and_refused_without_capacity() {
     running.restart_needed.clear();
     agent.report_instance(running).await;
     assert_eq!(server.node_of("big").await.as_deref(), Some("alder"));
-    assert_eq!(promised(&server).await, ByteSize::gib(8));
+    assert_eq!(reserved_memory(&server).await, ByteSize::gib(8));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +130,7 @@ async fn a_waiting_instance_is_placed_when_its_memory_is_reduced() {
     let change = json!({"memory_bytes": 4_u64 << 30});
     let placed = server.patched("big", &change).await;
     assert!(placed.status.node.is_some());
-    assert_eq!(promised(&server).await, ByteSize::gib(4));
+    assert_eq!(reserved_memory(&server).await, ByteSize::gib(4));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ async fn a_deleting_instance_shows_what_delays_it_and_nothing_from_before() {
         Some(WaitReason::Destruction {
             node: Some("alder".parse().unwrap()),
             reachable: true,
-            trouble: trouble.map(str::to_owned),
+            problem: trouble.map(str::to_owned),
         })
     };
     assert_eq!(shown.wait_reason(), destruction(None));
@@ -161,7 +161,7 @@ async fn after_a_host_reboot_its_instances_are_stopped_until_the_agent_reports_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_is_not_ended_by_the_state_before_its_order() {
+async fn a_wait_is_not_ended_by_the_state_before_the_requested_change() {
     let (server, agent, web) = Server::with_placed_instance().await;
     // cloud-init failed in the boot before, which says nothing about the next one.
     let mut off = report(web.id, InstanceState::Stopped);

@@ -16,7 +16,7 @@ async fn restored(of: &Server) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("waifud.db");
     backup::snapshot(&of.dir.path().join("waifud.db"), &db).unwrap();
-    let before = backup::begin_again(&db, Incarnation(0xb)).unwrap();
+    let before = backup::prepare_restored(&db, Incarnation(0xb)).unwrap();
     assert_eq!(before.revision.incarnation, Incarnation(0xa));
     let config = ControlConfig::new(dir.path().to_owned());
     Server::with_config(dir, config).await

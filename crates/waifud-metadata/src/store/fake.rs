@@ -86,7 +86,7 @@ mod tests {
     use crate::store::conformance;
 
     #[tokio::test]
-    async fn the_fake_conforms() {
+    async fn the_fake_store_passes_the_conformance_tests() {
         conformance::bundles(&FakeStore::default()).await.unwrap();
         conformance::state(&FakeStore::default()).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! The agent's side: its typed client with the real socket.
+//! The control socket, used with the agent's typed client.
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -170,7 +170,7 @@ async fn the_nodes_end_of_the_tunnel_is_set_and_an_invalid_key_is_refused() {
 }
 
 #[tokio::test]
-async fn observations_wait_for_new_ones() {
+async fn a_request_for_observations_waits_for_the_next_one() {
     let agent = agent().await;
     let guest = Guest::new("a", A);
     agent.fixture.admit(&guest).await;
@@ -210,7 +210,7 @@ async fn a_wait_ends_at_once_when_the_service_stops() {
 }
 
 #[tokio::test]
-async fn only_its_user_can_open_the_socket_and_a_stale_socket_is_replaced() {
+async fn only_the_owner_can_open_the_socket_and_a_stale_socket_is_replaced() {
     let agent = agent().await;
     let mode = std::fs::metadata(&agent.socket)
         .unwrap()
@@ -320,7 +320,7 @@ async fn another_user_is_refused_even_if_the_mode_allows_it() {
 struct Slow {
     disk: DiskStore,
     written: Notify,
-    go_on: Semaphore,
+    resume: Semaphore,
 }
 
 #[async_trait::async_trait]
@@ -332,7 +332,7 @@ impl StateStore for Slow {
     ) -> Result<(), StoreError> {
         self.disk.put_assignment(instance, assignment).await?;
         self.written.notify_one();
-        self.go_on.acquire().await.unwrap().forget();
+        self.resume.acquire().await.unwrap().forget();
         Ok(())
     }
 
@@ -354,13 +354,13 @@ impl StateStore for Slow {
 }
 
 #[tokio::test]
-async fn a_change_is_complete_even_if_its_caller_disconnects() {
+async fn a_change_completes_even_if_its_caller_disconnects() {
     let directory = tempfile::tempdir().unwrap();
     let disk = DiskStore::open(directory.path()).unwrap();
     let slow = Arc::new(Slow {
         disk: disk.clone(),
         written: Notify::new(),
-        go_on: Semaphore::new(0),
+        resume: Semaphore::new(0),
     });
     let service = MetadataService::start(Parts {
         state: Arc::<Slow>::clone(&slow),
@@ -388,7 +388,7 @@ async fn a_change_is_complete_even_if_its_caller_disconnects() {
     assert!(put.await.unwrap_err().is_cancelled());
     // The server sees the end of the connection before the store answers.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    slow.go_on.add_permits(1);
+    slow.resume.add_permits(1);
     let stored = disk.assignments().await.unwrap();
     assert_eq!(stored.len(), 1, "{stored:?}");
     let status = client.status().await.unwrap();

@@ -158,7 +158,7 @@ fn bench(real: bool) -> Result<()> {
             "  processor time: metadatad {:.2} s, node's end {:.2} s, of {:.2} s; metadatad's memory {} KiB",
             metadatad.cpu()? - cpu.0,
             node.cpu()? - cpu.1,
-            outcome.took.as_secs_f64(),
+            outcome.elapsed.as_secs_f64(),
             metadatad.memory("VmRSS")?
         );
         if let Some(target) = round.target.filter(|_| real) {
@@ -184,7 +184,7 @@ fn run(world: &World, clients: usize, keep: bool, requests: usize) -> Result<Out
         paths: REQUESTS.map(Into::into).to_vec(),
         headers: HEADERS.map(Into::into).to_vec(),
         keep,
-        patience: PATIENCE,
+        timeout: PATIENCE,
     };
     world
         .guests

@@ -23,7 +23,7 @@ use crate::dhcp::{self, DhcpSettings};
 use crate::{NetworkError, NetworkState};
 
 /// A reload takes milliseconds; this is for machines that swap.
-const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Unprivileged users of Debian, in order of preference.
 const USERS: [&str; 2] = ["dnsmasq", "nobody"];
@@ -154,11 +154,11 @@ impl Dnsmasq {
             bridge_index,
             load,
         };
-        if probe::knows(state.gateway, &dhcp::mark(load), RELOAD_PATIENCE).await {
+        if probe::knows(state.gateway, &dhcp::mark(load), RELOAD_TIMEOUT).await {
             Ok(record)
         } else {
             Err(self.tool.failed(format!(
-                "it runs and does not answer on {}, port 53; can its user read {}?",
+                "it is running but does not answer on {}, port 53; can its user read {}?",
                 state.gateway,
                 self.settings.names_file.display()
             )))
@@ -189,7 +189,7 @@ impl Dnsmasq {
         };
         process.signal(Signal::SIGHUP)?;
         let mark = dhcp::mark(record.load);
-        let taken_over = probe::knows(state.gateway, &mark, RELOAD_PATIENCE).await;
+        let taken_over = probe::knows(state.gateway, &mark, RELOAD_TIMEOUT).await;
         Ok(taken_over.then_some(record))
     }
 
@@ -210,7 +210,7 @@ impl Dnsmasq {
             }
             Ok::<_, NetworkError>(())
         };
-        match tokio::time::timeout(RELOAD_PATIENCE, forgotten).await {
+        match tokio::time::timeout(RELOAD_TIMEOUT, forgotten).await {
             Ok(result) => result.map(|()| true),
             Err(_) => Ok(false),
         }

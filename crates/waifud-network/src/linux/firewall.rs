@@ -11,7 +11,7 @@ use waifud_types::TapName;
 
 use super::files;
 use super::generation::generation;
-use super::learned::{Memory, without_filled};
+use super::learned::{LearnedAddresses, without_filled};
 use super::nft_session::{NftSession, SessionError};
 use super::tool::Tool;
 use crate::foreign::nftables::dropping_chains;
@@ -46,7 +46,7 @@ pub(super) struct Firewall {
     verified: bool,
     /// The state that the rules were generated from.
     made_of: Option<(NetworkState, HostSide)>,
-    memory: Memory,
+    memory: LearnedAddresses,
     /// The generations before and after our last commit, if no other program committed in between.
     own_commit: Option<(u32, u32)>,
 }
@@ -61,7 +61,7 @@ impl Firewall {
             ours_at: None,
             verified: false,
             made_of: None,
-            memory: Memory::new(directory),
+            memory: LearnedAddresses::new(directory),
             own_commit: None,
         }
     }
@@ -165,7 +165,10 @@ impl Firewall {
             Err(SessionError::Refused(message)) => return Err(self.nft.failed(message)),
             Err(SessionError::NotSent(why)) => tracing::debug!(why, "not using the nft session"),
             Err(SessionError::Lost(why)) => {
-                tracing::warn!(why, "the nft session failed; starting nft for each change");
+                tracing::warn!(
+                    why,
+                    "the nft session failed; starting a separate nft process for each change"
+                );
                 // A commit since then may be this one, so it must not be applied a second time.
                 if generation()? != before {
                     return Err(self.nft.failed("the nft session ended during a change"));

@@ -170,7 +170,7 @@ impl Foreign {
                 self.trouble = None;
             }
             Err(error) => {
-                tracing::warn!(%error, "other firewalls may drop guests' packets");
+                tracing::warn!(%error, "cannot add rules to other firewalls, which may drop guests' packets");
                 self.places.clear();
                 self.trouble = Some(error.to_string());
             }

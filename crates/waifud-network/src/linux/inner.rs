@@ -219,10 +219,10 @@ impl Inner {
         let handle = self.handle()?;
         let links = Links::read(&handle).await?;
         let ours: Vec<u32> = record.bridge.iter().map(|bridge| bridge.index).collect();
-        let (let_through, firewall_trouble) = self.foreign.outcome();
+        let (accepting_chains, firewall_error) = self.foreign.outcome();
         Ok(HostNetworkFacts {
-            let_through,
-            firewall_trouble,
+            accepting_chains,
+            firewall_error,
             refused_subnets: match &self.state {
                 Some(_) => self.refused_subnets.clone(),
                 None => BTreeMap::new(),

@@ -19,16 +19,16 @@ use crate::ruleset::lan::{FILLED_BY_RULES, LEARNED, Learned};
 use crate::{NetworkError, NetworkState};
 
 /// Learned addresses by tap.
-type Found = BTreeMap<String, Kept>;
+type AddressesByTap = BTreeMap<String, Kept>;
 
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct LearnedAddresses {
     file: PathBuf,
     known: Option<Learned>,
     in_use: BTreeMap<TapName, Ipv4Addr>,
 }
 
-impl Memory {
+impl LearnedAddresses {
     pub(super) fn new(directory: &Path) -> Self {
         Self {
             file: directory.join("learned"),
@@ -46,7 +46,7 @@ impl Memory {
         first.into_iter().chain(others).collect()
     }
 
-    /// Reads what the rules in force have learned at the state's ports. Without rules, the saved addresses.
+    /// Reads the addresses that the rules in force have learned at the state's ports; without rules, returns the saved ones.
     pub(super) async fn refresh(
         &mut self,
         nft: &Tool,
@@ -73,14 +73,14 @@ impl Memory {
             if learned.is_empty() {
                 files::remove(&self.file)?;
             } else {
-                files::replace(&self.file, &written(&learned))?;
+                files::replace(&self.file, &to_text(&learned))?;
             }
             self.known = Some(learned.clone());
         }
         Ok(learned)
     }
 
-    fn remembered(&self) -> Result<Found, NetworkError> {
+    fn remembered(&self) -> Result<AddressesByTap, NetworkError> {
         if let Some(known) = &self.known {
             let unused = |all: &BTreeSet<IpAddr>| all.iter().map(|a| (*a, 0)).collect();
             let named = |(tap, all): (&TapName, &BTreeSet<_>)| (tap.to_string(), unused(all));
@@ -98,11 +98,11 @@ impl Memory {
 }
 
 /// Reads the sets from the kernel; `None` if they do not exist.
-async fn in_force(nft: &Tool) -> Option<Found> {
-    let mut learned = Found::new();
+async fn in_force(nft: &Tool) -> Option<AddressesByTap> {
+    let mut learned = AddressesByTap::new();
     for set in LEARNED {
-        let question = ["-j", "list", "set", "bridge", TABLE, set];
-        let text = nft.run(&question, "").await.ok()?;
+        let arguments = ["-j", "list", "set", "bridge", TABLE, set];
+        let text = nft.run(&arguments, "").await.ok()?;
         for (tap, address, expires) in parse(&text)? {
             learned.entry(tap).or_default().insert(address, expires);
         }
@@ -158,7 +158,7 @@ fn parse(text: &str) -> Option<Vec<(String, IpAddr, u64)>> {
 }
 
 /// One line for each address: tap and address.
-fn written(learned: &Learned) -> String {
+fn to_text(learned: &Learned) -> String {
     let mut text = String::new();
     for (tap, addresses) in learned {
         for address in addresses {
@@ -169,8 +169,8 @@ fn written(learned: &Learned) -> String {
     text
 }
 
-fn read(text: &str) -> Found {
-    let mut learned = Found::new();
+fn read(text: &str) -> AddressesByTap {
+    let mut learned = AddressesByTap::new();
     for line in text.lines() {
         if let Some((tap, address)) = line.split_once(' ')
             && let Ok(address) = address.parse()
@@ -243,10 +243,10 @@ mod tests {
             lan_port(0).tap,
             addresses.iter().map(|a| a.parse().unwrap()).collect(),
         )]);
-        let mut found = read(&written(&learned));
+        let mut found = read(&to_text(&learned));
         let found = found.remove(lan_port(0).tap.as_str()).unwrap();
         assert!(found.into_keys().eq(learned[&lan_port(0).tap].clone()));
-        assert_eq!(read("nonsense\nwf-1 x\n"), Found::new());
+        assert_eq!(read("nonsense\nwf-1 x\n"), AddressesByTap::new());
     }
 
     #[test]

@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// not even when this process is killed while it writes.
 const LINE_MAX: usize = 4096;
 
-/// More text than this is never the answer to one line.
+/// The maximum size of an answer in bytes.
 const ANSWER_MAX: u64 = 64 << 10;
 
 /// A session is replaced after this many requests: line editors keep every line as history.
@@ -36,12 +36,12 @@ const REQUESTS_MAX: u32 = 500;
 const PAUSE: Duration = Duration::from_mins(1);
 
 /// The name of a table that does not exist; a number follows.
-const MARKER: &str = "list table inet waifud-end-of-";
+const MISSING_TABLE: &str = "list table inet waifud-end-of-";
 
 /// Why a transaction was not confirmed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum SessionError {
-    /// `nft` refused the transaction, and nothing of it is in force. Its message.
+    /// `nft` refused the complete transaction. Contains its error message.
     Refused(String),
     /// The session cannot be used for this transaction, which was not sent.
     NotSent(&'static str),
@@ -91,7 +91,7 @@ impl NftSession {
     pub(super) async fn run(&mut self, transaction: &str) -> Result<(), SessionError> {
         let statements: Vec<&str> = transaction.lines().collect();
         self.serial += 1;
-        let marker = format!("{MARKER}{}", self.serial);
+        let marker = format!("{MISSING_TABLE}{}", self.serial);
         let lines = format!("{}\n{marker}\n", statements.join("; "));
         if lines.len() > LINE_MAX {
             return Err(SessionError::NotSent("the transaction is too long"));
@@ -103,8 +103,8 @@ impl NftSession {
         let answer = timeout(TIMEOUT, process.ask(&lines, &marker)).await;
         let refusal = match answer {
             Ok(Ok(refusal)) => refusal,
-            Ok(Err(why)) => return Err(self.lose(why).await),
-            Err(_) => return Err(self.lose("no answer in time".to_owned()).await),
+            Ok(Err(why)) => return Err(self.kill(why).await),
+            Err(_) => return Err(self.kill("no answer in time".to_owned()).await),
         };
         if process.requests >= REQUESTS_MAX {
             // Ends at the end of its stdin; killed when dropped, which is harmless between transactions.
@@ -118,10 +118,10 @@ impl NftSession {
     }
 
     /// Kills the process, so that it changes nothing after this.
-    async fn lose(&mut self, why: String) -> SessionError {
+    async fn kill(&mut self, why: String) -> SessionError {
         self.paused_until = Some(Instant::now() + PAUSE);
         if let Some(mut process) = self.process.take() {
-            // One that cannot be killed is stuck in the kernel.
+            // A process that cannot be killed is stuck in the kernel; it is not waited for.
             let _killed = timeout(TIMEOUT, process.child.kill()).await;
         }
         SessionError::Lost(why)
@@ -175,7 +175,7 @@ impl Process {
             if line == marker {
                 break;
             }
-            if line.starts_with(MARKER) {
+            if line.starts_with(MISSING_TABLE) {
                 return Err("it answered another request".to_owned());
             }
             answer.push(line.to_owned());

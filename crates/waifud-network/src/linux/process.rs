@@ -69,7 +69,7 @@ impl Process {
         }
         Err(NetworkError::Kernel {
             what: format!("ending process {}", self.pid),
-            message: "it still runs after SIGKILL".to_owned(),
+            message: "it is still running after SIGKILL".to_owned(),
         })
     }
 }

@@ -104,7 +104,7 @@ async fn on_link(handle: &Handle, nic: &GuestNic) -> Result<u32, ReachError> {
     let bridge = &nic.bridge;
     let no_route = || {
         not_the_guest(format!(
-            "this node has no address in the network of {address} on {bridge}, and routers are not used to reach a guest"
+            "this node has no address in the network of {address} on {bridge}, and waifud does not reach guests through routers"
         ))
     };
     // The kernel reports "Network is unreachable" as an error.
@@ -195,7 +195,7 @@ fn check_mac(found: Option<MacAddr>, nic: &GuestNic) -> Result<(), ReachError> {
     match found {
         Some(mac) if mac == nic.mac => Ok(()),
         Some(mac) => Err(not_the_guest(format!(
-            "{} belongs to another machine: {mac} answers for it, and the instance's nic is {}",
+            "{} belongs to another machine: {mac} answers for it, but the MAC address of the instance's nic is {}",
             nic.address, nic.mac
         ))),
         None => Err(ReachError::Silent),
@@ -225,7 +225,7 @@ async fn check_port(
         return Ok(());
     }
     Err(not_the_guest(format!(
-        "{} is not behind the guest's port {}",
+        "{} cannot be reached through the guest's port {}",
         nic.mac, nic.tap
     )))
 }

@@ -80,7 +80,7 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
             .into_iter(),
     ));
     text.push_str(DNS_SETS);
-    text.push_str(&askers(state, host));
+    text.push_str(&metadata_clients(state, host));
     text.push_str(&published::collections(state));
     text.push_str(&chains(state));
     text.push_str(&published::chains(state));
@@ -90,10 +90,10 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
 
 /// The source of each identity, and the host's own bridges: with `br_netfilter`, packets that these bridges switch also
 /// pass our chains, and must not be affected.
-fn askers(state: &NetworkState, host: &HostSide) -> String {
+fn metadata_clients(state: &NetworkState, host: &HostSide) -> String {
     let with = state.lan.iter().filter_map(|p| Some((p, p.identity?)));
     let mut text = collection(
-        "set askers",
+        "set metadata_clients",
         "type ifname . ipv4_addr",
         with.map(|(p, identity)| format!("\"{}\" . {identity}", p.bridge)),
     );
@@ -157,7 +157,7 @@ fn chains(state: &NetworkState) -> String {
     format!(
         r#"	chain before_nat {{
 		type filter hook prerouting priority mangle; policy accept;
-		ip saddr {IDENTITIES} iifname . ip saddr != @askers drop
+		ip saddr {IDENTITIES} iifname . ip saddr != @metadata_clients drop
 		iifname "{bridge}" ip daddr 169.254.169.254 tcp dport @{REFUSED_REPORTS} reject with tcp reset
 		iifname "{bridge}" meta nfproto ipv6 drop
 		iifname "{bridge}" ip daddr != {gateway} fib daddr type local meta l4proto . th dport @published_ports accept
@@ -211,11 +211,11 @@ fn chains(state: &NetworkState) -> String {
 		accept
 	}}
 	chain from_askers {{
-		oifname "{metadata}" iifname . ip saddr @askers goto to_metadata
+		oifname "{metadata}" iifname . ip saddr @metadata_clients goto to_metadata
 		drop
 	}}
 	chain to_askers {{
-		iifname "{metadata}" ip saddr 169.254.169.254 oifname . ip daddr @askers ct state established,related accept
+		iifname "{metadata}" ip saddr 169.254.169.254 oifname . ip daddr @metadata_clients ct state established,related accept
 		drop
 	}}
 	chain to_metadata {{

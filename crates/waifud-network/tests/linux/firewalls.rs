@@ -96,8 +96,8 @@ fn lives_beside(tool: &'static str, rules: &'static str, places: &'static [&'sta
         let guest = lab.attach(0).await;
         gets_through(&lab, &guest);
         let facts = lab.network.host_facts().await.unwrap();
-        assert_eq!(facts.let_through, places);
-        assert_eq!(facts.firewall_trouble, None);
+        assert_eq!(facts.accepting_chains, places);
+        assert_eq!(facts.firewall_error, None);
         let there = host(&lab) + &saved(&lab);
         lab.ensure().await;
         assert_eq!(host(&lab) + &saved(&lab), there);
@@ -177,7 +177,7 @@ fn guests_rules_are_in_force_and_the_failure_reported_if_another_firewall_refuse
         let network = lab.restarted_with(|config| config.iptables = "/nonexistent".into());
         network.ensure(&lab.state).await.unwrap();
         let facts = network.host_facts().await.unwrap();
-        let trouble = facts.firewall_trouble.unwrap();
+        let trouble = facts.firewall_error.unwrap();
         assert!(
             trouble.contains("/nonexistent/iptables-nft-save"),
             "{trouble}"

@@ -74,7 +74,7 @@ fn has_arrived(home: &Home, guest: &LanGuest) {
 }
 
 #[test]
-fn the_real_network_conforms_with_ports_on_a_lan() {
+fn the_linux_network_with_ports_on_a_lan_passes_the_conformance_tests() {
     on_a_node(3, |mut lab| async move {
         let _home = Home::new(&lab, "br0", true).await;
         lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];

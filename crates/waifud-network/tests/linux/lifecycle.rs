@@ -84,7 +84,7 @@ fn with_drift<F: Future<Output = ()>>(
 }
 
 #[test]
-fn the_real_network_conforms() {
+fn the_linux_network_passes_the_conformance_tests() {
     on_a_node(3, |lab| async move {
         conformance::all(lab.network.as_ref(), &lab.state).await;
     });

@@ -34,7 +34,7 @@ pub struct Load {
     /// Whether a client keeps its connection or opens one for each request.
     pub keep: bool,
     /// The time limit of a request, after which it counts as failed.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// The result of a load.
@@ -46,17 +46,17 @@ pub struct Outcome {
     pub failed: usize,
     pub first_error: Option<String>,
     /// From the first request to the last answer.
-    pub took: Duration,
+    pub elapsed: Duration,
     /// Time of each answered request, shortest first. With new connections, connecting is part of it.
     pub times: Vec<Duration>,
 }
 
 impl Outcome {
     pub fn per_second(&self) -> f64 {
-        f64::from(u32::try_from(self.answered).unwrap_or(u32::MAX)) / self.took.as_secs_f64()
+        f64::from(u32::try_from(self.answered).unwrap_or(u32::MAX)) / self.elapsed.as_secs_f64()
     }
 
-    /// The time that `hundredths` of a hundred requests have not exceeded.
+    /// The given percentile of the times of answered requests.
     pub fn percentile(&self, hundredths: usize) -> Duration {
         let last = self.times.len().saturating_sub(1);
         self.times
@@ -97,7 +97,7 @@ impl Load {
             answered: 0,
             failed: 0,
             first_error: None,
-            took: Duration::ZERO,
+            elapsed: Duration::ZERO,
             times: Vec::new(),
         };
         for client in clients {
@@ -108,7 +108,7 @@ impl Load {
             outcome.first_error = outcome.first_error.or_else(|| errors.into_iter().next());
             outcome.times.extend(times);
         }
-        outcome.took = start.elapsed();
+        outcome.elapsed = start.elapsed();
         outcome.answered = outcome.times.len();
         outcome.times.sort_unstable();
         outcome
@@ -141,7 +141,7 @@ async fn one_client(
                 .await
                 .map(|answer| (client, answer))
         };
-        match tokio::time::timeout(load.patience, asked).await {
+        match tokio::time::timeout(load.timeout, asked).await {
             Ok(Ok((client, answer))) if answer.status == 200 => {
                 times.push(start.elapsed());
                 kept = load.keep.then_some(client);

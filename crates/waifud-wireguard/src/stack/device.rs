@@ -9,21 +9,21 @@ use smoltcp::{
 };
 
 /// How many packets may wait to be encrypted. The stack pauses at this limit.
-const QUEUE: usize = 1024;
+const QUEUE_MAX: usize = 1024;
 /// WireGuard pads to 16 bytes; with this spare capacity, padding does not copy.
 const PADDING: usize = 16;
 
 /// Outgoing packets in order.
 pub(crate) type Outgoing = VecDeque<BytesMut>;
 
-/// Lives for one call into the stack.
-pub(crate) struct Card<'a> {
+/// The device for one call into the stack: at most one received packet, and the queue of outgoing ones.
+pub(crate) struct PacketDevice<'a> {
     incoming: Option<&'a [u8]>,
     outgoing: &'a mut Outgoing,
     mtu: usize,
 }
 
-impl<'a> Card<'a> {
+impl<'a> PacketDevice<'a> {
     pub fn new(incoming: Option<&'a [u8]>, outgoing: &'a mut Outgoing, mtu: u16) -> Self {
         Self {
             incoming,
@@ -33,7 +33,7 @@ impl<'a> Card<'a> {
     }
 }
 
-impl Device for Card<'_> {
+impl Device for PacketDevice<'_> {
     type RxToken<'b>
         = Incoming<'b>
     where
@@ -49,7 +49,7 @@ impl Device for Card<'_> {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Slot<'_>> {
-        (self.outgoing.len() < QUEUE).then_some(Slot(self.outgoing))
+        (self.outgoing.len() < QUEUE_MAX).then_some(Slot(self.outgoing))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

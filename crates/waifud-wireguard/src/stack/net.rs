@@ -8,7 +8,7 @@ use smoltcp::{
     wire::{HardwareAddress, IpCidr},
 };
 
-use super::device::{Card, Outgoing};
+use super::device::{Outgoing, PacketDevice};
 
 /// The interface: one address, and the queue of outgoing packets.
 pub(crate) struct Net {
@@ -27,7 +27,7 @@ impl Net {
         config.random_seed = seed;
         let mut interface = Interface::new(
             config,
-            &mut Card::new(None, &mut outgoing, mtu),
+            &mut PacketDevice::new(None, &mut outgoing, mtu),
             Instant::ZERO,
         );
         interface.update_ip_addrs(|addresses| {
@@ -46,20 +46,20 @@ impl Net {
 
     /// Passes a packet to a connection.
     pub fn receive(&mut self, packet: &[u8], sockets: &mut SocketSet<'static>, now: Instant) {
-        let mut card = Card::new(Some(packet), &mut self.outgoing, self.mtu);
+        let mut card = PacketDevice::new(Some(packet), &mut self.outgoing, self.mtu);
         self.interface.poll_ingress_single(now, &mut card, sockets);
     }
 
     /// Answers a packet without a connection.
     pub fn answer(&mut self, packet: &[u8], now: Instant) {
-        let mut card = Card::new(Some(packet), &mut self.outgoing, self.mtu);
+        let mut card = PacketDevice::new(Some(packet), &mut self.outgoing, self.mtu);
         self.interface
             .poll_ingress_single(now, &mut card, &mut self.no_sockets);
     }
 
     /// Sends a connection's pending segments, as far as the queue has space.
     pub fn transmit(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
-        let mut card = Card::new(None, &mut self.outgoing, self.mtu);
+        let mut card = PacketDevice::new(None, &mut self.outgoing, self.mtu);
         while self.interface.poll_egress(now, &mut card, sockets) == PollResult::SocketStateChanged
         {
         }

@@ -1,4 +1,4 @@
-//! A world without sockets and clocks for tests of the stack: guests that use the client side of smoltcp, packets that
+//! A simulated network for tests of the stack, without sockets and clocks: guests that use smoltcp as clients, packets that
 //! may be lost, and time that advances when the test does so.
 
 use std::{
@@ -124,7 +124,7 @@ impl Guest {
 }
 
 /// The stack, its guests, the time, and the lost packets.
-pub struct World {
+pub struct SimulatedNetwork {
     pub stack: Stack,
     pub guests: Vec<Guest>,
     pub now: Instant,
@@ -133,7 +133,7 @@ pub struct World {
     count: u64,
 }
 
-impl World {
+impl SimulatedNetwork {
     pub fn new(limits: StackLimits, guests: u8) -> Self {
         let guest = |last| {
             let address = *guest(last).ip();
@@ -206,7 +206,7 @@ impl World {
     }
 
     /// Advances the time, and processes all timers that expire meanwhile.
-    pub fn pass(&mut self, time: Duration) {
+    pub fn advance(&mut self, time: Duration) {
         let end = self.now + time.into();
         loop {
             self.exchange();
@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    /// How many bytes were taken; `None` if there is no space.
+    /// The number of bytes written; `None` if there is no space.
     pub fn write(&mut self, id: FlowId, bytes: &[u8]) -> Option<io::Result<usize>> {
         match self.stack.poll_write(
             id,

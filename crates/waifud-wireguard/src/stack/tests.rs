@@ -7,7 +7,7 @@ use smoltcp::{socket::tcp::State, wire::TcpControl};
 
 use super::{
     FlowId,
-    testing::{SERVICE, World, guest, seen, segment},
+    testing::{SERVICE, SimulatedNetwork, guest, seen, segment},
 };
 use crate::StackLimits;
 
@@ -17,22 +17,22 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A world with one accepted connection of its first guest.
-fn connected(limits: StackLimits) -> (World, smoltcp::iface::SocketHandle, FlowId) {
-    let mut world = World::new(limits, 2);
-    let client = world.connect(0);
-    world.pass(MOMENT);
-    let flow = world.accept().unwrap();
-    (world, client, flow)
+/// A net with one accepted connection of its first guest.
+fn connected(limits: StackLimits) -> (SimulatedNetwork, smoltcp::iface::SocketHandle, FlowId) {
+    let mut net = SimulatedNetwork::new(limits, 2);
+    let client = net.connect(0);
+    net.advance(MOMENT);
+    let flow = net.accept().unwrap();
+    (net, client, flow)
 }
 
 /// Asserts that no flow, timer or counted connection is left.
-fn assert_nothing_is_left(world: &World) {
+fn assert_nothing_is_left(net: &SimulatedNetwork) {
     assert_eq!(
         (
-            world.stack.connections(),
-            world.stack.sources(),
-            world.stack.due()
+            net.stack.connections(),
+            net.stack.sources(),
+            net.stack.due()
         ),
         (0, 0, None)
     );
@@ -40,64 +40,64 @@ fn assert_nothing_is_left(world: &World) {
 
 #[test]
 fn a_request_is_answered_and_the_connection_is_removed_at_once() {
-    let (mut world, client, flow) = connected(StackLimits::default());
+    let (mut net, client, flow) = connected(StackLimits::default());
     assert_eq!(flow.source.ip(), guest(1).ip());
-    world.guests[0]
+    net.guests[0]
         .socket(client)
         .send_slice(b"question")
         .unwrap();
-    world.pass(MOMENT);
-    assert_eq!(world.read(flow).unwrap().unwrap(), b"question");
-    assert_eq!(world.write(flow, b"answer").unwrap().unwrap(), 6);
-    world.stack.release(flow, world.now);
-    world.pass(MOMENT);
-    assert_eq!(world.guests[0].read(client), b"answer");
-    assert_eq!(world.guests[0].state(client), State::CloseWait);
-    world.guests[0].socket(client).close();
-    world.pass(MOMENT);
-    assert_nothing_is_left(&world);
+    net.advance(MOMENT);
+    assert_eq!(net.read(flow).unwrap().unwrap(), b"question");
+    assert_eq!(net.write(flow, b"answer").unwrap().unwrap(), 6);
+    net.stack.release(flow, net.now);
+    net.advance(MOMENT);
+    assert_eq!(net.guests[0].read(client), b"answer");
+    assert_eq!(net.guests[0].state(client), State::CloseWait);
+    net.guests[0].socket(client).close();
+    net.advance(MOMENT);
+    assert_nothing_is_left(&net);
 }
 
 #[test]
 fn a_client_that_closes_first_is_read_to_the_end() {
-    let (mut world, client, flow) = connected(StackLimits::default());
-    world.guests[0]
+    let (mut net, client, flow) = connected(StackLimits::default());
+    net.guests[0]
         .socket(client)
         .send_slice(b"last words")
         .unwrap();
-    world.guests[0].socket(client).close();
-    world.pass(MOMENT);
-    assert_eq!(world.read(flow).unwrap().unwrap(), b"last words");
-    assert_eq!(world.read(flow).unwrap().unwrap(), b"");
-    world.write(flow, b"bye").unwrap().unwrap();
-    world.stack.shutdown(flow, world.now);
+    net.guests[0].socket(client).close();
+    net.advance(MOMENT);
+    assert_eq!(net.read(flow).unwrap().unwrap(), b"last words");
+    assert_eq!(net.read(flow).unwrap().unwrap(), b"");
+    net.write(flow, b"bye").unwrap().unwrap();
+    net.stack.shutdown(flow, net.now);
     assert_eq!(
-        world.write(flow, b"more").unwrap().unwrap_err().kind(),
+        net.write(flow, b"more").unwrap().unwrap_err().kind(),
         ErrorKind::BrokenPipe
     );
-    world.pass(MOMENT);
-    assert_eq!(world.guests[0].read(client), b"bye");
-    assert_eq!(world.read(flow).unwrap().unwrap(), b"");
-    world.stack.release(flow, world.now);
-    assert_nothing_is_left(&world);
+    net.advance(MOMENT);
+    assert_eq!(net.guests[0].read(client), b"bye");
+    assert_eq!(net.read(flow).unwrap().unwrap(), b"");
+    net.stack.release(flow, net.now);
+    assert_nothing_is_left(&net);
 }
 
 #[test]
 fn a_body_arrives_intact_although_every_seventh_packet_is_lost() {
-    let (mut world, client, flow) = connected(StackLimits::default());
-    world.lost = |number| number % 7 == 0;
+    let (mut net, client, flow) = connected(StackLimits::default());
+    net.lost = |number| number % 7 == 0;
     let body: Vec<u8> = (0..200_000_u32)
         .map(|n| u8::try_from(n % 251).unwrap())
         .collect();
     let (mut sent, mut got) = (0, Vec::new());
     for _ in 0..10_000 {
         while sent < body.len()
-            && let Some(Ok(length)) = world.write(flow, &body[sent..])
+            && let Some(Ok(length)) = net.write(flow, &body[sent..])
         {
             sent += length;
         }
-        world.pass(Duration::from_millis(50));
-        got.extend(world.guests[0].read(client));
+        net.advance(Duration::from_millis(50));
+        got.extend(net.guests[0].read(client));
         if got.len() == body.len() {
             break;
         }
@@ -111,17 +111,17 @@ fn a_source_at_its_limit_does_not_prevent_another_from_being_served() {
         max_per_source: 8,
         ..StackLimits::default()
     };
-    let mut world = World::new(limits, 2);
+    let mut net = SimulatedNetwork::new(limits, 2);
     for _ in 0..100 {
-        world.connect(0);
+        net.connect(0);
     }
-    world.pass(MOMENT);
-    assert_eq!(world.stack.connections(), 8);
-    assert_eq!(world.stack.refused().per_source, 92);
-    let client = world.connect(1);
-    world.pass(MOMENT);
-    assert_eq!(world.guests[1].state(client), State::Established);
-    assert_eq!(world.stack.sources(), 2);
+    net.advance(MOMENT);
+    assert_eq!(net.stack.connections(), 8);
+    assert_eq!(net.stack.refused().per_source, 92);
+    let client = net.connect(1);
+    net.advance(MOMENT);
+    assert_eq!(net.guests[1].state(client), State::Established);
+    assert_eq!(net.stack.sources(), 2);
 }
 
 #[test]
@@ -131,150 +131,150 @@ fn at_the_total_limit_the_source_with_the_most_connections_loses_its_longest_idl
         max_per_source: 4,
         ..StackLimits::default()
     };
-    let mut world = World::new(limits, 2);
-    let clients: Vec<_> = (0..4).map(|_| world.connect(0)).collect();
-    world.pass(MOMENT);
-    let flows: Vec<_> = (0..4).map(|_| world.accept().unwrap()).collect();
+    let mut net = SimulatedNetwork::new(limits, 2);
+    let clients: Vec<_> = (0..4).map(|_| net.connect(0)).collect();
+    net.advance(MOMENT);
+    let flows: Vec<_> = (0..4).map(|_| net.accept().unwrap()).collect();
     // All but the third connection were active since then.
-    world.pass(secs(1));
+    net.advance(secs(1));
     for index in [0, 1, 3] {
-        world.guests[0]
+        net.guests[0]
             .socket(clients[index])
             .send_slice(b"busy")
             .unwrap();
     }
-    world.pass(MOMENT);
-    let client = world.connect(1);
-    world.pass(MOMENT);
-    assert_eq!(world.guests[1].state(client), State::Established);
-    assert_eq!(world.guests[0].state(clients[2]), State::Closed);
+    net.advance(MOMENT);
+    let client = net.connect(1);
+    net.advance(MOMENT);
+    assert_eq!(net.guests[1].state(client), State::Established);
+    assert_eq!(net.guests[0].state(clients[2]), State::Closed);
     let lazy = flows
         .iter()
         .find(|flow| flow.source.port() == 40_003)
         .unwrap();
     assert_eq!(
-        world.read(*lazy).unwrap().unwrap_err().kind(),
+        net.read(*lazy).unwrap().unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
     assert_eq!(
-        (world.stack.connections(), world.stack.refused().evicted),
+        (net.stack.connections(), net.stack.refused().evicted),
         (4, 1)
     );
 }
 
 #[test]
 fn an_incomplete_handshake_is_retransmitted_and_then_times_out() {
-    let mut world = World::new(StackLimits::default(), 0);
-    world.stack.ingress(
+    let mut net = SimulatedNetwork::new(StackLimits::default(), 0);
+    net.stack.ingress(
         &segment(guest(1), SERVICE, TcpControl::Syn, 1, None, b""),
-        world.now,
+        net.now,
     );
     let mut answers = 0;
     for _ in 0..60 {
-        world.stack.advance(world.now);
-        answers += world
+        net.stack.advance(net.now);
+        answers += net
             .stack
             .outgoing()
             .drain(..)
             .filter(|p| seen(p).is_some_and(|s| s.syn && s.ack))
             .count();
-        world.now += smoltcp::time::Duration::from_millis(100);
-        if world.stack.connections() == 0 {
+        net.now += smoltcp::time::Duration::from_millis(100);
+        if net.stack.connections() == 0 {
             break;
         }
     }
     assert!(answers >= 2, "{answers} SYN-ACKs");
-    assert_nothing_is_left(&world);
-    assert_eq!(world.stack.refused().timed_out, 1);
+    assert_nothing_is_left(&net);
+    assert_eq!(net.stack.refused().timed_out, 1);
 }
 
 #[test]
 fn an_idle_connection_is_reset_for_client_and_service() {
-    let (mut world, client, flow) = connected(StackLimits::default());
-    world.pass(secs(29));
-    assert!(world.read(flow).is_none());
-    world.pass(secs(2));
+    let (mut net, client, flow) = connected(StackLimits::default());
+    net.advance(secs(29));
+    assert!(net.read(flow).is_none());
+    net.advance(secs(2));
     assert_eq!(
-        world.read(flow).unwrap().unwrap_err().kind(),
+        net.read(flow).unwrap().unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
-    assert_eq!(world.guests[0].state(client), State::Closed);
-    assert_nothing_is_left(&world);
+    assert_eq!(net.guests[0].state(client), State::Closed);
+    assert_nothing_is_left(&net);
 }
 
 #[test]
 fn a_slow_connection_is_reset_after_the_lifetime() {
-    let (mut world, client, flow) = connected(StackLimits::default());
+    let (mut net, client, flow) = connected(StackLimits::default());
     for _ in 0..14 {
-        world.guests[0].socket(client).send_slice(b"x").unwrap();
-        world.pass(secs(20));
-        assert_eq!(world.read(flow).unwrap().unwrap(), b"x");
+        net.guests[0].socket(client).send_slice(b"x").unwrap();
+        net.advance(secs(20));
+        assert_eq!(net.read(flow).unwrap().unwrap(), b"x");
     }
-    world.guests[0].socket(client).send_slice(b"x").unwrap();
-    world.pass(secs(21));
-    assert_nothing_is_left(&world);
+    net.guests[0].socket(client).send_slice(b"x").unwrap();
+    net.advance(secs(21));
+    assert_nothing_is_left(&net);
 }
 
 #[test]
 fn a_client_that_never_reads_is_reset_after_the_idle_timeout() {
-    let (mut world, _client, flow) = connected(StackLimits::default());
-    while world.write(flow, &[0; 1024]).is_some() {
-        world.pass(MOMENT);
+    let (mut net, _client, flow) = connected(StackLimits::default());
+    while net.write(flow, &[0; 1024]).is_some() {
+        net.advance(MOMENT);
     }
-    world.pass(secs(31));
-    assert_nothing_is_left(&world);
+    net.advance(secs(31));
+    assert_nothing_is_left(&net);
 }
 
 #[test]
 fn a_client_that_never_closes_is_reset_after_the_close_timeout() {
-    let (mut world, client, flow) = connected(StackLimits::default());
-    world.stack.release(flow, world.now);
-    world.pass(secs(9));
-    assert_eq!(world.guests[0].state(client), State::CloseWait);
-    world.pass(secs(2));
-    assert_eq!(world.guests[0].state(client), State::Closed);
-    assert_nothing_is_left(&world);
+    let (mut net, client, flow) = connected(StackLimits::default());
+    net.stack.release(flow, net.now);
+    net.advance(secs(9));
+    assert_eq!(net.guests[0].state(client), State::CloseWait);
+    net.advance(secs(2));
+    assert_eq!(net.guests[0].state(client), State::Closed);
+    assert_nothing_is_left(&net);
 }
 
 #[test]
 fn a_reset_reaches_the_service_and_the_port_can_be_reused() {
-    let (mut world, client, flow) = connected(StackLimits::default());
-    world.guests[0].socket(client).abort();
-    world.pass(MOMENT);
+    let (mut net, client, flow) = connected(StackLimits::default());
+    net.guests[0].socket(client).abort();
+    net.advance(MOMENT);
     assert_eq!(
-        world.read(flow).unwrap().unwrap_err().kind(),
+        net.read(flow).unwrap().unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
-    world.stack.ingress(
+    net.stack.ingress(
         &segment(flow.source, SERVICE, TcpControl::Syn, 5, None, b""),
-        world.now,
+        net.now,
     );
-    world.stack.advance(world.now);
-    let answer = seen(&world.stack.outgoing().pop_front().unwrap()).unwrap();
+    net.stack.advance(net.now);
+    let answer = seen(&net.stack.outgoing().pop_front().unwrap()).unwrap();
     assert!(answer.syn && answer.ack);
     // The former connection does not affect the new one.
-    world.stack.release(flow, world.now);
-    assert_eq!(world.stack.connections(), 1);
+    net.stack.release(flow, net.now);
+    assert_eq!(net.stack.connections(), 1);
 }
 
 #[test]
 fn other_ports_and_unexpected_segments_are_reset_and_pings_answered() {
-    let mut world = World::new(StackLimits::default(), 0);
+    let mut net = SimulatedNetwork::new(StackLimits::default(), 0);
     let other = std::net::SocketAddrV4::new(*SERVICE.ip(), 81);
     for refused in [
         segment(guest(1), other, TcpControl::Syn, 1, None, b""),
         segment(guest(1), SERVICE, TcpControl::None, 1, Some(1), b"x"),
     ] {
-        world.stack.ingress(&refused, world.now);
-        let answer = world.stack.outgoing().pop_front().unwrap();
+        net.stack.ingress(&refused, net.now);
+        let answer = net.stack.outgoing().pop_front().unwrap();
         assert!(seen(&answer).unwrap().rst);
     }
     // A reset is never answered with a reset.
-    world.stack.ingress(
+    net.stack.ingress(
         &segment(guest(1), SERVICE, TcpControl::Rst, 1, Some(1), b""),
-        world.now,
+        net.now,
     );
-    assert!(world.stack.outgoing().is_empty());
+    assert!(net.stack.outgoing().is_empty());
     // An echo request: type 8, code 0, checksum 0xf7ff, identifier 0, number 0.
     let mut ping = segment(guest(1), SERVICE, TcpControl::Syn, 1, None, b"");
     ping.truncate(28);
@@ -282,48 +282,48 @@ fn other_ports_and_unexpected_segments_are_reset_and_pings_answered() {
     ping[9] = 1;
     ping[20..28].copy_from_slice(&[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
     smoltcp::wire::Ipv4Packet::new_unchecked(&mut ping[..]).fill_checksum();
-    world.stack.ingress(&ping, world.now);
-    let echo = world.stack.outgoing().pop_front().unwrap();
+    net.stack.ingress(&ping, net.now);
+    let echo = net.stack.outgoing().pop_front().unwrap();
     assert_eq!(
         (echo[9], echo[20], &echo[12..16]),
         (1, 0, &SERVICE.ip().octets()[..])
     );
-    assert_nothing_is_left(&world);
+    assert_nothing_is_left(&net);
 }
 
 #[test]
 fn without_a_listener_new_connections_are_refused_and_others_continue() {
-    let (mut world, client, flow) = connected(StackLimits::default());
-    let waiting = world.connect(0);
-    world.pass(MOMENT);
-    world.stack.stop_listening(world.now);
-    let late = world.connect(1);
-    world.pass(MOMENT);
-    assert_eq!(world.guests[0].state(waiting), State::Closed);
-    assert_eq!(world.guests[1].state(late), State::Closed);
-    world.write(flow, b"still here").unwrap().unwrap();
-    world.pass(MOMENT);
-    assert_eq!(world.guests[0].read(client), b"still here");
-    assert_eq!(world.stack.connections(), 1);
+    let (mut net, client, flow) = connected(StackLimits::default());
+    let waiting = net.connect(0);
+    net.advance(MOMENT);
+    net.stack.stop_listening(net.now);
+    let late = net.connect(1);
+    net.advance(MOMENT);
+    assert_eq!(net.guests[0].state(waiting), State::Closed);
+    assert_eq!(net.guests[1].state(late), State::Closed);
+    net.write(flow, b"still here").unwrap().unwrap();
+    net.advance(MOMENT);
+    assert_eq!(net.guests[0].read(client), b"still here");
+    assert_eq!(net.stack.connections(), 1);
 }
 
 #[test]
 fn closing_resets_all_and_ends_the_listener() {
-    let (mut world, client, flow) = connected(StackLimits::default());
-    world.connect(1);
-    world.pass(MOMENT);
-    world.stack.close(world.now);
-    world.pass(MOMENT);
-    assert_eq!(world.guests[0].state(client), State::Closed);
-    assert!(world.read(flow).unwrap().is_err());
+    let (mut net, client, flow) = connected(StackLimits::default());
+    net.connect(1);
+    net.advance(MOMENT);
+    net.stack.close(net.now);
+    net.advance(MOMENT);
+    assert_eq!(net.guests[0].state(client), State::Closed);
+    assert!(net.read(flow).unwrap().is_err());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert_eq!(
-        world.stack.poll_accept(&mut context),
+        net.stack.poll_accept(&mut context),
         std::task::Poll::Ready(None)
     );
-    world.connect(0);
-    world.pass(MOMENT);
-    assert_nothing_is_left(&world);
+    net.connect(0);
+    net.advance(MOMENT);
+    assert_nothing_is_left(&net);
 }
 
 proptest! {
@@ -337,7 +337,7 @@ proptest! {
             (0_u8..6, any::<i32>(), any::<Option<i32>>(), 0_usize..64, any::<[(u8, u8); 3]>(), any::<bool>()), 1..60),
     ) {
         let limits = StackLimits { max_connections: 8, max_per_source: 4, ..StackLimits::default() };
-        let mut world = World::new(limits, 2);
+        let mut net = SimulatedNetwork::new(limits, 2);
         let mut flows = Vec::new();
         for (kind, seq, ack, length, changes, checksums) in script {
             let control = [TcpControl::Syn, TcpControl::None, TcpControl::Psh, TcpControl::Fin, TcpControl::Rst]
@@ -354,43 +354,43 @@ proptest! {
             if checksums {
                 repair(&mut packet);
             }
-            world.stack.ingress(&packet, world.now);
-            world.pass(Duration::from_millis(u64::from(seq.unsigned_abs() % 3000)));
-            flows.extend(world.accept());
+            net.stack.ingress(&packet, net.now);
+            net.advance(Duration::from_millis(u64::from(seq.unsigned_abs() % 3000)));
+            flows.extend(net.accept());
             for flow in &flows {
-                let _ = (world.read(*flow), world.write(*flow, b"something"));
+                let _ = (net.read(*flow), net.write(*flow, b"something"));
             }
-            prop_assert!(world.stack.connections() <= 8);
+            prop_assert!(net.stack.connections() <= 8);
         }
         for flow in flows {
-            world.stack.release(flow, world.now);
+            net.stack.release(flow, net.now);
         }
-        let client = world.connect(0);
-        world.pass(MOMENT);
-        prop_assert_eq!(world.guests[0].state(client), State::Established);
-        world.guests[0].socket(client).abort();
-        world.pass(secs(400));
-        assert_nothing_is_left(&world);
+        let client = net.connect(0);
+        net.advance(MOMENT);
+        prop_assert_eq!(net.guests[0].state(client), State::Established);
+        net.guests[0].socket(client).abort();
+        net.advance(secs(400));
+        assert_nothing_is_left(&net);
     }
 
     #[test]
     fn arbitrary_bytes_do_not_affect_other_guests(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..120), 0..40)) {
-        let mut world = World::new(StackLimits::default(), 1);
+        let mut net = SimulatedNetwork::new(StackLimits::default(), 1);
         for mut packet in packets {
-            world.stack.ingress(&packet, world.now);
+            net.stack.ingress(&packet, net.now);
             // Again with a valid header, so that more code is reached.
             if packet.len() >= 20 {
                 packet[0] = 0x45;
                 packet[6..8].fill(0);
                 packet[16..20].copy_from_slice(&SERVICE.ip().octets());
                 repair(&mut packet);
-                world.stack.ingress(&packet, world.now);
+                net.stack.ingress(&packet, net.now);
             }
-            world.pass(MOMENT);
+            net.advance(MOMENT);
         }
-        world.connect(0);
-        world.pass(MOMENT);
-        prop_assert!(world.accept().is_some(), "a guest can still connect");
+        net.connect(0);
+        net.advance(MOMENT);
+        prop_assert!(net.accept().is_some(), "a guest can still connect");
     }
 }
 

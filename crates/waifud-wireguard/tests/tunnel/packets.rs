@@ -59,7 +59,7 @@ fn load(clients: usize, requests: usize, sources: u8, path: &str) -> Load {
         paths: vec![path.into()],
         headers: vec![],
         keep: true,
-        patience: Duration::from_secs(30),
+        timeout: Duration::from_secs(30),
     }
 }
 

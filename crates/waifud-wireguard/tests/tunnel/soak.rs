@@ -23,7 +23,7 @@ fn some_requests(world: &World) -> Outcome {
         paths: vec!["/".into()],
         headers: vec![],
         keep: false,
-        patience: Duration::from_secs(5),
+        timeout: Duration::from_secs(5),
     };
     let outcome = world.guests.run(move || load.run());
     assert_eq!(outcome.failed, 0, "{outcome}");

@@ -66,11 +66,11 @@ pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<
             .with_context(|| format!("cannot restore {}", arguments.file.display()))?;
         let mut fresh = [0; 4];
         SystemEntropy.fill(&mut fresh);
-        waifud_store::backup::begin_again(
+        waifud_store::backup::prepare_restored(
             &staged.join(DATABASE),
             Incarnation(u32::from_le_bytes(fresh)),
         )?;
-        let voided = credentials::void(
+        let voided = credentials::delete_credentials(
             &staged.join(DATABASE),
             credentials_of_today(state)?.as_ref(),
             arguments.keep_tokens,
@@ -178,9 +178,9 @@ fn confirm(arguments: &RestoreArguments, created_at: &str, there: bool) -> anyho
         "confirmation required: run this in a terminal or pass --yes"
     );
     let what = if there {
-        "The current state is moved aside"
+        "The current state will be moved to another directory"
     } else {
-        "There is no current state"
+        "The state directory contains no database"
     };
     eprint!("{what}. Restore the backup of {created_at}? [y/N] ");
     std::io::stderr().flush()?;

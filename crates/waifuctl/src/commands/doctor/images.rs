@@ -16,9 +16,9 @@ pub fn image_check(images: &[Image]) -> Option<Check> {
             "image store",
             format!("files are missing or damaged: {}", missing.join(", ")),
         )
-        .but(
+        .with_hint(
             Verdict::Warn,
-            "waifuctl template refresh --all downloads them; uploaded ones: waifuctl template add NAME --file FILE",
+            "waifuctl template refresh --all downloads them again; for uploaded images, use waifuctl template add NAME --file FILE",
         )
     })
 }

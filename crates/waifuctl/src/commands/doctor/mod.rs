@@ -52,7 +52,7 @@ pub(super) fn ok(subject: impl Into<String>, message: impl Into<String>) -> Chec
 }
 
 impl Check {
-    pub(super) fn but(mut self, verdict: Verdict, hint: impl Into<String>) -> Self {
+    pub(super) fn with_hint(mut self, verdict: Verdict, hint: impl Into<String>) -> Self {
         self.verdict = verdict;
         self.hint = Some(hint.into());
         self
@@ -68,7 +68,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         checks.extend(server::checks(&server));
     }
     if nodes.is_empty() {
-        checks.push(ok("nodes", "no node has joined").but(
+        checks.push(ok("nodes", "no node has joined").with_hint(
             Verdict::Fail,
             "start waifud-agentd on the machine that should run guests",
         ));
@@ -83,12 +83,13 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         match (download.state, why.or(download.waiting_for)) {
             (DownloadState::Failed, why) => {
                 let why = why.unwrap_or_else(|| "failed".to_owned());
-                let hint = "see waifuctl template list; run the same template add to retry";
-                checks.push(ok(name, why).but(Verdict::Warn, hint));
+                let hint =
+                    "see waifuctl template list; to retry, run the same template add command again";
+                checks.push(ok(name, why).with_hint(Verdict::Warn, hint));
             }
             (DownloadState::Running, Some(why)) => {
                 let hint = "check the network; the download is retried automatically";
-                checks.push(ok(name, why).but(Verdict::Warn, hint));
+                checks.push(ok(name, why).with_hint(Verdict::Warn, hint));
             }
             (DownloadState::Running, None) => checks.push(ok(name, "in progress")),
         }
@@ -98,7 +99,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     context.printer.print(&items, || {
         checks
             .iter()
-            .map(|check| shown(context, check))
+            .map(|check| format_check(context, check))
             .collect::<Vec<_>>()
             .join("\n")
     })?;
@@ -125,9 +126,9 @@ fn waifud(version: &serde_json::Value, own: &str) -> Check {
     if field("version") == own {
         return check;
     }
-    check.but(
+    check.with_hint(
         Verdict::Warn,
-        format!("this waifuctl has version {own}: install the same version of both"),
+        format!("this waifuctl has version {own}: install the same version of waifud and waifuctl"),
     )
 }
 
@@ -135,8 +136,8 @@ fn node(node: &Node) -> Vec<Check> {
     let name = |what: &str| format!("node {}{what}", node.name);
     let state = ok(name(""), node.state.to_string());
     let mut checks = vec![if node.state == NodeState::Unreachable {
-        let hint = "switch it on, or check waifud-agentd on it; its guests may be running";
-        state.but(Verdict::Fail, hint)
+        let hint = "start the machine, or check that waifud-agentd is running on it; its guests may still be running";
+        state.with_hint(Verdict::Fail, hint)
     } else {
         state
     }];
@@ -147,12 +148,16 @@ fn node(node: &Node) -> Vec<Check> {
         );
         checks.push(match hypervisor.kind {
             HypervisorKind::Kvm => check,
-            HypervisorKind::Tcg => check.but(Verdict::Warn, without_kvm(hypervisor.cause)),
+            HypervisorKind::Tcg => check.with_hint(Verdict::Warn, without_kvm(hypervisor.cause)),
         });
     }
     if let Some(skew) = node.clock_skew_s.filter(|skew| skew.abs() >= SKEW_S) {
         checks.push(
-            ok(name(" clock"), format!("{skew:+.0} s off waifud's clock")).but(
+            ok(
+                name(" clock"),
+                format!("{skew:+.0} s relative to waifud's clock"),
+            )
+            .with_hint(
                 Verdict::Warn,
                 "enable NTP on both machines: timedatectl set-ntp true",
             ),
@@ -166,11 +171,11 @@ fn node(node: &Node) -> Vec<Check> {
         );
         let hint = "free space on its filesystem, or delete unused instances";
         checks.push(if pool.health != "ok" {
-            check.but(Verdict::Fail, "repair its filesystem on the node")
+            check.with_hint(Verdict::Fail, "repair its filesystem on the node")
         } else if full >= FULL {
-            check.but(Verdict::Fail, hint)
+            check.with_hint(Verdict::Fail, hint)
         } else if full >= NEAR_FULL {
-            check.but(Verdict::Warn, hint)
+            check.with_hint(Verdict::Warn, hint)
         } else {
             check
         });
@@ -190,16 +195,16 @@ fn node(node: &Node) -> Vec<Check> {
             Verdict::Fail
         };
         let hint = if condition.kind == "destruction-held" {
-            // Confirming destroys what is held; what is to be kept has to be adopted first.
+            // A confirmation releases the held deletions, so objects to keep must be adopted before.
             format!(
-                "waifuctl node show {0} lists what is unmanaged; adopt or delete it before waifuctl node confirm {0}",
+                "adopt or delete the unmanaged objects that waifuctl node show {0} lists, then run waifuctl node confirm {0}",
                 node.name
             )
         } else {
             hint::of_node_condition(condition, &node.name)
                 .unwrap_or_else(|| format!("waifuctl node show {}", node.name))
         };
-        check.but(verdict, hint)
+        check.with_hint(verdict, hint)
     }));
     if !node.unmanaged.is_empty() {
         let message = format!(
@@ -210,7 +215,7 @@ fn node(node: &Node) -> Vec<Check> {
             "waifuctl node show {} lists them; adopt or delete them",
             node.name
         );
-        checks.push(ok(name(" unmanaged"), message).but(Verdict::Warn, hint));
+        checks.push(ok(name(" unmanaged"), message).with_hint(Verdict::Warn, hint));
     }
     checks
 }
@@ -219,11 +224,11 @@ fn node(node: &Node) -> Vec<Check> {
 fn without_kvm(cause: Option<NoKvm>) -> &'static str {
     match cause {
         Some(NoKvm::Pvm) => {
-            "guests are emulated and slow: this machine is a guest that cannot use KVM; run nodes on hardware, or in a VM \
+            "guests are emulated and slow: this machine is itself a VM without usable KVM; run nodes on physical machines, or in a VM \
          with nested virtualization"
         }
         Some(NoKvm::NoCpuSupport) => {
-            "guests are emulated and slow: enable virtualization in the firmware, or in the hypervisor of this machine"
+            "guests are emulated and slow: enable virtualization in the firmware or, if this machine is a VM, nested virtualization"
         }
         Some(NoKvm::DeviceDenied) => {
             "guests are emulated and slow: allow libvirt's QEMU to open /dev/kvm (group kvm)"
@@ -237,7 +242,7 @@ fn without_kvm(cause: Option<NoKvm>) -> &'static str {
     }
 }
 
-fn shown(context: &Context, check: &Check) -> String {
+fn format_check(context: &Context, check: &Check) -> String {
     let mark = match check.verdict {
         Verdict::Ok => context.printer.green("ok  "),
         Verdict::Warn => "warn".to_owned(),
@@ -269,7 +274,7 @@ mod tests {
         .unwrap()
     }
 
-    fn worst(node_as_it_is: &Node) -> (Verdict, bool) {
+    fn first_failed_check(node_as_it_is: &Node) -> (Verdict, bool) {
         let checks = node(node_as_it_is);
         let bad = checks.iter().find(|check| check.verdict != Verdict::Ok);
         bad.map_or((Verdict::Ok, true), |check| {
@@ -291,11 +296,11 @@ mod tests {
 
     #[test]
     fn a_healthy_node_is_ok_and_each_defect_has_a_hint() {
-        assert_eq!(worst(&a_node()), (Verdict::Ok, true));
+        assert_eq!(first_failed_check(&a_node()), (Verdict::Ok, true));
         let with = |change: Defect| {
             let mut node = a_node();
             change(&mut node);
-            worst(&node)
+            first_failed_check(&node)
         };
         let defects: [(Defect, Verdict); 6] = [
             (|n| n.state = NodeState::Unreachable, Verdict::Fail),

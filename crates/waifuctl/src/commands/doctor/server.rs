@@ -27,7 +27,7 @@ pub fn checks(server: &Server) -> Vec<Check> {
 fn database(database: &Database) -> Check {
     match &database.trouble {
         None => ok("waifud database", "readable and writable"),
-        Some(trouble) => ok("waifud database", escape(trouble)).but(
+        Some(trouble) => ok("waifud database", escape(trouble)).with_hint(
             Verdict::Fail,
             "check waifud's log and the permissions in its state_dir; if the database is lost, stop waifud and restore a \
              backup: waifud restore FILE",
@@ -41,8 +41,8 @@ fn clock(waifud: Timestamp, own: Timestamp) -> Check {
     if skew.abs() < SKEW_S {
         return ok("clock", "in sync with waifud's clock");
     }
-    let check = ok("clock", format!("{skew:+} s off waifud's clock"));
-    check.but(
+    let check = ok("clock", format!("{skew:+} s relative to waifud's clock"));
+    check.with_hint(
         Verdict::Warn,
         "enable NTP on both machines: timedatectl set-ntp true",
     )
@@ -56,15 +56,15 @@ fn certificate(certificate: &Certificate, now: Timestamp) -> Check {
     );
     let days = certificate.not_after.duration_since(now).as_hours() / 24;
     let remedy = match certificate.name.as_str() {
-        "server" => "restart waifud, which issues a new one",
+        "server" => "restart waifud: it issues a new certificate when it starts",
         _ => {
-            "move pki out of waifud's state_dir and restart waifud, which creates a new CA; every node must join again"
+            "move the directory pki out of waifud's state_dir and restart waifud, which then creates a new CA; every node must join again"
         }
     };
     if days < 0 {
-        check.but(Verdict::Fail, remedy)
+        check.with_hint(Verdict::Fail, remedy)
     } else if days < SOON_DAYS {
-        check.but(Verdict::Warn, remedy)
+        check.with_hint(Verdict::Warn, remedy)
     } else {
         check
     }
@@ -76,11 +76,11 @@ fn check_space(dir: &DirectorySpace) -> Check {
                      image delete remove them";
     match dir.state {
         DiskSpaceState::Ok => check,
-        DiskSpaceState::Low => check.but(
+        DiskSpaceState::Low => check.with_hint(
             Verdict::Warn,
             format!("{make_room}; when it is full, new data is refused"),
         ),
-        DiskSpaceState::Full => check.but(
+        DiskSpaceState::Full => check.with_hint(
             Verdict::Fail,
             format!("{make_room}; guests keep running, and waifud continues automatically"),
         ),

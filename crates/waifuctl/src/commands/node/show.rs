@@ -81,7 +81,7 @@ fn to_text(node: &Node, now: Timestamp) -> String {
         if !node.confirmed {
             line(
                 "restored",
-                "the database was restored from a backup; the node destroys nothing until confirmed: waifuctl node confirm",
+                "the database was restored from a backup; the node destroys nothing until you confirm it: waifuctl node confirm",
             );
         }
         for unmanaged in &node.unmanaged {

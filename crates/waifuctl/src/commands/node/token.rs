@@ -34,7 +34,7 @@ async fn create(context: &Context, args: CreateTokenArgs) -> Result<(), Failure>
     let created = context.client.create_join_token(&request).await?;
     // Only the token is printed to stdout, so that it can be piped; instructions go to stderr.
     context.printer.note(&format!(
-        "valid until {}; on the machine that should join:\n  sudo waifud-agentd join --token-file - <<<TOKEN",
+        "valid until {}; run this on the machine that should join:\n  sudo waifud-agentd join --token-file - <<<TOKEN",
         created.info.expires_at
     ));
     context

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_tells_whether_the_image_has_changed() {
+    fn the_summary_says_whether_the_image_has_changed() {
         let digest = |byte| Digest::from_bytes([byte; 32]);
         assert_eq!(
             summary(&template(0xcd), None),

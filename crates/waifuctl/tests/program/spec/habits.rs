@@ -164,7 +164,7 @@ async fn a_dry_run_checks_everything_and_creates_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_events_and_resizes_say_what_is_so() {
+async fn version_events_resize_and_usage_errors_print_the_documented_output() {
     let server = Server::start().await;
     server.three().await;
     let version = env!("CARGO_PKG_VERSION");
@@ -237,7 +237,7 @@ async fn a_shell_completes_commands_and_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ssh_gets_its_options_and_its_failure_a_hint() {
+async fn ssh_options_are_passed_on_and_a_failed_ssh_prints_a_hint() {
     use std::os::unix::fs::PermissionsExt;
     let server = Server::start().await;
     let user_data = server.file("ud", "#cloud-config\nusers: [{name: ana}]\n");

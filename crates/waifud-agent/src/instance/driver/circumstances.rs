@@ -1,4 +1,4 @@
-//! Gathers what the planner needs besides the observation: timers, permissions, free space, the host's shutdown.
+//! Gathers the planner's inputs other than the observation: timers, permissions, free space, the host's shutdown.
 
 use std::time::{Duration, Instant};
 

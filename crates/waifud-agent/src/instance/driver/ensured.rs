@@ -57,7 +57,7 @@ impl Driver {
             let address = identity(want, &shared.memory(want.id));
             let reach = match (address, shared.metadata.unreachable_for()) {
                 (None, _) => Reach::NoNetwork,
-                (Some(_), Some(long)) => Reach::Away(long),
+                (Some(_), Some(long)) => Reach::Unreachable(long),
                 (Some(_), None) => Reach::Served,
             };
             datasource::choose(rescue::datasource(want), reach)

@@ -101,7 +101,7 @@ impl Driver {
         let view = self.shared.table.view(self.id)?;
         let memory = &view.record.memory;
         if memory.cloud_init.state.is_final() && memory.ready_by != Some(ReadyBy::PhoneHome) {
-            // A call only shows that this boot has ended. The console shows that the next one will be seen, too.
+            // A phone-home only proves that cloud-init finished in this boot. Output on the console also shows that the next boot can be observed.
             return None;
         }
         let boot = readiness::since(memory)?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::MACHINE;
 use super::node::Node;
 use crate::cluster::Cluster;
-use crate::verbs::Begin;
+use crate::verbs::InitialState;
 
 fn is_in_a_loop(web: &Value) -> bool {
     let conditions = web["status"]["conditions"].as_array().into_iter().flatten();
@@ -57,7 +57,7 @@ fn a_qemu_that_keeps_being_killed_is_restarted_with_back_off_until_a_user_starts
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut cluster = Cluster::prepared(Begin::Running, node.clone()).await;
+        let mut cluster = Cluster::prepared(InitialState::Running, node.clone()).await;
         let mut ended = Vec::new();
         for crashes in 1..=3 {
             until_ready(&cluster, &node, &ended).await;

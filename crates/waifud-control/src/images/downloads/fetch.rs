@@ -191,8 +191,9 @@ async fn stream(
         partial.push(&chunk).await?;
         if !header_checked && partial.head.len() == qcow2::HEADER_BYTES {
             header_checked = true;
-            qcow2::parse(&partial.head)
-                .map_err(|error| Failure::Permanent(problems::no_image(&partial.head, &error)))?;
+            qcow2::parse(&partial.head).map_err(|error| {
+                Failure::Permanent(problems::invalid_image(&partial.head, &error))
+            })?;
         }
         // For a private address, no progress is shown until the data is known to be an image.
         if header_checked || !limits.trail.is_private() {
@@ -298,7 +299,7 @@ pub(super) async fn verify(
         }
     }
     let header = qcow2::parse(&contents.head)
-        .map_err(|error| Failure::Permanent(problems::no_image(&contents.head, &error)))?;
+        .map_err(|error| Failure::Permanent(problems::invalid_image(&contents.head, &error)))?;
     Ok(Verified {
         digest: contents.digest,
         size: ByteSize(contents.length),
@@ -333,7 +334,11 @@ fn usable(response: Response, what: &str) -> Result<Response, Failure> {
             status.as_u16()
         ))
     } else {
-        Failure::Permanent(problems::answered(response.url(), status.as_u16(), what))
+        Failure::Permanent(problems::source_refused(
+            response.url(),
+            status.as_u16(),
+            what,
+        ))
     })
 }
 

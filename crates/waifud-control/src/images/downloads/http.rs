@@ -29,14 +29,18 @@ pub(super) fn client(
     let (policy_reach, policy_trail) = (Arc::clone(&reach), trail.clone());
     let policy = Policy::custom(move |attempt| {
         if attempt.previous().len() > REDIRECTS {
-            return attempt.error(Refused(format!("it redirects more than {REDIRECTS} times")));
+            return attempt.error(Refused(format!(
+                "the URL redirects more than {REDIRECTS} times"
+            )));
         }
         match check_url(attempt.url(), http_allowed, &policy_reach) {
             Ok(()) => {
                 record(&policy_trail, attempt.url(), &policy_reach);
                 attempt.follow()
             }
-            Err(why) => attempt.error(Refused(format!("its redirect is not allowed: {why}"))),
+            Err(why) => attempt.error(Refused(format!(
+                "the URL redirects to an address that is not allowed: {why}"
+            ))),
         }
     });
     let mut builder = reqwest::Client::builder()

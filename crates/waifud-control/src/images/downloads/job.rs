@@ -272,9 +272,10 @@ impl Worker {
             let progressed = !slow && partial.length >= before.saturating_add(PROGRESS_MIN);
             attempts = if progressed { 0 } else { attempts + 1 };
             if attempts >= ATTEMPTS_WITHOUT_PROGRESS {
-                return Ok(Err(
-                    self.visible_problem(&limits, problems::gave_up(attempts, &why))
-                ));
+                return Ok(Err(self.visible_problem(
+                    &limits,
+                    problems::source_unreachable(attempts, &why),
+                )));
             }
             tracing::info!(source = %problems::shown(&self.source.url), why, "retrying a download");
             self.change(|progress| {

@@ -10,7 +10,7 @@ fn upload() -> Hint {
     Hint::on_kind(&HintAction::Upload, HintKind::Template)
 }
 
-pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
+pub(super) fn invalid_image(head: &[u8], error: &Qcow2Error) -> Problem {
     match packing(head) {
         Some(packed) => Problem::new(
             422,
@@ -30,7 +30,7 @@ pub(super) fn no_image(head: &[u8], error: &Qcow2Error) -> Problem {
         )
         .field("url")
         .hint(
-            "the URL must lead to a qcow2 image; for other formats, download the file and run qemu-img convert -O qcow2 OLD \
+            "the URL must point to a qcow2 image; for other formats, download the file and run qemu-img convert -O qcow2 OLD \
              NEW.qcow2",
         )
         .hint(upload()),
@@ -46,7 +46,7 @@ pub(super) fn mismatch(expected: &Checksum, actual: Option<&Checksum>) -> Proble
     )
     .field("checksum")
     .detail(format!("expected {expected}, got {actual}"))
-    .hint("the publisher may be replacing the image: try again later; do not use the image if the mismatch persists")
+    .hint("the publisher may be replacing the image right now: try again later, and do not use the image if the mismatch persists")
 }
 
 pub(super) fn too_large(limit: ByteSize) -> Problem {
@@ -63,7 +63,7 @@ pub(super) fn bad_list(url: &Url, why: &str) -> Problem {
     Problem::new(
         422,
         "invalid-checksums",
-        format!("the list of checksums is not usable: {why}"),
+        format!("cannot use the list of checksums: {why}"),
     )
     .field("checksums_url")
     .detail(shown(url))
@@ -71,11 +71,11 @@ pub(super) fn bad_list(url: &Url, why: &str) -> Problem {
     .hint(Hint::action(&HintAction::NameInChecksums))
 }
 
-pub(super) fn answered(url: &Url, status: u16, what: &str) -> Problem {
+pub(super) fn source_refused(url: &Url, status: u16, what: &str) -> Problem {
     Problem::new(
         422,
         "source-refused",
-        format!("the server of {what} answered with status {status}"),
+        format!("the server returned HTTP status {status} for {what}"),
     )
     .field("url")
     .detail(shown(url))
@@ -85,14 +85,14 @@ pub(super) fn answered(url: &Url, status: u16, what: &str) -> Problem {
 pub(super) fn refused(why: &str) -> Problem {
     Problem::new(422, "invalid-url", why.to_owned())
         .field("url")
-        .hint("use a URL on a server that waifud is allowed to contact")
+        .hint("use a URL that waifud is allowed to download from")
 }
 
-pub(super) fn gave_up(attempts: u32, why: &str) -> Problem {
+pub(super) fn source_unreachable(attempts: u32, why: &str) -> Problem {
     Problem::new(
         422,
         "source-unreachable",
-        format!("giving up after {attempts} attempts without progress: {why}"),
+        format!("gave up after {attempts} attempts without progress: {why}"),
     )
     .field("url")
     .hint("when the server or the network is available again, repeat the download with the same source")
@@ -103,7 +103,7 @@ pub(super) fn private() -> Problem {
     Problem::new(
         422,
         "source-unreachable",
-        "the image could not be downloaded from this private address",
+        "cannot download the image from this private address",
     )
     .field("url")
     .hint(
@@ -112,7 +112,7 @@ pub(super) fn private() -> Problem {
 }
 
 /// The reason that is shown while a private address is tried again.
-pub(super) const PRIVATE_WAIT: &str = "the image could not be downloaded yet";
+pub(super) const PRIVATE_WAIT: &str = "the image has not been downloaded yet";
 
 /// The URL without its query, which may contain a key.
 pub(super) fn shown(url: &Url) -> String {
@@ -164,7 +164,7 @@ pub(super) fn too_many_downloads(most: u64) -> Problem {
     Problem::new(
         429,
         "too-many-downloads",
-        format!("{most} downloads are already running, which is the limit"),
+        format!("the limit of {most} concurrent downloads is reached"),
     )
     .hint("wait until one has finished, or cancel one")
     .hint(Hint::on_kind(&HintAction::List, HintKind::Download))
@@ -191,11 +191,13 @@ mod tests {
 
     #[test]
     fn compressed_images_get_a_hint_to_decompress_them() {
-        let hint = no_image(b"\xfd7zXZ\0\0", &Qcow2Error::NotQcow2)
+        let hint = invalid_image(b"\xfd7zXZ\0\0", &Qcow2Error::NotQcow2)
             .hint
             .unwrap();
         assert!(hint.contains("unxz"), "{hint}");
-        let hint = no_image(b"<html>", &Qcow2Error::NotQcow2).hint.unwrap();
+        let hint = invalid_image(b"<html>", &Qcow2Error::NotQcow2)
+            .hint
+            .unwrap();
         assert!(hint.contains("qemu-img convert"), "{hint}");
     }
 

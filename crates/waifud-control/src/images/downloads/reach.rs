@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::{IpNet, Ipv4Net};
 
-pub(super) const LOOPBACK: &str =
-    "it leads to waifud's own machine, which downloads_from_loopback would allow";
+pub(super) const LOOPBACK: &str = "the URL resolves to waifud's own machine; set downloads_from_loopback in waifud.toml to allow this";
 
 /// The facts that decide about addresses in one attempt.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +66,7 @@ pub fn forbidden(address: IpAddr, reach: &Reach) -> Option<&'static str> {
         && v6.segments().starts_with(&[0x64, 0xff9b, 1])
     {
         // RFC 8215: the position of the embedded IPv4 address is a local choice.
-        return Some("it leads to a translated address of the local network (64:ff9b:1::/48)");
+        return Some("the URL resolves to a NAT64 address of the local network (64:ff9b:1::/48)");
     }
     with_embedded(address).find_map(|address| forbidden_itself(address, reach))
 }
@@ -76,7 +75,7 @@ fn forbidden_itself(address: IpAddr, reach: &Reach) -> Option<&'static str> {
     if let (IpAddr::V4(v4), Some(guests)) = (address, reach.guests)
         && guests.contains(&v4)
     {
-        return Some("it leads to the guests' network");
+        return Some("the URL resolves to an address in the guests' network");
     }
     if address.is_loopback() || reach.own.contains(&address) {
         return (!reach.loopback).then_some(LOOPBACK);
@@ -96,9 +95,9 @@ fn forbidden_itself(address: IpAddr, reach: &Reach) -> Option<&'static str> {
         ),
     };
     if link_local || metadata {
-        Some("it leads to a link-local address, where metadata services are")
+        Some("the URL resolves to a metadata service or another link-local address")
     } else if nowhere {
-        Some("it leads to an address that cannot be a server's")
+        Some("the URL resolves to an address that no server can have")
     } else {
         None
     }

@@ -239,7 +239,7 @@ fn parse(field: &str, text: &str, http_allowed: bool, reach: &Reach) -> Result<U
             "the URL exceeds the limit of {URL_MAX} bytes"
         )));
     }
-    let mut url = Url::parse(text).map_err(|e| refused(format!("it is not a URL: {e}")))?;
+    let mut url = Url::parse(text).map_err(|e| refused(format!("invalid URL: {e}")))?;
     url.set_fragment(None);
     check_url(&url, http_allowed, reach).map_err(refused)?;
     Ok(url)
@@ -247,10 +247,11 @@ fn parse(field: &str, text: &str, http_allowed: bool, reach: &Reach) -> Result<U
 
 /// Checks whether a URL, from a request or a redirect, is allowed; the error is the reason.
 pub fn check_url(url: &Url, http_allowed: bool, reach: &Reach) -> Result<(), String> {
-    let host = Host::of(url).ok_or("it has no host")?;
+    let host = Host::of(url).ok_or("the URL has no host")?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
-            "it contains a user name or password, which would be visible in lists".to_owned(),
+            "the URL contains a user name or password, which every list of templates would show"
+                .to_owned(),
         );
     }
     let on_loopback = match host {

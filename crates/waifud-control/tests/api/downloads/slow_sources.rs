@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_source_that_is_too_slow_is_given_up() {
+async fn a_download_from_a_source_that_is_too_slow_fails() {
     let bytes = large_image();
     let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
     mirror.script("/a.qcow2", vec![Reply::Drip; 100]);
