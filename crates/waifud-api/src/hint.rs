@@ -46,7 +46,8 @@ pub struct HintObject {
     tag = "code",
     content = "fields",
     rename_all = "kebab-case",
-    rename_all_fields = "snake_case"
+    rename_all_fields = "snake_case",
+    deny_unknown_fields
 )]
 pub enum HintAction {
     /// List the objects of a type.
@@ -304,6 +305,18 @@ impl Hint {
     /// The name of the object.
     pub fn name(&self) -> Option<&str> {
         self.object.as_ref()?.name.as_deref()
+    }
+
+    /// Names the object, if it is of this type and has no name. A list stays a list.
+    pub fn about(&mut self, kind: HintKind, name: &str) {
+        let unnamed = self.kind() == Some(kind) && self.name().is_none();
+        if unnamed && self.known_action() != Some(HintAction::List) {
+            self.object = Some(HintObject {
+                kind: kind.as_str().to_owned(),
+                name: Some(name.to_owned()),
+            });
+            self.text = self.english();
+        }
     }
 
     /// Whether it is this action on the named object.

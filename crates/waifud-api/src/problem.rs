@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::hint::{self, Hint};
+use crate::hint::{self, Hint, HintKind};
 
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -62,6 +62,16 @@ impl Problem {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Hint>) -> Self {
         self.hints.push(hint.into());
+        self.hint = hint::in_english(&self.hints);
+        self
+    }
+
+    /// Names the object of hints that do not name one: the server knows it, and the client might not.
+    #[must_use]
+    pub fn about(mut self, kind: HintKind, name: &str) -> Self {
+        for hint in &mut self.hints {
+            hint.about(kind, name);
+        }
         self.hint = hint::in_english(&self.hints);
         self
     }

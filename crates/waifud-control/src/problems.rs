@@ -11,7 +11,7 @@ pub fn not_found(kind: &str, name: &str) -> Problem {
     let problem = Problem::new(404, "not-found", format!("there is no {kind} {shown:?}"));
     match HintKind::named(kind) {
         Some(kind) => problem.hint(Hint::on_kind(&HintAction::List, kind)),
-        None => problem.hint(format!("list them: GET /v1/{kind}s")),
+        None => problem,
     }
 }
 

@@ -49,7 +49,11 @@ impl Coded {
             }
             T::deserialize(Value::Object(parts)).ok()
         };
-        // serde refuses fields of a variant that has none.
-        parts(Some(&self.fields)).or_else(|| parts(None))
+        if self.fields.is_empty() {
+            // serde refuses even an empty object for a variant without fields.
+            parts(None).or_else(|| parts(Some(&self.fields)))
+        } else {
+            parts(Some(&self.fields))
+        }
     }
 }

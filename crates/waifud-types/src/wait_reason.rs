@@ -15,7 +15,8 @@ use crate::{ByteSize, Name, Timestamp, Verdict};
     tag = "code",
     content = "fields",
     rename_all = "kebab-case",
-    rename_all_fields = "snake_case"
+    rename_all_fields = "snake_case",
+    deny_unknown_fields
 )]
 pub enum WaitReason {
     /// No node has joined.

@@ -412,8 +412,21 @@ fn a_creation_takes_its_steps_in_order() {
         &Observed::default(),
         &BTreeSet::new(),
     );
-    let expected = [&START[..], &[Step::WatchReady, Step::Idle]].concat();
-    assert_eq!(steps, expected);
+    assert_eq!(
+        steps,
+        [
+            Step::EnsureImage,
+            Step::EnsureVolumes,
+            Step::EnsureSeed,
+            Step::Define,
+            Step::EnsurePort,
+            Step::EnsureBundle,
+            Step::Start,
+            Step::WatchReady,
+            Step::Idle,
+        ]
+    );
+    assert_eq!(steps[..7], START, "as `leads_to` knows it");
 }
 
 #[test]
@@ -422,7 +435,18 @@ fn a_deletion_takes_its_steps_in_order() {
     let seen = running(&want);
     let desired = DesiredState::Destroy(deletion(1, false, &want));
     let (steps, _) = go(&desired, &Memory::default(), &seen, &BTreeSet::new());
-    assert_eq!(steps, DESTROY);
+    assert_eq!(
+        steps,
+        [
+            Step::ForceOff,
+            Step::Undefine,
+            Step::DestroyVolumes,
+            Step::ReleaseBundle,
+            Step::ReleasePort,
+            Step::ConfirmDestroyed,
+        ]
+    );
+    assert_eq!(steps, DESTROY, "as `leads_to` knows it");
 }
 
 /// Of the instance, there is nothing but a running domain.

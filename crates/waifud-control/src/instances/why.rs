@@ -279,7 +279,14 @@ fn hints_of_placement(
     if hints.is_empty() {
         hints.push("request less, or add a node".into());
     }
-    hints.push("the instance is then placed without further action".into());
+    hints.push(
+        if hints.len() > 1 {
+            "any one of these is enough; the instance is then placed without further action"
+        } else {
+            "the instance is then placed without further action"
+        }
+        .into(),
+    );
     hints
 }
 
