@@ -19,10 +19,15 @@ pub fn listen(path: &Path, mode: u32, group: &str) -> anyhow::Result<UnixListene
     let bound = UnixListener::bind(path);
     umask(before);
     let listener = bound.with_context(|| format!("cannot listen on {}", path.display()))?;
-    if let Some(gid) = find_group(group)? {
-        chown(path, None, Some(gid))
-            .with_context(|| format!("cannot set the group of {}", path.display()))?;
-    }
+    let mode = match find_group(group)? {
+        Some(gid) => {
+            chown(path, None, Some(gid))
+                .with_context(|| format!("cannot set the group of {}", path.display()))?;
+            mode
+        }
+        // The socket has the group of this process, whose members must not get in.
+        None => mode & !0o070,
+    };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
     Ok(listener)
@@ -53,5 +58,19 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
                 .with_context(|| format!("cannot remove the stale socket {}", path.display()))
         }
         Ok(_) => anyhow::bail!("{} exists and is not a socket", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_the_group_only_the_owner_and_root_can_connect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waifud.sock");
+        let _listener = listen(&path, 0o660, "no-such-group-of-waifud").unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }
