@@ -383,9 +383,9 @@ mod tests {
     fn addresses_that_guests_cannot_have_are_refused() {
         for (address, words) in [
             ([10, 144, 1, 1], "the gateway"),
-            ([10, 144, 2, 9], "not an address of"),
-            ([10, 144, 1, 0], "not an address of"),
-            ([10, 144, 1, 255], "not an address of"),
+            ([10, 144, 2, 9], "not a host address in"),
+            ([10, 144, 1, 0], "not a host address in"),
+            ([10, 144, 1, 255], "not a host address in"),
         ] {
             let mut state = state(1);
             state.ports[0].address = address.into();

@@ -207,7 +207,7 @@ fn errors_name_the_location_and_a_fix() {
             "template: a\ndisks: [{size: 1G}, {size: 1G}]\n",
             "too-many",
             "",
-            "leave",
+            "omit",
         ),
     ] {
         let failure = requests(text).unwrap_err();
