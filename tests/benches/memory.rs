@@ -4,8 +4,9 @@
 //! they use no processor time. Then 5 tiny guests with a kernel are created and become ready. `-- --paused N --running
 //! N` changes the numbers.
 //!
-//! *RSS* is the resident memory of a process. *PSS* counts shared pages proportionally (`/proc/PID/smaps_rollup`,
-//! proc(5)).
+//! *RSS* is the resident memory of a process. It includes the pages of its program and of its libraries that happen to be
+//! mapped, also those that other processes use. *Private* is what this process alone has changed: its heap, stacks and
+//! data (`Pss_Dirty` of `/proc/PID/smaps_rollup`, proc(5)).
 
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ fn create(
     waifuctl.json(&[&words[..], &rest, more].concat())
 }
 
-/// RSS and PSS of each daemon, in KiB.
+/// RSS and private memory of each daemon, in KiB.
 fn measure(lab: &Lab) -> Result<Vec<(u64, u64)>> {
     DAEMONS
         .iter()
@@ -124,7 +125,7 @@ fn measure(lab: &Lab) -> Result<Vec<(u64, u64)>> {
                 let words = line.and_then(|line| line.split_whitespace().nth(1));
                 Ok(words.with_context(|| format!("no {name}"))?.parse()?)
             };
-            Ok((field("Rss:")?, field("Pss:")?))
+            Ok((field("Rss:")?, field("Pss_Dirty:")?))
         })
         .collect()
 }
@@ -132,7 +133,7 @@ fn measure(lab: &Lab) -> Result<Vec<(u64, u64)>> {
 fn print(table: &[(String, Vec<(u64, u64)>)]) {
     #[expect(clippy::cast_precision_loss, reason = "sizes of processes")]
     let mib = |kib: u64| kib as f64 / 1024.0;
-    println!("memory of each daemon, RSS / PSS in MiB");
+    println!("memory of each daemon, RSS / private in MiB");
     print!("  {:<16}", "");
     for (when, _) in table {
         print!(" {when:>16}");
@@ -141,8 +142,8 @@ fn print(table: &[(String, Vec<(u64, u64)>)]) {
     for (at, (daemon, target)) in DAEMONS.iter().enumerate() {
         print!("  {daemon:<16}");
         let mut most = 0;
-        for (rss, pss) in table.iter().filter_map(|(_, sizes)| sizes.get(at)) {
-            print!(" {:>16}", format!("{:.1} / {:.1}", mib(*rss), mib(*pss)));
+        for (rss, private) in table.iter().filter_map(|(_, sizes)| sizes.get(at)) {
+            print!(" {:>16}", format!("{:.1} / {:.1}", mib(*rss), mib(*private)));
             most = most.max(*rss);
         }
         match target {

@@ -6,6 +6,7 @@
 mod config;
 mod host;
 mod join;
+mod memory;
 mod power;
 mod remove;
 mod stop;
@@ -99,6 +100,7 @@ fn main() -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    memory::limit_arenas();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
