@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Interval between checks of a condition.
+/// Shortest interval between checks of a condition.
 pub const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// The longest.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// Waits for `time`, at most a minute. A signal ends the wait early.
 pub fn pause(time: Duration) {
@@ -20,6 +22,9 @@ pub fn pause(time: Duration) {
 
 /// Checks `condition` until it returns a value or an error, or `limit` has passed. `what` names it in the error.
 ///
+/// After a check that takes long, for example a program in an emulated guest, it pauses as long: checks take at most half
+/// of the time of what they wait for.
+///
 /// # Errors
 /// The condition's error, or a timeout.
 pub fn until<T>(
@@ -29,13 +34,14 @@ pub fn until<T>(
 ) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
+        let begun = Instant::now();
         if let Some(value) = condition()? {
             return Ok(value);
         }
         if Instant::now() >= end {
             bail!("timed out after {} s waiting for {what}", limit.as_secs());
         }
-        pause(CHECK_INTERVAL);
+        pause(begun.elapsed().clamp(CHECK_INTERVAL, CHECK_INTERVAL_MAX));
     }
 }
 

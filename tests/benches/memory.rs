@@ -143,7 +143,10 @@ fn print(table: &[(String, Vec<(u64, u64)>)]) {
         print!("  {daemon:<16}");
         let mut most = 0;
         for (rss, private) in table.iter().filter_map(|(_, sizes)| sizes.get(at)) {
-            print!(" {:>16}", format!("{:.1} / {:.1}", mib(*rss), mib(*private)));
+            print!(
+                " {:>16}",
+                format!("{:.1} / {:.1}", mib(*rss), mib(*private))
+            );
             most = most.max(*rss);
         }
         match target {

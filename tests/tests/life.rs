@@ -305,8 +305,10 @@ fn why_and_events_report_the_history() -> Result<()> {
             "{marks:?}"
         );
         let why = world.waifuctl.run(&["why", "storied"])?;
+        // How its node was chosen, its lease, and its requests to the metadata service.
+        let parts = ["  placement:\n", "alder", "dhcp ack ", "user-data "];
         ensure!(
-            why.code == 0 && why.stdout.contains("alder"),
+            why.code == 0 && parts.iter().all(|part| why.stdout.contains(part)),
             "{}",
             why.stdout
         );

@@ -173,7 +173,7 @@ fn a_host_shutdown_stops_guests_in_order_and_the_next_boot_starts_them() -> Resu
 }
 
 #[test]
-fn a_node_that_boots_without_waifud_starts_its_guests() -> Result<()> {
+fn a_guest_that_ended_while_no_daemon_ran_is_started_without_waifud() -> Result<()> {
     World::with(|world| {
         let guest = world.ready_guest("lonely", &[])?;
         let boot = guest.run_when_up("cat /proc/sys/kernel/random/boot_id")?;

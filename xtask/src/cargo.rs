@@ -1,6 +1,6 @@
 //! Running cargo and other programs in the repository, with their output passed through.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -23,8 +23,22 @@ pub fn target() -> PathBuf {
 /// them: the build script of `ring` runs again when `CARGO_MANIFEST_DIR` changes, so everything that depends on `ring`
 /// would be compiled again whenever a plain `cargo` command and `cargo xtask` alternate.
 pub fn cargo() -> Command {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(program);
+    in_repository(Command::new(program()))
+}
+
+/// [`cargo`] under the kernel's policy for idle work: it and the compilers that it starts get only the processor time
+/// that other programs leave. For work without deadlines beside tests that have some.
+pub fn in_background() -> Command {
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "0"]).arg(program());
+    in_repository(command)
+}
+
+fn program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn in_repository(mut command: Command) -> Command {
     command.current_dir(repository());
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(describes_xtask) {
@@ -92,4 +106,29 @@ fn words(command: &Command) -> String {
         .chain(command.get_args().map(short))
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_in_the_background_and_what_it_starts_run_under_the_policy_for_idle_work() {
+        let mut command = in_background();
+        let shell = ["-c", "exec chrt --pid $$"];
+        // The same command line with a shell instead of cargo.
+        let arguments: Vec<OsString> = command
+            .get_args()
+            .map(|word| {
+                if word == program() {
+                    "sh".into()
+                } else {
+                    word.to_owned()
+                }
+            })
+            .collect();
+        command = Command::new(command.get_program());
+        let policy = read(command.args(arguments).args(shell)).unwrap();
+        assert!(policy.contains("SCHED_IDLE"), "{policy}");
+    }
 }

@@ -43,13 +43,17 @@ pub struct Args {
     /// waifud is built already
     #[arg(skip)]
     built: bool,
+    /// Compile only in the processor time that other programs leave
+    #[arg(skip)]
+    background: bool,
 }
 
 impl Args {
-    /// All parts, when the programs have just been built.
-    pub fn after_build() -> Self {
+    /// All parts, when the programs have just been built, while tests run.
+    pub fn beside_tests() -> Self {
         Self {
             built: true,
+            background: true,
             ..Self::default()
         }
     }
@@ -88,7 +92,12 @@ pub fn run(args: &Args) -> Result<()> {
             "-D",
             "warnings",
         ];
-        cargo::run(cargo::cargo().args(arguments))
+        let mut cargo = if args.background {
+            cargo::in_background()
+        } else {
+            cargo::cargo()
+        };
+        cargo::run(cargo.args(arguments))
     });
     part(Part::Openapi, "openapi", &|| {
         openapi::check(args.bless, args.built)

@@ -78,7 +78,8 @@ pub fn run(args: &Args) -> Result<()> {
         programs.retain(|program| program.package != GUESTS);
     }
     phases.run("lint and tests", || {
-        let lint: Other<'_> = ("lint", Box::new(|| lint::run(&lint::Args::after_build())));
+        let lint: Other<'_> = ("lint", Box::new(|| lint::run(&lint::Args::beside_tests())));
+        // After the lint, because two cargos that compile wait for each other.
         let documentation: Other<'_> = ("doc tests", Box::new(doc_tests));
         suites::run(&programs, vec![lint, documentation])
     });
@@ -111,7 +112,7 @@ fn build_image(guest: Guest, name: &str) -> Result<()> {
 }
 
 fn doc_tests() -> Result<()> {
-    let mut command = cargo::cargo();
+    let mut command = cargo::in_background();
     command.args(["test", "--workspace", "--doc"]);
     root::for_test_programs(&mut command);
     no_skips(&mut command);

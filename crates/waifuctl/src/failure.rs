@@ -127,6 +127,11 @@ impl Failure {
         self.exit_code
     }
 
+    #[cfg(test)]
+    pub(crate) fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
     /// Prints to stderr, as text or JSON.
     pub fn print(&self, json: bool) {
         if self.problem.title.is_empty() {

@@ -1,5 +1,7 @@
 //! Words hints as command lines of waifuctl.
 
+use std::borrow::Cow;
+
 use waifud_api::Hint;
 use waifud_api::hint::{HintAction as A, HintKind as K};
 
@@ -44,9 +46,19 @@ fn options(hint: &Hint) -> Option<String> {
     })
 }
 
+/// A value as one word of a shell. Names can come from a node, for example that of a bridge. `placeholder` stands for an
+/// unknown value, and for one that would be read as an option or cannot be shown.
+fn word<'a>(value: Option<&'a str>, placeholder: &'a str) -> Cow<'a, str> {
+    let usable = |value: &&str| !value.starts_with('-') && !value.chars().any(char::is_control);
+    value
+        .filter(usable)
+        .and_then(|value| shlex::try_quote(value).ok())
+        .unwrap_or(Cow::Borrowed(placeholder))
+}
+
 /// The command line of an action; `None` if the user does it elsewhere, for example switches a node on.
 fn command(hint: &Hint) -> Option<String> {
-    let name = hint.name().unwrap_or("NAME");
+    let name = word(hint.name(), "NAME");
     let kind = hint.kind();
     let arguments = match (hint.known_action()?, kind) {
         (A::List, Some(K::Instance)) => "list".to_owned(),
@@ -75,20 +87,24 @@ fn command(hint: &Hint) -> Option<String> {
             format!("resize {name} --memory {}", memory_bytes.exact())
         }
         (A::Unprotect, _) => format!("protect {name} --off"),
-        (A::Unpublish { port, protocol }, _) => format!("unpublish {name} {port}/{protocol}"),
+        (A::Unpublish { port, protocol }, _) => {
+            let port = format!("{port}/{protocol}");
+            let port = word(Some(&port), "PORT/PROTOCOL");
+            format!("unpublish {name} {port}")
+        }
         (A::CreateToken { role }, _) => {
             let role = role.map_or("ROLE", waifud_types::Role::as_str);
             format!("token create NAME --role {role}")
         }
         (A::Revoke, _) => format!("token revoke {name}"),
         (A::CreateJoinToken, _) => match hint.name() {
-            Some(name) => format!("node token create --name {name}"),
+            Some(_) => format!("node token create --name {name}"),
             None => "node token create".to_owned(),
         },
         (A::Rename, _) => format!("node rename {name} NEWNAME"),
         (A::Confirm, _) => format!("node confirm {name}"),
         (A::AddNetwork { bridge }, _) => {
-            let bridge = bridge.as_deref().unwrap_or("BRIDGE");
+            let bridge = word(bridge.as_deref(), "BRIDGE");
             format!("network add {name} --bridge {bridge}")
         }
         (A::Download, _) => format!("template add {name}"),
@@ -396,6 +412,42 @@ mod tests {
             ..condition("certificate", "expired")
         };
         assert_eq!(of_node_condition(&met, &alder), None);
+    }
+
+    #[test]
+    fn values_are_quoted_as_words_of_a_shell() {
+        let command_on = |name: &str| command(&Hint::on(&A::Start, K::Instance, name)).unwrap();
+        for name in ["a b", "$(reboot)", "it's; reboot", "`x`", "*", "#x", ""] {
+            let words = shlex::split(&command_on(name)).unwrap();
+            assert_eq!(words, ["waifuctl", "start", name]);
+        }
+        for name in ["--all", "a\nb", "\u{1b}[2J", "a\0b"] {
+            assert_eq!(command_on(name), "waifuctl start NAME", "{name:?}");
+        }
+        let bridge = Some("br0;reboot".to_owned());
+        let add = Hint::on(&A::AddNetwork { bridge }, K::Network, "lan");
+        assert_eq!(
+            shlex::split(&command(&add).unwrap()).unwrap(),
+            [
+                "waifuctl",
+                "network",
+                "add",
+                "lan",
+                "--bridge",
+                "br0;reboot"
+            ]
+        );
+        let protocol = "tcp|sh".to_owned();
+        let unpublish = Hint::on(&A::Unpublish { port: 1, protocol }, K::Instance, "web");
+        assert_eq!(
+            shlex::split(&command(&unpublish).unwrap()).unwrap(),
+            ["waifuctl", "unpublish", "web", "1/tcp|sh"]
+        );
+        let join = Hint::on(&A::CreateJoinToken, K::Node, "$(id)");
+        assert_eq!(
+            shlex::split(&command(&join).unwrap()).unwrap(),
+            ["waifuctl", "node", "token", "create", "--name", "$(id)"]
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use waifud_api::Instance;
 use waifud_api::client::{ClientStream, StreamEnd, StreamSink, StreamSource};
 
 use crate::context::Context;
@@ -23,6 +24,19 @@ pub struct StreamTarget {
     pub service: &'static str,
     /// The guest's port, for `forward`.
     pub port: Option<u16>,
+}
+
+/// Fails if the instance is off: the same error as for `ssh` and `console`, which open their stream immediately.
+pub fn must_be_on(instance: &Instance) -> Result<(), Failure> {
+    let (name, state) = (&instance.name, instance.status.state);
+    if state.may_be_on() {
+        return Ok(());
+    }
+    Err(Failure::input(
+        "instance-not-running",
+        format!("instance {name} is {state}, not running"),
+    )
+    .hint(format!("waifuctl start {name}, or waifuctl why {name}")))
 }
 
 /// How a relayed stream ended.

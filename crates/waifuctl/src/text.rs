@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use jiff::{SignedDuration, Timestamp};
 pub use waifud_kit::terminal::{escape, escape_json, escape_lines};
+use waifud_types::status::Condition;
 
 /// Converts field names of the API to names of options.
 pub fn fields(of_the_api: &[String]) -> Vec<String> {
@@ -20,6 +21,20 @@ pub fn field_list(write: impl FnOnce(&mut dyn FnMut(&str, &str))) -> String {
         let _infallible = writeln!(out, "{label:<12} {value}");
     });
     out
+}
+
+/// Writes a line for each condition that is not ok: its title, its message, and the remedy if there is one.
+pub fn failing_conditions(
+    line: &mut dyn FnMut(&str, &str),
+    conditions: &[Condition],
+    title_and_remedy: impl Fn(&Condition) -> (String, Option<String>),
+) {
+    for condition in conditions.iter().filter(|condition| !condition.ok) {
+        let (title, remedy) = title_and_remedy(condition);
+        let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
+        let message = escape(&condition.message);
+        line("condition", &format!("{title}: {message}{remedy}"));
+    }
 }
 
 /// Formats an age with one unit: `3d`, `4h`, `12m`, `5s`. A time in the future (clocks differ) is `0s`.
@@ -45,14 +60,18 @@ pub fn clock(at: Timestamp) -> String {
 
 /// Formats a time in the user's time zone: only hours and minutes if it is today.
 pub fn since(at: Timestamp, now: Timestamp) -> String {
+    today_or_dated(at, now, "%H:%M")
+}
+
+/// Formats a time in the user's time zone, with the date unless it is today.
+pub fn today_or_dated(at: Timestamp, now: Timestamp, time_of_day: &str) -> String {
     let zone = jiff::tz::TimeZone::system();
     let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
-    let format = if at.date() == now.date() {
-        "%H:%M"
+    if at.date() == now.date() {
+        at.strftime(time_of_day).to_string()
     } else {
-        "%Y-%m-%d %H:%M"
-    };
-    at.strftime(format).to_string()
+        at.strftime(&format!("%Y-%m-%d {time_of_day}")).to_string()
+    }
 }
 
 #[cfg(test)]

@@ -24,12 +24,10 @@ use crate::guest::metadata::Metadata;
 use crate::guest::report_port;
 use crate::images::Images;
 use crate::images::collection::{self, ImageCollector};
-use crate::instance::boot_order::BootOrder;
 use crate::instance::driver::Driver;
 use crate::instance::files::Files;
-use crate::instance::hypervisor_kind::HypervisorKindCache;
+use crate::instance::parts::InstanceParts;
 use crate::instance::signals::{Signal, Signals};
-use crate::instance::start_permission::StartPermission;
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
 use crate::node::{background_tasks, facts, sweep};
@@ -115,21 +113,23 @@ impl Agent {
                 settings.state_dir.join("bundles"),
             ),
             diagnostics: DiagnosticsRequests::default(),
-            images: Images::new(adapters.link.clone()),
-            files,
+            instances: InstanceParts::new(
+                adapters.hypervisor.clone(),
+                files,
+                Images::new(adapters.link.clone()),
+                settings.boot_alone == BootAlone::Start,
+                &table.records(),
+            ),
             reports,
             stream_requests,
             pools,
-            start_permission: StartPermission::new(settings.boot_alone == BootAlone::Start),
             node_checks: NodeChecks::default(),
             settings,
-            hypervisor_kind: HypervisorKindCache::new(adapters.hypervisor.clone()),
             hypervisor: adapters.hypervisor,
             guest_network: adapters.network,
             link: adapters.link,
             clock: adapters.clock,
             host: adapters.host,
-            boot_order: BootOrder::new(table.records().iter().filter_map(boot_order_entry)),
             table,
             signals,
         });
@@ -208,16 +208,8 @@ impl Agent {
             }
         }
         tasks.shutdown().await;
+        report_port::accept_at_stop(&shared).await;
     }
-}
-
-/// An instance that should run, with its priority.
-fn boot_order_entry(
-    record: &crate::control_link::record::InstanceRecord,
-) -> Option<(InstanceId, i32)> {
-    let instance = record.instance.as_ref();
-    let instance = instance.filter(|i| record.managed && record.release.is_none() && i.spec.run)?;
-    Some((record.id, instance.spec.priority))
 }
 
 /// The tasks that belong to no single instance.

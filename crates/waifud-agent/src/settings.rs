@@ -65,8 +65,13 @@ pub struct Timing {
     pub network: Duration,
     /// Between two checks of the metadata service.
     pub metadata: Duration,
+    /// How long the metadata service may be unreachable before guests are started with a disk of their documents instead.
+    /// This is longer than a restart or an upgrade, and about as long as a guest waits for documents at boot.
+    pub metadata_patience: Duration,
     /// Between two checks whether metadatad answers, without which guests' reports are refused.
     pub report_port: Duration,
+    /// How long metadatad has to be silent before guests' reports are refused.
+    pub refuse_reports_after: Duration,
     /// The first pause after a failure. Each further pause is twice as long.
     pub retry_min: Duration,
     /// The longest pause after a failure.
@@ -101,7 +106,9 @@ impl Default for Timing {
             image_grace: Duration::from_hours(24),
             network: Duration::from_mins(2),
             metadata: Duration::from_secs(10),
+            metadata_patience: Duration::from_mins(2),
             report_port: Duration::from_millis(500),
+            refuse_reports_after: Duration::from_secs(2),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(30),
             grace: Duration::from_secs(90),
@@ -113,5 +120,38 @@ impl Default for Timing {
             unknown: Duration::from_mins(2),
             evidence: Duration::from_secs(5),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page as one line, so that the place of its line breaks does not matter.
+    fn page(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let timing = Timing::default();
+        let cli = page(include_str!("../../../docs/reference/cli.md"));
+        assert!(cli.contains("a guest that does not react within 90 seconds is powered off"));
+        assert_eq!(timing.grace, Duration::from_secs(90));
+
+        let images = page(include_str!("../../../docs/guides/images.md"));
+        assert!(images.contains("no instance on the node has needed it for 24 hours"));
+        assert_eq!(timing.image_grace, Duration::from_hours(24));
+        assert!(images.contains("the service has been unreachable for two minutes"));
+        assert_eq!(timing.metadata_patience, Duration::from_mins(2));
+
+        let troubleshooting = page(include_str!("../../../docs/guides/troubleshooting.md"));
+        let pauses = "Each pause before a restart is longer than the last one, up to one minute";
+        assert!(troubleshooting.contains(pauses));
+        assert!(timing.restart_min < timing.restart_max);
+        assert_eq!(timing.restart_max, Duration::from_mins(1));
+        let stable = "The count is reset after the guest has run for five minutes";
+        assert!(troubleshooting.contains(stable));
+        assert_eq!(timing.stable, Duration::from_mins(5));
     }
 }

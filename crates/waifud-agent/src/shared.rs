@@ -13,12 +13,8 @@ use crate::control_link::reports::Reports;
 use crate::control_link::table::Table;
 use crate::guest::diagnostics_requests::DiagnosticsRequests;
 use crate::guest::metadata::Metadata;
-use crate::images::Images;
-use crate::instance::boot_order::BootOrder;
-use crate::instance::files::Files;
-use crate::instance::hypervisor_kind::HypervisorKindCache;
+use crate::instance::parts::InstanceParts;
 use crate::instance::signals::Signals;
-use crate::instance::start_permission::StartPermission;
 use crate::interfaces::{Clock, ControlLink, HostPower, MetadataService, MetadataTunnel};
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
@@ -53,22 +49,18 @@ pub struct Adapters {
 pub(crate) struct Shared {
     pub settings: Settings,
     pub hypervisor: Arc<dyn Hypervisor>,
-    pub hypervisor_kind: HypervisorKindCache,
     pub pools: Arc<Pools>,
     pub guest_network: Arc<dyn GuestNetwork>,
     pub link: Arc<dyn ControlLink>,
     pub clock: Arc<dyn Clock>,
     pub host: Arc<dyn HostPower>,
-    pub boot_order: BootOrder,
-    pub start_permission: StartPermission,
+    pub instances: InstanceParts,
     pub table: Arc<Table>,
     pub network: Network,
     pub metadata: Metadata,
     pub diagnostics: DiagnosticsRequests,
-    pub images: Images,
     pub reports: Arc<Reports>,
     pub stream_requests: StreamRequests,
-    pub files: Files,
     pub signals: Signals,
     pub node_checks: NodeChecks,
 }

@@ -108,8 +108,9 @@ impl Config {
         }
         let mut names: Vec<&Name> = config.pools.iter().map(|pool| &pool.name).collect();
         names.sort();
-        if names.windows(2).any(|pair| pair.first() == pair.last()) {
-            bail!("two pools have the same name");
+        let mut pairs = names.windows(2);
+        if let Some([name, _]) = pairs.find(|pair| pair.first() == pair.last()) {
+            bail!("two pools are called {name}; give each [[pools]] a name of its own");
         }
         for pool in &config.pools {
             if let PoolKind::Other(kind) = &pool.kind {
@@ -178,17 +179,43 @@ mod tests {
 
     #[test]
     fn invalid_keys_and_values_are_refused() {
-        for bad in [
-            "nodes = \"alder\"",
-            "node = \"Not A Label\"",
-            "boot_alone = \"maybe\"",
-            "boot_alone = \"wait:2h\"",
-            "wireguard_listen = \"0.0.0.0:51822\"",
-            "[[pools]]\nname = \"a\"\npath = \"/a\"\nkind = \"zfs\"",
-            "[[pools]]\nname = \"a\"\npath = \"/a\"\n[[pools]]\nname = \"a\"\npath = \"/b\"",
+        for (bad, words) in [
+            ("nodes = \"alder\"", "nodes"),
+            (
+                "node = \"Not A Label\"",
+                "node: \"Not A Label\" is not a name",
+            ),
+            ("boot_alone = \"maybe\"", "invalid boot_alone \"maybe\""),
+            ("boot_alone = \"wait:2h\"", "invalid boot_alone \"wait:2h\""),
+            (
+                "wireguard_listen = \"0.0.0.0:51822\"",
+                "wireguard_listen must be a loopback address",
+            ),
+            (
+                "[[pools]]\nname = \"a\"\npath = \"/a\"\nkind = \"zfs\"",
+                "pool a: unknown kind \"zfs\"; use qcow2 or reflink",
+            ),
+            (
+                "[[pools]]\nname = \"a\"\npath = \"/a\"\n[[pools]]\nname = \"a\"\npath = \"/b\"",
+                "two pools are called a",
+            ),
+            ("[[pools]]\nname = \"a\"", "path"),
+            ("[[pools]]\npath = \"/a\"", "name"),
+            ("[[pools]]\nname = \"a\"\npath = \"/a\"\nsize = 1", "size"),
         ] {
-            assert!(parse(bad).is_err(), "{bad}");
+            let error = format!("{:#}", parse(bad).unwrap_err());
+            assert!(error.contains(words), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn a_configured_pool_replaces_the_default_one_and_has_kind_qcow2() {
+        let config = parse("[[pools]]\nname = \"fast\"\npath = \"/srv/fast\"").unwrap();
+        assert_eq!(config.pools.len(), 1);
+        let pool = &config.pools[0];
+        assert_eq!(pool.name.as_str(), "fast");
+        assert_eq!(pool.kind, PoolKind::Qcow2);
+        assert_eq!(pool.path, Path::new("/srv/fast"));
     }
 
     #[test]

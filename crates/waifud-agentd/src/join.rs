@@ -90,3 +90,47 @@ pub async fn wait(config: &Config) -> anyhow::Result<Membership> {
         tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use waifud_types::{Digest, Secret};
+
+    use super::*;
+    use crate::captured_log::CapturedLog;
+
+    #[tokio::test]
+    async fn a_join_that_fails_shows_neither_the_token_nor_its_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            node: Some("alder".parse().unwrap()),
+            state_dir: dir.path().to_owned(),
+            ..Config::default()
+        };
+        let token = JoinToken {
+            ca: Digest::from_bytes([1; 32]),
+            secret: Secret::new([0xa7; 32]),
+            // Nothing listens there.
+            addresses: vec!["https://127.0.0.1:1".to_owned()],
+        };
+        let text = token.to_text().expose().clone();
+        let log = CapturedLog::begin();
+        // The token as it is, and with its last characters lost.
+        for (given, words) in [(text.as_str(), "127.0.0.1:1"), (&text[..60], "join token")] {
+            let file = dir.path().join("token");
+            std::fs::write(&file, given).unwrap();
+            let arguments = JoinArguments {
+                token: None,
+                token_file: Some(file),
+                server: Vec::new(),
+                again: false,
+            };
+            let error = join(&config, arguments).await.unwrap_err();
+            let shown = format!("{error:#}\n{error:?}\n{}", log.text());
+            assert!(shown.contains(words), "{shown}");
+            // The secret's bytes are all the same, so each part of it has these characters.
+            for secret in ["p6enp6en", "a7a7a7a7", "167, 167, 167", given] {
+                assert!(!shown.contains(secret), "{secret}: {shown}");
+            }
+        }
+    }
+}

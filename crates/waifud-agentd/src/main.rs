@@ -3,6 +3,9 @@
 //! It starts even if waifud, libvirtd or metadatad are not available, logs what it waits for, and continues once they are.
 //! SIGTERM and SIGINT stop it; guests, their firewall rules and DHCP keep running.
 
+mod assembly;
+#[cfg(test)]
+mod captured_log;
 mod config;
 mod host;
 mod join;
@@ -14,7 +17,6 @@ mod tunnel;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,25 +24,12 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use waifud_agent::interfaces::{HttpLink, SystemClock};
-use waifud_agent::streams::TcpDialer;
-use waifud_agent::{Adapters, Agent, Membership, Settings, Timing};
-use waifud_api::MetadatadClient;
-use waifud_hypervisor::libvirt::{LibvirtConfig, LibvirtHypervisor};
-use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
-use waifud_storage::FilePoolConfig;
-use waifud_storage::StoragePool;
-use waifud_storage::qcow2::Qcow2Pool;
-use waifud_storage::reflink::ReflinkPool;
-use waifud_types::{Incarnation, PoolKind};
+use waifud_agent::Agent;
+use waifud_types::Incarnation;
 
 use crate::config::Config;
 use crate::join::JoinArguments;
 use crate::power::NodePower;
-use crate::tunnel::Tunnel;
-
-/// Guests' packets to metadatad and to other nodes are encapsulated. This is the size that fits (`wg-quick`'s default).
-const GUEST_MTU: u16 = 1420;
 
 /// Runs the guests that waifud assigns to this node.
 #[derive(Debug, Parser)]
@@ -93,10 +82,9 @@ fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config = Config::read(&arguments.config)?;
-    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log));
-    let filter = filter.context("invalid `log` filter in agentd.toml; an example is: info")?;
+    let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(environment.as_deref(), &config.log)?)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
@@ -119,6 +107,15 @@ fn main() -> anyhow::Result<()> {
     })
 }
 
+/// The filter of the log: that of the environment, or else the configured one.
+fn log_filter(environment: Option<&str>, configured: &str) -> anyhow::Result<EnvFilter> {
+    if let Some(filter) = environment.and_then(|text| EnvFilter::try_new(text).ok()) {
+        return Ok(filter);
+    }
+    EnvFilter::try_new(configured)
+        .context("invalid `log` filter in agentd.toml; an example is: info")
+}
+
 async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<()> {
     let mut terminate =
         signal(SignalKind::terminate()).context("cannot install signal handlers")?;
@@ -132,7 +129,7 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let (settings, adapters, tunnel) = assemble(&config, member)?;
+    let (settings, adapters, tunnel) = assembly::assemble(&config, member)?;
     let node = settings.node.clone();
     let agent = Agent::open(settings, adapters)?;
     if let Some(incarnation) = confirmed {
@@ -156,88 +153,17 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
     Ok(())
 }
 
-fn libvirt(config: &Config, qemu_owner: Option<(u32, u32)>) -> LibvirtConfig {
-    let mut libvirt = LibvirtConfig::new(config.state_dir.join("kvm-probe.json"));
-    libvirt.uri.clone_from(&config.libvirt_uri);
-    libvirt.qemu_owner = qemu_owner;
-    libvirt
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn network(config: &Config) -> LinuxNetworkConfig {
-    LinuxNetworkConfig::new(
-        config.run_dir.join("network"),
-        config.state_dir.join("network"),
-    )
-}
-
-fn assemble(
-    config: &Config,
-    member: Membership,
-) -> anyhow::Result<(Settings, Adapters, Arc<Tunnel>)> {
-    let qemu_owner = host::owner(&config.qemu_user, Some(&config.qemu_group))?;
-    if qemu_owner.is_none() {
-        tracing::warn!(
-            "user {} or group {} does not exist (is libvirt installed?); leaving file ownership to libvirt",
-            config.qemu_user,
-            config.qemu_group
-        );
+    #[test]
+    fn rust_log_takes_precedence_over_the_configured_filter() {
+        let shown = |environment| log_filter(environment, "warn").map(|filter| filter.to_string());
+        assert_eq!(shown(Some("debug")).unwrap(), "debug");
+        assert_eq!(shown(None).unwrap(), "warn");
+        assert_eq!(shown(Some("waifud=loud")).unwrap(), "warn");
+        let error = log_filter(None, "waifud=loud").unwrap_err();
+        assert!(error.to_string().contains("`log`"), "{error}");
     }
-    let image_user = host::owner(&config.image_user, None)?;
-    if image_user.is_none() {
-        tracing::warn!(
-            "user {} does not exist; image tools run as the user of this process",
-            config.image_user
-        );
-    }
-    let mut pools: Vec<Arc<dyn StoragePool>> = Vec::new();
-    for pool in &config.pools {
-        if let Some(above) = pool.path.parent()
-            && above.starts_with(&config.state_dir)
-        {
-            host::ensure_traversable_dir(above)?;
-        }
-        let mut settings = FilePoolConfig::new(pool.name.clone(), &pool.path);
-        settings.image_user = image_user;
-        settings.volume_owner = qemu_owner;
-        let opened: Result<Arc<dyn StoragePool>, _> = match pool.kind {
-            PoolKind::Qcow2 => Qcow2Pool::open(settings).map(|pool| Arc::new(pool) as _),
-            PoolKind::Reflink => ReflinkPool::open(settings).map(|pool| Arc::new(pool) as _),
-            PoolKind::Other(ref kind) => anyhow::bail!("pool {}: unknown kind {kind:?}", pool.name),
-        };
-        pools.push(opened.with_context(|| format!("cannot open pool {}", pool.name))?);
-    }
-    let libvirt = libvirt(config, qemu_owner);
-    let tunnel = Arc::new(Tunnel::open(
-        config.metadata_interface.clone(),
-        config.wireguard_listen,
-        &config.state_dir.join("wireguard.key"),
-    )?);
-    let network = network(config);
-    host::ensure_traversable_dir(&network.run_dir)?;
-    host::ensure_traversable_dir(&network.state_dir)?;
-    let adapters = Adapters {
-        hypervisor: LibvirtHypervisor::connect(libvirt)?,
-        pools,
-        network: LinuxNetwork::new(network),
-        link: Arc::new(HttpLink::of(member)?),
-        metadata: Arc::new(MetadatadClient::new(config.metadatad_socket.clone())),
-        tunnel: tunnel.clone(),
-        dialer: Arc::new(TcpDialer),
-        clock: Arc::new(SystemClock),
-        host: Arc::new(NodePower::new(&config.run_dir)),
-    };
-    let settings = Settings {
-        node: config.node_name()?,
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        state_dir: config.state_dir.clone(),
-        run_dir: config.run_dir.clone(),
-        bridge: config.bridge.clone(),
-        metadata_interface: config.metadata_interface.clone(),
-        mtu: GUEST_MTU,
-        domain: config.domain.clone(),
-        boot_alone: config.boot_alone()?,
-        qemu_owner,
-        timing: Timing::default(),
-    };
-    Ok((settings, adapters, tunnel))
 }

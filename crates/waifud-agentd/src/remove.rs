@@ -7,6 +7,7 @@ use waifud_hypervisor::Hypervisor;
 use waifud_hypervisor::libvirt::LibvirtHypervisor;
 use waifud_network::linux::LinuxNetwork;
 
+use crate::assembly;
 use crate::config::Config;
 use crate::host;
 
@@ -18,9 +19,9 @@ pub async fn remove_network(config: &Config) -> anyhow::Result<()> {
             "waifud-agentd is running and would recreate the network; stop it first: systemctl stop waifud-agentd"
         );
     }
-    let network = LinuxNetwork::new(crate::network(config));
+    let network = LinuxNetwork::new(assembly::network(config));
     let attached = network.attached(&config.bridge).await?;
-    let libvirt = LibvirtHypervisor::connect(crate::libvirt(config, None))?;
+    let libvirt = LibvirtHypervisor::connect(assembly::libvirt(config, None))?;
     refuse_while_guests_run(libvirt.as_ref(), &attached).await?;
     let removed = network
         .remove(&config.metadata_interface)

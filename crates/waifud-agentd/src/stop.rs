@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use waifud_agent::shutdown::{self, Stopped};
 use waifud_hypervisor::libvirt::LibvirtHypervisor;
 
+use crate::assembly;
 use crate::config::Config;
 use crate::power::NodePower;
 
@@ -13,7 +14,7 @@ use crate::power::NodePower;
 pub async fn stop_guests(config: &Config, grace: Duration) -> anyhow::Result<()> {
     // First, so that a running agent does not mistake the guests for ones that powered themselves off, and starts none.
     NodePower::new(&config.run_dir).mark()?;
-    let libvirt = LibvirtHypervisor::connect(crate::libvirt(config, None))?;
+    let libvirt = LibvirtHypervisor::connect(assembly::libvirt(config, None))?;
     let priorities = shutdown::priorities(&config.state_dir);
     let stopped = shutdown::stop_guests(libvirt.as_ref(), &priorities, grace)
         .await

@@ -138,4 +138,20 @@ mod tests {
         fs::write(&path, "nonsense").unwrap();
         assert!(read_or_create_key(&path).is_err());
     }
+
+    #[test]
+    fn the_key_is_neither_logged_nor_in_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wireguard.key");
+        let log = crate::captured_log::CapturedLog::begin();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 51822));
+        let tunnel = Tunnel::open("wfmeta0".to_owned(), listen, &path).unwrap();
+        let shown = format!("{:?}", tunnel.tunnel_up(true).public_key);
+        let key = tunnel.key.to_base64();
+        let damaged = format!("{}!", key.as_str());
+        fs::write(&path, &damaged).unwrap();
+        let error = read_or_create_key(&path).unwrap_err();
+        let shown = format!("{shown}\n{error:#}\n{error:?}\n{}", log.text());
+        assert!(!shown.contains(key.as_str()), "{shown}");
+    }
 }

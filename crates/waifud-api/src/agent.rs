@@ -25,7 +25,8 @@
 //! A `release` orders the node to give an instance up. The node records that durably, shuts the guest down if the release
 //! says so, keeps the disks, and reports the instance in [`AgentReport::released`]. From then on it does not start the
 //! instance again, also not after a reboot and without waifud, until it receives a `put` of a newer epoch. waifud has
-//! another node start the instance only after it has stored that report.
+//! another node start the instance only after it has stored a report that says that the guest is [`off`](Released::off).
+//! An agent that knows releases has the feature `release` in its facts; others are not sent any.
 //!
 //! The client's certificate identifies the node; [`crate::join`] describes how a node gets one. Reports are the
 //! heartbeat: the agent sends one, possibly empty, at least every 10 seconds.
@@ -130,6 +131,11 @@ pub enum WatchFrame {
     Ping,
 }
 
+impl WatchFrame {
+    /// The types of frames that have a revision, so that a watch that resumes does not repeat them.
+    pub const REVISIONED: [&'static str; 5] = ["put", "delete", "tombstone", "release", "sync"];
+}
+
 /// Everything that a node needs to run one instance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AgentInstance {
@@ -218,6 +224,10 @@ pub struct Released {
     pub instance: InstanceId,
     /// The epoch of the release.
     pub epoch: Epoch,
+    /// Whether the guest is off and nothing of it is served or applied on the node. If the release does not stop the
+    /// guest, the same release is reported again when the guest has ended.
+    #[serde(default)]
+    pub off: bool,
 }
 
 /// A report of an agent; every part can be empty.

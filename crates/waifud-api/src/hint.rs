@@ -42,13 +42,8 @@ pub struct HintObject {
 
 /// The actions, with their arguments.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(
-    tag = "code",
-    content = "fields",
-    rename_all = "kebab-case",
-    rename_all_fields = "snake_case",
-    deny_unknown_fields
-)]
+#[serde(tag = "code", content = "fields")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum HintAction {
     /// List the objects of a type.
     List,
@@ -167,6 +162,8 @@ pub enum HintWhen {
     SameMachine,
     /// The guest is booting.
     Booting,
+    /// The circumstance of the previous hint does not apply.
+    Otherwise,
     /// Logging in to the guest is not possible.
     CannotLogIn,
     /// The image was uploaded.

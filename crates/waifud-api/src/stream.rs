@@ -203,6 +203,23 @@ pub enum RefusalReason {
     Other,
 }
 
+impl RefusalReason {
+    /// All reasons.
+    pub const ALL: [Self; 11] = [
+        Self::NotHere,
+        Self::NotRunning,
+        Self::NoAddress,
+        Self::NothingListens,
+        Self::NoAnswer,
+        Self::NotTheGuest,
+        Self::NoGuestAgent,
+        Self::GuestRefused,
+        Self::NoLog,
+        Self::TooMany,
+        Self::Other,
+    ];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +233,17 @@ mod tests {
         for bad in ["", "a5", &"g".repeat(64), &"A5".repeat(32), &"é".repeat(32)] {
             assert!(bad.parse::<StreamId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn all_reasons_are_different_and_keep_their_words() {
+        let words: std::collections::BTreeSet<_> = RefusalReason::ALL
+            .iter()
+            .map(|reason| serde_json::to_string(reason).unwrap())
+            .collect();
+        assert_eq!(words.len(), RefusalReason::ALL.len());
+        let newer: RefusalReason = serde_json::from_str("\"newer\"").unwrap();
+        assert_eq!(newer, RefusalReason::Other);
     }
 
     #[test]

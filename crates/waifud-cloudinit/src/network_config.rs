@@ -50,7 +50,7 @@ fn ethernet(nic: &NicDoc, is_first: bool) -> Value {
         }
         Some(address) => {
             set("dhcp4", json!(false));
-            set("addresses", json!([format!("{address}/{}", nic.prefix)]));
+            set("addresses", json!([address.to_string()]));
             if let Some(gateway) = nic.gateway.filter(|_| is_first) {
                 set("routes", json!([{ "to": "0.0.0.0/0", "via": gateway }]));
             }

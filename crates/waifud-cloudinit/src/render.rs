@@ -1,7 +1,6 @@
 //! Renders the documents of an instance.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use waifud_types::Secret;
@@ -100,8 +99,8 @@ fn network(source: &Source) -> Value {
                 && let Some(map) = network.as_object_mut()
             {
                 map.insert("type".to_owned(), json!("ipv4"));
-                map.insert("ip_address".to_owned(), json!(address));
-                map.insert("netmask".to_owned(), json!(netmask(nic.prefix)));
+                map.insert("ip_address".to_owned(), json!(address.addr()));
+                map.insert("netmask".to_owned(), json!(address.netmask()));
                 let routes = nic.gateway.filter(|_| index == 0).map(|gateway| {
                     json!({ "network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": gateway })
                 });
@@ -117,12 +116,6 @@ fn network(source: &Source) -> Value {
         .map(|address| json!({ "type": "dns", "address": address }))
         .collect();
     json!({ "links": links, "networks": networks, "services": services })
-}
-
-/// A prefix length as a netmask: 24 is 255.255.255.0.
-fn netmask(prefix: u8) -> Ipv4Addr {
-    ipnet::Ipv4Net::new(Ipv4Addr::UNSPECIFIED, prefix)
-        .map_or(Ipv4Addr::BROADCAST, |net| net.netmask())
 }
 
 /// The documents below `/VERSION/`. Each costs one request at every boot, so there are few.
@@ -149,7 +142,8 @@ fn ec2(source: &Source) -> Tree {
     if let Some(nic) = source.nics.first() {
         put("meta-data/mac", Leaf::text(nic.mac.to_string()));
         if let Some(address) = nic.address {
-            put("meta-data/local-ipv4", Leaf::text(address.to_string()));
+            let address = address.addr().to_string();
+            put("meta-data/local-ipv4", Leaf::text(address));
         }
     }
     if source.user_data.is_some() {
@@ -186,10 +180,8 @@ fn interface(tree: &mut Tree, index: usize, nic: &NicDoc) {
     put("interface-id", format!("eni-{index}"));
     put("mac", nic.mac.to_string());
     if let Some(address) = nic.address {
-        put("local-ipv4s", address.to_string());
-        if let Ok(subnet) = ipnet::Ipv4Net::new(address, nic.prefix) {
-            put("subnet-ipv4-cidr-block", subnet.trunc().to_string());
-        }
+        put("local-ipv4s", address.addr().to_string());
+        put("subnet-ipv4-cidr-block", address.trunc().to_string());
     }
 }
 
@@ -199,7 +191,7 @@ fn identity(source: &Source) -> Value {
         "instanceId": source.instance_id,
         "availabilityZone": source.availability_zone,
         "region": "waifud",
-        "privateIp": source.nics.first().and_then(|nic: &NicDoc| nic.address),
+        "privateIp": source.nics.first().and_then(|nic: &NicDoc| nic.address).map(|net| net.addr()),
         "version": "2017-09-30",
     })
 }

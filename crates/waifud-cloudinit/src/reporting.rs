@@ -9,6 +9,9 @@ use crate::user_data::{UserDataKind, validate_user_data};
 use crate::vendor::REPORTER;
 use crate::yaml::{self, Node};
 
+/// The key of the message.
+const FINAL_MESSAGE: &str = "final_message";
+
 /// A top-level key of a `#cloud-config`, or a complete script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserDataKey {
@@ -24,13 +27,31 @@ pub fn unreported(user_data: &str) -> Option<Unreported> {
         UserDataKind::CloudConfig => turned_off(user_data),
         // cloud-init merges the parts, so each part is searched separately.
         UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja => {
-            let mut lines = user_data.lines().map(str::trim_start);
-            lines
-                .any(|line| is_key(line, "reporting") || is_key(line, "vendor_data"))
+            (some_part_has(user_data, "reporting") || some_part_has(user_data, "vendor_data"))
                 .then_some(Unreported::PartMayOverride)
         }
         _ => None,
     }
+}
+
+/// Whether the user-data replaces the message on the console with which cloud-init ends, or a part of it may.
+pub fn replaces_final_message(user_data: &str) -> bool {
+    match validate_user_data(user_data) {
+        Ok(UserDataKind::CloudConfig) => yaml::load(user_data).is_ok_and(|document| {
+            let root = document.root();
+            root.is_some_and(|root| document.get(root, FINAL_MESSAGE).is_some())
+        }),
+        Ok(UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja) => {
+            some_part_has(user_data, FINAL_MESSAGE)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a line of any part begins with this key.
+fn some_part_has(user_data: &str, key: &str) -> bool {
+    let mut lines = user_data.lines().map(str::trim_start);
+    lines.any(|line| is_key(line, key))
 }
 
 fn turned_off(user_data: &str) -> Option<Unreported> {
@@ -76,6 +97,25 @@ pub fn key_of_module(user_data: &str, module: &str) -> Option<UserDataKey> {
     }
 }
 
+/// The keys of modules that read one key with the module's name.
+const KEYS_NAMED_AS_THEIR_MODULES: [&str; 15] = [
+    "ansible",
+    "bootcmd",
+    "chef",
+    "growpart",
+    "keyboard",
+    "locale",
+    "lxd",
+    "ntp",
+    "phone_home",
+    "puppet",
+    "rsyslog",
+    "salt_minion",
+    "snap",
+    "timezone",
+    "wireguard",
+];
+
 /// The keys that a module reads, the most specific first.
 fn keys_of(module: &str) -> &'static [&'static str] {
     match module {
@@ -88,7 +128,6 @@ fn keys_of(module: &str) -> &'static [&'static str] {
             "apt_upgrade",
             "apt_update",
         ],
-        "bootcmd" => &["bootcmd"],
         "write-files" | "write-files-deferred" => &["write_files"],
         "users-groups" => &["users", "user", "groups"],
         "set-passwords" => &["chpasswd", "password", "ssh_pwauth"],
@@ -97,26 +136,18 @@ fn keys_of(module: &str) -> &'static [&'static str] {
         "apt-configure" => &["apt", "apt_sources"],
         "mounts" => &["mounts", "swap"],
         "disk-setup" => &["disk_setup", "fs_setup"],
-        "growpart" => &["growpart"],
         "resizefs" => &["resize_rootfs"],
-        "ntp" => &["ntp"],
-        "timezone" => &["timezone"],
-        "locale" => &["locale"],
-        "keyboard" => &["keyboard"],
-        "snap" => &["snap"],
-        "lxd" => &["lxd"],
-        "puppet" => &["puppet"],
-        "chef" => &["chef"],
-        "salt-minion" => &["salt_minion"],
-        "ansible" => &["ansible"],
-        "wireguard" => &["wireguard"],
         "ca-certs" | "ca-certificates" => &["ca_certs", "ca-certs"],
-        "rsyslog" => &["rsyslog"],
-        "phone-home" => &["phone_home"],
         "power-state-change" => &["power_state"],
         "set-hostname" | "update-hostname" => &["hostname", "fqdn"],
         "update-etc-hosts" => &["manage_etc_hosts"],
-        _ => &[],
+        other => {
+            let same = |key: &&[&str]| key.concat().replace('_', "-") == other;
+            KEYS_NAMED_AS_THEIR_MODULES
+                .chunks(1)
+                .find(same)
+                .unwrap_or_default()
+        }
     }
 }
 
@@ -178,6 +209,25 @@ mod tests {
             ),
         ] {
             assert_eq!(unreported(user_data), Some(what), "{user_data}");
+        }
+    }
+
+    #[test]
+    fn a_replaced_final_message_is_detected() {
+        for replaced in [
+            "#cloud-config\nfinal_message: ready\n",
+            "#cloud-config\n\"final_message\": |\n  ready\n",
+            "## template: jinja\n#cloud-config\nfinal_message: ready\n",
+        ] {
+            assert!(replaces_final_message(replaced), "{replaced}");
+        }
+        for kept in [
+            "",
+            "#!/bin/sh\nfinal_message: ready\n",
+            "#cloud-config\npackages: [htop]\n",
+            "#cloud-config\nwrite_files:\n- content: |\n    final_message: ready\n",
+        ] {
+            assert!(!replaces_final_message(kept), "{kept}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use waifud_types::template::Datasource;
 use waifud_types::{InstanceId, MacAddr, Name, Secret};
 
@@ -69,6 +70,8 @@ pub struct VendorOptions {
     pub phone_home: bool,
     /// Report each of cloud-init's modules to the metadata service, at every boot.
     pub reports: bool,
+    /// Whether the node accepts both on [`REPORT_PORT`](waifud_types::template::REPORT_PORT); otherwise on port 80.
+    pub report_port: bool,
 }
 
 impl Default for VendorOptions {
@@ -76,6 +79,7 @@ impl Default for VendorOptions {
         Self {
             phone_home: true,
             reports: true,
+            report_port: true,
         }
     }
 }
@@ -89,10 +93,8 @@ pub struct NicDoc {
     pub is_static: bool,
     /// Its MAC address.
     pub mac: MacAddr,
-    /// Its address; `None` on networks where waifud does not assign addresses.
-    pub address: Option<Ipv4Addr>,
-    /// The prefix length of the subnet, 0 to 32.
-    pub prefix: u8,
+    /// Its address with the prefix length of the subnet; `None` on networks where waifud does not assign addresses.
+    pub address: Option<Ipv4Net>,
     /// The default gateway, if there is one.
     pub gateway: Option<Ipv4Addr>,
     /// The MTU in bytes; `None` if the guest decides.

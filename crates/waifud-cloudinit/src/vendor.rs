@@ -37,13 +37,18 @@ pub(crate) fn openstack(source: &Source) -> Value {
 /// Vendor-data as cloud-config; `None` if it would be empty.
 pub(crate) fn cloud_config(source: &Source) -> Option<String> {
     let mut config = Map::new();
+    let service = if source.vendor_data.report_port {
+        format!("{SERVICE}:{REPORT_PORT}")
+    } else {
+        SERVICE.to_owned()
+    };
     if source.vendor_data.phone_home {
         // Only the values that are needed to detect that this instance has finished. cloud-init replaces missing keys by "N/A", and logs
         // a warning about host keys that a guest is configured not to create.
         config.insert(
             "phone_home".to_owned(),
             json!({
-                "url": format!("{SERVICE}:{REPORT_PORT}{PHONE_HOME_PATH}"),
+                "url": format!("{service}{PHONE_HOME_PATH}"),
                 "post": ["instance_id", "hostname", "pub_key_ed25519"],
                 "tries": PHONE_HOME_TRIES,
             }),
@@ -55,7 +60,7 @@ pub(crate) fn cloud_config(source: &Source) -> Option<String> {
             json!({
                 REPORTER: {
                     "type": "webhook",
-                    "endpoint": format!("{SERVICE}:{REPORT_PORT}{REPORT_PATH}"),
+                    "endpoint": format!("{service}{REPORT_PATH}"),
                     "timeout": REPORT_TIMEOUT,
                 },
             }),

@@ -90,7 +90,7 @@ async fn logs_events_lists_and_problems_contain_no_secret() {
 
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(
-        log.contains("a token was refused"),
+        log.contains("refused an unknown, revoked or expired token"),
         "the log was not captured: {log}"
     );
     let answers = String::from_utf8(answers).unwrap();

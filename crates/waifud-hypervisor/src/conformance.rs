@@ -6,7 +6,6 @@
 mod drift;
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +13,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
+pub use waifud_kit::conformance::Violation;
+use waifud_kit::conformance::{expect, failed};
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Epoch, InstanceId, Name};
@@ -25,11 +26,6 @@ use crate::{
 
 /// The time limit for a condition. Real guests start within a second, but a busy machine takes longer.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// A violated rule, as a sentence.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Violation(pub String);
 
 /// Changes of domains that waifud does not cause.
 #[async_trait]
@@ -403,18 +399,6 @@ async fn a_missing_agent_differs_from_an_absent_domain(
 
 fn parse_name(name: &str) -> Name {
     name.parse().unwrap_or_else(|_| parse_name("invalid-name"))
-}
-
-fn expect(holds: bool, rule: &str, observed: &dyn Debug) -> Result<(), Violation> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Violation(format!("{rule}: {observed:?}")))
-    }
-}
-
-fn failed(operation: &str) -> impl FnOnce(HypervisorError) -> Violation {
-    move |error| Violation(format!("{operation} failed: {error:?}"))
 }
 
 async fn succeeds(

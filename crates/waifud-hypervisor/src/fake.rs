@@ -160,26 +160,6 @@ impl FakeHypervisor {
         }
     }
 
-    /// The next call of `op` fails with `error`. Several errors are returned in order.
-    pub fn fail_next(&self, op: Op, error: HypervisorError) {
-        self.faults.fail_next(op, error);
-    }
-
-    /// Calls of `op` hang until `release`; a dropped call has done nothing.
-    pub fn hang(&self, op: Op) {
-        self.faults.hang(op);
-    }
-
-    /// Lets hanging and later calls of `op` through.
-    pub fn release(&self, op: Op) {
-        self.faults.release(op);
-    }
-
-    /// The number of calls of `op`.
-    pub fn calls(&self, op: Op) -> u64 {
-        self.faults.calls(op)
-    }
-
     /// The number of starts of all domains since the fake was created.
     pub fn starts(&self) -> u64 {
         self.state().starts
@@ -332,14 +312,19 @@ impl FakeHypervisor {
     }
 }
 
+impl std::ops::Deref for FakeHypervisor {
+    type Target = Faults<Op, HypervisorError>;
+
+    /// Faults are scripted on the fake itself.
+    fn deref(&self) -> &Self::Target {
+        &self.faults
+    }
+}
+
 #[async_trait]
 impl Hypervisor for FakeHypervisor {
     async fn host(&self) -> Result<HostFacts, HypervisorError> {
         Ok(self.enter(Op::Host).await?.host.clone())
-    }
-
-    async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
-        self.list_except(&BTreeSet::new()).await
     }
 
     async fn list_except(

@@ -271,18 +271,16 @@ pub trait Hypervisor: Send + Sync {
     async fn host(&self) -> Result<HostFacts, HypervisorError>;
 
     /// Every domain with waifud's metadata, running or not.
-    async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError>;
+    async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
+        self.list_except(&BTreeSet::new()).await
+    }
 
     /// Every domain of waifud except the known ones. Known domains are not read, so the cost does not depend on their
     /// number.
     async fn list_except(
         &self,
         known: &BTreeSet<InstanceId>,
-    ) -> Result<Vec<ObservedDomain>, HypervisorError> {
-        let mut domains = self.list().await?;
-        domains.retain(|domain| !known.contains(&domain.id));
-        Ok(domains)
-    }
+    ) -> Result<Vec<ObservedDomain>, HypervisorError>;
 
     /// One domain; `None` if no domain has this id.
     async fn get(&self, id: InstanceId) -> Result<Option<ObservedDomain>, HypervisorError>;

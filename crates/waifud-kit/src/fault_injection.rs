@@ -40,6 +40,11 @@ impl<Op: Ord + Copy, E> Faults<Op, E> {
         lock(&self.errors).entry(op).or_default().push_back(error);
     }
 
+    /// Drops the scripted errors of `op`: its next call succeeds.
+    pub fn clear(&self, op: Op) {
+        lock(&self.errors).remove(&op);
+    }
+
     /// Lets calls of `op` hang until [`release`](Self::release).
     pub fn hang(&self, op: Op) {
         self.hanging.send_modify(|hanging| {
@@ -88,6 +93,17 @@ mod tests {
         assert_eq!(faults.pass("start").await, Err(2));
         assert_eq!(faults.pass("start").await, Ok(()));
         assert_eq!((faults.calls("start"), faults.calls("stop")), (3, 1));
+    }
+
+    #[tokio::test]
+    async fn after_clear_the_operation_succeeds_and_others_still_fail() {
+        let faults = Faults::default();
+        for op in ["start", "start", "stop"] {
+            faults.fail_next(op, op);
+        }
+        faults.clear("start");
+        assert_eq!(faults.pass("start").await, Ok(()));
+        assert_eq!(faults.pass("stop").await, Err("stop"));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! | [`clock`] | the time, through a trait that simulations replace |
 //! | [`config`] | reading a TOML configuration file |
 //! | [`config_page`] | a test that a configuration file is documented completely |
+//! | [`conformance`] | checking an implementation against the rules of its interface |
 //! | [`durable`] | replacing, renaming and removing files so that the result survives a crash |
 //! | [`error`] | an error together with its causes |
 //! | [`failpoints`] | named points at which tests stop a daemon |
@@ -19,6 +20,7 @@
 pub mod clock;
 pub mod config;
 pub mod config_page;
+pub mod conformance;
 pub mod durable;
 pub mod error;
 pub mod failpoints;

@@ -1,8 +1,10 @@
 //! For tests: skipping where the machine cannot run them (no root, a missing program, no archive), and what several crates
 //! use: sample texts, filesystems, pseudo-random numbers.
 //!
-//! With `WAIFUD_TEST_NO_SKIP=1` a test that would skip fails instead. Any other value, or none, allows skipping.
+//! With `WAIFUD_TEST_NO_SKIP=1` a test that would skip fails instead, except for the [`kernel_module::KernelModule`]s that this
+//! kernel does not have. Any other value, or none, allows skipping.
 
+pub mod kernel_module;
 pub mod new_filesystem;
 pub mod random;
 

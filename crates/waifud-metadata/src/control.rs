@@ -165,34 +165,34 @@ async fn put_bundle(
     State(service): Service,
     Named(digest): Named<Digest>,
     body: Bytes,
-) -> Result<StatusCode, Refused> {
-    to_its_end(async move { service.put_bundle(digest, body).await }).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> NoContent {
+    no_content(async move { service.put_bundle(digest, body).await }).await
 }
 
-async fn delete_bundle(
-    State(service): Service,
-    Named(digest): Named<Digest>,
-) -> Result<StatusCode, Refused> {
-    to_its_end(async move { service.delete_bundle(digest).await }).await?;
-    Ok(StatusCode::NO_CONTENT)
+async fn delete_bundle(State(service): Service, Named(digest): Named<Digest>) -> NoContent {
+    no_content(async move { service.delete_bundle(digest).await }).await
 }
 
 async fn put_instance(
     State(service): Service,
     Named(id): Named<InstanceId>,
     body: Bytes,
-) -> Result<StatusCode, Refused> {
+) -> NoContent {
     let assignment = json(&body)?;
-    to_its_end(async move { service.put_instance(id, assignment).await }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    no_content(async move { service.put_instance(id, assignment).await }).await
 }
 
-async fn delete_instance(
-    State(service): Service,
-    Named(id): Named<InstanceId>,
-) -> Result<StatusCode, Refused> {
-    to_its_end(async move { service.delete_instance(id).await }).await?;
+async fn delete_instance(State(service): Service, Named(id): Named<InstanceId>) -> NoContent {
+    no_content(async move { service.delete_instance(id).await }).await
+}
+
+/// The answer to a change: 204.
+type NoContent = Result<StatusCode, Refused>;
+
+async fn no_content(
+    change: impl Future<Output = Result<(), ControlError>> + Send + 'static,
+) -> NoContent {
+    to_its_end(change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -349,7 +349,7 @@ fn is_host_of(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{lan_port, port, state};
+    use crate::samples::{lan_port, state};
 
     #[track_caller]
     fn refused(state: &NetworkState, words: &str) {
@@ -395,16 +395,20 @@ mod tests {
 
     #[test]
     fn subnets_that_cannot_be_routed_are_refused() {
-        for subnet in [
-            "169.254.0.0/16",
-            "127.1.0.0/24",
-            "10.144.1.0/31",
-            "224.1.0.0/24",
+        for (subnet, words) in [
+            (
+                "169.254.0.0/16",
+                "is in 169.254.0.0/16, which cannot be routed",
+            ),
+            ("127.1.0.0/24", "is in 127.0.0.0/8, which cannot be routed"),
+            ("224.1.0.0/24", "is in 224.0.0.0/3, which cannot be routed"),
+            ("10.144.1.0/31", "cannot be the guests' subnet"),
+            ("10.144.1.7/24", "cannot be the guests' subnet"),
         ] {
             let mut state = state(0);
             state.subnet = subnet.parse().unwrap();
             state.gateway = state.subnet.hosts().next().unwrap();
-            assert!(check(&state).is_err(), "{subnet}");
+            refused(&state, &format!("{subnet} {words}"));
         }
         let mut outside = state(0);
         outside.gateway = [10, 144, 2, 1].into();
@@ -479,28 +483,31 @@ mod tests {
 
     #[test]
     fn names_that_would_need_quoting_are_refused() {
-        for bridge in [
-            "",
-            "waifu 0",
-            "waifu0\n",
-            "a\"b",
-            "../x",
-            "wf-bridge",
-            "0123456789abcdef",
-        ] {
+        let interfaces: [fn(&mut NetworkState) -> &mut String; 2] = [
+            |state| &mut state.bridge,
+            |state| &mut state.metadata_interface,
+        ];
+        for interface in interfaces {
+            for name in [
+                "",
+                "waifu 0",
+                "waifu0\n",
+                "a\"b",
+                "../x",
+                "0123456789abcdef",
+            ] {
+                let mut state = state(0);
+                name.clone_into(interface(&mut state));
+                refused(&state, &format!("{name:?} is not a valid interface name"));
+            }
             let mut state = state(0);
-            state.bridge = bridge.to_owned();
-            assert!(check(&state).is_err(), "{bridge:?}");
+            "wf-bridge".clone_into(interface(&mut state));
+            refused(&state, "wf-bridge is reserved for guests' ports");
         }
-        for domain in ["", "a..b", "x\ndhcp-script=/bin/sh", "A.B"] {
+        for domain in ["", "a..b", "x\ndhcp-script=/bin/sh", "A.B", ".a", "a."] {
             let mut state = state(0);
             state.domain = domain.to_owned();
-            assert!(check(&state).is_err(), "{domain:?}");
+            refused(&state, &format!("{domain:?} is not a valid DNS domain"));
         }
-    }
-
-    #[test]
-    fn the_ports_of_the_test_state_differ() {
-        assert_ne!(port(0), port(1));
     }
 }

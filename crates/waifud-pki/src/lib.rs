@@ -30,6 +30,6 @@ pub use identity::Identity;
 pub use node::{NodeKey, NodePeer, NodeRequest};
 pub use params::YEARS;
 pub use peek_certificate::{PresentedCertificates, peek_config};
-pub use pem::{certificates, fingerprint, to_pem};
+pub use pem::{as_openssl_prints, certificates, fingerprint, to_pem};
 pub use tls::{SERVER_NAME, client_config, join_config, server_config, server_name};
 pub use validity::valid_until;

@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::CertificateDer;
 use rustls::{CertificateError, ClientConfig, Error};
 
 use crate::PkiError;
-use crate::verifier::{Decide, config_with};
+use crate::verifier::{Decide, Presented, config_with};
 
 /// The certificates that a server presented.
 #[derive(Clone, Debug, Default)]
@@ -33,15 +33,9 @@ pub fn peek_config() -> Result<(Arc<ClientConfig>, PresentedCertificates), PkiEr
 
 /// Stores the certificates and refuses them.
 impl Decide for PresentedCertificates {
-    fn decide(
-        &self,
-        own: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: UnixTime,
-    ) -> Result<(), Error> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = std::iter::once(own)
-            .chain(intermediates)
+    fn decide(&self, presented: &Presented<'_>) -> Result<(), Error> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = std::iter::once(presented.own)
+            .chain(presented.intermediates)
             .map(|certificate| certificate.clone().into_owned())
             .collect();
         Err(CertificateError::ApplicationVerificationFailure.into())

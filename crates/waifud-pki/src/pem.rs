@@ -13,6 +13,14 @@ pub fn fingerprint(bytes: &[u8]) -> Digest {
     Digest::of(bytes)
 }
 
+/// `3F:9C:…`, as openssl prints a fingerprint.
+pub fn as_openssl_prints(fingerprint: Digest) -> String {
+    let text = fingerprint.to_string().to_ascii_uppercase();
+    let hex = text.rsplit(':').next().unwrap_or(&text);
+    let pairs = hex.as_bytes().chunks(2).map(String::from_utf8_lossy);
+    pairs.collect::<Vec<_>>().join(":")
+}
+
 /// All certificates in a text. Other text is skipped.
 pub fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();

@@ -10,7 +10,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig, version::TLS13};
 use waifud_types::Digest;
 
-use crate::verifier::{Decide, config_with};
+use crate::verifier::{Decide, Presented, config_with};
 use crate::{Identity, PkiError, fingerprint};
 
 /// The name that is always in waifud's certificate, and that agents verify regardless of the address.
@@ -89,23 +89,18 @@ fn roots(ca: &CertificateDer<'static>) -> Result<RootCertStore, Error> {
 struct Pinned(Digest);
 
 impl Decide for Pinned {
-    fn decide(
-        &self,
-        own: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        let ca = intermediates
+    fn decide(&self, presented: &Presented<'_>) -> Result<(), Error> {
+        let ca = presented
+            .intermediates
             .iter()
             .find(|certificate| fingerprint(certificate) == self.0)
             .ok_or(CertificateError::UnknownIssuer)?;
         verifier_of(&ca.clone().into_owned())?.verify_server_cert(
-            own,
-            intermediates,
-            name,
+            presented.own,
+            presented.intermediates,
+            presented.name,
             &[],
-            now,
+            presented.now,
         )?;
         Ok(())
     }

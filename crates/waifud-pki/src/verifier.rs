@@ -12,14 +12,18 @@ use crate::PkiError;
 
 /// Decides whether a server's certificates are accepted.
 pub(crate) trait Decide: fmt::Debug + Send + Sync + 'static {
-    /// Returns an error to refuse them. `own` is the server's own certificate.
-    fn decide(
-        &self,
-        own: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        now: UnixTime,
-    ) -> Result<(), Error>;
+    /// Returns an error to refuse them.
+    fn decide(&self, presented: &Presented<'_>) -> Result<(), Error>;
+}
+
+/// What a server presents in a handshake.
+pub(crate) struct Presented<'a> {
+    /// The server's own certificate.
+    pub(crate) own: &'a CertificateDer<'a>,
+    pub(crate) intermediates: &'a [CertificateDer<'a>],
+    /// The name that the client expects.
+    pub(crate) name: &'a ServerName<'a>,
+    pub(crate) now: UnixTime,
 }
 
 /// The configuration of a client without a certificate, for which `decide` accepts or refuses servers.
@@ -51,7 +55,12 @@ impl<D: Decide> ServerCertVerifier for Verifier<D> {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.decide.decide(own, intermediates, name, now)?;
+        self.decide.decide(&Presented {
+            own,
+            intermediates,
+            name,
+            now,
+        })?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -2,18 +2,14 @@
 //!
 //! A violated rule is returned as a `Violation`, which the caller unwraps.
 
-use std::fmt::Debug;
 use std::path::PathBuf;
 
+pub use waifud_kit::conformance::Violation;
+use waifud_kit::conformance::{expect, failed};
 use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId};
 
 use crate::fake::image_bytes;
 use crate::{StorageError, StoragePool};
-
-/// A violated rule, as a sentence.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Violation(pub String);
 
 /// The id of a disk of a new, random instance.
 pub fn volume_id(disk: &str) -> VolumeId {
@@ -242,18 +238,6 @@ async fn absent_images_and_volumes_can_be_removed(pool: &dyn StoragePool) -> Res
 
 fn parse_name(name: &str) -> Name {
     name.parse().unwrap_or_else(|_| parse_name("invalid-name"))
-}
-
-fn expect(holds: bool, rule: &str, value: &dyn Debug) -> Result<(), Violation> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Violation(format!("{rule}: {value:?}")))
-    }
-}
-
-fn failed(operation: &str) -> impl FnOnce(StorageError) -> Violation {
-    move |error| Violation(format!("{operation} failed: {error:?}"))
 }
 
 fn succeeds(operation: &str, outcome: Result<(), StorageError>) -> Result<(), Violation> {

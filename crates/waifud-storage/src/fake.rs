@@ -20,6 +20,7 @@ use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool, check_size};
 #[expect(missing_docs, reason = "each is the trait's method of that name")]
 pub enum Op {
     Usage,
+    Images,
     HasImage,
     StagingPath,
     ImportImage,
@@ -94,26 +95,6 @@ impl FakePool {
         self.state().full = full;
     }
 
-    /// The next call of `op` fails with `error`. Several errors are returned in order.
-    pub fn fail_next(&self, op: Op, error: StorageError) {
-        self.faults.fail_next(op, error);
-    }
-
-    /// Calls of `op` hang until `release`; a dropped call has done nothing.
-    pub fn hang(&self, op: Op) {
-        self.faults.hang(op);
-    }
-
-    /// Lets hanging and later calls of `op` through.
-    pub fn release(&self, op: Op) {
-        self.faults.release(op);
-    }
-
-    /// The number of calls of `op`.
-    pub fn calls(&self, op: Op) -> u64 {
-        self.faults.calls(op)
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -152,6 +133,15 @@ impl FakePool {
     }
 }
 
+impl std::ops::Deref for FakePool {
+    type Target = Faults<Op, StorageError>;
+
+    /// Faults are scripted on the fake itself.
+    fn deref(&self) -> &Self::Target {
+        &self.faults
+    }
+}
+
 #[async_trait]
 impl StoragePool for FakePool {
     fn name(&self) -> &Name {
@@ -182,6 +172,7 @@ impl StoragePool for FakePool {
     }
 
     async fn images(&self) -> Result<Vec<Digest>, StorageError> {
+        self.faults.pass(Op::Images).await?;
         Ok(self.state().images.keys().copied().collect())
     }
 

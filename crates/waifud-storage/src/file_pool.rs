@@ -1,44 +1,36 @@
 //! The common part of all pools of files: the import of images, the list of volumes, and the locks. A [`VolumeFormat`]
 //! creates and grows volumes.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use waifud_types::qcow2::Qcow2Header;
 use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource};
 
+use crate::import::Verified;
 use crate::layout::{Layout, blocking};
 use crate::tool::Tool;
 use crate::{FilePoolConfig, ObservedVolume, PoolUsage, StorageError, StoragePool, import};
 
 /// The part that depends on the kind of pool: how images and volumes are stored.
 #[async_trait]
-pub trait VolumeFormat: Send + Sync + 'static {
+pub trait VolumeFormat: Sized + Send + Sync + 'static {
     /// The kind of pool.
     const KIND: PoolKind;
     /// The format of volumes, as the hypervisor opens them.
     const FORMAT: DiskFormat;
+    /// The ending of the names of files.
+    const ENDING: &'static str;
+
+    /// Checks that the filesystem is suitable. Blocking.
+    fn open(config: &FilePoolConfig, layout: &Layout) -> Result<Self, StorageError>;
 
     /// Stores the verified file as an image of the pool.
-    async fn store_image(
-        &self,
-        layout: &Layout,
-        verified: File,
-        header: &Qcow2Header,
-        image: Digest,
-    ) -> Result<(), StorageError>;
+    async fn store_image(&self, layout: &Layout, verified: Verified) -> Result<(), StorageError>;
 
     /// Creates the volume, or grows it if it is smaller.
-    async fn ensure_volume(
-        &self,
-        volumes: &Volumes,
-        id: &VolumeId,
-        image: Digest,
-        size: ByteSize,
-    ) -> Result<PathBuf, StorageError>;
+    async fn ensure(&self, volumes: &Volumes, wanted: VolumeSpec) -> Result<PathBuf, StorageError>;
 
     /// Fails if a volume needs the image. Blocking.
     fn check_unused(layout: &Layout, image: Digest) -> Result<(), StorageError>;
@@ -52,6 +44,15 @@ pub trait VolumeFormat: Send + Sync + 'static {
 
     /// The size that a guest sees; `None` if it cannot be read. Blocking.
     fn volume_size(layout: &Layout, path: &std::path::Path) -> Option<ByteSize>;
+}
+
+/// A volume that has to exist.
+pub struct VolumeSpec {
+    pub(crate) id: VolumeId,
+    /// The image that it is a clone of.
+    pub(crate) image: Digest,
+    /// The minimum size.
+    pub(crate) size: ByteSize,
 }
 
 /// The volumes of a pool, with their lock.
@@ -92,8 +93,12 @@ pub struct FilePool<F> {
 }
 
 impl<F: VolumeFormat> FilePool<F> {
-    pub(crate) fn new(layout: Layout, config: FilePoolConfig, format: F) -> Self {
-        Self {
+    /// Opens the pool: creates its directories and removes the unfinished files of a crash. Fails on a filesystem that does
+    /// not support this kind of pool.
+    pub fn open(config: FilePoolConfig) -> Result<Self, StorageError> {
+        let layout = Layout::open(&config, F::ENDING)?;
+        let format = F::open(&config, &layout)?;
+        Ok(Self {
             volumes: Volumes {
                 layout,
                 lock: Arc::default(),
@@ -101,7 +106,7 @@ impl<F: VolumeFormat> FilePool<F> {
             inspector: Tool::new(config.qemu_img, config.image_user, config.tool_timeout),
             format,
             images: Arc::default(),
-        }
+        })
     }
 
     fn layout(&self) -> Layout {
@@ -111,8 +116,8 @@ impl<F: VolumeFormat> FilePool<F> {
     /// Verifies and inspects the staged file, then stores it as an image.
     async fn import(&self, image: Digest) -> Result<(), StorageError> {
         let layout = &self.volumes.layout;
-        let (file, header) = import::checked(layout, &self.inspector, image).await?;
-        self.format.store_image(layout, file, &header, image).await
+        let verified = import::checked(layout, &self.inspector, image).await?;
+        self.format.store_image(layout, verified).await
     }
 }
 
@@ -186,10 +191,13 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
         image: Digest,
         size: ByteSize,
     ) -> Result<VolumeSource, StorageError> {
-        self.format
-            .ensure_volume(&self.volumes, id, image, size)
-            .await
-            .map(VolumeSource::File)
+        let wanted = VolumeSpec {
+            id: id.clone(),
+            image,
+            size,
+        };
+        let volume = self.format.ensure(&self.volumes, wanted);
+        volume.await.map(VolumeSource::File)
     }
 
     async fn backing(&self, id: &VolumeId, image: Digest) -> Result<Option<PathBuf>, StorageError> {

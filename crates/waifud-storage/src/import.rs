@@ -14,6 +14,13 @@ use crate::StorageError;
 use crate::layout::{Layout, blocking};
 use crate::tool::{STDIN, Tool};
 
+/// A staged file that is the expected image.
+pub struct Verified {
+    pub(crate) file: File,
+    pub(crate) header: Qcow2Header,
+    pub(crate) image: Digest,
+}
+
 /// The exit code of `qemu-img check` for an intact image with leaked clusters, which waste space but are harmless.
 const LEAKS_ONLY: i32 = 3;
 
@@ -28,20 +35,24 @@ struct Info {
     encrypted: bool,
 }
 
-/// Opens and checks the staged file, and returns it with its header. The caller removes the file if the check fails
+/// Opens and checks the staged file, and returns it. The caller removes the file if the check fails
 /// because of the image.
 pub(crate) async fn checked(
     layout: &Layout,
     tool: &Tool,
     image: Digest,
-) -> Result<(File, Qcow2Header), StorageError> {
+) -> Result<Verified, StorageError> {
     let staged = layout.staged(image);
     let (file, header) = {
         let (layout, staged) = (layout.clone(), staged.clone());
         blocking(move || verify(&layout, &staged, image)).await?
     };
     inspect(tool, &file, &staged, &header).await?;
-    Ok((file, header))
+    Ok(Verified {
+        file,
+        header,
+        image,
+    })
 }
 
 fn verify(

@@ -159,9 +159,7 @@ pub trait StoragePool: Send + Sync {
     fn kind(&self) -> PoolKind;
 
     /// The format of its volumes.
-    fn format(&self) -> DiskFormat {
-        DiskFormat::Qcow2
-    }
+    fn format(&self) -> DiskFormat;
 
     /// How full it is.
     async fn usage(&self) -> Result<PoolUsage, StorageError>;

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
-use waifud_types::qcow2::Qcow2Header;
 use waifud_types::{ByteSize, Digest, DiskFormat, PoolKind, VolumeId};
 
-use crate::file_pool::{FilePool, VolumeFormat, Volumes};
+use crate::file_pool::{FilePool, VolumeFormat, VolumeSpec, Volumes};
+use crate::import::Verified;
 use crate::layout::{Layout, blocking};
 use crate::tool::{STDIN, STDOUT, Tool};
 use crate::{FilePoolConfig, StorageError, check_size};
@@ -31,21 +31,6 @@ pub type ReflinkPool = FilePool<Clones>;
 /// Volumes as clones of image files.
 pub struct Clones {
     unpacker: Tool,
-}
-
-impl FilePool<Clones> {
-    /// Opens the pool: creates its directories and removes the unfinished files of a crash. Fails on a filesystem
-    /// without reflinks.
-    pub fn open(config: FilePoolConfig) -> Result<Self, StorageError> {
-        let layout = Layout::open(&config, ".raw")?;
-        probe(&layout)?;
-        let unpacker = Tool::new(
-            config.qemu_img.clone(),
-            config.image_user,
-            config.tool_timeout * UNPACK_TIMEOUT_FACTOR,
-        );
-        Ok(Self::new(layout, config, Clones { unpacker }))
-    }
 }
 
 impl Clones {
@@ -169,18 +154,24 @@ fn probe(layout: &Layout) -> Result<(), StorageError> {
 impl VolumeFormat for Clones {
     const KIND: PoolKind = PoolKind::Reflink;
     const FORMAT: DiskFormat = DiskFormat::Raw;
+    const ENDING: &'static str = ".raw";
 
-    async fn store_image(
-        &self,
-        layout: &Layout,
-        verified: File,
-        header: &Qcow2Header,
-        image: Digest,
-    ) -> Result<(), StorageError> {
+    /// Fails on a filesystem without reflinks.
+    fn open(config: &FilePoolConfig, layout: &Layout) -> Result<Self, StorageError> {
+        probe(layout)?;
+        let unpacker = Tool::new(
+            config.qemu_img.clone(),
+            config.image_user,
+            config.tool_timeout * UNPACK_TIMEOUT_FACTOR,
+        );
+        Ok(Self { unpacker })
+    }
+
+    async fn store_image(&self, layout: &Layout, verified: Verified) -> Result<(), StorageError> {
+        let image = verified.image;
         let unfinished = layout.unfinished_image(image);
-        let unpacked = self
-            .unpack(layout, verified, header.virtual_size, &unfinished)
-            .await;
+        let size = verified.header.virtual_size;
+        let unpacked = self.unpack(layout, verified.file, size, &unfinished).await;
         let layout = layout.clone();
         blocking(move || match unpacked {
             Ok(()) => layout.rename(&unfinished, &layout.image(image)),
@@ -192,20 +183,13 @@ impl VolumeFormat for Clones {
         .await
     }
 
-    async fn ensure_volume(
-        &self,
-        volumes: &Volumes,
-        id: &VolumeId,
-        image: Digest,
-        size: ByteSize,
-    ) -> Result<PathBuf, StorageError> {
-        let id = id.clone();
+    async fn ensure(&self, volumes: &Volumes, wanted: VolumeSpec) -> Result<PathBuf, StorageError> {
         let ensure = move |layout: &Layout| {
-            let path = layout.volume(&id);
+            let path = layout.volume(&wanted.id);
             if layout.exists(&path)? {
-                grow(layout, &path, size)?;
+                grow(layout, &path, wanted.size)?;
             } else {
-                clone_image(layout, &id, image, size)?;
+                clone_image(layout, &wanted)?;
             }
             Ok(path)
         };
@@ -229,17 +213,13 @@ impl VolumeFormat for Clones {
 }
 
 /// Creates the volume. Afterwards it is complete and durable, or does not exist.
-fn clone_image(
-    layout: &Layout,
-    id: &VolumeId,
-    image: Digest,
-    size: ByteSize,
-) -> Result<(), StorageError> {
-    let source = layout.existing_image(image)?;
+fn clone_image(layout: &Layout, wanted: &VolumeSpec) -> Result<(), StorageError> {
+    let VolumeSpec { id, image, size } = wanted;
+    let source = layout.existing_image(*image)?;
     let from = layout.open_regular(&source)?;
     let metadata = from.metadata();
     let metadata = metadata.map_err(|error| layout.io("read the size of", &source, error))?;
-    check_size(size, ByteSize(metadata.len()))?;
+    check_size(*size, ByteSize(metadata.len()))?;
     let unfinished = layout.unfinished_volume(id);
     let create = || {
         let file = create_file(&unfinished)?;

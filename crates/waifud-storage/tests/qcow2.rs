@@ -475,9 +475,13 @@ async fn a_download_without_progress_is_removed_after_a_week() {
     assert!(!pool.staging_path(old).await.unwrap().exists());
 }
 
+/// What that process prints once it repeats them.
+const REPEATS: &str = "the operations begin";
+
 /// Repeats all operations in the process that `files_are_complete_after_a_process_is_killed_at_any_time` kills.
 async fn repeat_operations(path: &Path) {
     let pool = open(path);
+    println!("{REPEATS}");
     let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
     let id: VolumeId = "0198c0de-0000-7000-8000-00000000abcd.root".parse().unwrap();
     loop {
@@ -501,18 +505,20 @@ async fn files_are_complete_after_a_process_is_killed_at_any_time() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let started = || directory.path().join("volumes").exists();
+    // What the checks found; a round may kill the process between two files.
+    let (mut images, mut volumes) = (0, 0);
     for round in 0..12_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME])
+            .args(["--exact", NAME, "--nocapture"])
             .env(CHILD, directory.path())
-            .stdout(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        while !started() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let output = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut lines = std::io::BufRead::lines(output);
+        let began = lines.any(|line| line.unwrap().contains(REPEATS));
+        assert!(began, "it ended before its first operation");
         // Not a wait for a condition: each round kills the process at a different time.
         tokio::time::sleep(Duration::from_millis(20 + round * 17)).await;
         child.kill().unwrap();
@@ -523,15 +529,21 @@ async fn files_are_complete_after_a_process_is_killed_at_any_time() {
         for path in files(&directory.path().join("images")) {
             let name = path.file_stem().unwrap().to_str().unwrap();
             assert_eq!(Digest::of(&fs::read(&path).unwrap()).hex(), name);
+            images += 1;
         }
         for path in files(&directory.path().join("volumes")) {
             qemu_img(&["check", "-q", "-f", "qcow2", path.to_str().unwrap()]);
+            volumes += 1;
         }
         for volume in pool.volumes().await.unwrap() {
             let size = volume.size.unwrap();
             assert!(size == ByteSize::mib(8) || size == ByteSize::mib(64));
         }
     }
+    assert!(
+        images > 0 && volumes > 0,
+        "{images} images, {volumes} volumes"
+    );
 }
 
 #[tokio::test]

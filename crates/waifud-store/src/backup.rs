@@ -5,10 +5,10 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
-use waifud_types::{Incarnation, Revision};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use waifud_types::{Epoch, Incarnation, Revision, Timestamp};
 
-use crate::{StoreError, events, migrate};
+use crate::{StoreError, codec, events, migrate};
 
 /// The state that a copy contains.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,11 +49,21 @@ pub fn snapshot(from: &Path, to: &Path) -> Result<Snapshot, StoreError> {
     Ok(snapshot)
 }
 
+/// How much the lowest epoch grows at least with each restore, whatever the clock says: more than an instance changes its
+/// owner between two restores.
+const FLOOR_STEP: u64 = 1 << 20;
+
 /// Prepares the copy at `path` to replace the database: checks it, migrates it, and gives it a new incarnation.
 ///
 /// The copy does not contain what happened since it was made. So no node is given an instance before it has reported
-/// what runs on it, and no node destroys anything before an operator has confirmed it.
-pub fn prepare_restored(path: &Path, fresh: Incarnation) -> Result<Snapshot, StoreError> {
+/// what runs on it, and no node destroys anything before an operator has confirmed it. Epochs that were assigned since the
+/// copy was made are not assigned again: new ones begin at the seconds of `now`, a number that no instance has
+/// reached by changes of its owner and that is higher than at any earlier restore.
+pub fn prepare_restored(
+    path: &Path,
+    fresh: Incarnation,
+    now: Timestamp,
+) -> Result<Snapshot, StoreError> {
     let mut conn = open(path)?;
     let verdict: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
     if verdict != "ok" {
@@ -69,6 +79,13 @@ pub fn prepare_restored(path: &Path, fresh: Incarnation) -> Result<Snapshot, Sto
         "UPDATE meta SET value = ?1 WHERE key = 'incarnation'",
         [fresh.to_string()],
     )?;
+    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+    let later = epoch_floor(&tx)?.0.saturating_add(FLOOR_STEP);
+    let floor = seconds.max(later);
+    tx.execute(
+        "INSERT OR REPLACE INTO meta (key, value) VALUES ('epoch-floor', ?1)",
+        [floor.to_string()],
+    )?;
     // The copy may be restored on another machine.
     tx.execute("DELETE FROM meta WHERE key = 'boot'", [])?;
     tx.execute(
@@ -83,6 +100,19 @@ pub fn prepare_restored(path: &Path, fresh: Incarnation) -> Result<Snapshot, Sto
     tx.commit()?;
     conn.close().map_err(|(_, error)| error)?;
     Ok(before)
+}
+
+/// The lowest epoch that may be assigned; 0 unless the database was restored.
+pub(crate) fn epoch_floor(conn: &Connection) -> Result<Epoch, StoreError> {
+    let stored: Option<String> = conn
+        .prepare_cached("SELECT value FROM meta WHERE key = 'epoch-floor'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    stored.map_or(Ok(Epoch(0)), |text| {
+        text.parse()
+            .map(Epoch)
+            .map_err(|e: std::num::ParseIntError| codec::corrupt("epoch-floor")(e.into()))
+    })
 }
 
 pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {

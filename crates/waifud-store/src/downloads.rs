@@ -27,19 +27,16 @@ pub struct DownloadRow {
 impl ReadTx<'_> {
     /// The download of one template.
     pub fn download(&self, template: &str) -> Result<Option<DownloadRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM downloads WHERE template = ?1")?
-            .query_and_then([template], download)?
-            .next()
-            .transpose()
+        self.first(
+            "SELECT * FROM downloads WHERE template = ?1",
+            [template],
+            download,
+        )
     }
 
     /// Every download, by name.
     pub fn downloads(&self) -> Result<Vec<DownloadRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM downloads ORDER BY template")?
-            .query_and_then([], download)?
-            .collect()
+        self.all("SELECT * FROM downloads ORDER BY template", [], download)
     }
 
     /// The number of running downloads.
@@ -53,12 +50,11 @@ impl ReadTx<'_> {
 
     /// The running downloads of a source.
     pub fn downloads_from(&self, source: Digest) -> Result<Vec<DownloadRow>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT * FROM downloads WHERE source = ?1 AND error IS NULL ORDER BY template",
-            )?
-            .query_and_then([source.bytes()], download)?
-            .collect()
+        self.all(
+            "SELECT * FROM downloads WHERE source = ?1 AND error IS NULL ORDER BY template",
+            [source.bytes()],
+            download,
+        )
     }
 
     /// The image with this publisher's checksum, if it is stored.

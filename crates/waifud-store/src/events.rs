@@ -113,8 +113,29 @@ impl ReadTx<'_> {
         filter: &EventFilter,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
+        self.events_in_order("ASC", after, filter, limit)
+    }
+
+    /// The newest `limit` events that match, oldest first.
+    pub fn newest_events(
+        &self,
+        filter: &EventFilter,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let mut events = self.events_in_order("DESC", 0, filter, limit)?;
+        events.reverse();
+        Ok(events)
+    }
+
+    fn events_in_order(
+        &self,
+        order: &str,
+        after: u64,
+        filter: &EventFilter,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
         let mut statement = self.conn.prepare_cached(&format!(
-            "SELECT * FROM events WHERE revision > :after AND {} ORDER BY revision LIMIT :limit",
+            "SELECT * FROM events WHERE revision > :after AND {} ORDER BY revision {order} LIMIT :limit",
             filter.condition()
         ))?;
         let rows = statement.query(named_params! {
@@ -124,26 +145,6 @@ impl ReadTx<'_> {
             ":limit": limit,
         })?;
         self.collect_events(rows)
-    }
-
-    /// The newest `limit` events that match, oldest first.
-    pub fn newest_events(
-        &self,
-        filter: &EventFilter,
-        limit: u32,
-    ) -> Result<Vec<Event>, StoreError> {
-        let mut statement = self.conn.prepare_cached(&format!(
-            "SELECT * FROM events WHERE {} ORDER BY revision DESC LIMIT :limit",
-            filter.condition()
-        ))?;
-        let rows = statement.query(named_params! {
-            ":object": filter.object,
-            ":type": filter.object_type,
-            ":limit": limit,
-        })?;
-        let mut events = self.collect_events(rows)?;
-        events.reverse();
-        Ok(events)
     }
 
     /// The newest `limit` events about the object with this id, oldest first.

@@ -30,30 +30,27 @@ impl ReadTx<'_> {
 
     /// One image.
     pub fn image(&self, wanted: Digest) -> Result<Option<ImageRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM images WHERE digest = ?1")?
-            .query_and_then([wanted.bytes()], image)?
-            .next()
-            .transpose()
+        self.first(
+            "SELECT * FROM images WHERE digest = ?1",
+            [wanted.bytes()],
+            image,
+        )
     }
 
     /// Images sorted by digest, after `after`.
     pub fn images(&self, after: Option<Digest>, limit: u32) -> Result<Vec<ImageRow>, StoreError> {
         let after = after.map_or_else(Vec::new, |d| d.bytes().to_vec());
-        self.conn
-            .prepare_cached("SELECT * FROM images WHERE digest > ?1 ORDER BY digest LIMIT ?2")?
-            .query_and_then((after, limit), image)?
-            .collect()
+        self.all(
+            "SELECT * FROM images WHERE digest > ?1 ORDER BY digest LIMIT ?2",
+            (after, limit),
+            image,
+        )
     }
 
     /// The templates with a revision that has the image, by name.
     pub fn templates_with_image(&self, wanted: Digest) -> Result<Vec<Name>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT template AS name FROM template_revisions WHERE image = ?1 ORDER BY template LIMIT 10",
-            )?
-            .query_and_then([wanted.bytes()], |row| name(row, "name"))?
-            .collect()
+        let sql = "SELECT template AS name FROM template_revisions WHERE image = ?1 ORDER BY template LIMIT 10";
+        self.all(sql, [wanted.bytes()], |row| name(row, "name"))
     }
 
     /// Whether a template's revision or an instance uses the image.

@@ -1,12 +1,10 @@
 //! Instances: spec, status and node. One row for each instance that exists, including those being deleted.
 
-use std::collections::BTreeMap;
-
 use rusqlite::{Row, named_params};
 use waifud_api::PlacementVerdict;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::status::InstanceStatus;
-use waifud_types::template::{Datasource, Firmware};
+use waifud_types::template::Datasource;
 use waifud_types::{Epoch, Generation, InstanceId, Name, NodeId, Revision, Secret, Timestamp};
 
 use crate::codec::{
@@ -14,7 +12,7 @@ use crate::codec::{
     to_i64, to_json, to_word, word,
 };
 use crate::error::taken;
-use crate::{ReadTx, StoreError, Taken, Topic, WriteTx, waiting};
+use crate::{ImageTraits, Labels, ReadTx, StoreError, Taken, Topic, WriteTx, waiting};
 
 /// An instance to create.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,17 +22,13 @@ pub struct NewInstance {
     /// Its name.
     pub name: Name,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The desired state.
     pub spec: InstanceSpec,
     /// The initial status.
     pub status: InstanceStatus,
-    /// The architecture of its image.
-    pub arch: String,
-    /// How the guest finds its documents.
-    pub datasource: Datasource,
-    /// The firmware that starts the boot loader.
-    pub firmware: Firmware,
+    /// What its image needs.
+    pub traits: ImageTraits,
     /// Public keys.
     pub ssh_keys: Vec<String>,
     /// The instance-id that cloud-init is given.
@@ -53,7 +47,7 @@ pub struct InstanceRow {
     /// Its name.
     pub name: Name,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The number of changes of the spec.
     pub generation: Generation,
     /// The number of changes of the owner.
@@ -66,12 +60,8 @@ pub struct InstanceRow {
     pub status: InstanceStatus,
     /// The owner; absent until the instance is placed.
     pub node: Option<NodeId>,
-    /// The current name of the node. The name in the status is the one at the time of placement.
-    pub node_name: Option<Name>,
-    /// Whether the node is reachable; true until the instance is placed.
-    pub node_reachable: bool,
-    /// The last contact with the node, if it is unreachable.
-    pub node_last_contact: Option<Timestamp>,
+    /// What is known of the owner.
+    pub owner: Owner,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Why the node was chosen, or why no node was.
@@ -84,26 +74,29 @@ pub struct InstanceRow {
     pub cloud_id: String,
 }
 
+/// The node that owns an instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// Its current name. The name in the status is the one at the time of placement.
+    pub name: Option<Name>,
+    /// Whether it is reachable; true until the instance is placed.
+    pub reachable: bool,
+    /// The last contact with it, if it is unreachable.
+    pub last_contact: Option<Timestamp>,
+}
+
 pub(crate) const SELECT: &str = "SELECT i.*, n.name AS node_name, n.reachable, n.last_contact
    FROM instances i LEFT JOIN nodes n ON n.id = i.node";
 
 impl ReadTx<'_> {
     /// One instance by id.
     pub fn instance(&self, id: InstanceId) -> Result<Option<InstanceRow>, StoreError> {
-        self.conn
-            .prepare_cached(&format!("{SELECT} WHERE i.id = ?1"))?
-            .query_and_then([id16(&id)], instance)?
-            .next()
-            .transpose()
+        self.first(&format!("{SELECT} WHERE i.id = ?1"), [id16(&id)], instance)
     }
 
     /// One instance by name.
     pub fn instance_named(&self, wanted: &str) -> Result<Option<InstanceRow>, StoreError> {
-        self.conn
-            .prepare_cached(&format!("{SELECT} WHERE i.name = ?1"))?
-            .query_and_then([wanted], instance)?
-            .next()
-            .transpose()
+        self.first(&format!("{SELECT} WHERE i.name = ?1"), [wanted], instance)
     }
 
     /// One instance by name or by id. Names cannot look like ids.
@@ -119,10 +112,11 @@ impl ReadTx<'_> {
 
     /// Every instance of a node.
     pub fn instances_on(&self, node: NodeId) -> Result<Vec<InstanceId>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT id FROM instances WHERE node = ?1")?
-            .query_and_then([node16(&node)], |row| instance_id(row, "id"))?
-            .collect()
+        self.all(
+            "SELECT id FROM instances WHERE node = ?1",
+            [node16(&node)],
+            |row| instance_id(row, "id"),
+        )
     }
 
     /// The public keys of an instance.
@@ -166,9 +160,9 @@ impl WriteTx<'_> {
                 ":at": new.at.as_microsecond(),
                 ":template": new.spec.template.as_str(),
                 ":image": new.spec.image.bytes(),
-                ":arch": new.arch,
-                ":datasource": to_word("a datasource", &new.datasource)?,
-                ":firmware": to_word("a firmware", &new.firmware)?,
+                ":arch": new.traits.arch,
+                ":datasource": to_word("a datasource", &new.traits.datasource)?,
+                ":firmware": to_word("a firmware", &new.traits.firmware)?,
                 ":state": new.status.state.as_str(),
                 ":labels": to_json("labels", &new.labels)?,
                 ":spec": to_json("a spec", &new.spec)?,
@@ -176,7 +170,7 @@ impl WriteTx<'_> {
                 ":ssh_keys": to_json("keys", &new.ssh_keys)?,
                 ":cloud_id": new.cloud_id,
                 ":revision": to_i64(revision.number),
-                ":class": waiting::class(&new.spec, &new.arch)?,
+                ":class": waiting::class(&new.spec, &new.traits.arch)?,
                 ":group": group(&new.spec),
             })
             .map_err(|e| taken(e, &[("instances.name", Taken::InstanceName)]))?;
@@ -219,11 +213,7 @@ impl WriteTx<'_> {
     }
 
     /// Replaces the labels. The node is not notified, because it does not use them.
-    pub fn set_labels(
-        &mut self,
-        id: InstanceId,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<(), StoreError> {
+    pub fn set_labels(&mut self, id: InstanceId, labels: &Labels) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE instances SET labels = ?2 WHERE id = ?1")?
             .execute((id16(&id), to_json("labels", labels)?))?;
@@ -235,11 +225,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    fn index_labels(
-        &self,
-        id: InstanceId,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<(), StoreError> {
+    fn index_labels(&self, id: InstanceId, labels: &Labels) -> Result<(), StoreError> {
         let mut label = self.conn.prepare_cached(
             "INSERT INTO instance_labels (key, value, instance) VALUES (?1, ?2, ?3)",
         )?;
@@ -327,11 +313,11 @@ impl WriteTx<'_> {
     fn touch_instance(&mut self, id: InstanceId) -> Result<(), StoreError> {
         self.touch(Topic::Instance(id));
         let node = self
-            .conn
-            .prepare_cached("SELECT node FROM instances WHERE id = ?1")?
-            .query_and_then([id16(&id)], |row| maybe_node_id(row, "node"))?
-            .next()
-            .transpose()?
+            .first(
+                "SELECT node FROM instances WHERE id = ?1",
+                [id16(&id)],
+                |row| maybe_node_id(row, "node"),
+            )?
             .flatten();
         if let Some(node) = node {
             self.touch(Topic::Node(node));
@@ -358,9 +344,11 @@ pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
         spec: json(row, "spec")?,
         status: json(row, "status")?,
         node: maybe_node_id(row, "node")?,
-        node_name: maybe_name(row, "node_name")?,
-        node_reachable: row.get::<_, Option<bool>>("reachable")?.unwrap_or(true),
-        node_last_contact: maybe_time(row, "last_contact")?,
+        owner: Owner {
+            name: maybe_name(row, "node_name")?,
+            reachable: row.get::<_, Option<bool>>("reachable")?.unwrap_or(true),
+            last_contact: maybe_time(row, "last_contact")?,
+        },
         deleting: row.get("deleting")?,
         placement: json(row, "placement")?,
         arch: row.get("arch")?,

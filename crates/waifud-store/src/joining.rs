@@ -38,43 +38,40 @@ pub struct NodeKeyRow {
 impl ReadTx<'_> {
     /// The token with this secret's digest.
     pub fn join_token(&self, secret: Digest) -> Result<Option<JoinTokenRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM join_tokens WHERE secret = ?1")?
-            .query_and_then([secret.bytes()], token)?
-            .next()
-            .transpose()
+        self.first(
+            "SELECT * FROM join_tokens WHERE secret = ?1",
+            [secret.bytes()],
+            token,
+        )
     }
 
     /// All tokens, oldest first, each with the name of the node that joined with it, if that node exists.
     pub fn join_tokens(&self) -> Result<Vec<(JoinTokenRow, Option<Name>)>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT t.*, k.name AS node_name FROM join_tokens t
+        self.all(
+            "SELECT t.*, k.name AS node_name FROM join_tokens t
                  LEFT JOIN node_keys k ON k.node = t.node ORDER BY t.created_at, t.id",
-            )?
-            .query_and_then([], |row| Ok((token(row)?, maybe_name(row, "node_name")?)))?
-            .collect()
+            [],
+            |row| Ok((token(row)?, maybe_name(row, "node_name")?)),
+        )
     }
 
     /// The key of a node; `None` if it has not joined.
     pub fn node_key(&self, node: NodeId) -> Result<Option<NodeKeyRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM node_keys WHERE node = ?1")?
-            .query_and_then([node16(&node)], key)?
-            .next()
-            .transpose()
+        self.first(
+            "SELECT * FROM node_keys WHERE node = ?1",
+            [node16(&node)],
+            key,
+        )
     }
 
     /// The id of the node with this name, even if it has joined and not reported yet.
     pub fn node_id_named(&self, wanted: &Name) -> Result<Option<NodeId>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT id AS node FROM nodes WHERE name = ?1
+        self.first(
+            "SELECT id AS node FROM nodes WHERE name = ?1
                  UNION SELECT node FROM node_keys WHERE name = ?1 LIMIT 1",
-            )?
-            .query_and_then([wanted.as_str()], |row| node_id(row, "node"))?
-            .next()
-            .transpose()
+            [wanted.as_str()],
+            |row| node_id(row, "node"),
+        )
     }
 }
 

@@ -39,20 +39,15 @@ impl ReadTx<'_> {
 
     /// The first assigned address of a range, and its instance.
     pub fn owner_in(&self, range: Ipv4Net) -> Result<Option<(Ipv4Addr, InstanceId)>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT address, instance FROM leases WHERE address BETWEEN ?1 AND ?2
+        self.first(
+            "SELECT address, instance FROM leases WHERE address BETWEEN ?1 AND ?2
                   ORDER BY address LIMIT 1",
-            )?
-            .query_and_then(
-                (u32::from(range.network()), u32::from(range.broadcast())),
-                |row| {
-                    let address = Ipv4Addr::from(row.get::<_, u32>("address")?);
-                    Ok((address, crate::codec::instance_id(row, "instance")?))
-                },
-            )?
-            .next()
-            .transpose()
+            (u32::from(range.network()), u32::from(range.broadcast())),
+            |row| {
+                let address = Ipv4Addr::from(row.get::<_, u32>("address")?);
+                Ok((address, crate::codec::instance_id(row, "instance")?))
+            },
+        )
     }
 
     /// Whether a nic has the MAC address.
@@ -65,13 +60,11 @@ impl ReadTx<'_> {
 
     /// The instance with the address.
     pub fn address_owner(&self, address: Ipv4Addr) -> Result<Option<InstanceId>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT instance FROM leases WHERE address = ?1")?
-            .query_and_then([u32::from(address)], |row| {
-                crate::codec::instance_id(row, "instance")
-            })?
-            .next()
-            .transpose()
+        self.first(
+            "SELECT instance FROM leases WHERE address = ?1",
+            [u32::from(address)],
+            |row| crate::codec::instance_id(row, "instance"),
+        )
     }
 }
 

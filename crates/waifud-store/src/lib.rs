@@ -59,23 +59,26 @@ pub use error::{StoreError, Taken};
 pub use events::{EventFilter, NewEvent};
 pub use idempotency::{Remembered, StoredAnswer};
 pub use images::ImageRow;
-pub use instances::{InstanceRow, NewInstance};
+pub use instances::{InstanceRow, NewInstance, Owner};
 pub use joining::{JoinTokenRow, NodeKeyRow};
 pub use leases::LeaseRow;
 pub use migrate::SCHEMA;
 pub use networks::{NetworkRow, NicRow};
-pub use nodes::{NewNode, NodeRow};
+pub use nodes::{NewNode, NodeRow, UnmanagedSummary};
 pub use ownership::ReleaseRow;
 pub use peers::{DeletedObject, PeerRow};
 pub use placing::{NodeCapacity, PlacementRow, PoolPromise};
 pub use query::InstanceFilter;
 pub use slice::SliceRow;
-pub use templates::{NewTemplate, TemplateRow, TemplateSource};
+pub use templates::{ImageTraits, NewTemplate, TemplateRow, TemplateSource};
 pub use tokens::TokenRow;
 pub use tombstones::TombstoneRow;
 pub use tx::{ReadTx, WriteTx};
 pub use waiting::{Waiting, WaitingPlace};
 pub use wakeups::Topic;
+
+/// Labels of an instance or of a node.
+pub type Labels = std::collections::BTreeMap<String, String>;
 
 use health::Health;
 use readers::Readers;

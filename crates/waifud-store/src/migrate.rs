@@ -29,10 +29,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0014_ownership.sql"),
     include_str!("migrations/0015_release.sql"),
     include_str!("migrations/0016_peers.sql"),
+    include_str!("migrations/0017_release_off.sql"),
 ];
 
 /// The newest schema that this program supports.
-pub const SCHEMA: u32 = 16;
+pub const SCHEMA: u32 = 17;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

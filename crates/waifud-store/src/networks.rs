@@ -43,11 +43,7 @@ const SELECT: &str =
 impl ReadTx<'_> {
     /// One network.
     pub fn network(&self, wanted: &str) -> Result<Option<NetworkRow>, StoreError> {
-        self.conn
-            .prepare_cached(&format!("{SELECT} WHERE name = ?1"))?
-            .query_and_then([wanted], network)?
-            .next()
-            .transpose()
+        self.first(&format!("{SELECT} WHERE name = ?1"), [wanted], network)
     }
 
     /// Whether the network exists.
@@ -60,18 +56,20 @@ impl ReadTx<'_> {
 
     /// Networks by name, after `after`.
     pub fn networks(&self, after: &str, limit: u32) -> Result<Vec<NetworkRow>, StoreError> {
-        self.conn
-            .prepare_cached(&format!("{SELECT} WHERE name > ?1 ORDER BY name LIMIT ?2"))?
-            .query_and_then((after, limit), network)?
-            .collect()
+        self.all(
+            &format!("{SELECT} WHERE name > ?1 ORDER BY name LIMIT ?2"),
+            (after, limit),
+            network,
+        )
     }
 
     /// The bridge of every named network.
     pub fn bridges(&self) -> Result<BTreeMap<Name, String>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT name, bridge FROM networks WHERE bridge IS NOT NULL")?
-            .query_and_then([], |row| Ok((name(row, "name")?, row.get("bridge")?)))?
-            .collect()
+        self.all(
+            "SELECT name, bridge FROM networks WHERE bridge IS NOT NULL",
+            [],
+            |row| Ok((name(row, "name")?, row.get("bridge")?)),
+        )
     }
 
     /// All addresses that instances have or may have on a network: their nics there, and the observed addresses.
@@ -103,13 +101,12 @@ impl ReadTx<'_> {
 
     /// Names of up to `limit` instances that have a nic on the network.
     pub fn network_users(&self, network: &Name, limit: u32) -> Result<Vec<Name>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT i.name FROM network_users u JOIN instances i ON i.id = u.instance
+        self.all(
+            "SELECT i.name FROM network_users u JOIN instances i ON i.id = u.instance
                   WHERE u.network = ?1 ORDER BY i.name LIMIT ?2",
-            )?
-            .query_and_then((network.as_str(), limit), |row| name(row, "name"))?
-            .collect()
+            (network.as_str(), limit),
+            |row| name(row, "name"),
+        )
     }
 }
 

@@ -1,11 +1,9 @@
 //! Administration of nodes: labels, and removal with a subnet that stays reserved.
 
-use std::collections::BTreeMap;
-
 use waifud_types::{NodeId, Revision, Timestamp};
 
 use crate::codec::{node16, to_json};
-use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
+use crate::{Labels, NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
 impl ReadTx<'_> {
     /// Whether a removed node of this name or id still has its subnet reserved.
@@ -20,11 +18,7 @@ impl ReadTx<'_> {
 
 impl WriteTx<'_> {
     /// Replaces the labels that operators set on a node.
-    pub fn set_node_labels(
-        &mut self,
-        id: NodeId,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<(), StoreError> {
+    pub fn set_node_labels(&mut self, id: NodeId, labels: &Labels) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE nodes SET labels = ?2 WHERE id = ?1")?
             .execute((node16(&id), to_json("labels", labels)?))?;

@@ -1,19 +1,18 @@
 //! Nodes: their reported facts, their subnets, and whether they are reachable.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use rusqlite::{Row, named_params};
 use waifud_api::agent::Unmanaged;
 use waifud_types::node::{NodeFacts, Resources};
-use waifud_types::{BootId, Name, NodeId, Revision, Timestamp};
+use waifud_types::{BootId, Epoch, InstanceId, Name, NodeId, Revision, Timestamp};
 
 use crate::codec::{
-    corrupt, count, json, maybe_time, name, node_id, node16, size, time, to_i64, to_json,
+    corrupt, count, json, maybe_time, name, node_id, node16, size, to_i64, to_json,
 };
 use crate::error::taken;
-use crate::{ReadTx, StoreError, Taken, Topic, WriteTx};
+use crate::{Labels, ReadTx, StoreError, Taken, Topic, WriteTx};
 
 /// A node that joins.
 #[derive(Clone, PartialEq, Debug)]
@@ -32,7 +31,6 @@ pub struct NewNode {
 
 /// A stored node.
 #[derive(Clone, PartialEq, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "columns of a row")]
 pub struct NodeRow {
     /// Its id.
     pub id: NodeId,
@@ -41,23 +39,17 @@ pub struct NodeRow {
     /// The facts in its last report.
     pub facts: NodeFacts,
     /// Labels that operators set.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Whether it is reachable.
     pub reachable: bool,
     /// Whether it does not accept new instances.
     pub cordoned: bool,
     /// The guests' subnet on it.
     pub subnet: Ipv4Net,
-    /// When it joined.
-    pub joined_at: Timestamp,
     /// The last contact; written only when the node becomes unreachable, `None` before.
     pub last_contact: Option<Timestamp>,
-    /// The number of unmanaged objects on it; [`ReadTx::unmanaged_on`] reads them.
-    pub unmanaged_count: u32,
-    /// Their addresses.
-    pub unmanaged_addresses: Vec<Ipv4Addr>,
-    /// Whether it has reported its unmanaged objects since the database was restored.
-    pub swept: bool,
+    /// The unmanaged objects on it.
+    pub unmanaged: UnmanagedSummary,
     /// Whether an operator has confirmed the database for it; false only after a restore.
     pub confirmed: bool,
     /// The boot id at its last contact; `None` until it was reported.
@@ -66,6 +58,17 @@ pub struct NodeRow {
     pub promised: Resources,
     /// The revision of the last change of the node's own configuration.
     pub slice_revision: u64,
+}
+
+/// The unmanaged objects on a node; [`ReadTx::unmanaged_on`] reads them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnmanagedSummary {
+    /// Their number.
+    pub count: u32,
+    /// Their addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Whether the node has reported them since the database was restored.
+    pub swept: bool,
 }
 
 impl NodeRow {
@@ -78,28 +81,21 @@ impl NodeRow {
 impl ReadTx<'_> {
     /// One node by id.
     pub fn node(&self, id: NodeId) -> Result<Option<NodeRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM nodes WHERE id = ?1")?
-            .query_and_then([node16(&id)], node)?
-            .next()
-            .transpose()
+        self.first("SELECT * FROM nodes WHERE id = ?1", [node16(&id)], node)
     }
 
     /// One node by name.
     pub fn node_named(&self, wanted: &str) -> Result<Option<NodeRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM nodes WHERE name = ?1")?
-            .query_and_then([wanted], node)?
-            .next()
-            .transpose()
+        self.first("SELECT * FROM nodes WHERE name = ?1", [wanted], node)
     }
 
     /// Nodes by name, after `after`.
     pub fn nodes(&self, after: &str, limit: u32) -> Result<Vec<NodeRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM nodes WHERE name > ?1 ORDER BY name LIMIT ?2")?
-            .query_and_then((after, limit), node)?
-            .collect()
+        self.all(
+            "SELECT * FROM nodes WHERE name > ?1 ORDER BY name LIMIT ?2",
+            (after, limit),
+            node,
+        )
     }
 
     /// The unmanaged objects on the node. They may be megabytes, so they are read only here.
@@ -111,12 +107,47 @@ impl ReadTx<'_> {
             .unwrap_or_else(|| Ok(Vec::new()))
     }
 
+    /// The nodes that report an unmanaged copy of the instance, with the epoch of the copy; `None` if the node has no record
+    /// of it.
+    pub fn unmanaged_copies(
+        &self,
+        id: InstanceId,
+    ) -> Result<Vec<(NodeId, Option<Epoch>)>, StoreError> {
+        let mut copies = Vec::new();
+        let mut lists = self
+            .conn
+            .prepare_cached("SELECT node, things FROM unmanaged WHERE instr(things, ?1) > 0")?;
+        let lists = lists.query_and_then([id.to_string()], |row| {
+            Ok::<_, StoreError>((
+                node_id(row, "node")?,
+                json::<Vec<Unmanaged>>(row, "things")?,
+            ))
+        })?;
+        for list in lists {
+            let (node, things) = list?;
+            let copy = things.iter().filter(|entry| entry.instance == id);
+            let epoch = copy.map(|entry| entry.record.as_ref().map(|record| record.epoch));
+            copies.extend(epoch.max().map(|epoch| (node, epoch)));
+        }
+        Ok(copies)
+    }
+
+    /// The first node that no operator has confirmed since the database was restored.
+    pub fn unconfirmed_node(&self) -> Result<Option<Name>, StoreError> {
+        self.conn
+            .prepare_cached("SELECT name FROM nodes WHERE confirmed = 0 ORDER BY name LIMIT 1")?
+            .query_and_then([], |row| name(row, "name"))?
+            .next()
+            .transpose()
+    }
+
     /// Every node's subnet, those of removed nodes included.
     pub fn subnets(&self) -> Result<Vec<Ipv4Net>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT subnet FROM nodes UNION ALL SELECT subnet FROM removed_nodes")?
-            .query_and_then([], subnet)?
-            .collect()
+        self.all(
+            "SELECT subnet FROM nodes UNION ALL SELECT subnet FROM removed_nodes",
+            [],
+            subnet,
+        )
     }
 }
 
@@ -283,11 +314,12 @@ pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
         reachable: row.get("reachable")?,
         cordoned: row.get("cordoned")?,
         subnet: subnet(row)?,
-        joined_at: time(row, "joined_at")?,
         last_contact: maybe_time(row, "last_contact")?,
-        unmanaged_count: row.get("unmanaged_count")?,
-        unmanaged_addresses: json(row, "unmanaged_addresses")?,
-        swept: row.get("swept")?,
+        unmanaged: UnmanagedSummary {
+            count: row.get("unmanaged_count")?,
+            addresses: json(row, "unmanaged_addresses")?,
+            swept: row.get("swept")?,
+        },
         confirmed: row.get("confirmed")?,
         boot_id: row
             .get::<_, Option<String>>("boot_id")?

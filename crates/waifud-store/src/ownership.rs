@@ -1,7 +1,8 @@
 //! The nodes that have a part in an instance, and what each of them reserves for it.
 //!
 //! An instance has at most one owner. During a handover the old owner releases the instance while the new one receives
-//! it; both hold a reservation and volumes. `instances.node` is the owner, kept by triggers.
+//! it; both hold a reservation and volumes. `instances.node` is the owner, kept by triggers; while there is none, it is the
+//! last owner, or another node with a part if that one's part has ended.
 
 use rusqlite::Row;
 use waifud_api::agent::Release;
@@ -23,46 +24,48 @@ pub struct ReleaseRow {
 impl ReadTx<'_> {
     /// The nodes that have a part in an instance; none until it is placed.
     pub fn ownership(&self, id: InstanceId) -> Result<Vec<Part>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM ownership WHERE instance = ?1 ORDER BY node")?
-            .query_and_then([id16(&id)], part)?
-            .collect()
+        self.all(
+            "SELECT * FROM ownership WHERE instance = ?1 ORDER BY node",
+            [id16(&id)],
+            part,
+        )
     }
 
     /// The part of one node in an instance.
     pub fn part_in(&self, id: InstanceId, node: NodeId) -> Result<Option<Part>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM ownership WHERE instance = ?1 AND node = ?2")?
-            .query_and_then((id16(&id), node16(&node)), part)?
-            .next()
-            .transpose()
+        self.first(
+            "SELECT * FROM ownership WHERE instance = ?1 AND node = ?2",
+            (id16(&id), node16(&node)),
+            part,
+        )
+    }
+
+    /// The lowest epoch that may be assigned; 0 unless the database was restored.
+    pub fn epoch_floor(&self) -> Result<Epoch, StoreError> {
+        crate::backup::epoch_floor(self.conn)
     }
 
     /// Instances in which a node has a part without being the owner.
     pub fn handovers_on(&self, node: NodeId) -> Result<Vec<InstanceId>, StoreError> {
-        self.conn
-            .prepare_cached(HANDOVERS)?
-            .query_and_then([node16(&node)], |row| instance_id(row, "instance"))?
-            .collect()
+        self.all(HANDOVERS, [node16(&node)], |row| {
+            instance_id(row, "instance")
+        })
     }
 
     /// Releases of a node that were ordered after `since`, recorded or not, oldest first. Instances being deleted are
     /// left out: the node receives their tombstones.
     pub fn releases(&self, node: NodeId, since: u64) -> Result<Vec<ReleaseRow>, StoreError> {
-        self.conn
-            .prepare_cached(RELEASES)?
-            .query_and_then((node16(&node), to_i64(since)), |row| {
-                let Part { epoch, stop, .. } = part(row)?;
-                Ok(ReleaseRow {
-                    release: Release {
-                        instance: instance_id(row, "instance")?,
-                        epoch,
-                        stop,
-                    },
-                    slice_revision: count(row, "slice_revision")?,
-                })
-            })?
-            .collect()
+        self.all(RELEASES, (node16(&node), to_i64(since)), |row| {
+            let Part { epoch, stop, .. } = part(row)?;
+            Ok(ReleaseRow {
+                release: Release {
+                    instance: instance_id(row, "instance")?,
+                    epoch,
+                    stop,
+                },
+                slice_revision: count(row, "slice_revision")?,
+            })
+        })
     }
 }
 
@@ -83,10 +86,10 @@ impl WriteTx<'_> {
     ) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
-                "INSERT INTO ownership (instance, node, epoch, role, stop, slice_revision)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                "INSERT INTO ownership (instance, node, epoch, role, stop, slice_revision, off)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (instance, node) DO UPDATE SET epoch = excluded.epoch, role = excluded.role,
-                     stop = excluded.stop,
+                     stop = excluded.stop, off = excluded.off,
                      slice_revision = CASE excluded.role WHEN 'released' THEN slice_revision
                                                          ELSE excluded.slice_revision END",
             )?
@@ -97,6 +100,7 @@ impl WriteTx<'_> {
                 to_word("a role", &part.role)?,
                 part.stop,
                 to_i64(revision.number),
+                part.off,
             ))?;
         self.touch(Topic::Instance(id));
         self.touch(Topic::Node(part.node));
@@ -117,11 +121,12 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Ends a node's part in an instance, with its reservation and volumes.
+    /// Ends a node's part in an instance, with its reservation, volumes and published ports.
     pub fn end_part(&mut self, id: InstanceId, node: NodeId) -> Result<(), StoreError> {
         for delete in [
             "DELETE FROM reservations WHERE instance = ?1 AND node = ?2",
             "DELETE FROM volumes WHERE instance = ?1 AND node = ?2",
+            "DELETE FROM published WHERE instance = ?1 AND node = ?2",
             "DELETE FROM ownership WHERE instance = ?1 AND node = ?2",
         ] {
             self.conn
@@ -140,6 +145,7 @@ fn part(row: &Row<'_>) -> Result<Part, StoreError> {
         epoch: Epoch(count(row, "epoch")?),
         role: word::<OwnershipRole>(row, "role")?,
         stop: row.get("stop")?,
+        off: row.get("off")?,
     })
 }
 

@@ -35,28 +35,23 @@ pub struct DeletedObject {
 impl ReadTx<'_> {
     /// The peers of a node that changed after `since`, in the order of their changes.
     pub fn peers(&self, of: NodeId, since: u64) -> Result<Vec<PeerRow>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT id, name, subnet, reachable, peer_revision FROM nodes
+        self.all(
+            "SELECT id, name, subnet, reachable, peer_revision FROM nodes
                   WHERE peer_revision > ?1 AND id <> ?2 ORDER BY peer_revision",
-            )?
-            .query_and_then((to_i64(since), node16(&of)), peer)?
-            .collect()
+            (to_i64(since), node16(&of)),
+            peer,
+        )
     }
 
     /// Cluster-wide objects that were deleted after `since`, in the order of their deletion.
     pub fn deleted_objects(&self, since: u64) -> Result<Vec<DeletedObject>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT id, revision FROM deleted_objects WHERE revision > ?1 AND kind = ?2 ORDER BY revision",
-            )?
-            .query_and_then((to_i64(since), PEER), |row| {
-                Ok(DeletedObject {
-                    key: SliceKey::Peer(node_id(row, "id")?),
-                    revision: count(row, "revision")?,
-                })
-            })?
-            .collect()
+        let sql = "SELECT id, revision FROM deleted_objects WHERE revision > ?1 AND kind = ?2 ORDER BY revision";
+        self.all(sql, (to_i64(since), PEER), |row| {
+            Ok(DeletedObject {
+                key: SliceKey::Peer(node_id(row, "id")?),
+                revision: count(row, "revision")?,
+            })
+        })
     }
 }
 

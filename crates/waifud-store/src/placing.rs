@@ -68,16 +68,13 @@ impl ReadTx<'_> {
 
     /// The reserved space of every pool of every node.
     pub fn pool_promises(&self) -> Result<Vec<PoolPromise>, StoreError> {
-        self.conn
-            .prepare_cached(POOL_PROMISES)?
-            .query_and_then([], |row| {
-                Ok(PoolPromise {
-                    node: node_id(row, "node")?,
-                    pool: name(row, "pool")?,
-                    promised: size(row, "promised")?,
-                })
-            })?
-            .collect()
+        self.all(POOL_PROMISES, [], |row| {
+            Ok(PoolPromise {
+                node: node_id(row, "node")?,
+                pool: name(row, "pool")?,
+                promised: size(row, "promised")?,
+            })
+        })
     }
 
     /// What a node reserves for an instance.
@@ -86,16 +83,12 @@ impl ReadTx<'_> {
         id: InstanceId,
         node: NodeId,
     ) -> Result<Option<Resources>, StoreError> {
-        self.conn
-            .prepare_cached(RESERVATION)?
-            .query_and_then((id16(&id), node16(&node)), |row| {
-                Ok::<_, StoreError>(Resources {
-                    cpus: u32::try_from(count(row, "cpus")?).unwrap_or(u32::MAX),
-                    memory_bytes: size(row, "memory_bytes")?,
-                })
-            })?
-            .next()
-            .transpose()
+        self.first(RESERVATION, (id16(&id), node16(&node)), |row| {
+            Ok::<_, StoreError>(Resources {
+                cpus: u32::try_from(count(row, "cpus")?).unwrap_or(u32::MAX),
+                memory_bytes: size(row, "memory_bytes")?,
+            })
+        })
     }
 
     /// The guest subnet of a node.

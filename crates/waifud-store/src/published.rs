@@ -15,16 +15,12 @@ impl ReadTx<'_> {
         protocol: Protocol,
         port: u16,
     ) -> Result<Option<(InstanceId, Name)>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT i.id, i.name FROM published p JOIN instances i ON i.id = p.instance
+        self.first(
+            "SELECT i.id, i.name FROM published p JOIN instances i ON i.id = p.instance
                   WHERE p.node = ?1 AND p.protocol = ?2 AND p.port = ?3",
-            )?
-            .query_and_then((node16(&node), protocol.as_str(), port), |row| {
-                Ok((instance_id(row, "id")?, name(row, "name")?))
-            })?
-            .next()
-            .transpose()
+            (node16(&node), protocol.as_str(), port),
+            |row| Ok((instance_id(row, "id")?, name(row, "name")?)),
+        )
     }
 }
 

@@ -63,10 +63,7 @@ impl ReadTx<'_> {
         }
         sql.push_str(" ORDER BY i.name LIMIT ?");
         values.push(Box::new(limit));
-        self.conn
-            .prepare_cached(&sql)?
-            .query_and_then(rusqlite::params_from_iter(values), instance)?
-            .collect()
+        self.all(&sql, rusqlite::params_from_iter(values), instance)
     }
 }
 

@@ -20,10 +20,7 @@ impl ReadTx<'_> {
     /// Instances of a node that changed after `since`, in the order of their changes. Instances being deleted are left
     /// out: the node receives their tombstones. Those that the node releases are left out, too.
     pub fn slice(&self, node: NodeId, since: u64) -> Result<Vec<SliceRow>, StoreError> {
-        self.conn
-            .prepare_cached(SLICE)?
-            .query_and_then((node16(&node), to_i64(since)), slice_row)?
-            .collect()
+        self.all(SLICE, (node16(&node), to_i64(since)), slice_row)
     }
 }
 

@@ -7,17 +7,24 @@ use waifud_types::{ByteSize, Digest, Name, Timestamp};
 use crate::codec::{corrupt, count, digest, name, size, time, to_json, to_word, word};
 use crate::{ReadTx, StoreError, WriteTx};
 
+/// What an image needs from the machine that runs it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImageTraits {
+    /// Its architecture.
+    pub arch: String,
+    /// How its guests find their documents.
+    pub datasource: Datasource,
+    /// The firmware that starts its boot loader.
+    pub firmware: Firmware,
+}
+
 /// A new template, or a new image of an existing one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewTemplate {
     /// Its name.
     pub name: Name,
-    /// The architecture of its image.
-    pub arch: String,
-    /// How its guests find their metadata.
-    pub datasource: Datasource,
-    /// The firmware that starts the boot loader.
-    pub firmware: Firmware,
+    /// What its image needs.
+    pub traits: ImageTraits,
     /// The user that cloud-init creates.
     pub default_user: Option<String>,
     /// The image.
@@ -45,12 +52,8 @@ pub struct TemplateRow {
 pub struct TemplateSource {
     /// Its name.
     pub name: Name,
-    /// The architecture of its image.
-    pub arch: String,
-    /// How its guests find their metadata.
-    pub datasource: Datasource,
-    /// The firmware that starts the boot loader.
-    pub firmware: Firmware,
+    /// What its image needs.
+    pub traits: ImageTraits,
     /// The image.
     pub image: Digest,
     /// The image's virtual size, which is the minimum size of a disk.
@@ -60,40 +63,39 @@ pub struct TemplateSource {
 impl ReadTx<'_> {
     /// The part of this template that a create needs.
     pub fn template_source(&self, wanted: &str) -> Result<Option<TemplateSource>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT t.*, i.virtual_size_bytes FROM templates t JOIN images i ON i.digest = t.image
+        self.first(
+            "SELECT t.*, i.virtual_size_bytes FROM templates t JOIN images i ON i.digest = t.image
                   WHERE t.name = ?1",
-            )?
-            .query_and_then([wanted], |row| {
+            [wanted],
+            |row| {
                 Ok(TemplateSource {
                     name: name(row, "name")?,
-                    arch: row.get("arch")?,
-                    datasource: word(row, "datasource")?,
-                    firmware: word(row, "firmware")?,
+                    traits: ImageTraits {
+                        arch: row.get("arch")?,
+                        datasource: word(row, "datasource")?,
+                        firmware: word(row, "firmware")?,
+                    },
                     image: digest(row, "image")?,
                     min_disk_bytes: size(row, "virtual_size_bytes")?,
                 })
-            })?
-            .next()
-            .transpose()
+            },
+        )
     }
 
     /// One template.
     pub fn template(&self, wanted: &str) -> Result<Option<TemplateRow>, StoreError> {
-        self.conn
-            .prepare_cached(&select("t.name = ?1"))?
-            .query_and_then([wanted], |row| self.template_row(row))?
-            .next()
-            .transpose()
+        self.first(&select("t.name = ?1"), [wanted], |row| {
+            self.template_row(row)
+        })
     }
 
     /// Templates by name, after `after`.
     pub fn templates(&self, after: &str, limit: u32) -> Result<Vec<TemplateRow>, StoreError> {
-        self.conn
-            .prepare_cached(&select("t.name > ?1 ORDER BY t.name LIMIT ?2"))?
-            .query_and_then((after, limit), |row| self.template_row(row))?
-            .collect()
+        self.all(
+            &select("t.name > ?1 ORDER BY t.name LIMIT ?2"),
+            (after, limit),
+            |row| self.template_row(row),
+        )
     }
 
     fn template_row(&self, row: &Row<'_>) -> Result<TemplateRow, StoreError> {
@@ -159,9 +161,9 @@ impl WriteTx<'_> {
             )?
             .execute((
                 new.name.as_str(),
-                &new.arch,
-                to_word("a datasource", &new.datasource)?,
-                to_word("a firmware", &new.firmware)?,
+                &new.traits.arch,
+                to_word("a datasource", &new.traits.datasource)?,
+                to_word("a firmware", &new.traits.firmware)?,
                 &new.default_user,
                 new.image.bytes(),
                 new.at.as_microsecond(),
@@ -181,7 +183,7 @@ impl WriteTx<'_> {
             .execute((
                 new.name.as_str(),
                 new.image.bytes(),
-                &new.arch,
+                &new.traits.arch,
                 new.at.as_microsecond(),
                 new.origin.as_ref().map(|origin| &origin.url),
                 new.checksum.as_ref(),

@@ -31,28 +31,21 @@ pub struct TokenRow {
 impl ReadTx<'_> {
     /// The token with this public part.
     pub fn token(&self, id: [u8; 8]) -> Result<Option<TokenRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM tokens WHERE id = ?1")?
-            .query_and_then([id], token)?
-            .next()
-            .transpose()
+        self.first("SELECT * FROM tokens WHERE id = ?1", [id], token)
     }
 
     /// The token of this name.
     pub fn token_named(&self, wanted: &str) -> Result<Option<TokenRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM tokens WHERE name = ?1")?
-            .query_and_then([wanted], token)?
-            .next()
-            .transpose()
+        self.first("SELECT * FROM tokens WHERE name = ?1", [wanted], token)
     }
 
     /// Tokens by name, after `after`.
     pub fn tokens(&self, after: &str, limit: u32) -> Result<Vec<TokenRow>, StoreError> {
-        self.conn
-            .prepare_cached("SELECT * FROM tokens WHERE name > ?1 ORDER BY name LIMIT ?2")?
-            .query_and_then((after, limit), token)?
-            .collect()
+        self.all(
+            "SELECT * FROM tokens WHERE name > ?1 ORDER BY name LIMIT ?2",
+            (after, limit),
+            token,
+        )
     }
 }
 

@@ -19,12 +19,8 @@ pub struct TombstoneRow {
 impl ReadTx<'_> {
     /// Tombstones of a node that are newer than `since`, oldest first.
     pub fn tombstones(&self, node: NodeId, since: u64) -> Result<Vec<TombstoneRow>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT * FROM tombstones WHERE node = ?1 AND slice_revision > ?2 ORDER BY slice_revision",
-            )?
-            .query_and_then((node16(&node), to_i64(since)), row)?
-            .collect()
+        let sql = "SELECT * FROM tombstones WHERE node = ?1 AND slice_revision > ?2 ORDER BY slice_revision";
+        self.all(sql, (node16(&node), to_i64(since)), row)
     }
 
     /// The epoch of the tombstone of one instance on one node.

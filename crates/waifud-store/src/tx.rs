@@ -5,7 +5,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Params, Row};
 use waifud_types::{Incarnation, Revision};
 
 use crate::node_capacities::NodeCapacities;
@@ -22,6 +22,31 @@ pub struct ReadTx<'c> {
 impl<'c> ReadTx<'c> {
     pub(crate) fn new(conn: &'c Connection, incarnation: Incarnation) -> Self {
         Self { conn, incarnation }
+    }
+
+    /// The first row of a query; `None` if there is none. The statement is kept for the next call.
+    pub(crate) fn first<T>(
+        &self,
+        sql: &str,
+        parameters: impl Params,
+        read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let mut statement = self.conn.prepare_cached(sql)?;
+        statement
+            .query_and_then(parameters, read)?
+            .next()
+            .transpose()
+    }
+
+    /// All rows of a query. The statement is kept for the next call.
+    pub(crate) fn all<T, C: FromIterator<T>>(
+        &self,
+        sql: &str,
+        parameters: impl Params,
+        read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<C, StoreError> {
+        let mut statement = self.conn.prepare_cached(sql)?;
+        statement.query_and_then(parameters, read)?.collect()
     }
 
     /// The revision in this incarnation for a number of the history.

@@ -35,13 +35,12 @@ impl ReadTx<'_> {
         } else {
             i64::MIN
         };
-        self.conn
-            .prepare_cached(
-                "SELECT created_at, id, wait_class FROM instances
+        self.all(
+            "SELECT created_at, id, wait_class FROM instances
                   WHERE node IS NULL AND deleting = 0 AND (created_at, id) > (?1, ?2)
                   ORDER BY created_at, id LIMIT ?3",
-            )?
-            .query_and_then((begin, id, limit), |row| {
+            (begin, id, limit),
+            |row| {
                 let id = instance_id(row, "id")?;
                 Ok(Waiting {
                     id,
@@ -51,8 +50,8 @@ impl ReadTx<'_> {
                         id: Some(id),
                     },
                 })
-            })?
-            .collect()
+            },
+        )
     }
 
     /// Whether any instance waits for a node.
@@ -67,15 +66,12 @@ impl ReadTx<'_> {
 
     /// How many instances of a group each node has, including those being deleted.
     pub fn members_of(&self, group: &Name) -> Result<Vec<(NodeId, u32)>, StoreError> {
-        self.conn
-            .prepare_cached(
-                "SELECT node, count(*) AS members FROM instances
+        self.all(
+            "SELECT node, count(*) AS members FROM instances
                   WHERE spread_group = ?1 AND node IS NOT NULL GROUP BY node",
-            )?
-            .query_and_then([group.as_str()], |row| {
-                Ok((node_id(row, "node")?, row.get("members")?))
-            })?
-            .collect()
+            [group.as_str()],
+            |row| Ok((node_id(row, "node")?, row.get("members")?)),
+        )
     }
 }
 

@@ -14,10 +14,10 @@ const CHILD: &str = "WAIFUD_STORE_TEST_CHILD";
 
 /// Not a test: the process that the test below kills. It prints acknowledged changes on stdout.
 #[test]
+#[ignore = "the process that every_acknowledged_change_survives_a_kill kills"]
 fn child_that_writes_until_it_is_killed() {
-    let Some(dir) = std::env::var_os(CHILD) else {
-        return;
-    };
+    let dir = std::env::var_os(CHILD);
+    let dir = dir.expect("every_acknowledged_change_survives_a_kill starts this");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -52,6 +52,7 @@ fn every_acknowledged_change_survives_a_kill() {
             .args([
                 "--exact",
                 "child_that_writes_until_it_is_killed",
+                "--ignored",
                 "--nocapture",
             ])
             .env(CHILD, dir.path())

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 use waifud_store::{
-    ImageRow, NewInstance, NewNode, NodeCapacity, PlacementRow, Store, StoreError, WriteTx,
+    ImageRow, ImageTraits, NewInstance, NewNode, NodeCapacity, PlacementRow, Store, StoreError,
+    WriteTx,
 };
 use waifud_types::node::{NodeFacts, Resources};
 use waifud_types::spec::InstanceSpec;
 use waifud_types::status::InstanceStatus;
+use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{ByteSize, Digest, InstanceId, NodeId, Timestamp};
 
 const IMAGE: Digest = Digest::from_bytes([7; 32]);
@@ -117,9 +119,11 @@ fn place(
         labels: std::collections::BTreeMap::new(),
         spec: spec.clone(),
         status: status.clone(),
-        arch: "x86_64".to_owned(),
-        datasource: serde_json::from_value(json!("openstack")).unwrap(),
-        firmware: serde_json::from_value(json!("bios")).unwrap(),
+        traits: ImageTraits {
+            arch: "x86_64".to_owned(),
+            datasource: Datasource::Openstack,
+            firmware: Firmware::Bios,
+        },
         ssh_keys: Vec::new(),
         cloud_id: String::new(),
         user_data: None,
@@ -319,9 +323,9 @@ async fn unmanaged_objects_are_read_only_on_request() {
         .map_err(|e: StoreError| e)
         .unwrap()
         .unwrap();
-    assert_eq!(row.unmanaged_count, 2);
+    assert_eq!(row.unmanaged.count, 2);
     let addresses: [std::net::Ipv4Addr; 2] = [[10, 144, 1, 2].into(), [10, 144, 1, 9].into()];
-    assert_eq!(row.unmanaged_addresses, addresses);
+    assert_eq!(row.unmanaged.addresses, addresses);
     let left = store
         .write(|tx| {
             tx.set_node_unmanaged(node_id(1), &[])?;
@@ -330,5 +334,5 @@ async fn unmanaged_objects_are_read_only_on_request() {
         .await
         .unwrap();
     assert!(left.0.is_empty());
-    assert_eq!(left.1.unwrap().unmanaged_count, 0);
+    assert_eq!(left.1.unwrap().unmanaged.count, 0);
 }

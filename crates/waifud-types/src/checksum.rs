@@ -22,15 +22,15 @@ pub enum ChecksumAlgorithm {
     Sha512,
 }
 
-impl ChecksumAlgorithm {
+names! {
     /// The prefix before the colon.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sha256 => "sha256",
-            Self::Sha512 => "sha512",
-        }
+    ChecksumAlgorithm {
+        Sha256 => "sha256",
+        Sha512 => "sha512",
     }
+}
 
+impl ChecksumAlgorithm {
     /// Number of hexadecimal digits of a checksum.
     pub const fn digits(self) -> usize {
         match self {

@@ -57,3 +57,25 @@ impl Coded {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod checks {
+    use std::fmt::{Debug, Display};
+
+    use super::*;
+
+    /// Each value has this code and this text, and round-trips.
+    pub(crate) fn assert_codes_and_texts<T>(values: Vec<(T, &'static str, &'static str)>)
+    where
+        T: Serialize + DeserializeOwned + Display + Debug + PartialEq,
+    {
+        for (value, code, text) in values {
+            let coded = Coded::encode(&value);
+            assert_eq!(
+                (coded.code.as_str(), value.to_string().as_str()),
+                (code, text)
+            );
+            assert_eq!(coded.decode(), Some(value));
+        }
+    }
+}

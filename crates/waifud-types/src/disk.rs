@@ -11,13 +11,11 @@ pub enum DiskFormat {
     Raw,
 }
 
-impl DiskFormat {
+names! {
     /// The name that QEMU and libvirt use.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Qcow2 => "qcow2",
-            Self::Raw => "raw",
-        }
+    DiskFormat {
+        Qcow2 => "qcow2",
+        Raw => "raw",
     }
 }
 

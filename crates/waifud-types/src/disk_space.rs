@@ -90,6 +90,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_limits_are_those_of_the_documentation_to_the_byte() {
+        use DiskSpaceState::{Full, Low, Ok};
+        let guide = include_str!("../../../docs/guides/troubleshooting.md");
+        for row in [
+            "| less than 5 % of the filesystem (at least 512 MiB, at most 10 GiB) |",
+            "| less than 8 MiB |",
+        ] {
+            assert!(guide.contains(row), "{row}");
+        }
+        for (size, limit, enough, too_little) in [
+            (ByteSize::gib(40), ByteSize::mib(8), Low, Full),
+            (ByteSize::gib(1), ByteSize::mib(512), Ok, Low),
+            (ByteSize::gib(40), ByteSize::gib(2), Ok, Low),
+            (ByteSize::gib(4000), ByteSize::gib(10), Ok, Low),
+        ] {
+            assert_eq!(room(size, limit), enough, "{limit} of {size}");
+            let less = ByteSize(limit.bytes() - 1);
+            assert_eq!(room(size, less), too_little, "less than {limit} of {size}");
+        }
+    }
+
     proptest! {
         #[test]
         fn less_free_space_never_improves_the_state(size: u64, a: u64, b: u64) {

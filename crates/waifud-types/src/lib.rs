@@ -3,6 +3,9 @@
 //! All other crates use these types. They are serialized as in the HTTP API: unknown values are `null`, never absent;
 //! sizes are integers in bytes; times are RFC 3339 in UTC.
 
+#[macro_use]
+mod names;
+
 pub mod checksum;
 pub mod coded;
 pub mod digest;

@@ -79,19 +79,23 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused_with_a_reason() {
-        for bad in [
-            "",
-            "Web",
-            "web_1",
-            "-a",
-            "a-",
-            "a.b",
-            "ü",
-            &"a".repeat(64),
-            "a\nb",
-            "a/../b",
+        let characters = "only a-z, 0-9 and - are allowed";
+        let ends = "it begins or ends with -";
+        for (bad, why) in [
+            ("", "it is empty"),
+            (&"a".repeat(64), "it is longer than 63 characters"),
+            ("Web", characters),
+            ("web_1", characters),
+            ("a.b", characters),
+            ("ü", characters),
+            ("a\nb", characters),
+            ("a/../b", characters),
+            ("-a", ends),
+            ("a-", ends),
+            ("-", ends),
         ] {
-            assert!(bad.parse::<Name>().is_err(), "{bad}");
+            let error = bad.parse::<Name>().unwrap_err();
+            assert_eq!(error.to_string(), format!("{bad:?} is not a name: {why}"));
         }
     }
 }

@@ -128,4 +128,25 @@ pub struct NodeFacts {
     /// Labels that the node reports.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What the agent can do beyond agents of earlier versions; see [`feature`]. Empty for those.
+    #[serde(default)]
+    pub features: Vec<String>,
+}
+
+impl NodeFacts {
+    /// Whether the agent has a feature.
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
+}
+
+/// What an agent can do beyond agents of earlier versions. waifud uses a feature only on nodes that report it.
+pub mod feature {
+    /// The agent executes releases ([`crate::ownership`]); others ignore them.
+    pub const RELEASE: &str = "release";
+    /// The node accepts cloud-init's reports on [`REPORT_PORT`](crate::template::REPORT_PORT).
+    pub const REPORT_PORT: &str = "report-port";
+
+    /// Every feature of this version.
+    pub const ALL: [&str; 2] = [RELEASE, REPORT_PORT];
 }

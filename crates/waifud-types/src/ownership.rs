@@ -8,8 +8,11 @@
 //!   owner ── begin_release ──► releasing ── record_released ──► released
 //!     ▲                            │                               │
 //!     └──────── withdraw_release (the next epoch) ─────────────────┘
-//!   receiving ── take_over (the next epoch; every other part is released or receiving) ──► owner
+//!   receiving ── take_over (the next epoch; every other part is released and off, or receiving) ──► owner
 //! ```
+//!
+//! A release without `stop` is recorded while the guest still runs. So a released node also reports when its guest is off,
+//! and until then no other node takes over.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,13 +37,27 @@ pub enum OwnershipRole {
 pub struct Part {
     /// The node.
     pub node: NodeId,
-    /// The epoch of the instance in which the node was its last owner, or in which it began to receive it.
+    /// The epoch in which the node became the owner, or that the instance had when the node began to receive it. During and
+    /// after a release: the epoch that is released.
     pub epoch: Epoch,
     /// The role.
     pub role: OwnershipRole,
     /// During a release: whether the node shuts the guest down. If not, a running guest keeps running and is not started
     /// again after it has ended.
     pub stop: bool,
+    /// After a release: the node has reported that the guest is off. It stays off, because the node does not start it again.
+    pub off: bool,
+}
+
+impl Part {
+    /// Whether the guest may run on the node.
+    fn may_run(&self) -> bool {
+        match self.role {
+            OwnershipRole::Owner | OwnershipRole::Releasing => true,
+            OwnershipRole::Released => !self.off,
+            OwnershipRole::Receiving => false,
+        }
+    }
 }
 
 /// Why a role cannot change.
@@ -61,6 +78,9 @@ pub enum HandoverError {
     /// Another node may still run the instance.
     #[error("another node has not released the instance yet")]
     NotReleased,
+    /// The guest may run on a node that has released it.
+    #[error("the guest still runs on the node that released it")]
+    StillRuns,
 }
 
 /// The parts of all nodes in one instance.
@@ -68,6 +88,9 @@ pub enum HandoverError {
 pub struct Ownership {
     /// The current epoch of the instance.
     pub epoch: Epoch,
+    /// The lowest epoch that may be assigned. After a restore of waifud's database it is above every epoch that was
+    /// assigned before, including those that the backup does not contain.
+    pub floor: Epoch,
     /// One part for each node.
     pub parts: Vec<Part>,
 }
@@ -84,6 +107,11 @@ impl Ownership {
         owner.map(|part| part.node)
     }
 
+    /// The epoch of the next owner.
+    fn next_epoch(&self) -> Epoch {
+        self.epoch.next().max(self.floor)
+    }
+
     /// Orders the owner to release the instance.
     pub fn begin_release(&mut self, node: NodeId, stop: bool) -> Result<(), HandoverError> {
         let part = self.find(node).ok_or(HandoverError::NotOwner)?;
@@ -92,15 +120,21 @@ impl Ownership {
         }
         part.role = OwnershipRole::Releasing;
         part.stop = stop;
+        part.off = false;
         Ok(())
     }
 
-    /// Makes the node the owner again. The epoch grows, so that the release, which the node may have recorded, ends.
+    /// Makes the node the owner again. The epoch grows, so that the release, which the node may have recorded, ends. Refused
+    /// while the guest may run on another node.
     pub fn withdraw_release(&mut self, node: NodeId) -> Result<(), HandoverError> {
         if self.owner().is_some() {
             return Err(HandoverError::NotReleasing);
         }
-        let epoch = self.epoch.next();
+        let mut others = self.parts.iter().filter(|part| part.node != node);
+        if others.any(Part::may_run) {
+            return Err(HandoverError::NotReleased);
+        }
+        let epoch = self.next_epoch();
         let part = self.find(node).ok_or(HandoverError::NotReleasing)?;
         if !matches!(
             part.role,
@@ -113,28 +147,40 @@ impl Ownership {
             epoch,
             role: OwnershipRole::Owner,
             stop: false,
+            off: false,
         };
         self.epoch = epoch;
         Ok(())
     }
 
-    /// The node reports that it has recorded the release of its copy of this epoch. Returns whether that changed its role:
-    /// a repeated report, and one of another epoch, changes nothing.
-    pub fn record_released(&mut self, node: NodeId, epoch: Epoch) -> bool {
-        match self.find(node) {
-            Some(part) if part.role == OwnershipRole::Releasing && part.epoch == epoch => {
-                part.role = OwnershipRole::Released;
-                true
-            }
-            _ => false,
+    /// The node reports that it has recorded the release of its copy of this epoch, and whether the guest is off. Returns
+    /// whether that changed its part: a repeated report, and one of another epoch, changes nothing.
+    pub fn record_released(&mut self, node: NodeId, epoch: Epoch, off: bool) -> bool {
+        let Some(part) = self.find(node) else {
+            return false;
+        };
+        let changes = part.epoch == epoch
+            && match part.role {
+                OwnershipRole::Releasing => true,
+                OwnershipRole::Released => off && !part.off,
+                OwnershipRole::Owner | OwnershipRole::Receiving => false,
+            };
+        if changes {
+            part.role = OwnershipRole::Released;
+            part.off |= off;
         }
+        changes
     }
 
-    /// Adds a node that will take over. A node that has released the instance can receive it again.
+    /// Adds a node that will take over. A node that has released the instance can receive it again once its guest is off;
+    /// before that, only the release can be withdrawn.
     pub fn begin_receiving(&mut self, node: NodeId) -> Result<(), HandoverError> {
         let epoch = self.epoch;
         match self.find(node) {
             Some(part) if part.role == OwnershipRole::Released => {
+                if part.may_run() {
+                    return Err(HandoverError::StillRuns);
+                }
                 part.role = OwnershipRole::Receiving;
             }
             Some(_) => return Err(HandoverError::HasPart),
@@ -143,26 +189,30 @@ impl Ownership {
                 epoch,
                 role: OwnershipRole::Receiving,
                 stop: false,
+                off: false,
             }),
         }
         Ok(())
     }
 
-    /// Makes a receiving node the owner, in the next epoch. Refused until every other node has recorded its release.
+    /// Makes a receiving node the owner, in the next epoch. Refused until every other node has recorded its release and
+    /// reported that the guest is off.
     pub fn take_over(&mut self, node: NodeId) -> Result<(), HandoverError> {
-        let others = self.parts.iter().filter(|part| part.node != node);
-        let may_run =
-            |part: &Part| matches!(part.role, OwnershipRole::Owner | OwnershipRole::Releasing);
-        if others.clone().any(may_run) {
-            return Err(HandoverError::NotReleased);
+        let mut others = self.parts.iter().filter(|part| part.node != node);
+        if let Some(part) = others.find(|part| part.may_run()) {
+            return Err(match part.role {
+                OwnershipRole::Released => HandoverError::StillRuns,
+                _ => HandoverError::NotReleased,
+            });
         }
-        let epoch = self.epoch.next();
+        let epoch = self.next_epoch();
         let part = self.find(node).ok_or(HandoverError::NotReceiving)?;
         if part.role != OwnershipRole::Receiving {
             return Err(HandoverError::NotReceiving);
         }
         part.role = OwnershipRole::Owner;
         part.epoch = epoch;
+        part.off = false;
         self.epoch = epoch;
         Ok(())
     }
@@ -215,10 +265,13 @@ impl NodeCopy {
         }
     }
 
-    /// Whether a release of this epoch applies.
-    pub fn check_release(&self, epoch: Epoch) -> Result<(), Outdated> {
+    /// Whether a release of this epoch applies. `restored` has the meaning of [`NodeCopy::check_put`]: the restored database
+    /// does not contain a later deletion, and keeping the disks is safe.
+    pub fn check_release(&self, epoch: Epoch, restored: bool) -> Result<(), Outdated> {
         if self.epoch > Some(epoch) || self.released > Some(epoch) {
             Err(Outdated::OlderEpoch)
+        } else if self.deleted >= Some(epoch) && !restored {
+            Err(Outdated::Deleted)
         } else {
             Ok(())
         }

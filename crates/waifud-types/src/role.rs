@@ -1,7 +1,5 @@
 //! Roles of principals.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,20 +17,12 @@ pub enum Role {
     Admin,
 }
 
-impl Role {
+names! {
     /// The name in the API and in tables.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+    Role {
+        Viewer => "viewer",
+        Operator => "operator",
+        Admin => "admin",
     }
 }
 

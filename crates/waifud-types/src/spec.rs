@@ -130,13 +130,11 @@ pub enum Protocol {
     Udp,
 }
 
-impl Protocol {
+names! {
     /// The name in the API and in firewall rules.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
+    Protocol {
+        Tcp => "tcp",
+        Udp => "udp",
     }
 }
 
@@ -182,6 +180,9 @@ pub struct UserDataFacts {
     /// What prevents cloud-init from reporting to waifud; absent if nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreported: Option<Unreported>,
+    /// Whether it replaces the message on the console with which cloud-init ends (`final_message`); absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaces_final_message: bool,
 }
 
 /// What in user-data prevents cloud-init from reporting to waifud. Its end is then detected only through the guest

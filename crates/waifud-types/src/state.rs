@@ -13,8 +13,6 @@
 //! `moving` is entered from running or stopped and left for either. The node retries a failed instance, so `failed`
 //! can be followed by preparing or starting.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -44,6 +42,23 @@ pub enum InstanceState {
     Failed,
     /// The node is unreachable; `last_state` is the last reported state.
     Unknown,
+}
+
+names! {
+    /// The name in the API and in tables.
+    InstanceState {
+        Pending => "pending",
+        Preparing => "preparing",
+        Starting => "starting",
+        Running => "running",
+        Paused => "paused",
+        Stopping => "stopping",
+        Stopped => "stopped",
+        Moving => "moving",
+        Deleting => "deleting",
+        Failed => "failed",
+        Unknown => "unknown",
+    }
 }
 
 impl InstanceState {
@@ -175,29 +190,6 @@ impl InstanceState {
             ),
             S::Unknown => !matches!(next, S::Pending),
         }
-    }
-
-    /// The name in the API and in tables.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Preparing => "preparing",
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-            Self::Moving => "moving",
-            Self::Deleting => "deleting",
-            Self::Failed => "failed",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for InstanceState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

@@ -111,6 +111,9 @@ pub enum ReadyBy {
     Console,
     /// cloud-init phoned home to the metadata service.
     PhoneHome,
+    /// In a way that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// How a node runs guests.
@@ -123,13 +126,11 @@ pub enum HypervisorKind {
     Tcg,
 }
 
-impl HypervisorKind {
+names! {
     /// The name in the API and in tables.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
+    HypervisorKind {
+        Kvm => "kvm",
+        Tcg => "tcg",
     }
 }
 
@@ -163,6 +164,22 @@ pub struct InstanceAddress {
     pub source: AddressSource,
     /// Whether it is the address that `waifuctl ip` prints.
     pub primary: bool,
+}
+
+impl InstanceAddress {
+    /// An address that was observed at a guest. It is not the primary one.
+    pub fn observed(address: IpAddr, network: Name) -> Self {
+        Self {
+            address,
+            family: match address {
+                IpAddr::V4(_) => AddressFamily::Ipv4,
+                IpAddr::V6(_) => AddressFamily::Ipv6,
+            },
+            network,
+            source: AddressSource::Observed,
+            primary: false,
+        }
+    }
 }
 
 /// IP version.
@@ -266,6 +283,14 @@ pub struct Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_way_of_detecting_readiness_that_this_version_does_not_know_is_read() {
+        let mut status = serde_json::to_value(InstanceStatus::pending(None)).unwrap();
+        status["ready_by"] = "telepathy".into();
+        let newer: InstanceStatus = serde_json::from_value(status).unwrap();
+        assert_eq!(newer.ready_by, Some(ReadyBy::Other));
+    }
 
     #[test]
     fn a_status_without_a_cause_keeps_its_text() {

@@ -33,19 +33,19 @@ pub const REPORT_PORT: u16 = 8169;
 /// need the trailing slash.
 pub const NOCLOUD_SEED: &str = "ds=nocloud;dsmode=net;s=http://169.254.169.254/nocloud/";
 
+names! {
+    /// The name in the API.
+    Datasource {
+        Openstack => "openstack",
+        Ec2 => "ec2",
+        Nocloud => "nocloud",
+        Cidata => "cidata",
+    }
+}
+
 impl Datasource {
     /// Every datasource, in the order in which they are shown.
     pub const ALL: [Self; 4] = [Self::Openstack, Self::Ec2, Self::Nocloud, Self::Cidata];
-
-    /// The name in the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Openstack => "openstack",
-            Self::Ec2 => "ec2",
-            Self::Nocloud => "nocloud",
-            Self::Cidata => "cidata",
-        }
-    }
 
     /// Whether the guest needs the metadata service to find its documents.
     pub const fn needs_metadata(self) -> bool {
@@ -64,17 +64,17 @@ pub enum Firmware {
     Uefi,
 }
 
+names! {
+    /// The name in the API.
+    Firmware {
+        Bios => "bios",
+        Uefi => "uefi",
+    }
+}
+
 impl Firmware {
     /// Every firmware.
     pub const ALL: [Self; 2] = [Self::Bios, Self::Uefi];
-
-    /// The name in the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Bios => "bios",
-            Self::Uefi => "uefi",
-        }
-    }
 }
 
 /// A template.

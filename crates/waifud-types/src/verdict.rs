@@ -11,13 +11,8 @@ use crate::{ByteSize, Name};
 
 /// The suitability of a node for an instance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(
-    tag = "code",
-    content = "fields",
-    rename_all = "kebab-case",
-    rename_all_fields = "snake_case",
-    deny_unknown_fields
-)]
+#[serde(tag = "code", content = "fields")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Verdict {
     /// It can run the instance.
     Fits {
@@ -32,6 +27,13 @@ pub enum Verdict {
     InsufficientMemory {
         /// Memory that is not reserved.
         free_bytes: ByteSize,
+        /// Memory in total.
+        total_bytes: ByteSize,
+        /// Memory of the instance.
+        needed_bytes: ByteSize,
+    },
+    /// It has less memory in total than the instance.
+    TooLittleMemory {
         /// Memory in total.
         total_bytes: ByteSize,
         /// Memory of the instance.
@@ -149,6 +151,7 @@ impl fmt::Display for Verdict {
                 total_bytes,
                 ..
             } => write!(f, "{free_bytes} free of {total_bytes}"),
+            Self::TooLittleMemory { total_bytes, .. } => write!(f, "has {total_bytes} of memory"),
             Self::NotRequested => f.write_str("not the requested node"),
             Self::LabelMissing { key, value } => {
                 write!(f, "does not have the label {key}={value}")
@@ -198,6 +201,7 @@ impl fmt::Display for Verdict {
 mod tests {
     use super::*;
     use crate::coded::Coded;
+    use crate::coded::checks::assert_codes_and_texts;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -242,6 +246,10 @@ mod tests {
             total_bytes: large,
             needed_bytes: large,
         };
+        let little_memory = Verdict::TooLittleMemory {
+            total_bytes: small,
+            needed_bytes: large,
+        };
         let group = Verdict::SpreadGroup {
             group: name("db"),
             members: 1,
@@ -252,6 +260,7 @@ mod tests {
             (fits(0), "fits", "3G free of 4G"),
             (fits(2), "fits", "3G free of 4G, 2 of the same spread group"),
             (memory, "insufficient-memory", "3G free of 4G"),
+            (little_memory, "too-little-memory", "has 3G of memory"),
             (
                 Verdict::NotRequested,
                 "not-requested",
@@ -318,14 +327,7 @@ mod tests {
 
     #[test]
     fn each_verdict_has_a_code_and_a_text_and_round_trips_through_json() {
-        for (verdict, code, text) in verdicts() {
-            let coded = Coded::encode(&verdict);
-            assert_eq!(
-                (coded.code.as_str(), verdict.to_string().as_str()),
-                (code, text)
-            );
-            assert_eq!(coded.decode(), Some(verdict));
-        }
+        assert_codes_and_texts(verdicts());
     }
 
     #[test]

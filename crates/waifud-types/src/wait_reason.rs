@@ -11,13 +11,8 @@ use crate::{ByteSize, Name, Timestamp, Verdict};
 
 /// What an instance waits for, or why its state is unknown. The reasons of a node are only text.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(
-    tag = "code",
-    content = "fields",
-    rename_all = "kebab-case",
-    rename_all_fields = "snake_case",
-    deny_unknown_fields
-)]
+#[serde(tag = "code", content = "fields")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum WaitReason {
     /// No node has joined.
     NoNodes,
@@ -221,7 +216,7 @@ fn to_the_second(at: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coded::Coded;
+    use crate::coded::checks::assert_codes_and_texts;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -369,13 +364,6 @@ mod tests {
 
     #[test]
     fn each_reason_has_a_code_and_a_text_and_round_trips_through_json() {
-        for (reason, code, text) in reasons() {
-            let coded = Coded::encode(&reason);
-            assert_eq!(
-                (coded.code.as_str(), reason.to_string().as_str()),
-                (code, text)
-            );
-            assert_eq!(coded.decode(), Some(reason));
-        }
+        assert_codes_and_texts(reasons());
     }
 }

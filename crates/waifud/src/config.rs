@@ -128,14 +128,16 @@ mod tests {
         let config = parse("unreachable_after = '2m'\nguest_range = '10.200.0.0/16'").unwrap();
         assert_eq!(config.unreachable_after, Duration::from_mins(2));
         assert_eq!(config.guest_range.to_string(), "10.200.0.0/16");
-        for bad in [
-            "unreachable_after = 30",
-            "unreachable_after = '0s'",
-            "guest_range = '10.0.0.0/25'",
-            "listen = ['localhost']",
-            "advertise = ['waifud.lan']",
+        for (bad, key, why) in [
+            ("unreachable_after = 30", "unreachable_after", "string"),
+            ("unreachable_after = '0s'", "unreachable_after", "too short"),
+            ("unreachable_after = 'soon'", "unreachable_after", "2m"),
+            ("guest_range = '10.0.0.0/25'", "guest_range", "/24"),
+            ("listen = ['localhost']", "listen", "socket address"),
+            ("advertise = ['waifud.lan']", "advertise", "https://"),
         ] {
-            assert!(parse(bad).is_err(), "{bad}");
+            let error = parse(bad).unwrap_err();
+            assert!(error.contains(key) && error.contains(why), "{error}");
         }
     }
 

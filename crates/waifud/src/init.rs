@@ -6,7 +6,6 @@
 mod files;
 mod systemd;
 
-use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,10 +17,12 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 use waifud_api::client::{Client, ListQuery};
 use waifud_api::join::CreateJoinToken;
+use waifud_pki::Authority;
 use waifud_types::node::NodeState;
 
 use crate::addresses::check_url;
 use crate::config::Config;
+use crate::confirm;
 
 /// The time limit for waifud's first answer after its start, on a slow machine.
 const START_MAX: Duration = Duration::from_mins(1);
@@ -77,7 +78,7 @@ pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
     if systemd {
         eprintln!("start and enable {}", systemd::UNITS.join(", "));
     }
-    confirm(arguments.yes)?;
+    confirm::ask("Continue?", arguments.yes)?;
     plan.write()?;
     if !systemd {
         print!("{}", without_systemd());
@@ -89,23 +90,8 @@ pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(let_in(&config))?;
-    print!("{}", next_steps());
-    Ok(())
-}
-
-fn confirm(yes: bool) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    ensure!(
-        std::io::stdin().is_terminal(),
-        "confirmation required: run this in a terminal or pass --yes"
-    );
-    eprint!("Type yes to continue: ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    ensure!(answer.trim() == "yes", "nothing was changed");
+    let ca = std::fs::read_to_string(Authority::public_file(&config.state_dir.join("pki")));
+    print!("{}{}", next_steps(), for_login(ca.ok().as_deref()));
     Ok(())
 }
 
@@ -200,4 +186,29 @@ fn next_steps() -> String {
     }
     text.push_str("  waifuctl template add debian-12\n  waifuctl create web -t debian-12 --wait\n");
     text
+}
+
+/// The fingerprint that `waifuctl login` asks to compare; nothing if the certificate cannot be read.
+fn for_login(ca: Option<&str>) -> String {
+    let certificates = ca.and_then(|text| waifud_pki::certificates(text).ok());
+    let Some(certificate) = certificates.iter().flatten().next() else {
+        return String::new();
+    };
+    let fingerprint = waifud_pki::as_openssl_prints(waifud_pki::fingerprint(certificate));
+    format!(
+        "waifuctl login on another machine asks you to compare the fingerprint of waifud's CA:\n  {fingerprint}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_of_the_ca_is_shown_for_a_login() {
+        let authority = Authority::generate().unwrap();
+        let shown = waifud_pki::as_openssl_prints(authority.fingerprint());
+        assert!(for_login(Some(&authority.to_pem())).contains(&shown));
+        assert_eq!(for_login(None), "");
+    }
 }

@@ -3,6 +3,7 @@
 mod addresses;
 mod backup;
 mod config;
+mod confirm;
 mod connections;
 mod https;
 mod init;

@@ -93,6 +93,10 @@ fn set_up(machine: &Machine<'_>) -> Result<()> {
     let again: serde_json::Value = serde_json::from_str(&again)?;
     let count = again["items"].as_array().map(Vec::len);
     ensure!(count == Some(1), "init twice made other nodes: {again}");
+    // Stopping this unit by hand would stop the guests.
+    let refused = machine.refused("systemctl stop waifud-guests")?;
+    ensure!(refused.contains("refused"), "{refused}");
+    machine.run("systemctl is-active waifud-guests")?;
     // The error for a user outside the group names the group and the command that adds the user.
     let output = machine.refused("runuser -u debian -- waifuctl list")?;
     ensure!(
@@ -146,16 +150,17 @@ fn confined(machine: &Machine<'_>) -> Result<()> {
 fn guest(machine: &Machine<'_>) -> Result<()> {
     machine.run("waifuctl template add button --user nobody --file /root/button.qcow2")?;
     machine.run("waifuctl create inner -t button --memory 64M --disk 1G --no-ssh-key")?;
-    runs(machine)
+    runs(machine, 1)
 }
 
-/// Waits until it runs and reacts to its power button.
-fn runs(machine: &Machine<'_>) -> Result<()> {
+/// Waits until it runs and reacts to its power button, in its boot with this number. QEMU appends to the log of the
+/// console.
+fn runs(machine: &Machine<'_>, boot: usize) -> Result<()> {
     machine.run("waifuctl wait inner --for running --timeout 5m")?;
     machine.until(
         "the guest inside to boot",
         "waifuctl logs inner 2>&1 || true",
-        |output| output.contains(button::UP),
+        |output| output.matches(button::UP).count() == boot,
     )
 }
 
@@ -207,7 +212,7 @@ fn rebooted(machine: &Machine<'_>) -> Result<()> {
         |output| output.lines().count() == 4 && output.lines().all(|line| line == "active"),
     )?;
     lists_the_guest(machine, "waifud to answer")?;
-    runs(machine)
+    runs(machine, 2)
 }
 
 fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
@@ -218,8 +223,33 @@ fn removed(machine: &Machine<'_>, before: &str) -> Result<()> {
     );
     machine.run(&format!("systemctl is-active {DAEMONS}"))?;
     lists_the_guest(machine, "waifud after the refusal")?;
+    machine.run("waifuctl stop inner --wait --timeout 3m")?;
+    machine.run("apt-get remove -qy waifud")?;
+    is_gone(machine, before)?;
+    kept(machine)?;
+    // Installed and set up again, it has the guest.
+    machine.run("apt-get install -qy /root/newer.deb")?;
+    machine.run("waifud init --yes")?;
+    lists_the_guest(machine, "waifud after its second installation")?;
     machine.run("waifuctl delete inner --yes --wait --timeout 3m")?;
     machine.run("apt-get remove -qy waifud")?;
+    is_gone(machine, before)
+}
+
+/// The removal keeps the defined domain, its disk, and the settings.
+fn kept(machine: &Machine<'_>) -> Result<()> {
+    machine.prints("virsh -q -c qemu:///system list --all", "inner")?;
+    let disks = machine.run(
+        "for disk in $(virsh -q -c qemu:///system domblklist --details inner | awk '$2 == \"disk\" {print $4}'); \
+         do test -s \"$disk\" && echo \"$disk\" || exit 1; done",
+    )?;
+    ensure!(disks.contains('/'), "the domain has no disk: {disks}");
+    machine.run("test -s /etc/waifud/waifud.toml")?;
+    Ok(())
+}
+
+/// No daemon runs or is started at boot, and the host's network is as before the installation.
+fn is_gone(machine: &Machine<'_>, before: &str) -> Result<()> {
     let running =
         machine.run("systemctl list-units --plain --no-legend --state=running 'waifud*'")?;
     ensure!(running.trim().is_empty(), "a daemon still runs: {running}");
@@ -253,7 +283,12 @@ fn purged(machine: &Machine<'_>) -> Result<()> {
          find /run -name '*waifu*' -not -path '/run/systemd/*'",
     )?;
     ensure!(left.trim() == "/var/lib/waifud-agent", "left: {left}");
-    // The accounts stay, so that their numbers are not reused by others.
+    // The accounts stay, so that their numbers are not reused by others, and nobody can log in to them.
     machine.run("id waifud && id waifud-metadata && id waifud-image")?;
+    let shells = machine.run("getent passwd waifud waifud-metadata waifud-image | cut -d: -f7")?;
+    ensure!(
+        shells.lines().count() == 3 && shells.lines().all(|shell| shell.ends_with("/nologin")),
+        "{shells}"
+    );
     Ok(())
 }

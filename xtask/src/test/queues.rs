@@ -1,15 +1,17 @@
-//! The order in which jobs run: guest suites and everything else, side by side.
+//! The order in which jobs run: guest suites, other tests, and work without deadlines, side by side.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// The two kinds of jobs.
+/// The kinds of jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Boots guests. One takes about one processor for minutes.
     Guests,
-    /// Everything else. One takes all processors that it finds, but waits often.
+    /// Other tests. One takes all processors that it finds, but waits often.
     Rest,
+    /// Compiles and has no deadlines, for example a lint. Runs in the processor time that the others leave.
+    Background,
 }
 
 /// Jobs that several workers take, each once.
@@ -23,6 +25,7 @@ pub struct Queues<T> {
 struct State<T> {
     guests: VecDeque<T>,
     rest: VecDeque<T>,
+    background: VecDeque<T>,
     running_guests: usize,
 }
 
@@ -33,17 +36,17 @@ pub struct Taken<T> {
     pub job: T,
 }
 
-/// The workers of a machine: those for guest suites take nothing else; the one for other jobs takes guest suites once
-/// no other job is left.
+/// The workers of a machine: those for guest suites take nothing else; the one for other tests takes guest suites once
+/// no other test is left. One takes the work in the background, which must not slow down the others.
 ///
-/// On two processors, all jobs run one after the other: an emulated guest, and above all a guest inside an emulated
-/// machine, becomes so slow during another job that it misses deadlines. With more, guest suites run concurrently with the
+/// On two processors, all tests run one after the other: an emulated guest, and above all a guest inside an emulated
+/// machine, becomes so slow during other tests that it misses deadlines. With more, guest suites run concurrently with the
 /// rest. Two jobs of the rest never run at once: some compare the machine's network and mounts before and after.
 pub fn workers(processors: usize) -> &'static [Kind] {
     match processors {
-        0..=2 => &[Kind::Rest],
-        3 => &[Kind::Guests, Kind::Rest],
-        _ => &[Kind::Guests, Kind::Guests, Kind::Rest],
+        0..=2 => &[Kind::Background, Kind::Rest],
+        3 => &[Kind::Background, Kind::Guests, Kind::Rest],
+        _ => &[Kind::Background, Kind::Guests, Kind::Guests, Kind::Rest],
     }
 }
 
@@ -52,12 +55,14 @@ impl<T> Queues<T> {
     pub fn new(
         guests: impl IntoIterator<Item = T>,
         rest: impl IntoIterator<Item = T>,
+        background: impl IntoIterator<Item = T>,
         guests_at_once: usize,
     ) -> Self {
         Self {
             state: Mutex::new(State {
                 guests: guests.into_iter().collect(),
                 rest: rest.into_iter().collect(),
+                background: background.into_iter().collect(),
                 running_guests: 0,
             }),
             ended: Condvar::new(),
@@ -73,7 +78,7 @@ impl<T> Queues<T> {
             if let Some(taken) = state.next(preferred, self.guests_at_once) {
                 return Some(taken);
             }
-            if state.guests.is_empty() {
+            if preferred == Kind::Background || state.guests.is_empty() {
                 return None;
             }
             state = self
@@ -101,10 +106,12 @@ impl<T> State<T> {
         let order: &[Kind] = match preferred {
             Kind::Guests => &[Kind::Guests],
             Kind::Rest => &[Kind::Rest, Kind::Guests],
+            Kind::Background => &[Kind::Background],
         };
         for &kind in order {
             let job = match kind {
                 Kind::Rest => self.rest.pop_front(),
+                Kind::Background => self.background.pop_front(),
                 Kind::Guests if self.running_guests < guests_at_once => {
                     let job = self.guests.pop_front();
                     self.running_guests += usize::from(job.is_some());
@@ -129,22 +136,22 @@ mod tests {
     }
 
     #[test]
-    fn the_worker_for_other_jobs_also_takes_guest_suites_but_not_vice_versa() {
-        let queues = Queues::new(["install", "demo"], ["lint"], 2);
+    fn the_worker_for_other_tests_also_takes_guest_suites_but_not_vice_versa() {
+        let queues = Queues::new(["install", "demo"], ["api"], [], 2);
         assert_eq!(
             queues.take(Kind::Guests),
             Some(taken(Kind::Guests, "install"))
         );
-        assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Rest, "lint")));
+        assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Rest, "api")));
         assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Guests, "demo")));
         assert_eq!(queues.take(Kind::Guests), None);
-        let queues = Queues::new([], ["lint"], 2);
+        let queues = Queues::new([], ["api"], [], 2);
         assert_eq!(queues.take(Kind::Guests), None);
     }
 
     #[test]
     fn a_guest_suite_waits_until_another_has_ended_where_only_one_may_run() {
-        let queues = Queues::new(["one", "two"], ["rest"], 1);
+        let queues = Queues::new(["one", "two"], ["rest"], [], 1);
         assert_eq!(queues.take(Kind::Guests), Some(taken(Kind::Guests, "one")));
         // This does not keep a worker from other jobs.
         assert_eq!(queues.take(Kind::Rest), Some(taken(Kind::Rest, "rest")));
@@ -157,16 +164,40 @@ mod tests {
     }
 
     #[test]
-    fn guest_suites_run_concurrently_with_other_jobs_only_on_more_than_two_processors() {
+    fn work_in_the_background_is_taken_in_order_by_its_own_worker_only() {
+        let queues = Queues::new(["install"], [], ["lint", "doc tests"], 1);
+        assert_eq!(
+            queues.take(Kind::Background),
+            Some(taken(Kind::Background, "lint"))
+        );
+        assert_eq!(
+            queues.take(Kind::Rest),
+            Some(taken(Kind::Guests, "install"))
+        );
+        assert_eq!(
+            queues.take(Kind::Background),
+            Some(taken(Kind::Background, "doc tests"))
+        );
+        // It does not wait for guest suites.
+        assert_eq!(queues.take(Kind::Background), None);
+        queues.done(Kind::Guests);
+        let queues = Queues::new([], [], ["lint"], 1);
+        assert_eq!(queues.take(Kind::Rest), None);
+    }
+
+    #[test]
+    fn guest_suites_run_concurrently_with_other_tests_only_on_more_than_two_processors() {
+        let tests = |processors| {
+            let (first, tests) = workers(processors).split_first().unwrap();
+            assert_eq!(*first, Kind::Background);
+            tests
+        };
         for processors in [0, 1, 2] {
-            assert_eq!(workers(processors), [Kind::Rest]);
+            assert_eq!(tests(processors), [Kind::Rest]);
         }
-        assert_eq!(workers(3), [Kind::Guests, Kind::Rest]);
+        assert_eq!(tests(3), [Kind::Guests, Kind::Rest]);
         for processors in [4, 64] {
-            assert_eq!(
-                workers(processors),
-                [Kind::Guests, Kind::Guests, Kind::Rest]
-            );
+            assert_eq!(tests(processors), [Kind::Guests, Kind::Guests, Kind::Rest]);
         }
     }
 }

@@ -46,7 +46,7 @@ const FIRST: &[(&str, f64)] = &[
     ("waifud-tests::life", 90.0),
 ];
 
-/// A job that is not a test program, for example a lint.
+/// A job that is not a test program, for example a lint. It runs at the lowest priority beside the tests.
 pub type Other<'a> = (&'static str, Box<dyn FnOnce() -> Result<()> + Send + 'a>);
 
 enum Work<'a> {
@@ -66,11 +66,11 @@ struct Finished {
 ///
 /// # Errors
 /// A job failed; the others were run nevertheless.
-pub fn run(programs: &[Program], others: Vec<Other<'_>>) -> Result<()> {
-    run_in(&cargo::target(), programs, others)
+pub fn run(programs: &[Program], background: Vec<Other<'_>>) -> Result<()> {
+    run_in(&cargo::target(), programs, background)
 }
 
-fn run_in(target: &Path, programs: &[Program], others: Vec<Other<'_>>) -> Result<()> {
+fn run_in(target: &Path, programs: &[Program], background: Vec<Other<'_>>) -> Result<()> {
     let runner = Runner::new(target, programs)?;
     let expected = read_times(&runner.times);
     let seconds = |name: &str| {
@@ -85,12 +85,12 @@ fn run_in(target: &Path, programs: &[Program], others: Vec<Other<'_>>) -> Result
     for list in [&mut guests, &mut tests] {
         list.sort_by(|one, other| seconds(&other.name()).total_cmp(&seconds(&one.name())));
     }
-    let rest = others
-        .into_iter()
-        .map(Work::Other)
-        .chain(tests.into_iter().map(Work::Tests));
-    let guests = guests.into_iter().map(Work::Tests);
-    let queues = Queues::new(guests, rest, guests_at_once(memory()));
+    let queues = Queues::new(
+        guests.into_iter().map(Work::Tests),
+        tests.into_iter().map(Work::Tests),
+        background.into_iter().map(Work::Other),
+        guests_at_once(memory()),
+    );
     let workers = queues::workers(processors());
     let (working, all_ended) = channel();
     thread::scope(|scope| {
@@ -401,8 +401,8 @@ mod tests {
                 Ok(())
             }),
         );
-        let others = vec![other("bad", Err(anyhow::anyhow!("broken"))), last];
-        let error = run_in(dir.path(), &[], others).unwrap_err().to_string();
+        let background = vec![other("bad", Err(anyhow::anyhow!("broken"))), last];
+        let error = run_in(dir.path(), &[], background).unwrap_err().to_string();
         assert_eq!(error, "bad");
         assert_eq!(ran.into_inner(), 1);
     }

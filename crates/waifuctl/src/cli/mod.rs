@@ -227,7 +227,7 @@ Ports are opened on 127.0.0.1 only. To open a port to other machines, see waifuc
 The screen is served as VNC (RFB) on 127.0.0.1 without a password: all users of this machine can connect to it."
     )]
     Screen(ScreenArgs),
-    /// Connect standard input and output to the SSH port of an instance; used by ssh as ProxyCommand
+    /// Connect standard input and output to the SSH port of an instance; used by ssh as `ProxyCommand`
     #[command(hide = true)]
     SshProxy(InstanceArg),
     /// Show events, oldest first
@@ -290,6 +290,7 @@ waifud's CA is verified by its fingerprint, by its file, or by you. The token is
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use clap::error::ErrorKind;
 
     #[test]
     fn the_definitions_are_consistent() {
@@ -305,7 +306,8 @@ mod tests {
             &["template", "delete", ""],
         ] {
             let arguments = ["waifuctl"].iter().chain(command);
-            assert!(Cli::try_parse_from(arguments).is_err(), "{command:?}");
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{command:?}");
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::ForwardArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::relay::{StreamTarget, bind, listen, shutdown_signal};
+use crate::relay::{StreamTarget, bind, listen, must_be_on, shutdown_signal};
 
 /// A forwarded port.
 #[derive(Serialize)]
@@ -19,15 +19,7 @@ struct Open {
 /// Listens on loopback until Ctrl-C; each connection opens a stream to the guest.
 pub async fn run(context: &Context, args: ForwardArgs) -> Result<(), Failure> {
     let instance = context.client.instance(&args.name).await?;
-    let (name, state) = (&instance.name, instance.status.state);
-    // The same error as for `ssh` and `console`, which open their stream immediately.
-    if !state.may_be_on() {
-        return Err(Failure::input(
-            "instance-not-running",
-            format!("instance {name} is {state}, not running"),
-        )
-        .hint(format!("waifuctl start {name}, or waifuctl why {name}")));
-    }
+    must_be_on(&instance)?;
     let mut listeners = Vec::new();
     for pair in &args.ports {
         listeners.push((bind(pair.local).await?, pair.remote));

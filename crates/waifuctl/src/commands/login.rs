@@ -192,7 +192,7 @@ fn confirm_fingerprint(server: &ServerUrl, fingerprint: Digest) -> Result<(), Fa
         "{server} is not known yet. The fingerprint of its CA is\n  {fingerprint}\n\
          Compare it with the output of this command on the server:\n  {SHOW_FINGERPRINT}\n\
          Is it the same [y/N]? ",
-        fingerprint = as_openssl_prints(fingerprint)
+        fingerprint = waifud_pki::as_openssl_prints(fingerprint)
     );
     let _stderr_gone = stderr.flush();
     let mut line = String::new();
@@ -207,14 +207,6 @@ fn confirm_fingerprint(server: &ServerUrl, fingerprint: Digest) -> Result<(), Fa
             "not logged in: the fingerprint of {server} was not confirmed"
         )))
     }
-}
-
-/// `3F:9C:…`, the format of openssl.
-fn as_openssl_prints(fingerprint: Digest) -> String {
-    let text = fingerprint.to_string().to_ascii_uppercase();
-    let hex = text.rsplit(':').next().unwrap_or(&text);
-    let pairs = hex.as_bytes().chunks(2).map(String::from_utf8_lossy);
-    pairs.collect::<Vec<_>>().join(":")
 }
 
 /// Reads the token from a file or, without echo, from the terminal.
@@ -274,6 +266,6 @@ mod tests {
     #[test]
     fn a_fingerprint_is_shown_as_openssl_prints_it() {
         let digest: Digest = "0a".repeat(32).parse().unwrap();
-        assert_eq!(as_openssl_prints(digest), ["0A"; 32].join(":"));
+        assert_eq!(waifud_pki::as_openssl_prints(digest), ["0A"; 32].join(":"));
     }
 }

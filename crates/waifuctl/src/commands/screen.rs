@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use crate::cli::ScreenArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::relay::{StreamTarget, bind, listen, shutdown_signal};
+use crate::relay::{StreamTarget, bind, listen, must_be_on, shutdown_signal};
 
 /// The address of the screen.
 #[derive(Serialize)]
@@ -20,6 +20,7 @@ struct Open {
 /// Listens on loopback for RFB viewers until Ctrl-C or the end of the viewer.
 pub async fn run(context: &Context, args: ScreenArgs) -> Result<(), Failure> {
     let instance = context.client.instance(&args.name).await?;
+    must_be_on(&instance)?;
     let listener = bind(args.port).await?;
     let port = listener
         .local_addr()

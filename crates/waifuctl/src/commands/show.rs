@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::hint;
 use crate::printer::print_text;
-use crate::text::{age, escape, field_list};
+use crate::text::{age, escape, failing_conditions, field_list};
 use crate::{description, select};
 
 /// The output with `--json` for several instances.
@@ -54,10 +54,7 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
         line("state", &format!("{}{reason}", status.state));
         if let Some(step) = &status.step {
             let percent = step.percent.map_or_else(String::new, |p| format!(" {p}%"));
-            let waiting = step
-                .waiting_for
-                .as_ref()
-                .map_or_else(String::new, |w| format!(", waiting for {}", escape(w)));
+            let waiting = after(", waiting for ", step.waiting_for.as_deref());
             line(
                 "step",
                 &format!("{}{percent}, {}{waiting}", step.name, age(step.since, now)),
@@ -68,6 +65,8 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
             waifud_types::status::ReadyBy::Reporter => " (cloud-init reported it)",
             waifud_types::status::ReadyBy::Console => " (cloud-init's message on the console)",
             waifud_types::status::ReadyBy::PhoneHome => " (cloud-init phoned home)",
+            // From a newer version.
+            waifud_types::status::ReadyBy::Other => "",
         });
         line(
             "ready",
@@ -78,10 +77,7 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
             },
         );
         let cloud_init = &status.cloud_init;
-        let datasource = cloud_init
-            .datasource
-            .as_ref()
-            .map_or_else(String::new, |d| format!(", {}", escape(d)));
+        let datasource = after(", ", cloud_init.datasource.as_deref());
         line(
             "cloud-init",
             &format!("{}{datasource}", state_word(cloud_init.state)),
@@ -159,22 +155,20 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
         for (key, value) in &instance.labels {
             line("label", &format!("{}={}", escape(key), escape(value)));
         }
-        for condition in status.conditions.iter().filter(|c| !c.ok) {
+        failing_conditions(line, &status.conditions, |condition| {
+            let since = age(condition.since, now);
+            let title = format!("{} for {since}", escape(&condition.kind));
             let remedy = hint::of_instance_condition(condition, &instance.name);
-            let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
-            line(
-                "condition",
-                &format!(
-                    "{} for {}: {}{remedy}",
-                    escape(&condition.kind),
-                    age(condition.since, now),
-                    escape(&condition.message)
-                ),
-            );
-        }
+            (title, remedy)
+        });
         line("generation", &instance.generation.to_string());
         line("age", &age(instance.created_at, now));
     })
+}
+
+/// The text after this separator; nothing without a text.
+fn after(separator: &str, text: Option<&str>) -> String {
+    text.map_or_else(String::new, |text| format!("{separator}{}", escape(text)))
 }
 
 /// The name in the API.

@@ -3,11 +3,10 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use waifud_types::evidence::{GuestEvidence, ModuleResult, ModuleSeen, RequestSeen};
 use waifud_types::spec::NicSpec;
 
-use crate::text::escape;
+use crate::text::{escape, today_or_dated};
 
 /// Maximum number of requests per line; `--json` has all.
 const SHOWN: usize = 6;
@@ -174,14 +173,7 @@ fn requests(all: &[RequestSeen], now: Timestamp) -> String {
 
 /// With seconds, to show the order.
 fn moment(at: Timestamp, now: Timestamp) -> String {
-    let zone = TimeZone::system();
-    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
-    let format = if at.date() == now.date() {
-        "%H:%M:%S"
-    } else {
-        "%Y-%m-%d %H:%M:%S"
-    };
-    at.strftime(format).to_string()
+    today_or_dated(at, now, "%H:%M:%S")
 }
 
 /// The last part of a path.

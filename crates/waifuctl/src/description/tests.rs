@@ -183,38 +183,49 @@ fn errors_name_the_location_and_a_fix() {
             "schema",
         ),
         ("template: [a\n", "invalid-description", "line", "schema"),
-        ("", "no-description", "", "template"),
-        ("name: x\nssh_keys: []\n", "no-template", "", "template"),
+        (
+            "",
+            "no-description",
+            "x.yaml does not contain",
+            "template: debian-12",
+        ),
+        (
+            "name: x\nssh_keys: []\n",
+            "no-template",
+            "does not name a template",
+            "waifuctl template list",
+        ),
         (
             "template: a\nuser_data: x\ncloud_config: {a: b}\n",
             "user-data-twice",
-            "",
+            "given more than once",
             "keep one",
         ),
         (
             "template: a\ncloud_config: [a]\n",
             "invalid-cloud-config",
-            "",
-            "mapping",
+            "cloud_config is not a mapping",
+            "indent its keys",
         ),
         (
             "template: a\nuser_data_file: none.yaml\n",
             "user-data-unreadable",
-            "",
-            "path",
+            "none.yaml",
+            "check the path",
         ),
         (
             "template: a\ndisks: [{size: 1G}, {size: 1G}]\n",
             "too-many",
-            "",
-            "omit",
+            "one of disks",
+            "omit the others",
         ),
     ] {
         let failure = requests(text).unwrap_err();
-        let shown = format!("{failure:?}");
-        assert!(shown.contains(code), "{text}: {shown}");
-        assert!(shown.contains(place), "{text}: {shown}");
-        assert!(shown.contains(hint) || hint == "mapping", "{text}: {shown}");
+        let problem = failure.problem();
+        assert_eq!(problem.code, code, "{text}");
+        assert!(problem.title.contains(place), "{text}: {problem:?}");
+        let said = problem.hint.as_deref().unwrap_or_default();
+        assert!(said.contains(hint), "{text}: {problem:?}");
         assert_eq!(failure.exit_code(), 1);
     }
 }

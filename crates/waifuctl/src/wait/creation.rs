@@ -83,7 +83,10 @@ fn cloud_init_end(status: &InstanceStatus) -> String {
     let word = match status.cloud_init.state {
         // These report the end but not the result.
         CloudInitState::Done
-            if matches!(status.ready_by, Some(ReadyBy::PhoneHome | ReadyBy::Console)) =>
+            if matches!(
+                status.ready_by,
+                Some(ReadyBy::PhoneHome | ReadyBy::Console | ReadyBy::Other)
+            ) =>
         {
             "finished; its result was not reported"
         }

@@ -1,5 +1,11 @@
 //! waifuctl against a fake waifud that counts requests and scripts the states of one instance.
 
+mod deletions;
+mod doctor;
+mod downloads;
+mod interrupts;
+mod waits;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -20,8 +26,10 @@ struct Script {
     counts: BTreeMap<String, u32>,
     /// Responses to `GET /v1/instances/…`; the last one is repeated.
     instance: VecDeque<Value>,
-    /// Responses to all other requests by method and path.
-    others: BTreeMap<String, Value>,
+    /// Responses to all other requests by method and path; the last one is repeated.
+    others: BTreeMap<String, VecDeque<(u16, Value)>>,
+    /// The JSON bodies of requests by method and path.
+    bodies: BTreeMap<String, Vec<Value>>,
 }
 
 struct Fake {
@@ -37,7 +45,7 @@ impl Fake {
             instance: instance.into_iter().collect(),
             others: others
                 .iter()
-                .map(|(k, v)| ((*k).to_owned(), v.clone()))
+                .map(|(k, v)| ((*k).to_owned(), VecDeque::from([(200, v.clone())])))
                 .collect(),
             ..Script::default()
         }));
@@ -48,14 +56,26 @@ impl Fake {
         Self { dir, script }
     }
 
-    async fn run(&self, line: &str, code: i32) -> (String, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_waifuctl"))
+    /// Sets the responses to a request by method and path; the last one is repeated.
+    fn script(&self, request: &str, replies: impl IntoIterator<Item = (u16, Value)>) {
+        let mut script = self.script.lock().unwrap();
+        let replies = replies.into_iter().collect();
+        script.others.insert(request.to_owned(), replies);
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waifuctl"));
+        command
             .args(line.split_whitespace())
             .env("WAIFUD_SOCKET", self.dir.path().join("sock"))
             .env("HOME", self.dir.path())
             .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, line: &str, code: i32) -> (String, String) {
+        let output = self.command(line).output();
         let output = tokio::time::timeout(Duration::from_mins(1), output).await;
         let output = output
             .unwrap_or_else(|_| panic!("{line} does not end"))
@@ -69,6 +89,12 @@ impl Fake {
     fn count(&self, request: &str) -> u32 {
         let script = self.script.lock().unwrap();
         script.counts.get(request).copied().unwrap_or_default()
+    }
+
+    /// The JSON bodies of a request by method and path.
+    fn bodies(&self, request: &str) -> Vec<Value> {
+        let script = self.script.lock().unwrap();
+        script.bodies.get(request).cloned().unwrap_or_default()
     }
 
     /// States of the instance that were not read.
@@ -89,10 +115,21 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request) -> R
         return Body::from_stream(events).into_response();
     }
     let key = format!("{} {path}", request.method());
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await;
+    let body = serde_json::from_slice(&body.unwrap()).ok();
     let mut script = script.lock().unwrap();
     *script.counts.entry(key.clone()).or_default() += 1;
-    if let Some(value) = script.others.get(&key) {
-        return axum::Json(value.clone()).into_response();
+    if let Some(body) = body {
+        script.bodies.entry(key.clone()).or_default().push(body);
+    }
+    if let Some(replies) = script.others.get_mut(&key) {
+        let next = if replies.len() > 1 {
+            replies.pop_front()
+        } else {
+            replies.front().cloned()
+        };
+        let (status, value) = next.unwrap();
+        return (StatusCode::from_u16(status).unwrap(), axum::Json(value)).into_response();
     }
     if key.starts_with("GET /v1/instances/") {
         let value = if script.instance.len() > 1 {
@@ -104,13 +141,39 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request) -> R
             return axum::Json(value).into_response();
         }
     }
-    let problem = json!({"type": "/problems/not-found", "title": "not found", "status": 404,
-        "detail": null, "code": "not-found", "field": null, "hint": null, "request_id": null});
+    let (_, problem) = problem(404, "not-found", "not found");
     (StatusCode::NOT_FOUND, axum::Json(problem)).into_response()
+}
+
+/// A problem with its status.
+fn problem(status: u16, code: &str, title: &str) -> (u16, Value) {
+    let problem = json!({"type": format!("/problems/{code}"), "title": title, "status": status,
+        "detail": null, "code": code, "field": null, "hint": null, "request_id": null});
+    (status, problem)
 }
 
 fn page(items: &[Value]) -> Value {
     json!({"items": items, "next": null, "revision": "0000000a.1"})
+}
+
+fn template(name: &str) -> Value {
+    json!({"name": name, "datasource": "openstack", "firmware": "bios", "default_user": null,
+        "min_disk_bytes": 1, "current": format!("sha256:{}", "0".repeat(64)), "used_by": 0, "source": null,
+        "revisions": []})
+}
+
+fn node(changes: Value) -> Value {
+    let mut node = json!({
+        "id": "0198c0de-0000-7000-8000-0000000000a1", "name": "alder", "state": "ready", "labels": {},
+        "arch": "x86_64", "cpu_model": null, "hypervisor": {"kind": "kvm", "reason": "it works"},
+        "agent_version": "0.1.0", "capacity": {"cpus": 4, "memory_bytes": 1}, "promised": {"cpus": 0, "memory_bytes": 0},
+        "used": {"cpus": 0, "memory_bytes": 0}, "subnets": [], "bridges": [], "pools": [], "last_contact": null,
+        "clock_skew_s": 0.1, "conditions": [], "unmanaged": [], "confirmed": true
+    });
+    if let (Value::Object(to), Value::Object(from)) = (&mut node, changes) {
+        to.extend(from);
+    }
+    node
 }
 
 fn instance(name: &str, id: &str, status: Value) -> Value {
@@ -233,11 +296,6 @@ async fn a_yaml_list_needs_two_requests_regardless_of_the_number_of_instances() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_a_node_or_template_that_does_not_exist_is_an_error_that_names_the_existing_ones()
 {
-    let template = |name: &str| {
-        json!({"name": name, "datasource": "openstack", "firmware": "bios", "default_user": null,
-            "min_disk_bytes": 1, "current": format!("sha256:{}", "0".repeat(64)), "used_by": 0, "source": null,
-            "revisions": []})
-    };
     let fake = Fake::start(
         [],
         &[

@@ -1,5 +1,7 @@
 //! waifuctl against a waifud behind HTTPS: tokens, login, contexts, and trust.
 
+mod prompts;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -75,13 +77,20 @@ impl World {
         self.path(name).display().to_string()
     }
 
-    /// Runs waifuctl in an empty environment but for these variables.
-    async fn run(&self, env: &[(&str, &str)], arguments: &[&str], input: &str) -> Output {
+    /// waifuctl in an empty environment.
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_waifuctl"));
         command
             .args(arguments)
             .env_clear()
-            .env("HOME", self.dir.path())
+            .env("HOME", self.dir.path());
+        command
+    }
+
+    /// Runs waifuctl in an empty environment but for these variables.
+    async fn run(&self, env: &[(&str, &str)], arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(arguments);
+        command
             .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -211,6 +220,26 @@ async fn a_token_created_at_the_socket_works_remotely_until_it_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_waifud_got_a_new_ca_the_error_says_to_log_in_again() {
+    let world = World::start().await;
+    let token = world.token("laptop", "viewer").await;
+    let (url, fingerprint) = (world.url(), world.ca.fingerprint().to_string());
+    let login = ["login", &url, "--name", "home", "--token-file", "-"];
+    let login = [&login[..], &["--fingerprint", &fingerprint]].concat();
+    ok(&world.run(&[], &login, &token).await);
+    ok(&world.run(&[], &["list"], "").await);
+    // The same address leads to a waifud with another CA.
+    let other = World::start().await;
+    let file = world.path(".config/waifud/contexts.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let moved = text.replace(&url, &other.url());
+    assert_ne!(text, moved);
+    std::fs::write(&file, moved).unwrap();
+    let output = world.run(&[], &["list"], "").await;
+    fails(&output, 2, "waifuctl login");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_environment_names_a_waifud_and_the_order_is_as_documented() {
     let world = World::start().await;
     let token = world.token("ci", "operator").await;
@@ -250,15 +279,10 @@ async fn the_environment_names_a_waifud_and_the_order_is_as_documented() {
     ];
     let said = ok(&world.run(&[], &login, &token).await);
     assert!(said.starts_with("waifud-127-0-0-1: logged in"), "{said}");
-    // A socket outranks the URL; a context outranks both.
+    // A socket outranks the URL; a context outranks both; options outrank variables, and variables the current context.
     let socket = world.path("u.sock").display().to_string();
     let both = [&env[..], &[("WAIFUD_SOCKET", socket.as_str())]].concat();
     ok(&world.run(&both, &["token", "list"], "").await);
-    fails(
-        &world.run(&env, &["token", "list"], "").await,
-        1,
-        "role admin",
-    );
     let viewer = world.token("phone", "viewer").await;
     let secret = world.write("token", &viewer);
     let login = [
@@ -272,10 +296,17 @@ async fn the_environment_names_a_waifud_and_the_order_is_as_documented() {
         "phone",
     ];
     ok(&world.run(&[], &login, "").await);
-    let output = world
-        .run(&both, &["--context", "phone", "token", "list"], "")
-        .await;
-    fails(&output, 1, "token=phone has the role viewer");
+    let list = ["token", "list"];
+    let phone = "token=phone has the role viewer";
+    fails(&world.run(&[], &list, "").await, 1, phone);
+    let ci = "token=ci has the role operator";
+    fails(&world.run(&env, &list, "").await, 1, ci);
+    let by_socket = [&["--socket", &socket][..], &list].concat();
+    ok(&world.run(&env, &by_socket, "").await);
+    let by_context = [&["--context", "phone"][..], &list].concat();
+    fails(&world.run(&both, &by_context, "").await, 1, phone);
+    let by_both = [&["--context", "phone", "--socket", &socket][..], &list].concat();
+    fails(&world.run(&env, &by_both, "").await, 1, phone);
     // Errors are problem bodies with --json, here too.
     let output = world.run(&env, &["token", "list", "--json"], "").await;
     let problem: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();

@@ -1,5 +1,6 @@
 //! waifuctl against a real control server: files of descriptions, edits, waits and labels.
 
+mod commands;
 mod habits;
 
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ use waifud_types::{Digest, Secret};
 
 struct Server {
     dir: tempfile::TempDir,
+    /// The routes of nodes.
+    nodes: axum::Router,
 }
 
 impl Server {
@@ -23,6 +26,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let control = crate::common::control(dir.path()).await;
         let listener = UnixListener::bind(dir.path().join("sock")).unwrap();
+        let nodes = http::tls_router(control.clone());
         let router = http::user_router(control);
         // The same waifud, with instances that are running and have no console output yet.
         let quiet = UnixListener::bind(dir.path().join("quiet")).unwrap();
@@ -42,7 +46,7 @@ impl Server {
             let service = router.into_make_service_with_connect_info::<Peer>();
             tokio::spawn(async move { axum::serve(listener, service).await });
         }
-        let server = Self { dir };
+        let server = Self { dir, nodes };
         server.template().await;
         server
     }
@@ -201,7 +205,7 @@ async fn every_description_is_checked_before_the_first_is_created() {
             "disk-too-small",
             "document 2",
         ),
-        ("name: a\ntemplate: debian-12\n", "duplicate-name", "a is"),
+        ("name: a\ntemplate: debian-12\n", "duplicate-name", "name a"),
     ] {
         let text = format!("name: a\ntemplate: debian-12\n\n---\n{second}");
         let file = server.file("two.yaml", &text);
@@ -288,6 +292,45 @@ async fn user_data_is_edited_checked_and_saved_and_nothing_is_lost() {
     assert_eq!(problem["code"], "stale-generation");
     assert!(problem["detail"].as_str().unwrap().contains("saved in"));
     assert_eq!(server.user_data("web").await, "#!/bin/sh\n# theirs\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn visual_outranks_editor_and_without_an_editor_the_error_names_both() {
+    let server = Server::start().await;
+    let create = ["create", "web", "-t", "debian-12", "--no-ssh-key"];
+    server.run(&create, 0).await;
+    let script = server.file("visual.sh", "printf '# visual\\n' >> \"$1\"");
+    let mut command = server.command(&["edit", "web", "--yes"]);
+    command
+        .env("VISUAL", format!("sh {script}"))
+        .env("EDITOR", "/nonexistent/editor");
+    expect(&command.output().await.unwrap(), 0, &["edit"]);
+    assert!(server.user_data("web").await.ends_with("# visual\n"));
+    // Neither is set, and there is no vi.
+    let mut command = server.command(&["edit", "web"]);
+    command.env("PATH", "/nonexistent");
+    let said = expect(&command.output().await.unwrap(), 1, &["edit"]);
+    assert!(said.contains("VISUAL or EDITOR"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_warns_about_user_data_that_disables_the_reports_of_cloud_init() {
+    let server = Server::start().await;
+    let text = "#cloud-config\nvendor_data: {enabled: false}\n";
+    let user_data = server.file("ud", text);
+    for (name, quiet) in [("web", false), ("db", true)] {
+        let mut line = vec!["create", name, "-t", "debian-12", "--no-ssh-key"];
+        line.extend(["--user-data", &user_data]);
+        line.extend(quiet.then_some("-q"));
+        let output = server.command(&line).output().await.unwrap();
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        expect(&output, 0, &line);
+        if quiet {
+            assert_eq!(said, "");
+        } else {
+            assert!(said.contains("vendor_data.enabled"), "{said}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,18 +167,22 @@ fn a_restored_database_removes_peers_only_once_it_is_confirmed() {
 
 #[test]
 fn an_agent_that_knows_new_kinds_watches_from_the_beginning() {
-    let dir = tempfile::tempdir().unwrap();
-    // As written by a version that knew no peers.
-    std::fs::write(
-        dir.path().join("node.json"),
-        r#"{"node":null,"incarnation":null,"unconfirmed":null,"revision":"00000001.7","slice":null}"#,
-    )
-    .unwrap();
-    let table = open(&dir);
-    assert_eq!(table.node().revision, Some(revision(7)));
-    assert_eq!(table.begin_watch(), None);
-    table.apply(sync(7)).unwrap();
-    assert_eq!(open(&dir).begin_watch(), Some(revision(7)));
+    // As written by a version that knew no peers, and by one that recorded no types of frames.
+    for kinds in ["", r#""kinds":["instance","node","peer"],"#] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("node.json"),
+            format!(
+                r#"{{{kinds}"node":null,"incarnation":null,"unconfirmed":null,"revision":"00000001.7","slice":null}}"#
+            ),
+        )
+        .unwrap();
+        let table = open(&dir);
+        assert_eq!(table.node().revision, Some(revision(7)));
+        assert_eq!(table.begin_watch(), None, "{kinds}");
+        table.apply(sync(7)).unwrap();
+        assert_eq!(open(&dir).begin_watch(), Some(revision(7)));
+    }
 }
 
 #[test]

@@ -26,8 +26,8 @@ pub struct NodeRecord {
     pub unconfirmed: Option<Incarnation>,
     /// Everything up to here is applied; a watch resumes after it.
     pub revision: Option<Revision>,
-    /// The kinds of objects that this agent knew up to that revision. A watch resumes only if it knows no others now.
-    /// Empty in files of versions that knew instances and the node only.
+    /// The kinds of objects and the types of frames that this agent knew up to that revision. A watch resumes only if it
+    /// knows no others now. Empty in files of versions that knew instances and the node only.
     pub kinds: BTreeSet<String>,
     /// Subnet, gateway and confirmation.
     pub slice: Option<NodeSlice>,
@@ -39,8 +39,9 @@ pub struct InstanceRecord {
     pub id: InstanceId,
     /// As waifud last sent it; `None` if only a tombstone is known.
     pub instance: Option<AgentInstance>,
-    /// Whether it is in the node's slice. An instance outside it is neither changed nor destroyed. Files of earlier
-    /// versions call this `claimed`.
+    /// Whether the node keeps the instance as waifud sent it. Otherwise it is neither changed nor destroyed, except by a
+    /// release or a tombstone. False while a release is recorded, so that an agent of an earlier version, which does not
+    /// know releases, does not start the instance either. Files of earlier versions call this `claimed`.
     #[serde(alias = "claimed")]
     pub managed: bool,
     /// Set when the instance is to be deleted.
@@ -83,6 +84,19 @@ impl InstanceRecord {
         self.release.is_some_and(|record| record.completed)
     }
 
+    /// Whether the instance is in the node's slice: to be kept, or to be released.
+    pub fn is_in_slice(&self) -> bool {
+        self.managed || self.release.is_some_and(|record| record.in_slice)
+    }
+
+    /// The instance has left the node's slice.
+    pub fn leave_slice(&mut self) {
+        self.managed = false;
+        if let Some(record) = &mut self.release {
+            record.in_slice = false;
+        }
+    }
+
     /// `held` means that deletions wait for an operator.
     pub fn desired_state(&self, held: bool) -> DesiredState {
         match (&self.tombstone, self.release, &self.instance) {
@@ -92,7 +106,7 @@ impl InstanceRecord {
                 epoch: instance.as_ref().map(|instance| instance.epoch),
                 done: self.destroyed,
             }),
-            (None, Some(record), instance) if self.managed => {
+            (None, Some(record), instance) if record.in_slice => {
                 DesiredState::Release(Box::new(Handover {
                     record,
                     instance: instance.clone(),
@@ -137,6 +151,13 @@ pub struct ReleaseRecord {
     pub release: Release,
     /// The guest was seen off after the release was recorded, and its port and documents were removed.
     pub completed: bool,
+    /// Whether waifud still sends the release. If not, the copy is left alone, and still not started.
+    #[serde(default = "in_slice")]
+    pub in_slice: bool,
+}
+
+fn in_slice() -> bool {
+    true
 }
 
 /// A release, and the copy that it applies to.
@@ -150,10 +171,13 @@ pub struct Handover {
 impl Handover {
     /// What is reported to waifud; `None` while a guest that has to stop may still run.
     pub fn reported(&self) -> Option<Released> {
-        let ReleaseRecord { release, completed } = self.record;
+        let ReleaseRecord {
+            release, completed, ..
+        } = self.record;
         (completed || !release.stop).then_some(Released {
             instance: release.instance,
             epoch: release.epoch,
+            off: completed,
         })
     }
 }
@@ -170,37 +194,67 @@ pub struct Memory {
     pub stop_requested: bool,
     /// This agent defined a domain: one without our mark is still ours.
     pub defined: bool,
-    /// Disks that were created. One that is missing later is not created again, which would hide the loss of its data.
-    pub disks: BTreeSet<Name>,
+    /// The disks that it was given.
+    #[serde(flatten)]
+    pub disks: DiskMemory,
     /// How many of the requested reboots are done.
     pub reboots_done: u64,
     /// Restarts since the last stable run.
     pub restarts: u32,
-    /// What it was last started with; `None` if unknown.
-    pub started_with: Option<StartedWith>,
-    /// The size that each disk was given.
-    pub disk_sizes: BTreeMap<Name, ByteSize>,
-    /// When it was last started.
-    pub started_at: Option<Timestamp>,
-    /// When the guest last rebooted within this run.
-    pub booted_at: Option<Timestamp>,
+    /// Its last start.
+    #[serde(flatten)]
+    pub start: StartMemory,
     /// The documents that the running guest has read, or that were served at its start.
     pub documents: Option<Digest>,
-    /// When it last phoned home.
-    pub phoned_home_at: Option<Timestamp>,
+    /// What the guest has shown in its current boot.
+    #[serde(flatten)]
+    pub boot: BootMemory,
     /// When the first event of the current boot came from cloud-init's reporter.
     pub reported_boot: Option<Timestamp>,
     /// The documents with which it phoned home. cloud-init does so once per instance-id.
     pub called_with: Option<Digest>,
-    /// How readiness was proven in the current boot.
-    pub ready_by: Option<ReadyBy>,
     /// Where the lines of the current boot begin in the console log.
     pub console_start: Option<ConsoleStart>,
-    /// Why its documents come from a disk although its template uses the metadata service; `None` if they do not.
-    pub by_disk: Option<String>,
     /// The address that identifies it to metadatad if waifud does not allocate its address. Never changes.
     pub identity: Option<Ipv4Addr>,
-    /// cloud-init's state in the current boot.
+}
+
+/// The disks of an instance that were created. One that is missing later is not created again, which would hide the loss of
+/// its data.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskMemory {
+    /// Their names.
+    #[serde(rename = "disks")]
+    pub created: BTreeSet<Name>,
+    /// The size that each was given.
+    #[serde(rename = "disk_sizes")]
+    pub sizes: BTreeMap<Name, ByteSize>,
+}
+
+/// The last start of an instance.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StartMemory {
+    /// What it was started with; `None` if unknown.
+    pub started_with: Option<StartedWith>,
+    /// When it was started.
+    pub started_at: Option<Timestamp>,
+    /// When the guest last rebooted within this run.
+    pub booted_at: Option<Timestamp>,
+    /// Why its documents come from a disk although its template uses the metadata service; `None` if they do not.
+    pub by_disk: Option<String>,
+}
+
+/// What a guest has shown in its current boot. Discarded when another boot begins.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BootMemory {
+    /// When it phoned home.
+    pub phoned_home_at: Option<Timestamp>,
+    /// How readiness was proven.
+    pub ready_by: Option<ReadyBy>,
+    /// cloud-init's state.
     pub cloud_init: CloudInitStatus,
 }
 
@@ -243,4 +297,29 @@ pub enum RunMemory {
     Started,
     /// It was seen off after a run.
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_one_flat_object_with_the_names_of_earlier_versions() {
+        let text = r#"{"run":"started","defined":true,"disks":["root"],"disk_sizes":{"root":1024},
+            "started_with":{"cpus":2,"memory_bytes":4096},"started_at":"2026-06-01T00:00:00Z","by_disk":"no DHCP",
+            "phoned_home_at":"2026-06-01T00:01:00Z","ready_by":"phone-home","reboots_done":3}"#;
+        let memory: Memory = serde_json::from_str(text).unwrap();
+        let root: Name = "root".parse().unwrap();
+        assert_eq!(memory.disks.sizes.get(&root), Some(&ByteSize(1024)));
+        assert!(memory.disks.created.contains(&root));
+        assert_eq!(memory.start.by_disk.as_deref(), Some("no DHCP"));
+        assert_eq!(memory.start.started_with.as_ref().unwrap().cpus, 2);
+        assert_eq!(memory.boot.ready_by, Some(ReadyBy::PhoneHome));
+        assert_eq!(memory.reboots_done, 3);
+        let written = serde_json::to_value(&memory).unwrap();
+        let earlier: serde_json::Value = serde_json::from_str(text).unwrap();
+        for (key, value) in earlier.as_object().unwrap() {
+            assert_eq!(&written[key], value, "{key}");
+        }
+    }
 }

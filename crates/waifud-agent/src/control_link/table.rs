@@ -11,7 +11,6 @@ use waifud_api::agent::{
     AgentInstance, Peer, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
 use waifud_types::ownership::NodeCopy;
-use waifud_types::status::StoppedBy;
 use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
@@ -65,6 +64,15 @@ impl Inner {
 struct Entry {
     record: InstanceRecord,
     version: u64,
+}
+
+/// What this agent understands of a watch. An agent that learns more by an upgrade watches from the beginning.
+fn known_kinds() -> BTreeSet<String> {
+    let objects = SliceObject::KINDS.into_iter().map(str::to_owned);
+    let frames = WatchFrame::REVISIONED.into_iter();
+    objects
+        .chain(frames.map(|frame| format!("frame {frame}")))
+        .collect()
 }
 
 /// One instance's record and desired state.
@@ -185,8 +193,10 @@ impl Table {
     /// Where the next watch begins. To be called once for each watch.
     pub fn begin_watch(&self) -> Option<Revision> {
         let mut inner = self.inner();
-        let known = SliceObject::KINDS.map(str::to_owned).into();
-        let since = inner.node.revision.filter(|_| inner.node.kinds == known);
+        let since = inner
+            .node
+            .revision
+            .filter(|_| inner.node.kinds == known_kinds());
         inner.synced = false;
         inner.named = since.is_none().then(BTreeSet::new);
         inner.peers.begin_watch(since.is_none());
@@ -231,61 +241,51 @@ impl Table {
         let (revision, affected) = match frame {
             // Neither belongs to the slice.
             WatchFrame::Ping | WatchFrame::Stream(_) => return Ok(Affected::None),
-            WatchFrame::Put {
-                revision,
-                object: SliceObject::Peer(peer),
-            } => {
-                inner.peers.put(peer, revision);
-                return Ok(Affected::None);
-            }
-            WatchFrame::Delete {
-                revision,
-                key: SliceKey::Peer(id),
-            } => {
-                inner.peers.delete(id, revision);
-                return Ok(Affected::None);
-            }
-            WatchFrame::Put {
-                revision,
-                object: SliceObject::Node(slice),
-            } => {
-                let mut node = inner.node.clone();
-                let changed = node.slice.as_ref() != Some(&slice);
-                let confirmed = node.unconfirmed.is_some() && node.unconfirmed == slice.confirmed;
-                if confirmed {
-                    tracing::warn!(
-                        "the restored database is confirmed: this node executes waifud's deletions again"
-                    );
-                    node.unconfirmed = None;
+            WatchFrame::Put { revision, object } => match object {
+                SliceObject::Peer(peer) => {
+                    inner.peers.put(peer, revision);
+                    return Ok(Affected::None);
                 }
-                node.slice = Some(slice);
-                self.save_node(&mut inner, node)?;
-                if confirmed {
-                    inner.peers.confirmed();
-                    for entry in inner.entries.values_mut() {
-                        entry.version += 1;
+                SliceObject::Instance(instance) => (revision, self.put(&mut inner, *instance)?),
+                SliceObject::Node(slice) => {
+                    let mut node = inner.node.clone();
+                    let changed = node.slice.as_ref() != Some(&slice);
+                    let confirmed =
+                        node.unconfirmed.is_some() && node.unconfirmed == slice.confirmed;
+                    if confirmed {
+                        tracing::warn!(
+                            "the restored database is confirmed: this node executes waifud's deletions again"
+                        );
+                        node.unconfirmed = None;
                     }
+                    node.slice = Some(slice);
+                    self.save_node(&mut inner, node)?;
+                    if confirmed {
+                        inner.peers.confirmed();
+                        for entry in inner.entries.values_mut() {
+                            entry.version += 1;
+                        }
+                    }
+                    let affected = if changed {
+                        Affected::All
+                    } else {
+                        Affected::None
+                    };
+                    (revision, affected)
                 }
-                let affected = if changed {
-                    Affected::All
-                } else {
-                    Affected::None
-                };
-                (revision, affected)
-            }
-            WatchFrame::Put {
-                revision,
-                object: SliceObject::Instance(instance),
-            } => (revision, self.put(&mut inner, *instance)?),
-            WatchFrame::Delete {
-                revision,
-                key: SliceKey::Instance(instance),
-            } => {
-                if let Some(named) = &mut inner.named {
-                    named.remove(&instance);
+            },
+            WatchFrame::Delete { revision, key } => match key {
+                SliceKey::Peer(id) => {
+                    inner.peers.delete(id, revision);
+                    return Ok(Affected::None);
                 }
-                (revision, self.remove_from_slice(&mut inner, instance)?)
-            }
+                SliceKey::Instance(instance) => {
+                    if let Some(named) = &mut inner.named {
+                        named.remove(&instance);
+                    }
+                    (revision, self.remove_from_slice(&mut inner, instance)?)
+                }
+            },
             WatchFrame::Tombstone {
                 revision,
                 tombstone,
@@ -344,10 +344,6 @@ impl Table {
         self.change(&mut inner, id, |record| {
             if let Some(release) = &mut record.release {
                 release.completed = true;
-                if record.memory.run == RunMemory::Started {
-                    record.memory.run = RunMemory::Stopped;
-                    record.memory.stopped_by = Some(StoppedBy::User);
-                }
                 record.memory.stop_requested = false;
             }
         })
@@ -427,7 +423,7 @@ impl Table {
         if !inner.entries.contains_key(&id) {
             return Ok(Affected::None);
         }
-        self.change(inner, id, |record| record.managed = false)?;
+        self.change(inner, id, InstanceRecord::leave_slice)?;
         Ok(Affected::Instances(vec![id]))
     }
 
@@ -462,12 +458,13 @@ impl Table {
         if let Some(named) = &mut inner.named {
             named.insert(id);
         }
-        if let Err(outdated) = inner.copy(id).check_release(release.epoch) {
+        let held = inner.node.unconfirmed.is_some();
+        if let Err(outdated) = inner.copy(id).check_release(release.epoch, held) {
             tracing::warn!(instance = %id, epoch = %release.epoch, "ignoring a release: {outdated}");
             return Ok(Affected::None);
         }
         self.change(inner, id, |record| {
-            record.managed = true;
+            record.managed = false;
             // As with a put: a deletion from before a restore of waifud must not destroy the disks that are kept.
             record.tombstone = None;
             record.destroyed = false;
@@ -475,7 +472,11 @@ impl Table {
             let completed = record
                 .release
                 .is_some_and(|known| known.completed && known.release.epoch == release.epoch);
-            record.release = Some(ReleaseRecord { release, completed });
+            record.release = Some(ReleaseRecord {
+                release,
+                completed,
+                in_slice: true,
+            });
         })?;
         Ok(Affected::Instances(vec![id]))
     }
@@ -488,12 +489,12 @@ impl Table {
         let unnamed: Vec<InstanceId> = inner
             .entries
             .values()
-            .filter(|entry| entry.record.managed && !named.contains(&entry.record.id))
+            .filter(|entry| entry.record.is_in_slice() && !named.contains(&entry.record.id))
             .map(|entry| entry.record.id)
             .collect();
         for id in unnamed {
             tracing::warn!(instance = %id, "waifud no longer lists this instance for this node; it is kept unchanged, as unmanaged");
-            self.change(inner, id, |record| record.managed = false)?;
+            self.change(inner, id, InstanceRecord::leave_slice)?;
         }
         Ok(())
     }
@@ -537,7 +538,7 @@ impl Table {
         self.save_staged_peers(inner)?;
         let mut node = inner.node.clone();
         node.revision = Some(revision);
-        node.kinds = SliceObject::KINDS.map(str::to_owned).into();
+        node.kinds = known_kinds();
         self.save_node(inner, node)
     }
 

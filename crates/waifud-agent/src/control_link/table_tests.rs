@@ -199,6 +199,14 @@ fn sample_id(table: &Table) -> InstanceId {
     table.records()[0].id
 }
 
+/// What an agent of an earlier version, which knew no releases, reads of a record.
+#[derive(serde::Deserialize)]
+struct EarlierRecord {
+    instance: Option<AgentInstance>,
+    managed: bool,
+    tombstone: Option<Tombstone>,
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Put(usize, u64),
@@ -236,6 +244,8 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let mut table = open(&dir);
         let samples: Vec<_> = ["a", "b", "c"].into_iter().map(sample_instance).collect();
+        // The newest epoch of each instance that the node has released.
+        let mut released = [0; 3];
         for (number, act) in (1..).zip(acts) {
             let known = table.records().len();
             let at = |index: usize, epoch: u64| {
@@ -247,7 +257,11 @@ proptest! {
             match act {
                 Act::Put(i, epoch) => drop(table.apply(put(number, &at(i, epoch))).unwrap()),
                 Act::Order(i, epoch) => drop(table.apply(order(number, &at(i, epoch))).unwrap()),
-                Act::Release(i, epoch) => drop(table.apply(release(number, &at(i, epoch))).unwrap()),
+                Act::Release(i, epoch) => {
+                    if table.apply(release(number, &at(i, epoch))).unwrap() != Affected::None {
+                        released[i] = epoch;
+                    }
+                }
                 Act::Completed(i) => {
                     if let Some(version) = table.version(samples[i].id) {
                         table.complete_release(samples[i].id, version).unwrap();
@@ -279,9 +293,16 @@ proptest! {
                     prop_assert_eq!(order.tombstone.instance, record.id);
                     prop_assert!(record.tombstone.is_some());
                 }
+                let at = samples.iter().position(|sample| sample.id == record.id).unwrap();
                 if let DesiredState::Keep(kept) = record.desired_state(false) {
-                    prop_assert!(record.release.is_none(), "a released instance is not kept");
+                    prop_assert!(kept.epoch > Epoch(released[at]), "only a newer epoch is kept after a release");
                     prop_assert_eq!(Some(kept.epoch), record.copy().epoch);
+                }
+                let earlier: EarlierRecord =
+                    serde_json::from_value(serde_json::to_value(&record).unwrap()).unwrap();
+                if earlier.managed && earlier.tombstone.is_none() {
+                    let epoch = earlier.instance.unwrap().epoch;
+                    prop_assert!(epoch > Epoch(released[at]), "an agent without releases would start it");
                 }
             }
         }
@@ -364,4 +385,34 @@ fn an_instance_that_returns_during_its_removal_is_kept() {
     table.apply(leave(8)).unwrap();
     table.forget(id, table.version(id).unwrap()).unwrap();
     assert!(table.view(id).is_none() && open(&dir).view(id).is_none());
+}
+
+#[test]
+fn a_release_ends_an_older_deletion() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = open(&dir);
+    let mut instance = sample_instance("a");
+    let id = instance.id;
+    table.apply(put(1, &instance)).unwrap();
+    for done in [false, true] {
+        table.apply(order(2, &instance)).unwrap();
+        if done {
+            table.mark_destroyed(id).unwrap();
+        }
+        assert!(is_deleted(&table, id));
+        instance.epoch = instance.epoch.next();
+        table.apply(release(3, &instance)).unwrap();
+        for table in [&table, &open(&dir)] {
+            let view = table.view(id).unwrap();
+            let desired = &view.desired;
+            assert!(matches!(desired, DesiredState::Release(_)), "{desired:?}");
+            assert_eq!(
+                (view.record.tombstone, view.record.destroyed),
+                (None, false)
+            );
+        }
+    }
+    // A deletion that follows the release still takes precedence.
+    table.apply(order(4, &instance)).unwrap();
+    assert!(is_deleted(&table, id));
 }

@@ -172,7 +172,7 @@ fn notify(shared: &Shared, affected: Affected) {
             wake(shared.table.records().iter().map(|r| r.id).collect());
         }
         Affected::Synced => {
-            shared.start_permission.grant();
+            shared.instances.grant_starts();
             shared.node_checks.request_sweep();
             // An agent that was killed while removing an instance may have left bundles behind.
             shared.metadata.remove_unused_bundles(&shared.table);

@@ -19,6 +19,7 @@ pub struct FakeDialer {
     owners: Arc<Mutex<BTreeMap<Ipv4Addr, MacAddr>>>,
     dialled: Arc<Mutex<Vec<(Ipv4Addr, u16)>>>,
     resets: Arc<Mutex<usize>>,
+    open: Arc<Mutex<usize>>,
 }
 
 impl FakeDialer {
@@ -35,6 +36,11 @@ impl FakeDialer {
     /// Every attempted connection.
     pub fn dialled(&self) -> Vec<(Ipv4Addr, u16)> {
         lock(&self.dialled).clone()
+    }
+
+    /// How many connections the agent has open.
+    pub fn open(&self) -> usize {
+        *lock(&self.open)
     }
 
     /// How many connections were reset.
@@ -63,8 +69,12 @@ impl GuestDialer for FakeDialer {
         if !lock(&self.listening).contains(&(address, port)) {
             return Err(ReachError::Refused);
         }
-        let resets = Resets(Arc::clone(&self.resets));
-        let (ours, theirs) = LabelledStream::pair(resets, 16 << 10);
+        *lock(&self.open) += 1;
+        let counters = Counters {
+            resets: Arc::clone(&self.resets),
+            open: Arc::clone(&self.open),
+        };
+        let (ours, theirs) = LabelledStream::pair(counters, 16 << 10);
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(theirs);
             let _ended = tokio::io::copy(&mut reader, &mut writer).await;
@@ -73,11 +83,20 @@ impl GuestDialer for FakeDialer {
     }
 }
 
-/// The number of connections that were reset.
-struct Resets(Arc<Mutex<usize>>);
+/// What one connection counts.
+struct Counters {
+    resets: Arc<Mutex<usize>>,
+    open: Arc<Mutex<usize>>,
+}
 
-impl GuestConnection for LabelledStream<Resets> {
+impl Drop for Counters {
+    fn drop(&mut self) {
+        *lock(&self.open) -= 1;
+    }
+}
+
+impl GuestConnection for LabelledStream<Counters> {
     fn reset(self: Box<Self>) {
-        *lock(&self.label.0) += 1;
+        *lock(&self.label.resets) += 1;
     }
 }

@@ -1,7 +1,6 @@
 //! An in-memory waifud: keeps one node's slice and a history, and records the requests that it received.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -18,7 +17,7 @@ use waifud_types::node::NodeFacts;
 use waifud_types::{BootId, Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
 
 use super::{lock, name};
-use crate::interfaces::{ControlLink, FrameStream, LinkError};
+use crate::interfaces::{ControlLink, Destination, FrameStream, LinkError};
 
 /// The fake. Clones share one state.
 #[derive(Clone)]
@@ -128,10 +127,14 @@ impl FakeWaifud {
         lock(&self.state).bundles.insert(bundle, sealed);
     }
 
-    /// Adds an instance to the slice, or replaces its spec.
+    /// Adds an instance to the slice, or replaces its spec. An instance that exists has no tombstone.
     pub fn put(&self, instance: AgentInstance) {
         let id = instance.id;
-        lock(&self.state).instances.insert(id, instance);
+        {
+            let mut state = lock(&self.state);
+            state.tombstones.remove(&id);
+            state.instances.insert(id, instance);
+        }
         self.commit(Change::Instance(id));
     }
 
@@ -516,12 +519,8 @@ impl ControlLink for FakeWaifud {
         Ok(())
     }
 
-    async fn fetch_image(
-        &self,
-        image: Digest,
-        to: &Path,
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<(), LinkError> {
+    async fn fetch_image(&self, image: Digest, to: Destination<'_>) -> Result<(), LinkError> {
+        let Destination { file: to, progress } = to;
         let bytes = {
             let mut state = self.online()?;
             state.fetches += 1;

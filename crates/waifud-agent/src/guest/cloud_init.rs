@@ -221,11 +221,47 @@ mod tests {
         assert_eq!(seen.errors[0].len(), TEXT_MAX);
     }
 
+    const RESULT: &str =
+        r#"{"v1": {"datasource": "DataSourceNoCloud [seed=/dev/sr0]", "errors": ["one", "two"]}}"#;
+    const STATUS: &str = r#"{"v1": {"datasource": "DataSourceNoCloud", "stage": "init", "init": {"errors": ["three"],
+        "recoverable_errors": {"WARNING": ["four"]}, "start": 1.0, "finished": null}}}"#;
+
+    /// Any text, or a file as it is, cut, or with some characters replaced.
+    fn damaged(file: &'static str) -> impl Strategy<Value = String> {
+        let length = file.len();
+        let changes = proptest::collection::vec((0..length, any::<char>()), 0..4);
+        let rewritten = changes.prop_map(move |changes| {
+            let mut characters: Vec<char> = file.chars().collect();
+            for (at, character) in changes {
+                characters[at] = character;
+            }
+            characters.into_iter().collect::<String>()
+        });
+        let cut = (0..=length).prop_map(move |at| file[..at].to_owned());
+        prop_oneof![".{0,200}", cut, rewritten]
+    }
+
     proptest! {
         #[test]
-        fn arbitrary_text_causes_neither_a_panic_nor_a_false_done(status in ".{0,200}", id in ".{0,50}") {
-            let seen = parse(&Files { status: Some(status), instance_id: Some(id), ..Files::default() });
-            prop_assert!(!seen.state.is_final());
+        fn only_a_complete_result_is_an_end(
+            result in damaged(RESULT), status in damaged(STATUS), id in ".{0,50}",
+        ) {
+            let complete = serde_json::from_str::<Value>(&result)
+                .is_ok_and(|value| value["v1"].is_object());
+            let files = Files {
+                result: Some(result),
+                status: Some(status),
+                instance_id: Some(id),
+                disabled: false,
+            };
+            let seen = parse(&files);
+            prop_assert_eq!(seen.state.is_final(), complete, "{:?}", files);
+            prop_assert!(seen.errors.len() <= ERRORS_MAX);
+            let texts = seen.errors.iter().chain(&seen.datasource).chain(&seen.instance_id);
+            for text in texts {
+                prop_assert!(text.chars().count() <= TEXT_MAX, "{}", text);
+                prop_assert!(!text.contains(char::is_control), "{:?}", text);
+            }
         }
     }
 }

@@ -45,7 +45,7 @@ async fn gather_all(shared: &Shared) -> bool {
         .table
         .records()
         .into_iter()
-        .filter_map(|record| Some((record.memory.started_at?, record)))
+        .filter_map(|record| Some((record.memory.start.started_at?, record)))
         .filter(|(_, record)| !record.destroyed)
         .collect();
     let runs = |record: &InstanceRecord| record.memory.run == RunMemory::Started;
@@ -82,7 +82,7 @@ async fn gather_all(shared: &Shared) -> bool {
 
 fn boots(memory: &Memory, started: Timestamp, now: Timestamp) -> bool {
     let ago: Result<Duration, _> = now.duration_since(started).try_into();
-    memory.ready_by.is_none() && ago.is_ok_and(|ago| ago < BOOT)
+    memory.boot.ready_by.is_none() && ago.is_ok_and(|ago| ago < BOOT)
 }
 
 async fn gather(
@@ -139,7 +139,7 @@ fn is_of(acknowledged: Timestamp, started: Timestamp) -> bool {
 }
 
 async fn console(shared: &Shared, id: InstanceId, started: Timestamp) -> Vec<String> {
-    let log = shared.files.console_log(id);
+    let log = shared.instances.console_log(id);
     let read = blocking::on_a_thread(move || console_tail::read(&log, started));
     // A disk that hangs must not block the others.
     let read = timeout(TIMEOUT, read).await;

@@ -7,7 +7,7 @@ use waifud_types::Timestamp;
 use waifud_types::status::{CloudInitStatus, ReadyBy};
 
 use crate::backoff::Backoff;
-use crate::control_link::record::Memory;
+use crate::control_link::record::{BootMemory, Memory};
 use crate::guest::boot_report::BootReport;
 use crate::guest::console_end::ConsoleReport;
 use crate::guest::evidence::Evidence;
@@ -72,9 +72,9 @@ impl Readiness {
 
     /// Whether nothing more can be learned.
     pub fn is_final(&self, memory: &Memory) -> bool {
-        let by_agent = memory.ready_by == Some(ReadyBy::GuestAgent);
+        let by_agent = memory.boot.ready_by == Some(ReadyBy::GuestAgent);
         !self.stale
-            && memory.cloud_init.state.is_final()
+            && memory.boot.cloud_init.state.is_final()
             && (by_agent || self.probes >= PROBES_AFTER_END)
     }
 
@@ -117,12 +117,12 @@ impl Readiness {
         if let Some((at, instance_id)) = &evidence.phoned_home
             && is_current(at)
             // Once per boot: it is written to disk, and a guest may phone home as often as it likes.
-            && memory.phoned_home_at.is_none()
+            && memory.boot.phoned_home_at.is_none()
         {
-            memory.phoned_home_at = Some(*at);
+            memory.boot.phoned_home_at = Some(*at);
             memory.called_with = memory.documents;
-            if memory.cloud_init.instance_id.is_none() {
-                memory.cloud_init.instance_id.clone_from(instance_id);
+            if memory.boot.cloud_init.instance_id.is_none() {
+                memory.boot.cloud_init.instance_id.clone_from(instance_id);
             }
         }
         let nothing = BootReport::default();
@@ -144,7 +144,7 @@ impl Readiness {
             } else {
                 &no_console
             },
-            call: memory.phoned_home_at,
+            call: memory.boot.phoned_home_at,
             asked: evidence
                 .last
                 .as_ref()
@@ -155,7 +155,7 @@ impl Readiness {
             patience: self.patience,
         };
         let verdict = derive(&seen);
-        if verdict.is_running && memory.ready_by.is_some() {
+        if verdict.is_running && memory.boot.ready_by.is_some() {
             // cloud-init had finished and runs again: the guest rebooted without any other sign.
             let reported = seen.report.finished.map(|(at, _)| at);
             let ended = reported.max(seen.call).max(seen.console.finished);
@@ -168,33 +168,31 @@ impl Readiness {
 
 /// When the current boot began.
 pub(crate) fn since(memory: &Memory) -> Option<Timestamp> {
-    memory.started_at.max(memory.booted_at)
+    memory.start.started_at.max(memory.start.booted_at)
 }
 
 /// Discards readiness, which was proven for an earlier boot.
 pub(crate) fn reset_for_boot(memory: &mut Memory, at: Option<Timestamp>) {
-    memory.booted_at = memory.booted_at.max(at);
-    memory.phoned_home_at = None;
-    memory.ready_by = None;
-    memory.cloud_init = CloudInitStatus::default();
+    memory.start.booted_at = memory.start.booted_at.max(at);
+    memory.boot = BootMemory::default();
 }
 
 /// Applies a verdict, unless a more trusted source has already proven readiness in the same boot.
 fn apply_verdict(memory: &mut Memory, verdict: Verdict) {
     let rank = |by: Option<ReadyBy>| match by {
         None => 0,
-        Some(ReadyBy::PhoneHome) => 1,
+        Some(ReadyBy::PhoneHome | ReadyBy::Other) => 1,
         Some(ReadyBy::Console) => 2,
         Some(ReadyBy::Reporter) => 3,
         Some(ReadyBy::GuestAgent) => 4,
     };
-    if rank(verdict.ready_by) < rank(memory.ready_by) {
+    if rank(verdict.ready_by) < rank(memory.boot.ready_by) {
         return;
     }
-    let before = std::mem::replace(&mut memory.cloud_init, verdict.cloud_init);
-    memory.ready_by = verdict.ready_by;
+    let before = std::mem::replace(&mut memory.boot.cloud_init, verdict.cloud_init);
+    memory.boot.ready_by = verdict.ready_by;
     // The reporter sends neither of these. Values learned earlier in this boot stay valid.
-    let now = &mut memory.cloud_init;
+    let now = &mut memory.boot.cloud_init;
     now.instance_id = now.instance_id.take().or(before.instance_id);
     now.datasource = now.datasource.take().or(before.datasource);
 }

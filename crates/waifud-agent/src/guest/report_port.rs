@@ -2,11 +2,12 @@
 //!
 //! cloud-init waits for its reporter at the end of each stage. A metadatad that hangs, is stopped, or is being restarted
 //! would cost a boot several seconds per stage. So the node's rules reset connections to
-//! [`REPORT_PORT`](waifud_types::template::REPORT_PORT) as long as metadatad does not answer a request of the agent. Requests
-//! for documents are not affected: cloud-init must wait for those, because it looks for its datasource only once.
+//! [`REPORT_PORT`](waifud_types::template::REPORT_PORT) when metadatad has not answered requests of the agent for a while:
+//! a restart of metadatad is shorter, and `phone_home` is tried a few times only. An agent that stops accepts reports again,
+//! because nothing else would. Requests for documents are not affected: cloud-init must wait for those, because it looks for its datasource only once.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
@@ -18,11 +19,19 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let pause = shared.settings.timing.report_port;
+    let timing = &shared.settings.timing;
+    let mut failing_since = None;
     // `None` while it is unknown whether the last change is in force.
     let mut refused = Some(false);
     loop {
-        let refuse = !answers(shared.metadata.service().as_ref()).await;
+        let asked = Instant::now();
+        if answers(shared.metadata.service().as_ref()).await {
+            failing_since = None;
+        } else {
+            failing_since.get_or_insert(asked);
+        }
+        let refuse =
+            failing_since.is_some_and(|since| since.elapsed() >= timing.refuse_reports_after);
         if refused != Some(refuse) {
             let changed = shared.network.set_reports_refused(&shared.table, refuse);
             match changed.await {
@@ -38,7 +47,23 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
             }
         }
-        sleep(pause).await;
+        sleep(timing.report_port).await;
+    }
+}
+
+/// How long to try to accept reports again when the agent stops.
+const LAST_CHANGE: Duration = Duration::from_secs(5);
+
+/// Accepts reports again, when the agent stops and cannot see any more that metadatad answers.
+pub(crate) async fn accept_at_stop(shared: &Shared) {
+    if !shared.network.are_reports_refused() {
+        return;
+    }
+    let accepted = shared.network.set_reports_refused(&shared.table, false);
+    match timeout(LAST_CHANGE, accepted).await {
+        Ok(Ok(())) => log(false),
+        Ok(Err(error)) => tracing::warn!("cannot accept cloud-init's reports again: {error}"),
+        Err(_) => tracing::warn!("accepting cloud-init's reports again took too long"),
     }
 }
 
@@ -48,7 +73,7 @@ fn log(refused: bool) {
             "the metadata service does not answer; refusing cloud-init's reports until it does"
         );
     } else {
-        tracing::info!("the metadata service answers; accepting cloud-init's reports again");
+        tracing::info!("accepting cloud-init's reports again");
     }
 }
 

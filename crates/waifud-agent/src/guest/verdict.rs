@@ -64,6 +64,8 @@ pub(crate) struct Expects {
     pub no_report: Option<&'static str>,
     /// Whether `phone_home` is still expected.
     pub call: bool,
+    /// Whether the last line of cloud-init is expected on the console, if cloud-init writes to it.
+    pub console: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,11 +80,10 @@ pub(crate) struct Verdict {
 
 /// What the guest of an instance can be expected to report.
 pub(crate) fn expects(want: &AgentInstance, memory: &Memory) -> Expects {
-    let by_disk = memory.by_disk.is_some();
-    let unreported = match &want.spec.user_data {
-        Some(facts) if want.spec.rescue.is_none() => facts.unreported,
-        _ => None,
-    };
+    let by_disk = memory.start.by_disk.is_some();
+    let user_data = want.spec.user_data.as_ref();
+    let user_data = user_data.filter(|_| want.spec.rescue.is_none());
+    let unreported = user_data.and_then(|facts| facts.unreported);
     let no_vendor_data = if identity(want, memory).is_none() {
         Some("none of its networks reaches the metadata service")
     } else if rescue::datasource(want) == Datasource::Ec2 && !by_disk {
@@ -97,6 +98,7 @@ pub(crate) fn expects(want: &AgentInstance, memory: &Memory) -> Expects {
     Expects {
         no_report: no_vendor_data.or(unreported.map(Unreported::cause)),
         call: no_vendor_data.is_none() && memory.called_with != Some(want.bundle.digest),
+        console: !user_data.is_some_and(|facts| facts.replaces_final_message),
     }
 }
 
@@ -104,6 +106,9 @@ pub(crate) fn expects(want: &AgentInstance, memory: &Memory) -> Expects {
 pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
     if let Some((found, at)) = seen.agent {
         let ended_since = seen.report.finished.is_some_and(|(end, _)| end > at);
+        if found.state.is_final() && is_fallback(found.datasource.as_deref()) {
+            return nothing_applied(found.clone());
+        }
         if found.state.is_final() {
             return Verdict {
                 cloud_init: found.clone(),
@@ -139,16 +144,10 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
         return not_yet(cloud_init);
     }
     if seen.console.finished.is_some() {
-        let datasource = seen.console.datasource.as_deref().unwrap_or_default();
-        if datasource.starts_with("DataSourceNone") {
-            // The fallback of a cloud-init that found no metadata service: it has applied nothing of the instance.
-            return not_yet(CloudInitStatus {
+        if is_fallback(seen.console.datasource.as_deref()) {
+            return nothing_applied(CloudInitStatus {
                 datasource: seen.console.datasource.clone(),
-                errors: vec![
-                    "cloud-init found no documents (DataSourceNone): the guest has no SSH keys and no user-data"
-                        .to_owned(),
-                ],
-                ..in_state(CloudInitState::Error)
+                ..CloudInitStatus::default()
             });
         }
         return Verdict {
@@ -180,10 +179,27 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
     }))
 }
 
+/// Whether this is the fallback of a cloud-init that found no metadata service.
+fn is_fallback(datasource: Option<&str>) -> bool {
+    datasource.is_some_and(|name| name.starts_with("DataSourceNone"))
+}
+
+/// cloud-init has ended and has applied nothing of the instance: the guest is not ready.
+fn nothing_applied(mut cloud_init: CloudInitStatus) -> Verdict {
+    cloud_init.state = CloudInitState::Error;
+    cloud_init.errors.insert(
+        0,
+        "cloud-init found no documents (DataSourceNone): the guest has no SSH keys and no user-data"
+            .to_owned(),
+    );
+    cloud_init.errors.truncate(ERRORS_MAX);
+    not_yet(cloud_init)
+}
+
 /// Why no further report can be expected, if so.
 fn no_report_expected(seen: &Seen<'_>) -> Option<String> {
     let times = match seen.expects {
-        _ if seen.console.began => PHONE_HOME_FACTOR,
+        Expects { console: true, .. } if seen.console.began => PHONE_HOME_FACTOR,
         Expects { call: true, .. } => PHONE_HOME_FACTOR,
         Expects {
             no_report: None, ..

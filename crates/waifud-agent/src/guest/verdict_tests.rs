@@ -11,7 +11,7 @@ use waifud_types::spec::{Unreported, UserDataFacts};
 use waifud_types::status::{CloudInitState, CloudInitStatus, ReadyBy};
 use waifud_types::template::Datasource;
 
-use crate::control_link::record::{Memory, RunMemory};
+use crate::control_link::record::{BootMemory, Memory, RunMemory};
 use crate::fake::sample_instance;
 use crate::guest::console_end::ConsoleReport;
 use crate::guest::evidence::Evidence;
@@ -83,6 +83,7 @@ impl Guest {
             size_bytes: 1,
             sha256: self.want.bundle.digest,
             unreported: Some(unreported),
+            replaces_final_message: false,
         });
         self.reports = false;
         self.reads_vendor_data &= unreported != Unreported::VendorDataDisabled;
@@ -108,12 +109,10 @@ impl Guest {
         self.evidence.report = crate::guest::boot_report::BootReport::default();
         self.evidence.booted_again = None;
         self.memory.run = RunMemory::Started;
-        self.memory.started_at = Some(self.now);
+        self.memory.start.started_at = Some(self.now);
         self.memory.documents = Some(self.want.bundle.digest);
-        self.memory.booted_at = None;
-        self.memory.phoned_home_at = None;
-        self.memory.ready_by = None;
-        self.memory.cloud_init = CloudInitStatus::default();
+        self.memory.start.booted_at = None;
+        self.memory.boot = BootMemory::default();
         self.readiness.probe_again();
         self.clear_console();
     }
@@ -182,11 +181,11 @@ impl Guest {
     }
 
     fn is_ready(&self) -> bool {
-        self.memory.ready_by.is_some()
+        self.memory.boot.ready_by.is_some()
     }
 
     fn state(&self) -> (CloudInitState, Option<ReadyBy>) {
-        (self.memory.cloud_init.state, self.memory.ready_by)
+        (self.memory.boot.cloud_init.state, self.memory.boot.ready_by)
     }
 
     /// One boot from the first stage to the end. The guest is not ready before that.
@@ -300,7 +299,7 @@ fn every_datasource_with_and_without_agent_and_console_in_every_kind_of_boot() {
                 } else if has_console {
                     let by_console = (CloudInitState::Done, Some(ReadyBy::Console));
                     assert_eq!(guest.state(), by_console, "{row}");
-                    let named = guest.memory.cloud_init.datasource.as_deref();
+                    let named = guest.memory.boot.cloud_init.datasource.as_deref();
                     assert_eq!(named, Some("DataSource"), "{row}");
                     knows_result = false;
                 } else {
@@ -308,11 +307,11 @@ fn every_datasource_with_and_without_agent_and_console_in_every_kind_of_boot() {
                     guest.pass(PATIENCE.as_secs());
                     guest.learn();
                     assert_eq!(guest.state(), (CloudInitState::Unknown, None), "{row}");
-                    let because = guest.memory.cloud_init.unknown_because.clone();
+                    let because = guest.memory.boot.cloud_init.unknown_because.clone();
                     assert!(because.unwrap().contains("EC2"), "{row}");
                     knows_result = false;
                 }
-                let errors = &guest.memory.cloud_init.errors;
+                let errors = &guest.memory.boot.cloud_init.errors;
                 let named = |module: &str| errors.iter().any(|error| error.contains(module));
                 match case {
                     Case::FailedScript if knows_result => {
@@ -352,6 +351,20 @@ fn without_a_reporter_the_console_shows_the_end_of_every_boot() {
             }
         }
     }
+}
+
+#[test]
+fn a_replaced_final_message_is_not_waited_for() {
+    let mut guest = Guest::new(Datasource::Openstack, false)
+        .with_user_data(Unreported::VendorDataDisabled)
+        .with_console();
+    let facts = guest.want.spec.user_data.as_mut().unwrap();
+    facts.replaces_final_message = true;
+    guest.start();
+    guest.console.began = true;
+    guest.pass(PATIENCE.as_secs() + 1);
+    guest.learn();
+    guest.expect(CloudInitState::Unknown, None);
 }
 
 #[test]
@@ -409,8 +422,17 @@ fn user_data_that_disables_the_reporter_is_reported_and_not_waited_for() {
         guest.start();
         guest.boot(true, None);
         guest.becomes_unknown();
-        let because = guest.memory.cloud_init.unknown_because.clone().unwrap();
-        assert!(because.contains("no guest agent answers"), "{because}");
+        let because = guest
+            .memory
+            .boot
+            .cloud_init
+            .unknown_because
+            .clone()
+            .unwrap();
+        assert!(
+            because.contains("the guest agent does not answer"),
+            "{because}"
+        );
         // An agent that starts late still reports it.
         guest.has_agent = true;
         guest.probe(CloudInitState::Done, &[]);
@@ -418,7 +440,7 @@ fn user_data_that_disables_the_reporter_is_reported_and_not_waited_for() {
             guest.state(),
             (CloudInitState::Done, Some(ReadyBy::GuestAgent))
         );
-        assert_eq!(guest.memory.cloud_init.unknown_because, None);
+        assert_eq!(guest.memory.boot.cloud_init.unknown_because, None);
     }
 }
 
@@ -490,7 +512,10 @@ fn when_the_last_event_is_lost_phone_home_ends_the_boot_after_a_while_with_its_f
     guest.pass(120);
     guest.learn();
     guest.expect(CloudInitState::Error, Some(ReadyBy::PhoneHome));
-    assert_eq!(guest.memory.cloud_init.instance_id.as_deref(), Some("i-1"));
+    assert_eq!(
+        guest.memory.boot.cloud_init.instance_id.as_deref(),
+        Some("i-1")
+    );
 }
 
 #[test]
@@ -515,4 +540,39 @@ fn only_the_first_phone_home_of_a_boot_is_recorded() {
     guest.evidence.phoned_home = Some((guest.now, Some("i-2".to_owned())));
     guest.probe(CloudInitState::Done, &[]);
     assert_eq!(guest.memory, before);
+}
+
+#[test]
+fn a_guest_whose_cloud_init_fell_back_to_no_datasource_never_becomes_ready() {
+    let fallback = "DataSourceNone";
+    for (has_agent, called) in [(true, false), (false, false), (false, true)] {
+        let row = format!("agent {has_agent}, called {called}");
+        let mut guest = Guest::new(Datasource::Ec2, has_agent).with_console();
+        guest.start();
+        guest.console.began = true;
+        guest.pass(30);
+        guest.console.finished = Some(guest.now);
+        guest.console.datasource = Some(fallback.to_owned());
+        if called {
+            guest.evidence.phoned_home = Some((guest.now, Some("i-1".to_owned())));
+        }
+        for _ in 0..100 {
+            let found = has_agent.then(|| CloudInitStatus {
+                state: CloudInitState::Done,
+                datasource: Some(fallback.to_owned()),
+                ..CloudInitStatus::default()
+            });
+            guest.readiness.probed(found, guest.now);
+            guest.learn();
+            assert_eq!(guest.state(), (CloudInitState::Error, None), "{row}");
+            guest.pass(PATIENCE.as_secs());
+        }
+        let seen = &guest.memory.boot.cloud_init;
+        assert_eq!(seen.datasource.as_deref(), Some(fallback), "{row}");
+        assert!(
+            seen.errors[0].contains(fallback),
+            "{row}: {:?}",
+            seen.errors
+        );
+    }
 }

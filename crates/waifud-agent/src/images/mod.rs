@@ -15,7 +15,7 @@ use waifud_storage::{StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest, Name};
 
 use crate::failpoints;
-use crate::interfaces::{ControlLink, LinkError};
+use crate::interfaces::{ControlLink, Destination, LinkError};
 
 /// Why an image is not in the pool.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -126,8 +126,12 @@ async fn fetch_and_import(
     // A complete file of a failed import is not downloaded again: the import verifies its digest anyway.
     let facts = tokio::fs::symlink_metadata(&staged).await;
     if !facts.is_ok_and(|facts| facts.is_file() && facts.len() == size.bytes()) {
+        let to = Destination {
+            file: &staged,
+            progress: &report,
+        };
         failpoints::IMAGE_FETCH
-            .around(link.fetch_image(image, &staged, &report))
+            .around(link.fetch_image(image, to))
             .await
             .map_err(|error| ImageError {
                 lasting: error.is_final(),

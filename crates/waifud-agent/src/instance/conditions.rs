@@ -21,7 +21,11 @@ pub(crate) fn of_instance(
     failure: Option<&StepFailure>,
     drift: Option<&Drift>,
 ) -> Vec<Condition> {
-    let since = record.memory.started_at.unwrap_or(Timestamp::UNIX_EPOCH);
+    let since = record
+        .memory
+        .start
+        .started_at
+        .unwrap_or(Timestamp::UNIX_EPOCH);
     let mut conditions = Vec::new();
     conditions.extend(crash_loop(record, since));
     if seen.is_some_and(Observed::is_on) {
@@ -45,7 +49,7 @@ pub(crate) fn of_instance(
             None => served(shared, record, since),
         });
     }
-    if let Some(because) = &record.memory.by_disk {
+    if let Some(because) = &record.memory.start.by_disk {
         conditions.push(condition(
             "documents",
             true,
@@ -184,7 +188,6 @@ fn served(shared: &Shared, record: &InstanceRecord, since: Timestamp) -> Conditi
 
 #[cfg(test)]
 mod tests {
-    use waifud_types::status::AddressSource;
 
     use super::*;
     use crate::fake::sample_instance;
@@ -197,16 +200,8 @@ mod tests {
         nic.address = Some([192, 0, 2, 50].into());
         let mut record = InstanceRecord::new(instance.id);
         record.instance = Some(instance);
-        let seen = |address: &str, network: &str| InstanceAddress {
-            address: address.parse().unwrap(),
-            family: if address.contains(':') {
-                AddressFamily::Ipv6
-            } else {
-                AddressFamily::Ipv4
-            },
-            network: network.parse().unwrap(),
-            source: AddressSource::Observed,
-            primary: false,
+        let seen = |address: &str, network: &str| {
+            InstanceAddress::observed(address.parse().unwrap(), network.parse().unwrap())
         };
         let message_for = |record: &InstanceRecord, seen: &[InstanceAddress]| {
             another_address(record, seen, Timestamp::UNIX_EPOCH).map(|condition| condition.message)

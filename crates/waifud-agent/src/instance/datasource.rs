@@ -6,10 +6,6 @@ use waifud_api::agent::AgentInstance;
 use waifud_types::Digest;
 use waifud_types::template::Datasource;
 
-/// How long the metadata service may be unreachable before guests are started with a disk instead. This is longer than a
-/// restart or an upgrade, and about as long as a guest waits for documents at boot.
-const PATIENCE: Duration = Duration::from_mins(2);
-
 /// Whether a guest can reach the metadata service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reach {
@@ -51,12 +47,13 @@ impl Seeded {
     }
 }
 
-/// A disk needs no network, and cloud-init looks for one if no other datasource is found.
-pub(crate) fn choose(template: Datasource, reach: Reach) -> Choice {
+/// A disk needs no network, and cloud-init looks for one if no other datasource is found. `patience` is how long the service
+/// may be unreachable before a disk is used.
+pub(crate) fn choose(template: Datasource, reach: Reach, patience: Duration) -> Choice {
     let because = match reach {
         _ if !template.needs_metadata() => None,
         Reach::NoNetwork => Some("none of its networks reaches the metadata service"),
-        Reach::Unreachable(long) if long >= PATIENCE => {
+        Reach::Unreachable(long) if long >= patience => {
             Some("the metadata service was unreachable when the guest started")
         }
         Reach::Served | Reach::Unreachable(_) => None,
@@ -70,19 +67,21 @@ pub(crate) fn choose(template: Datasource, reach: Reach) -> Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Timing;
 
     #[test]
-    fn a_disk_replaces_an_unreachable_service() {
+    fn a_disk_replaces_a_service_that_was_unreachable_for_two_minutes() {
+        let patience = Timing::default().metadata_patience;
+        let unreachable_for = |secs| Reach::Unreachable(Duration::from_secs(secs));
         for template in Datasource::ALL {
             for reach in [
                 Reach::Served,
                 Reach::NoNetwork,
-                Reach::Unreachable(PATIENCE / 2),
-                Reach::Unreachable(PATIENCE),
+                unreachable_for(119),
+                unreachable_for(120),
             ] {
-                let chosen = choose(template, reach);
-                let unreachable =
-                    matches!(reach, Reach::NoNetwork) || reach == Reach::Unreachable(PATIENCE);
+                let chosen = choose(template, reach, patience);
+                let unreachable = reach == Reach::NoNetwork || reach == unreachable_for(120);
                 let by_disk = template == Datasource::Cidata || unreachable;
                 assert_eq!(
                     chosen.datasource == Datasource::Cidata,

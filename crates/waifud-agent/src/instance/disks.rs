@@ -27,7 +27,11 @@ pub(crate) async fn ensure_image(
             .pool(name)
             .ok_or_else(|| Failure::lasting(format!("this node has no pool {name}")))?;
         if !pool.has_image(image).await? {
-            shared.images.ensure(pool, image, size, progress).await?;
+            shared
+                .instances
+                .images
+                .ensure(pool, image, size, progress)
+                .await?;
         }
     }
     Ok(())
@@ -56,8 +60,9 @@ pub(crate) async fn ensure_volumes(
     shared.table.remember(want.id, |memory| {
         memory
             .disks
+            .created
             .extend(want.spec.disks.iter().map(|disk| disk.name.clone()));
-        memory.disk_sizes = sizes(want);
+        memory.disks.sizes = sizes(want);
     })?;
     ensure_rescue_disk(shared, want, memory, &mut disks).await?;
     Ok(disks)
@@ -80,7 +85,7 @@ pub(crate) async fn grow_disks(shared: &Shared, want: &AgentInstance) -> Result<
     }
     shared
         .table
-        .remember(want.id, |memory| memory.disk_sizes = sizes(want))?;
+        .remember(want.id, |memory| memory.disks.sizes = sizes(want))?;
     Ok(())
 }
 
@@ -119,7 +124,7 @@ async fn ensure_rescue_disk(
 ) -> Result<(), Failure> {
     let disk = rescue::disk_name()?;
     let wanted = want.rescue_image.as_ref();
-    if wanted.is_none() && !memory.disks.contains(&disk) {
+    if wanted.is_none() && !memory.disks.created.contains(&disk) {
         return Ok(());
     }
     let Some(pool) = rescue::pool(want).and_then(|name| shared.pool(name)) else {
@@ -134,13 +139,13 @@ async fn ensure_rescue_disk(
     let Some(image) = wanted else {
         pool.ensure_volume_absent(&id).await?;
         shared.table.remember(want.id, |memory| {
-            memory.disks.remove(&disk);
+            memory.disks.created.remove(&disk);
         })?;
         return Ok(());
     };
     // Recorded first, so that a disk created before a crash is deleted later.
     shared.table.remember(want.id, |memory| {
-        memory.disks.insert(disk.clone());
+        memory.disks.created.insert(disk.clone());
     })?;
     let size = image.virtual_size_bytes.max(rescue::MIN_SIZE);
     let mut source = pool.ensure_volume(&id, image.digest, size).await?;

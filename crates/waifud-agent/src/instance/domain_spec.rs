@@ -18,7 +18,7 @@ pub(crate) async fn build(
     datasource: Datasource,
     disks: &Disks,
 ) -> Result<DomainSpec, Failure> {
-    let kind = shared.hypervisor_kind.get().await?;
+    let kind = shared.instances.hypervisor_kind.get().await?;
     let nics = (0..)
         .zip(&want.spec.nics)
         .map(|(index, nic)| domain_nic(shared, want, index, nic))
@@ -33,11 +33,11 @@ pub(crate) async fn build(
         firmware: rescue::firmware(want),
         datasource,
         disks: domain_disks(shared, want, disks).await?,
-        seed: (datasource == Datasource::Cidata).then(|| shared.files.seed(want.id)),
+        seed: (datasource == Datasource::Cidata).then(|| shared.instances.files.seed(want.id)),
         nics,
-        console_log: shared.files.console_log(want.id),
-        console_socket: shared.files.console_socket(want.id),
-        vnc_socket: shared.files.vnc_socket(want.id),
+        console_log: shared.instances.files.console_log(want.id),
+        console_socket: shared.instances.files.console_socket(want.id),
+        vnc_socket: shared.instances.files.vnc_socket(want.id),
     })
 }
 

@@ -1,6 +1,6 @@
 //! One instance on this node: the driver that brings it to its desired state, the planner, and the steps.
 
-pub(crate) mod boot_order;
+mod boot_order;
 pub(crate) mod conditions;
 pub(crate) mod datasource;
 pub(crate) mod disks;
@@ -9,8 +9,9 @@ pub(crate) mod drift;
 pub(crate) mod driver;
 pub(crate) mod failure;
 pub(crate) mod files;
-pub(crate) mod hypervisor_kind;
+mod hypervisor_kind;
 pub(crate) mod observe;
+pub(crate) mod parts;
 pub(crate) mod pending;
 pub(crate) mod planner;
 #[cfg(test)]
@@ -18,6 +19,8 @@ mod planner_tests;
 pub(crate) mod rescue;
 pub(crate) mod restart_policy;
 pub(crate) mod signals;
-pub(crate) mod start_permission;
+mod start_permission;
 pub(crate) mod status;
+#[cfg(test)]
+mod status_tests;
 pub(crate) mod steps;

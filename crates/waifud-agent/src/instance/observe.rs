@@ -55,9 +55,10 @@ pub(crate) async fn observe(
     match desired {
         DesiredState::Keep(want) => {
             seen.bundle = shared.metadata.serves(want, &record.memory);
-            seen.seed = ensured.seed || !ensured.by_disk && !shared.files.has_seed(want.id).await;
+            seen.seed =
+                ensured.seed || !ensured.by_disk && !shared.instances.files.has_seed(want.id).await;
             seen.by_disk = ensured.by_disk;
-            seen.grown = record.memory.disk_sizes == crate::instance::disks::sizes(want);
+            seen.grown = record.memory.disks.sizes == crate::instance::disks::sizes(want);
             if !seen.is_on() {
                 observe_disks(shared, record, want, ensured, &mut seen).await?;
             }
@@ -74,7 +75,7 @@ pub(crate) async fn observe(
             if !matches!(desired, DesiredState::Release(_)) {
                 seen.leftovers = has_volumes(shared, record.id).await?
                     || (matches!(desired, DesiredState::Destroy(_))
-                        && shared.files.exist(record.id).await);
+                        && shared.instances.files.exist(record.id).await);
             }
         }
     }
@@ -110,14 +111,14 @@ async fn observe_disks(
         let pool = shared
             .pool(name)
             .ok_or_else(|| Failure::lasting(format!("this node has no pool {name}")))?;
-        if record.memory.disks.is_empty() {
+        if record.memory.disks.created.is_empty() {
             continue;
         }
         // A disk that was created must still exist. Creating it again would hide the loss of its data.
         let there = pool.volumes().await?;
         let lost = want.spec.disks.iter().find(|disk| {
             disk.pool == *name
-                && record.memory.disks.contains(&disk.name)
+                && record.memory.disks.created.contains(&disk.name)
                 && !there
                     .iter()
                     .any(|volume| volume.id.instance == want.id && volume.id.disk == disk.name)

@@ -387,11 +387,13 @@ impl Step {
 }
 
 impl Wait {
-    /// The text of `waiting_for`.
-    pub fn as_str(self) -> &'static str {
-        match self {
+    /// The text of `waiting_for` on a node of this name.
+    pub fn text(self, node: &Name) -> String {
+        let text = match self {
             Self::Confirmation => {
-                "an operator to confirm this node, since waifud's database was restored"
+                return format!(
+                    "an operator to confirm node {node}, since waifud's database was restored"
+                );
             }
             Self::StaleDeletion => {
                 "nothing: the deletion is for an older copy than the one on this node"
@@ -406,8 +408,10 @@ impl Wait {
                 "a disk that was created earlier and is now missing; is the pool's filesystem mounted?"
             }
             Self::Restored => {
-                "an operator: the instance is in the restored database but not on this node, so it may have been \
-                 deleted after the backup; delete it, or confirm the node to create it again"
+                return format!(
+                    "an operator: the instance is in the restored database but not on node {node}, so it may have been \
+                     deleted after the backup; delete it, or confirm node {node} to create it again"
+                );
             }
             Self::StartAllowed => "waifud to answer before this node starts its guests",
             Self::Host => "the host to start again: it is shutting down",
@@ -415,6 +419,7 @@ impl Wait {
             Self::Shutdown => "the guest to shut down",
             Self::DiskSpace => "free space on the pool: the guest could not write to its disk",
             Self::Pause => "a user to resume the guest, which was paused outside waifud",
-        }
+        };
+        text.to_owned()
     }
 }

@@ -162,7 +162,11 @@ fn release(of: &AgentInstance, epoch: u64, stop: bool, completed: bool) -> Desir
         stop,
     };
     DesiredState::Release(Box::new(Handover {
-        record: ReleaseRecord { release, completed },
+        record: ReleaseRecord {
+            release,
+            completed,
+            in_slice: true,
+        },
         instance: Some(of.clone()),
     }))
 }
@@ -383,7 +387,13 @@ proptest! {
         let on_its_way_off = seen.domain == Some(DomainState::ShuttingDown);
         let crashed = seen.domain == Some(DomainState::Crashed);
         let rebooting = seen.is_on() && restart_policy::reboot_requested(&memory, &want);
-        let may_run = restart_policy::may_start(&after_look, want.spec.restart);
+        let at_start = if crashed {
+            let off = Some(DomainState::Off(OffReason::Destroyed));
+            restart_policy::remember(&after_look, &want, off, false)
+        } else {
+            after_look
+        };
+        let may_run = restart_policy::may_start(&at_start, want.spec.restart);
         let run = want.spec.run;
         let was_on = seen.is_on();
         let (steps, left) = go(&DesiredState::Keep(Box::new(want)), &memory, &seen, &fails);
@@ -394,10 +404,14 @@ proptest! {
             prop_assert!(!left.is_on(), "{:?}", steps);
         } else if !rebooting && (paused || on_its_way_off) {
             prop_assert!(matches!(steps.last(), Some(Step::Wait(_))), "{:?}", steps);
-        } else if was_on || (may_run && !crashed) {
+        } else if was_on || may_run {
             prop_assert_eq!(left.domain, Some(DomainState::Running), "{:?}", steps);
             prop_assert!(left.port && left.bundle, "{:?}", steps);
+        } else {
+            prop_assert!(!left.is_on(), "{:?}", steps);
         }
+        let forced_off = steps.iter().filter(|step| **step == Step::ForceOff).count();
+        prop_assert!(blocked || !crashed || forced_off == 1, "{:?}", steps);
         let starts = steps.iter().filter(|step| **step == Step::Start).count();
         prop_assert!(starts <= 1, "{:?}", steps);
     }

@@ -78,7 +78,7 @@ pub fn reboot_requested(memory: &Memory, want: &AgentInstance) -> bool {
 
 /// The fields of the spec that differ from what the running guest was started with.
 pub fn restart_needed(memory: &Memory, want: &AgentInstance) -> Vec<String> {
-    let Some(has) = &memory.started_with else {
+    let Some(has) = &memory.start.started_with else {
         return Vec::new();
     };
     let spec = &want.spec;
@@ -126,6 +126,7 @@ pub fn is_start_request(old: &AgentInstance, new: &AgentInstance) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_link::record::{StartMemory, StartedWith};
     use crate::fake::sample_instance;
 
     fn ran() -> Memory {
@@ -272,7 +273,10 @@ mod tests {
         let mut want = sample_instance("web");
         assert!(restart_needed(&ran(), &want).is_empty(), "not known");
         let memory = Memory {
-            started_with: Some(crate::control_link::record::StartedWith::of(&want)),
+            start: StartMemory {
+                started_with: Some(StartedWith::of(&want)),
+                ..StartMemory::default()
+            },
             ..ran()
         };
         assert!(restart_needed(&memory, &want).is_empty());

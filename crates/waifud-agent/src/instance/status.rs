@@ -24,6 +24,8 @@ pub struct StepFailure {
 /// The inputs of a status.
 #[derive(Clone, Debug)]
 pub struct Situation<'a> {
+    /// The node's name.
+    pub node: &'a Name,
     pub record: &'a InstanceRecord,
     pub desired: &'a DesiredState,
     /// `None` if the hypervisor did not answer.
@@ -70,7 +72,7 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
     };
     let state = match s.desired {
         DesiredState::Keep(want) => kept_state(want, memory, &s),
-        DesiredState::Release(handover) => released_state(handover, &s),
+        DesiredState::Release(handover) => released_state(handover, memory, &s),
         _ => InstanceState::Deleting,
     };
     let on = s.seen.is_some_and(Observed::is_on);
@@ -85,17 +87,15 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
             .filter(|_| !on && state != InstanceState::Running),
         hypervisor: s.hypervisor,
         started_at: memory
+            .start
             .started_at
             .filter(|_| on || state == InstanceState::Running),
-        ready: memory.ready_by.is_some() && (on || s.seen.is_none()),
-        ready_by: memory.ready_by,
+        ready: memory.boot.ready_by.is_some() && (on || s.seen.is_none()),
+        ready_by: memory.boot.ready_by,
         addresses: Vec::new(),
         step: step_status(&s),
-        restart_needed: match s.desired {
-            DesiredState::Keep(want) if on => pending::restart_needed(memory, want),
-            _ => Vec::new(),
-        },
-        cloud_init: memory.cloud_init.clone(),
+        restart_needed: restart_needed(memory, &s),
+        cloud_init: memory.boot.cloud_init.clone(),
         conditions: s.conditions,
         // Added by the outbox.
         evidence: None,
@@ -122,14 +122,37 @@ fn kept_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> Insta
     }
 }
 
-fn released_state(handover: &Handover, s: &Situation<'_>) -> InstanceState {
+fn released_state(handover: &Handover, memory: &Memory, s: &Situation<'_>) -> InstanceState {
     let stays = !handover.record.release.stop;
-    match s.seen.map(|seen| seen.domain) {
-        Some(Some(DomainState::Running)) if stays => InstanceState::Running,
-        Some(Some(DomainState::Paused { .. })) if stays => InstanceState::Paused,
-        Some(Some(DomainState::Off(_) | DomainState::Crashed) | None) => InstanceState::Stopped,
-        Some(Some(_)) | None => InstanceState::Stopping,
+    let Some(seen) = s.seen else {
+        // As for a kept instance, the last known state is the best guess.
+        return match memory.run {
+            RunMemory::Started if stays => InstanceState::Running,
+            RunMemory::Started => InstanceState::Stopping,
+            _ => InstanceState::Stopped,
+        };
+    };
+    match seen.domain {
+        Some(DomainState::Running) if stays => InstanceState::Running,
+        Some(DomainState::Paused { .. }) if stays => InstanceState::Paused,
+        Some(DomainState::Off(_) | DomainState::Crashed) | None => InstanceState::Stopped,
+        Some(_) => InstanceState::Stopping,
     }
+}
+
+/// The fields that the guest gets at its next start. waifud reserves the larger size while there are any, so they are also
+/// reported during a release, and while the hypervisor does not answer.
+fn restart_needed(memory: &Memory, s: &Situation<'_>) -> Vec<String> {
+    let want = match s.desired {
+        DesiredState::Keep(want) => Some(&**want),
+        DesiredState::Release(handover) => handover.instance.as_ref(),
+        DesiredState::Destroy(_) | DesiredState::LeaveAlone => None,
+    };
+    let may_run = s
+        .seen
+        .map_or(memory.run == RunMemory::Started, Observed::is_on);
+    want.filter(|_| may_run)
+        .map_or_else(Vec::new, |want| pending::restart_needed(memory, want))
 }
 
 fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> InstanceState {
@@ -169,7 +192,7 @@ fn reason(s: &Situation<'_>) -> Option<String> {
         }
         Step::Wait(Wait::Backoff) => Some(backoff(&s.record.memory, s.next_start)),
         Step::Wait(Wait::DiskSpace) => s.full_pool.as_ref().map_or_else(
-            || Some(format!("waiting for {}", Wait::DiskSpace.as_str())),
+            || Some(format!("waiting for {}", Wait::DiskSpace.text(s.node))),
             |pool| {
                 Some(format!(
                     "pool {pool} is full: the guest could not write to its disk and continues when there is space"
@@ -179,7 +202,7 @@ fn reason(s: &Situation<'_>) -> Option<String> {
         Step::Wait(Wait::Shutdown) | Step::RequestShutdown if is_rebooting(s) => {
             Some("rebooting: the guest was asked to shut down".to_owned())
         }
-        Step::Wait(wait) => Some(format!("waiting for {}", wait.as_str())),
+        Step::Wait(wait) => Some(format!("waiting for {}", wait.text(s.node))),
         _ if matches!(s.desired, DesiredState::Release(_)) => {
             Some("waifud told this node to release the instance; this node does not start it again".to_owned())
         }
@@ -211,7 +234,8 @@ fn step_status(s: &Situation<'_>) -> Option<StepStatus> {
     let step = s.failure.map_or(s.step, |failure| failure.step);
     let memory = &s.record.memory;
     if step == Step::WatchReady
-        && (memory.ready_by.is_some() || memory.cloud_init.state == CloudInitState::Unknown)
+        && (memory.boot.ready_by.is_some()
+            || memory.boot.cloud_init.state == CloudInitState::Unknown)
     {
         // The result is known or cannot be known. Further probes only add details.
         return None;
@@ -222,7 +246,7 @@ fn step_status(s: &Situation<'_>) -> Option<StepStatus> {
         since: s.since,
         waiting_for: match (s.failure, step) {
             (Some(failure), _) => Some(failure.message.clone()),
-            (None, Step::Wait(wait)) => Some(wait.as_str().to_owned()),
+            (None, Step::Wait(wait)) => Some(wait.text(s.node)),
             (None, Step::WatchReady) => Some(match &s.module {
                 Some(module) => format!("cloud-init to finish ({module})"),
                 None => "cloud-init to finish".to_owned(),

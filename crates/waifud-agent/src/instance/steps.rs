@@ -3,9 +3,8 @@
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::{DomainSpec, HypervisorError};
 use waifud_types::InstanceId;
-use waifud_types::status::CloudInitStatus;
 
-use crate::control_link::record::{RunMemory, StartedWith};
+use crate::control_link::record::{BootMemory, RunMemory, StartMemory, StartedWith};
 use crate::failpoints;
 use crate::guest::metadata_refresh;
 use crate::instance::datasource::Choice;
@@ -26,8 +25,8 @@ pub(crate) async fn ensure_seed(
     };
     failpoints::SEED.before();
     let written = match disk {
-        Some(disk) => shared.files.ensure_seed(want.id, disk).await,
-        None => shared.files.ensure_no_seed(want.id).await,
+        Some(disk) => shared.instances.files.ensure_seed(want.id, disk).await,
+        None => shared.instances.files.ensure_no_seed(want.id).await,
     };
     failpoints::SEED.after();
     written.map_err(|error| {
@@ -54,9 +53,14 @@ pub(crate) async fn ensure_bundle(shared: &Shared, want: &AgentInstance) -> Resu
 /// Defines the domain.
 pub(crate) async fn define(shared: &Shared, spec: &DomainSpec) -> Result<(), Failure> {
     failpoints::FILES.before();
-    shared.files.ensure(spec.id).await.map_err(|error| {
-        Failure::passing(format!("cannot create the guest's directories: {error}"))
-    })?;
+    shared
+        .instances
+        .files
+        .ensure(spec.id)
+        .await
+        .map_err(|error| {
+            Failure::passing(format!("cannot create the guest's directories: {error}"))
+        })?;
     failpoints::FILES.after();
     shared
         .table
@@ -87,14 +91,14 @@ pub(crate) async fn start(
         shared.table.remember(want.id, |memory| {
             memory.run = RunMemory::Starting;
             memory.stop_requested = false;
-            memory.started_with = Some(StartedWith::of(want));
-            memory.started_at = Some(now);
-            memory.booted_at = None;
+            memory.start = StartMemory {
+                started_with: Some(StartedWith::of(want)),
+                started_at: Some(now),
+                booted_at: None,
+                by_disk: choice.because.map(str::to_owned),
+            };
             memory.documents = Some(want.bundle.digest);
-            memory.ready_by = None;
-            memory.phoned_home_at = None;
-            memory.cloud_init = CloudInitStatus::default();
-            memory.by_disk = choice.because.map(str::to_owned);
+            memory.boot = BootMemory::default();
         })?;
     }
     let start = shared.hypervisor.ensure_started(want.id);
@@ -143,6 +147,7 @@ pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(
     }
     failpoints::FILES_REMOVE.before();
     shared
+        .instances
         .files
         .ensure_absent(id)
         .await

@@ -61,6 +61,15 @@ pub trait FrameStream: Send {
     async fn next(&mut self) -> Result<Option<WatchFrame>, LinkError>;
 }
 
+/// Where a download goes.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    /// The file.
+    pub file: &'a Path,
+    /// Is called with the size of the file when it changes.
+    pub progress: &'a (dyn Fn(u64) + Send + Sync),
+}
+
 /// The node's outgoing connection to waifud. Every request may be repeated.
 #[async_trait]
 pub trait ControlLink: Send + Sync {
@@ -78,14 +87,8 @@ pub trait ControlLink: Send + Sync {
     /// Delivers a report. `Ok` means that waifud has stored it durably.
     async fn report(&self, report: &AgentReport) -> Result<(), LinkError>;
 
-    /// Downloads the image to the file, resuming after its present content. `progress` is called with the size of the
-    /// file. The digest is verified at the import.
-    async fn fetch_image(
-        &self,
-        image: Digest,
-        to: &Path,
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<(), LinkError>;
+    /// Downloads the image to the file, resuming after its present content. The digest is verified at the import.
+    async fn fetch_image(&self, image: Digest, to: Destination<'_>) -> Result<(), LinkError>;
 
     /// The encrypted bytes of a bundle, verified against its digest.
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError>;

@@ -13,7 +13,7 @@ use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, Revision, Timestamp};
 
-use super::{ControlLink, FrameStream, LinkError};
+use super::{ControlLink, Destination, FrameStream, LinkError};
 use crate::{Membership, MembershipError};
 
 /// [`ControlLink`] over [`AgentClient`]. It stores the addresses of the last welcome.
@@ -67,18 +67,17 @@ impl ControlLink for HttpLink {
         self.client.report(report).await.map_err(link_error)
     }
 
-    async fn fetch_image(
-        &self,
-        image: Digest,
-        to: &Path,
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<(), LinkError> {
-        let failed = |source: std::io::Error| file_error(to, source);
+    async fn fetch_image(&self, image: Digest, to: Destination<'_>) -> Result<(), LinkError> {
+        let Destination {
+            file: path,
+            progress,
+        } = to;
+        let failed = |source: std::io::Error| file_error(path, source);
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(to)
+            .open(path)
             .await
             .map_err(failed)?;
         let have = file.metadata().await.map_err(failed)?.len();

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use waifud_network::{LanPort, PortObservation};
 use waifud_types::TapName;
 use waifud_types::spec::NicSpec;
-use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
+use waifud_types::status::{AddressFamily, InstanceAddress};
 
 use crate::control_link::record::InstanceRecord;
 use crate::network::identity::is_on_lan;
@@ -62,16 +62,7 @@ pub(crate) fn observed(
             learned
                 .iter()
                 .filter(|a| !is_link_local(**a))
-                .map(|a| InstanceAddress {
-                    address: *a,
-                    family: match a {
-                        IpAddr::V4(_) => AddressFamily::Ipv4,
-                        IpAddr::V6(_) => AddressFamily::Ipv6,
-                    },
-                    network: nic.network.clone(),
-                    source: AddressSource::Observed,
-                    primary: false,
-                }),
+                .map(|a| InstanceAddress::observed(*a, nic.network.clone())),
         );
     }
     let first = all.iter().position(|a| a.family == AddressFamily::Ipv4);

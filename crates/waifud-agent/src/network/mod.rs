@@ -160,6 +160,13 @@ impl Network {
         self.inner().blocked = blocked.collect();
     }
 
+    /// Whether guests' reports are, or may be, refused.
+    pub fn are_reports_refused(&self) -> bool {
+        let inner = self.inner();
+        let mut states = inner.applied.iter().chain(&inner.begun);
+        inner.refuse_reports || states.any(|state| state.refuse_reports)
+    }
+
     /// Has guests' reports refused, or accepted again.
     pub async fn set_reports_refused(&self, table: &Table, refused: bool) -> Result<(), PortError> {
         self.inner().refuse_reports = refused;

@@ -160,6 +160,33 @@ mod tests {
     }
 
     #[test]
+    fn only_a_first_nic_on_default_publishes_ports_and_every_nic_on_default_has_the_name() {
+        let publish = waifud_types::spec::PublishSpec {
+            port: 8080,
+            guest_port: 80,
+            protocol: waifud_types::spec::Protocol::Tcp,
+        };
+        let of = |networks: [&str; 2]| {
+            let mut record = record("web");
+            let instance = record.instance.as_mut().unwrap();
+            instance.spec.publish = vec![publish.clone()];
+            let first = instance.spec.nics[0].clone();
+            instance.spec.nics = networks
+                .map(|network| waifud_types::spec::NicSpec {
+                    network: network.parse().unwrap(),
+                    ..first.clone()
+                })
+                .into();
+            let ports = ports_of(&record).unwrap().into_iter();
+            let ports = ports.map(|port| (port.name.to_string(), port.publish.len()));
+            ports.collect::<Vec<_>>()
+        };
+        assert_eq!(of(["lan", "default"]), [("web".to_owned(), 0)]);
+        assert_eq!(of(["default", "lan"]), [("web".to_owned(), 1)]);
+        assert_eq!(of(["lan", "lan"]), []);
+    }
+
+    #[test]
     fn an_impossible_port_does_not_affect_others() {
         let (mut a, mut b, c) = (record("a"), record("b"), record("c"));
         nic(&mut a).address = Some([192, 168, 0, 1].into());
@@ -199,7 +226,11 @@ mod tests {
             stop: true,
         };
         for (completed, ports) in [(false, 1), (true, 0)] {
-            given_up.release = Some(ReleaseRecord { release, completed });
+            given_up.release = Some(ReleaseRecord {
+                release,
+                completed,
+                in_slice: true,
+            });
             let records = [given_up.clone()];
             let none = BTreeSet::new();
             let (state, _) = choose_ports(empty(), &records, &none, &BTreeSet::new());

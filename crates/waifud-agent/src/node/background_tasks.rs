@@ -159,10 +159,10 @@ pub(crate) async fn boot_alone(shared: Arc<Shared>) {
         tokio::select! {
             () = sleep(wait) => {
                 tracing::warn!("no contact with waifud for {} s; starting guests without it", wait.as_secs());
-                shared.start_permission.grant();
+                shared.instances.grant_starts();
                 shared.signals.nudge_all();
             }
-            () = shared.start_permission.granted() => {}
+            () = shared.instances.starts_granted() => {}
         }
     }
     std::future::pending::<()>().await;

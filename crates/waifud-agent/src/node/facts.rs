@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waifud_network::HostNetworkFacts;
-use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
+use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources, feature};
 use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{ByteSize, Timestamp};
 
@@ -66,7 +66,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
         Ok(host) => {
             facts.arch = host.arch;
             facts.cpu_model = host.cpu_model;
-            shared.hypervisor_kind.set(host.hypervisor.kind);
+            shared.instances.set_hypervisor_kind(host.hypervisor.kind);
             facts.hypervisor = host.hypervisor;
             facts.capacity = host.capacity;
         }
@@ -190,6 +190,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         routes: Vec::new(),
         conditions: Vec::new(),
         labels: BTreeMap::new(),
+        features: feature::ALL.map(str::to_owned).into(),
     }
 }
 

@@ -103,7 +103,7 @@ async fn scan(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
 
 /// Whether waifud knows it: as an instance of this node, or as one to delete.
 fn is_known(record: &InstanceRecord) -> bool {
-    record.managed || record.tombstone.is_some()
+    record.is_in_slice() || record.tombstone.is_some()
 }
 
 /// Adds the known record and documents to the first entry of each instance.

@@ -385,6 +385,7 @@ fn fast() -> Timing {
         network: ms(10_000),
         metadata: ms(20),
         report_port: ms(10_000),
+        refuse_reports_after: ms(0),
         retry_max: ms(20),
         grace: ms(2000),
         ready_max: ms(20),

@@ -1,6 +1,6 @@
 //! waifud with its real database and routes, without sockets; and the node's link to it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use waifud_agent::interfaces::{ControlLink, FrameStream, LinkError};
+use waifud_agent::interfaces::{ControlLink, Destination, FrameStream, LinkError};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_control::env::{SystemClock, SystemEntropy};
@@ -102,7 +102,8 @@ impl Waifud {
             let _may_be_absent = std::fs::remove_file(self.dir.join(format!("waifud.db{end}")));
         }
         std::fs::rename(self.backup(), self.database()).unwrap();
-        waifud_store::backup::prepare_restored(&self.database(), Incarnation(2)).unwrap();
+        let now = waifud_types::Timestamp::now();
+        waifud_store::backup::prepare_restored(&self.database(), Incarnation(2), now).unwrap();
     }
 
     /// Everything that it was doing ends at once, including its connections.
@@ -287,12 +288,8 @@ impl ControlLink for Link {
         answer.map(drop)
     }
 
-    async fn fetch_image(
-        &self,
-        image: Digest,
-        to: &Path,
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<(), LinkError> {
+    async fn fetch_image(&self, image: Digest, to: Destination<'_>) -> Result<(), LinkError> {
+        let Destination { file: to, progress } = to;
         let path = format!("/v1/agent/images/{image}");
         let answer = self.0.of_node(Method::GET, &path, Vec::new()).await?;
         std::fs::write(to, &answer.bytes).unwrap();

@@ -2,8 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use waifud_api::agent::{AgentInstance, BundleRef};
+use waifud_api::agent::{AgentInstance, BundleRef, InstanceReport};
 use waifud_cloudinit::{SEAL_ENTROPY, Source, render, seal};
 use waifud_types::template::Datasource;
 use waifud_types::{InstanceId, Secret};
@@ -123,4 +124,49 @@ async fn a_guest_that_uses_metadatad_has_no_disk_with_its_documents() {
     assert_eq!(node.hypervisor.spec(id).unwrap().seed, None);
     assert!(!disk(&node, id).exists());
     node.delete(id).await;
+}
+
+#[tokio::test]
+async fn guests_started_while_metadatad_is_unreachable_for_long_get_a_disk_until_their_next_start()
+{
+    let node = TestNode::started_after(|node| {
+        node.settings.timing.metadata_patience = Duration::from_millis(200);
+    });
+    let running = node.run_one("running").await;
+    node.metadata.set_online(false);
+    let want = instance(&node, Datasource::Openstack);
+    let id = node.run(want).await;
+    let spec = node.hypervisor.spec(id).unwrap();
+    assert_eq!(spec.datasource, Datasource::Cidata);
+    assert_eq!(spec.seed, Some(disk(&node, id)));
+    assert!(holds(&disk(&node, id), "# first"));
+    let by_disk = |status: &InstanceReport| {
+        let mut conditions = status.conditions.iter();
+        let found = conditions.find(|condition| condition.kind == "documents");
+        found.map(|condition| (condition.reason.clone(), condition.message.clone()))
+    };
+    let (reason, message) = by_disk(&node.waifud.status(id).unwrap()).unwrap();
+    assert_eq!(reason, "by-disk");
+    assert!(message.contains("was unreachable"), "{message}");
+
+    // A guest that was running already is not changed.
+    node.until_more_reports(3).await;
+    assert_eq!(node.hypervisor.spec(running).unwrap().seed, None);
+    assert_eq!(node.hypervisor.starts(), 2);
+    node.metadata.set_online(true);
+    node.until("served again", async || node.metadata.would_serve(running))
+        .await;
+    node.until_more_reports(3).await;
+    let spec = node.hypervisor.spec(id).unwrap();
+    assert_eq!(spec.datasource, Datasource::Cidata, "not while it runs");
+
+    node.stop(id).await;
+    node.start_again(id).await;
+    let spec = node.hypervisor.spec(id).unwrap();
+    assert_eq!((spec.datasource, spec.seed), (Datasource::Openstack, None));
+    assert!(!disk(&node, id).exists());
+    let status = node
+        .until_status(id, "without the condition", |s| by_disk(s).is_none())
+        .await;
+    assert!(status.ready);
 }

@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A guest agent that runs programs on this machine like QEMU's agent: with input, and with a status request until each
 /// ends. It sets one user's password.
-fn agent() -> AgentScript {
+pub fn agent() -> AgentScript {
     let ended: Mutex<HashMap<u64, (bool, Output)>> = Mutex::default();
     Arc::new(move |command: &Value| {
         let arguments = &command["arguments"];
@@ -71,7 +71,7 @@ fn run(arguments: &Value) -> Output {
         .unwrap()
 }
 
-async fn ask(
+pub async fn ask(
     node: &TestNode,
     instance: &AgentInstance,
     number: u8,
@@ -94,7 +94,7 @@ async fn ask(
     serde_json::from_slice(&answer).ok()
 }
 
-fn exec(words: &[&str], input: Option<&[u8]>) -> GuestCommand {
+pub fn exec(words: &[&str], input: Option<&[u8]>) -> GuestCommand {
     GuestCommand::Exec(ExecRequest {
         command: words.iter().map(|&word| word.to_owned()).collect(),
         timeout_s: None,

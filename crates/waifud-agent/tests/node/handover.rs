@@ -1,14 +1,14 @@
 //! Releases: a node that gives an instance up does not start it again, wherever it is interrupted.
 
-use std::time::{Duration, Instant};
-
 use waifud_agent::BootAlone;
 use waifud_api::agent::{AgentInstance, Release, Released};
 use waifud_hypervisor::DomainState;
 use waifud_hypervisor::fake::Op;
+use waifud_storage::fake::Op as PoolOp;
+use waifud_types::status::StoppedBy;
 use waifud_types::{Epoch, InstanceId, InstanceState};
 
-use crate::test_node::TestNode;
+use crate::test_node::{TestNode, keep_busy, until_complete_before_the_kill};
 
 fn order(instance: &AgentInstance, stop: bool) -> Release {
     Release {
@@ -26,10 +26,16 @@ impl TestNode {
         instance
     }
 
+    /// Waits until the release is reported, and that the guest is off.
     async fn until_released(&self, instance: &AgentInstance) {
+        self.until_reported(instance, true).await;
+    }
+
+    async fn until_reported(&self, instance: &AgentInstance, off: bool) {
         let released = Released {
             instance: instance.id,
             epoch: instance.epoch,
+            off,
         };
         self.until("released", async || {
             self.waifud.released().contains(&released)
@@ -70,8 +76,9 @@ async fn a_released_instance_is_shut_down_and_keeps_its_disk_and_definition() {
     assert_eq!((node.volumes().await, node.ports()), (1, 0));
     assert!(!node.metadata.would_serve(id));
     let status = node.until_state(id, InstanceState::Stopped).await;
+    assert_eq!(status.stopped_by, Some(StoppedBy::User));
     assert_eq!(status.epoch, instance.epoch);
-    assert!(status.reason.unwrap().contains("give the instance up"));
+    assert!(status.reason.unwrap().contains("release the instance"));
     node.until_observed_again().await;
     assert_eq!(node.hypervisor.starts(), 1);
     assert_eq!(node.waifud.released().len(), 1, "reported once");
@@ -128,18 +135,21 @@ async fn a_release_that_is_recorded_but_not_completed_prevents_a_start_too() {
 async fn a_guest_that_may_continue_is_reported_at_once_and_not_started_again_after_its_end() {
     let (node, id) = TestNode::with_instance("web").await;
     let instance = node.release(id, false);
-    node.until_released(&instance).await;
+    node.until_reported(&instance, false).await;
     node.until_observed_again().await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
     assert_eq!(node.ports(), 1);
     node.restart().await;
     node.until_observed_again().await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
+    assert!(node.waifud.released().iter().all(|released| !released.off));
     node.hypervisor.crash(id);
-    node.until("its port is removed", async || node.ports() == 0)
-        .await;
+    node.until_released(&instance).await;
+    assert_eq!(node.ports(), 0, "its port is removed before that");
     node.until_observed_again().await;
     assert!(TestNode::domain_is_off(node.domain(id).await));
+    let status = node.until_state(id, InstanceState::Stopped).await;
+    assert_eq!(status.stopped_by, Some(StoppedBy::Crash));
     assert_eq!((node.hypervisor.starts(), node.volumes().await), (1, 1));
 }
 
@@ -230,6 +240,27 @@ async fn a_deletion_during_or_after_a_release_takes_precedence() {
 }
 
 #[tokio::test]
+async fn a_release_does_not_wait_for_a_pool_that_does_not_answer() {
+    let (node, id) = TestNode::with_instance("web").await;
+    let operations = [
+        PoolOp::Usage,
+        PoolOp::Images,
+        PoolOp::HasImage,
+        PoolOp::Volumes,
+    ];
+    for operation in operations {
+        node.pool.hang(operation);
+    }
+    let instance = node.release(id, true);
+    node.until_released(&instance).await;
+    assert!(TestNode::domain_is_off(node.domain(id).await));
+    for operation in operations {
+        node.pool.release(operation);
+    }
+    assert_eq!((node.volumes().await, node.ports()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_release_of_an_instance_that_the_node_does_not_have_is_reported() {
     let node = TestNode::started();
     let instance = node.instance("web");
@@ -238,21 +269,20 @@ async fn a_release_of_an_instance_that_the_node_does_not_have_is_reported() {
     assert_eq!(node.hypervisor.starts(), 0);
 }
 
-/// Kills the agent after a growing number of polls, as in the other tests of interruptions.
 #[tokio::test]
 async fn a_release_continues_after_the_agent_is_killed_at_any_point() {
-    for micros in (0..12_000).step_by(300) {
+    until_complete_before_the_kill(async |pause| {
         let (node, id) = TestNode::with_instance("web").await;
         let instance = node.release(id, true);
-        let until = Instant::now() + Duration::from_micros(micros);
-        while Instant::now() < until {
-            tokio::task::yield_now().await;
-        }
+        keep_busy(pause).await;
+        let complete = !node.waifud.released().is_empty();
         node.restart().await;
         node.until_released(&instance).await;
         assert!(TestNode::domain_is_off(node.domain(id).await));
-        assert_eq!(node.hypervisor.starts(), 1, "killed after {micros} µs");
+        assert_eq!(node.hypervisor.starts(), 1, "killed after {pause:?}");
         assert_eq!((node.volumes().await, node.ports()), (1, 0));
         node.kill().await;
-    }
+        complete
+    })
+    .await;
 }

@@ -11,10 +11,11 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tokio::io::AsyncReadExt;
 use waifud_api::agent::AgentInstance;
+use waifud_api::metadatad::Observed;
 use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder};
 use waifud_hypervisor::DomainState;
 use waifud_types::template::Datasource;
-use waifud_types::{InstanceId, MacAddr};
+use waifud_types::{InstanceId, MacAddr, Timestamp};
 
 use crate::datasource::bundle;
 use crate::rescue;
@@ -336,11 +337,20 @@ async fn a_pipe_in_place_of_a_log_blocks_no_other_guest() {
         })
         .await;
     for id in [piped, linked] {
-        let reports = inner.waifud.status_history(id);
-        let mut evidence = reports.into_iter().filter_map(|report| report.evidence);
-        assert!(
-            evidence.all(|seen| seen.console.is_empty()),
-            "a link was followed"
-        );
+        let evidence = || {
+            let reports = inner.waifud.status_history(id).into_iter();
+            reports.filter_map(|report| report.evidence)
+        };
+        // Evidence that was gathered after the pipe and the link exist, because it shows this request.
+        let path = "/openstack/latest/user_data".to_owned();
+        let request = Observed::Request { path, status: 200 };
+        inner.metadata.observe(id, Timestamp::now(), request);
+        inner
+            .until("later evidence", async || {
+                evidence().any(|seen| !seen.requests.is_empty())
+            })
+            .await;
+        let consoles: Vec<_> = evidence().map(|seen| seen.console).collect();
+        assert!(consoles.iter().all(Vec::is_empty), "{consoles:?}");
     }
 }

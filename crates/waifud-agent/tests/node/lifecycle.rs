@@ -86,43 +86,6 @@ async fn concurrent_creations_share_one_download_and_each_gets_its_own_disk() {
 }
 
 #[tokio::test]
-async fn an_image_whose_import_failed_is_not_downloaded_again() {
-    let node = TestNode::new();
-    let passing = StorageError::Tool {
-        tool: "qemu-img",
-        message: "it is being upgraded".to_owned(),
-    };
-    node.pool
-        .fail_next(waifud_storage::fake::Op::ImportImage, passing);
-    node.start();
-    node.run_one("web").await;
-    assert_eq!(node.pool.calls(waifud_storage::fake::Op::ImportImage), 2);
-    assert_eq!(node.waifud.fetches(), 1);
-}
-
-#[tokio::test]
-async fn an_image_is_removed_when_no_instance_needs_it_any_more() {
-    use waifud_storage::StoragePool as _;
-    let node = TestNode::started_after(|node| {
-        node.settings.timing.image_grace = std::time::Duration::from_millis(100);
-    });
-    let id = node.run_one("web").await;
-    let image = node.instance("other").spec.image;
-    node.restart().await;
-    node.until_ready(id).await;
-    assert!(node.pool.has_image(image).await.unwrap());
-    node.delete(id).await;
-    node.until("the image is gone", async || {
-        !node.pool.has_image(image).await.unwrap()
-    })
-    .await;
-    // An instance that needs it later gets it again.
-    let again = node.run_one("again").await;
-    assert!(node.pool.has_image(image).await.unwrap());
-    node.delete(again).await;
-}
-
-#[tokio::test]
 async fn a_stopped_instance_is_prepared_and_stays_off_until_it_is_started() {
     let node = TestNode::started();
     let mut instance = node.instance("web");
@@ -132,6 +95,8 @@ async fn a_stopped_instance_is_prepared_and_stays_off_until_it_is_started() {
     let status = node.until_state(id, InstanceState::Stopped).await;
     assert_eq!(status.stopped_by, None);
     assert_eq!(node.volumes().await, 1);
+    node.until_more_reports(3).await;
+    assert_eq!(node.hypervisor.starts(), 0);
     node.start_again(id).await;
 }
 
@@ -213,7 +178,16 @@ async fn an_instance_with_policy_never_is_not_restarted() {
     let id = node.run(instance).await;
     node.hypervisor.crash(id);
     node.until_stopped_by(id, StoppedBy::Crash).await;
+    // Far longer than the longest pause before a restart. Edited user-data is not a request to start.
+    for _ in 0..3 {
+        node.waifud.edit(id, |i| i.bundle.size_bytes += 1);
+        let generation = node.waifud.instance(id).unwrap().generation;
+        node.until_status(id, "edit seen", |s| s.observed_generation == generation)
+            .await;
+        node.until_more_reports(2).await;
+    }
     assert_eq!(node.hypervisor.starts(), 1);
+    node.is_off(id, OffReason::Crashed).await;
 }
 
 #[tokio::test]
@@ -236,11 +210,21 @@ async fn after_a_power_failure_guests_start_again_even_without_waifud() {
 
 #[tokio::test]
 async fn a_guest_paused_by_a_full_pool_is_resumed_when_there_is_space() {
-    let (node, id) = TestNode::with_instance("web").await;
+    let node = TestNode::started_after(|node| {
+        // No event announces that there is space again, and periodic passes are too rare.
+        let timing = &mut node.settings.timing;
+        for period in [
+            &mut timing.period,
+            &mut timing.network,
+            &mut timing.metadata,
+        ] {
+            *period = Duration::from_hours(1);
+        }
+    });
+    let id = node.run_one("web").await;
     let status = node.pause_for_space(id).await;
-    assert!(status.reason.unwrap().contains("is full"));
+    assert!(status.reason.unwrap().contains("pool main is full"));
     node.pool.set_full(false);
-    node.hypervisor.pause(id, true);
     node.until_state(id, InstanceState::Running).await;
     assert_eq!(node.hypervisor.starts(), 1, "resumed, not started");
 }

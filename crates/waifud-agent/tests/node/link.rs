@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
-use waifud_agent::interfaces::{ControlLink, HttpLink, LinkError};
+use waifud_agent::interfaces::{ControlLink, Destination, HttpLink, LinkError};
 use waifud_api::agent_client::AgentClient;
 use waifud_types::Digest;
 
@@ -47,10 +47,12 @@ async fn fetch(
         std::fs::write(&to, have).unwrap();
     }
     let progress = Mutex::new(Vec::new());
+    let destination = Destination {
+        file: &to,
+        progress: &|bytes| progress.lock().unwrap().push(bytes),
+    };
     let outcome = link
-        .fetch_image(Digest::from_bytes([1; 32]), &to, &|bytes| {
-            progress.lock().unwrap().push(bytes);
-        })
+        .fetch_image(Digest::from_bytes([1; 32]), destination)
         .await;
     let text = std::fs::read_to_string(&to).unwrap_or_default();
     let heads = task.await.unwrap();

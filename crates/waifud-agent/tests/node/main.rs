@@ -1,6 +1,7 @@
 //! The behaviour of an agent on a node of fakes, which survive when the agent is killed.
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
+mod captured_log;
 mod churn;
 mod datasource;
 mod description_reads;
@@ -10,12 +11,15 @@ mod evidence;
 mod guest_command;
 mod handover;
 mod hostile;
+mod images;
 mod lifecycle;
 mod link;
 mod peers;
 mod power;
+mod report_port;
 mod rescue;
 mod restored;
+mod secrets;
 mod streams;
 mod survival;
 mod test_node;

@@ -1,5 +1,7 @@
 //! Other nodes of the cluster: their guest subnets are part of this node's network.
 
+use std::time::Duration;
+
 use waifud_api::agent::Peer;
 use waifud_network::HostNetworkFacts;
 use waifud_types::NodeId;
@@ -50,14 +52,35 @@ async fn the_subnets_of_peers_are_applied_while_they_are_in_the_cluster() {
 
 #[tokio::test]
 async fn whether_a_peer_is_reachable_does_not_change_the_network() {
-    let (node, _) = TestNode::with_instance("web").await;
+    let node = TestNode::started_after(|node| {
+        // Only a change makes the agent check the network.
+        node.settings.timing.network = Duration::from_hours(1);
+    });
+    node.run_one("web").await;
     let mut birch = peer("birch", "10.144.2.0/24");
     node.waifud.put_peer(birch.clone());
     until_remote(&node, &["birch 10.144.2.0/24"]).await;
+    let saved = async |reachable: bool| {
+        let file = node.settings.state_dir.join("records/peers.json");
+        let expected = serde_json::json!(reachable);
+        node.until("the peer is saved", async || {
+            let saved = std::fs::read(&file).unwrap();
+            let saved: serde_json::Value = serde_json::from_slice(&saved).unwrap();
+            saved["peers"][0]["peer"]["reachable"] == expected
+        })
+        .await;
+    };
+    saved(true).await;
+    let ensured = node.network.ensured();
     birch.reachable = false;
-    node.waifud.put_peer(birch);
+    node.waifud.put_peer(birch.clone());
+    saved(false).await;
     node.until_more_reports(3).await;
     assert_eq!(remote(&node), ["birch 10.144.2.0/24"]);
+    assert_eq!(node.network.ensured(), ensured, "the network was checked");
+    birch.subnets = vec!["10.144.4.0/24".parse().unwrap()];
+    node.waifud.put_peer(birch);
+    until_remote(&node, &["birch 10.144.4.0/24"]).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! Power and size on a node of fakes: forced stops, reboots, growing disks, a host that shuts down.
 
+use std::time::Duration;
+
 use tokio::sync::broadcast;
+use waifud_api::agent::InstanceReport;
 use waifud_hypervisor::fake::Op;
 use waifud_hypervisor::{DomainEvent, DomainEventKind, DomainState, Hypervisor, OffReason};
 use waifud_storage::StoragePool;
@@ -159,15 +162,27 @@ async fn a_guest_keeps_running_when_its_disk_cannot_be_grown() {
         operation: "block resize",
         message: "no".to_owned(),
     };
-    node.hypervisor.fail_next(Op::EnsureDiskSize, error());
-    node.hypervisor.fail_next(Op::EnsureDiskSize, error());
+    for _ in 0..1000 {
+        node.hypervisor.fail_next(Op::EnsureDiskSize, error());
+    }
     node.waifud
         .edit(id, |i| i.spec.disks[0].size_bytes = ByteSize::mib(64));
+    let status = node
+        .until_status(id, "the failure", |s| {
+            let reason = s.reason.as_deref();
+            reason.is_some_and(|reason| reason.contains("block resize"))
+        })
+        .await;
+    assert_eq!(status.state, InstanceState::Running);
+    node.hypervisor.clear(Op::EnsureDiskSize);
     node.until("grown after all", async || {
         node.hypervisor.disk_size(id, "root").is_some()
     })
     .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
+    assert_eq!(node.hypervisor.starts(), 1);
+    assert_eq!(node.hypervisor.calls(Op::EnsureOff), 0);
+    assert_eq!(node.hypervisor.calls(Op::RequestShutdown), 0);
 }
 
 #[tokio::test]
@@ -249,8 +264,8 @@ async fn after_a_cancelled_host_shutdown_the_higher_priority_starts_first_too() 
 #[tokio::test]
 async fn a_crash_loop_reports_its_count_and_the_next_start() {
     let node = TestNode::started_after(|node| {
-        node.settings.timing.restart_min = std::time::Duration::from_millis(400);
-        node.settings.timing.restart_max = std::time::Duration::from_millis(400);
+        node.settings.timing.restart_min = Duration::from_millis(400);
+        node.settings.timing.restart_max = Duration::from_millis(400);
     });
     let id = node.run_one("web").await;
     for _ in 0..2 {
@@ -283,4 +298,34 @@ async fn a_full_pool_is_reported_while_it_pauses_a_guest() {
     let status = node.pause_for_space(id).await;
     let reason = status.reason.unwrap();
     assert!(reason.starts_with("pool main is full"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_guest_that_ran_for_a_while_is_no_longer_in_a_crash_loop() {
+    let mut node = TestNode::started_after(|node| {
+        node.settings.timing.restart_min = Duration::from_millis(400);
+        node.settings.timing.restart_max = Duration::from_millis(400);
+    });
+    let id = node.run_one("web").await;
+    for _ in 0..2 {
+        node.hypervisor.crash(id);
+        node.until_stopped_by(id, StoppedBy::Crash).await;
+        node.until_ready(id).await;
+    }
+    let in_a_loop = |s: &InstanceReport| s.conditions.iter().any(|c| c.reason == "crash-loop");
+    node.until_status(id, "in a loop", in_a_loop).await;
+
+    // From now on, 100 ms are a while.
+    node.kill().await;
+    node.settings.timing.stable = Duration::from_millis(100);
+    node.start();
+    node.until_status(id, "stable", |s| s.ready && !in_a_loop(s))
+        .await;
+    assert_eq!(node.hypervisor.starts(), 3);
+    node.hypervisor.crash(id);
+    let status = node.until_stopped_by(id, StoppedBy::Crash).await;
+    let reason = status.reason.unwrap();
+    assert!(reason.contains("it crashed;"), "the count: {reason}");
+    let status = node.until_status(id, "ready again", |s| s.ready).await;
+    assert!(!in_a_loop(&status), "{:?}", status.conditions);
 }

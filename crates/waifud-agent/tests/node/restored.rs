@@ -1,6 +1,7 @@
 //! After waifud's database was restored from a backup: nothing is destroyed before an operator has confirmed it.
 
 use waifud_hypervisor::DomainState;
+use waifud_storage::fake::Op as PoolOp;
 use waifud_types::{Incarnation, InstanceState};
 
 use crate::test_node::TestNode;
@@ -36,10 +37,18 @@ async fn an_instance_that_exists_in_a_restored_backup_is_kept() {
     node.waifud.restore(0xbeef);
     // The restored database still contains it.
     node.waifud.put(instance);
+    let before = node.waifud.status_history(id).len();
     node.start();
-    node.until_status(id, "running", |s| s.state == InstanceState::Running)
-        .await;
+    node.until("reported again", async || {
+        node.waifud.status_history(id).len() > before
+    })
+    .await;
+    node.until_ready(id).await;
+    node.until_more_reports(3).await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
+    assert_eq!(node.hypervisor.starts(), 1, "it was created again");
+    assert_eq!(node.pool.calls(PoolOp::EnsureVolumeAbsent), 0);
+    assert!(node.waifud.destroyed().is_empty());
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "tests say what went wrong")]
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use waifud_api::agent::AgentInstance;
 use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder, StreamRefusal};
 use waifud_hypervisor::Device;
-use waifud_types::{Epoch, InstanceId};
+use waifud_types::{Epoch, InstanceId, TapName};
 
 use crate::test_node::{TestNode, guest_with};
 
@@ -158,7 +159,36 @@ async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_address_of_another_machine_is_refused_and_an_observed_address_is_tried() {
+async fn an_address_observed_at_the_guests_port_is_tried() {
+    let node = TestNode::new();
+    running(&node).await;
+    let mut instance = node.instance("lan");
+    let nic = &mut instance.spec.nics[0];
+    nic.network = "lan".parse().unwrap();
+    nic.address = None;
+    let bridges = &mut instance.bridges;
+    bridges.insert("lan".parse().unwrap(), "br0".to_owned());
+    node.run(instance.clone()).await;
+    let unknown = order(&instance, StreamKind::Ssh);
+    assert_eq!(refused(&node, unknown).await, RefusalReason::NoAddress);
+
+    let observed = [192, 168, 1, 40].into();
+    node.network
+        .learn(&TapName::of(instance.id, 0), IpAddr::V4(observed));
+    node.dialer.listen(observed, 22);
+    node.until_status(instance.id, "the observed address", |status| {
+        let mut addresses = status.addresses.iter();
+        addresses.any(|seen| seen.address == IpAddr::V4(observed))
+    })
+    .await;
+    let mut wire = ask(&node, order(&instance, StreamKind::Ssh)).await.unwrap();
+    wire.write_all(b"hello").await.unwrap();
+    says(&mut wire, "hello").await;
+    assert_eq!(node.dialer.dialled(), [(observed, 22)]);
+}
+
+#[tokio::test]
+async fn an_address_of_another_machine_is_refused() {
     let node = TestNode::new();
     let instance = running(&node).await;
     let address = instance.spec.nics[0].address.unwrap();
@@ -187,15 +217,15 @@ async fn a_failed_stream_resets_the_guests_connection_and_one_that_ends_does_not
     says(&mut ending, "hello").await;
     let mut rest = Vec::new();
     ending.read_to_end(&mut rest).await.unwrap();
+    let closed = async || node.dialer.open() == 0;
+    node.until("the connection to be closed", closed).await;
     assert_eq!(node.dialer.resets(), 0);
     let mut breaking = ask(&node, order(&instance, StreamKind::Ssh)).await.unwrap();
     breaking.write_all(b"hello").await.unwrap();
     // The echo has no reader.
     drop(breaking);
-    node.until("the connection to be reset", async || {
-        node.dialer.resets() == 1
-    })
-    .await;
+    node.until("the connection to be closed", closed).await;
+    assert_eq!(node.dialer.resets(), 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What an agent must survive or ignore: its own death at any point, outages of others, stale requests.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use waifud_agent::BootAlone;
 use waifud_agent::interfaces::HostPower;
@@ -9,14 +9,15 @@ use waifud_hypervisor::fake::Op;
 use waifud_hypervisor::{DomainState, Hypervisor, HypervisorError};
 use waifud_network::fake::Call;
 use waifud_storage::fake::Op as PoolOp;
+use waifud_types::status::StoppedBy;
 use waifud_types::{Epoch, InstanceId, InstanceState};
 
-use crate::test_node::TestNode;
+use crate::test_node::{TestNode, keep_busy, until_complete_before_the_kill};
 
-/// Kills the agent after a growing number of polls and starts a new one, until a complete life cycle fits between two
-/// kills. So it is killed around every step of the life cycle.
+/// Kills the agent after a growing time and starts a new one, until a complete life cycle fits before the kill. So it is
+/// killed around every step of the life cycle.
 async fn killed_at_every_step(delete: bool) {
-    for micros in (0..20_000).step_by(250) {
+    until_complete_before_the_kill(async |pause| {
         let node = TestNode::new();
         let id = node.put("web");
         node.start();
@@ -24,26 +25,26 @@ async fn killed_at_every_step(delete: bool) {
             node.until_ready(id).await;
             node.waifud.delete(id);
         }
-        let until = Instant::now() + Duration::from_micros(micros);
-        while Instant::now() < until {
-            tokio::task::yield_now().await;
-        }
+        keep_busy(pause).await;
+        let complete = if delete {
+            !node.waifud.destroyed().is_empty()
+        } else {
+            node.waifud.status(id).is_some_and(|status| status.ready)
+        };
         node.restart().await;
         if delete {
             node.until_destroyed(id).await;
         } else {
             node.until_ready(id).await;
-            assert_eq!(
-                node.hypervisor.starts(),
-                1,
-                "started twice after {micros} µs"
-            );
+            assert_eq!(node.hypervisor.starts(), 1, "started twice after {pause:?}");
             assert_eq!(node.volumes().await, 1);
             assert_eq!(node.ports(), 1);
             assert!(node.metadata.would_serve(id));
         }
         node.kill().await;
-    }
+        complete
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -159,14 +160,29 @@ async fn a_restarted_agent_takes_over_running_guests_without_affecting_them() {
 #[tokio::test]
 async fn without_waifud_a_guest_keeps_running_and_changes_are_reported_later() {
     let (node, id) = TestNode::with_instance("web").await;
+    let started = node.waifud.status(id).unwrap().started_at;
+    assert!(started.is_some());
     node.waifud.set_online(false);
     node.hypervisor.crash(id);
     node.until("restarted", async || node.hypervisor.starts() == 2)
         .await;
+    assert_eq!(node.waifud.status(id).unwrap().started_at, started);
+    node.waifud.set_online(true);
+    node.until_status(id, "the second run", |s| {
+        s.state == InstanceState::Running && s.started_at > started
+    })
+    .await;
+
+    node.waifud.set_online(false);
     node.hypervisor.power_off(id);
+    node.waifud.set_online(true);
+    node.until_stopped_by(id, StoppedBy::Guest).await;
+
+    node.waifud.set_online(false);
     node.waifud.delete(id);
     node.waifud.set_online(true);
     node.until_destroyed(id).await;
+    assert_eq!(node.hypervisor.starts(), 2);
 }
 
 #[tokio::test]
@@ -191,6 +207,16 @@ async fn a_node_that_may_not_start_alone_waits_for_waifud() {
     node.kill().await;
     node.hypervisor.host_crash();
     node.waifud.set_online(false);
+    node.settings.boot_alone = BootAlone::Wait(Duration::from_hours(1));
+    node.start();
+    let calls = node.hypervisor.calls(Op::Get);
+    node.until("looked a few times", async || {
+        node.hypervisor.calls(Op::Get) > calls + 5
+    })
+    .await;
+    assert_eq!(node.hypervisor.starts(), 2, "before its time");
+
+    node.kill().await;
     node.settings.boot_alone = BootAlone::Wait(Duration::from_millis(50));
     node.start();
     node.until("started alone", async || node.hypervisor.starts() == 3)
@@ -212,26 +238,6 @@ async fn a_restarted_metadatad_gets_everything_again_and_no_guest_is_affected() 
         .await;
     assert_eq!(node.hypervisor.starts(), 1);
     assert_eq!(node.hypervisor.calls(Op::EnsureOff), 0);
-}
-
-#[tokio::test]
-async fn reports_are_refused_while_metadatad_hangs_or_is_offline_and_nothing_else_changes() {
-    let (node, id) = TestNode::with_instance("web").await;
-    let refuses = |node: &TestNode| node.network.state().is_some_and(|s| s.refuse_reports);
-    let hang = |hangs: bool| node.metadata.set_hanging(hangs);
-    let away = |away: bool| node.metadata.set_online(!away);
-    for change in [&hang as &dyn Fn(bool), &away] {
-        assert!(!refuses(&node));
-        let before = node.network.state().unwrap();
-        change(true);
-        node.until("refused", async || refuses(&node)).await;
-        let now = node.network.state().unwrap();
-        assert_eq!((now.ports, now.lan), (before.ports, before.lan));
-        change(false);
-        node.until("accepted", async || !refuses(&node)).await;
-    }
-    assert_eq!(node.hypervisor.starts(), 1);
-    assert!(node.waifud.status(id).unwrap().ready_by.is_some());
 }
 
 #[tokio::test]
@@ -332,25 +338,49 @@ async fn instances_recover_after_an_outage_of_libvirt() {
 #[tokio::test]
 async fn each_failure_of_a_verb_is_reported_and_retried() {
     let node = TestNode::new();
-    let other = |operation| HypervisorError::Other {
-        operation,
-        message: "a failure for the test".to_owned(),
+    // Each operation fails until its failure was reported: one that succeeds at the next attempt may not be.
+    let fail = |op| {
+        for _ in 0..1000 {
+            let failure = HypervisorError::Other {
+                operation: "do that",
+                message: format!("{op:?} fails in this test"),
+            };
+            node.hypervisor.fail_next(op, failure);
+        }
+    };
+    let until_reported = async |id, failure: &str| {
+        node.until_status(id, failure, |s| {
+            let reason = s.reason.as_deref();
+            reason.is_some_and(|reason| reason.contains(failure))
+        })
+        .await;
+    };
+    let until_each_was_reported = async |id, ops: &[Op]| {
+        for op in ops {
+            until_reported(id, &format!("{op:?} fails in this test")).await;
+            node.hypervisor.clear(*op);
+        }
     };
     for op in hypervisor_ops() {
-        for _ in 0..3 {
-            node.hypervisor.fail_next(op, other("a verb"));
-        }
+        fail(op);
     }
-    node.network.fail(Call::Ensure, 3);
+    node.network.fail(Call::Ensure, u32::MAX);
     node.start();
-    let id = node.run_one("web").await;
+    let id = node.put("web");
+    until_each_was_reported(id, &[Op::Get, Op::Host, Op::EnsureDefined]).await;
+    until_reported(id, "injected failure of Ensure").await;
+    node.network.fail(Call::Ensure, 0);
+    until_each_was_reported(id, &[Op::EnsureStarted]).await;
+    node.until_ready(id).await;
     assert_eq!(node.hypervisor.starts(), 1);
-    for op in [Op::EnsureOff, Op::EnsureAbsent, Op::Get] {
-        for _ in 0..3 {
-            node.hypervisor.fail_next(op, other("a verb"));
-        }
+
+    let deletion = [Op::Get, Op::EnsureOff, Op::EnsureAbsent];
+    for op in deletion {
+        fail(op);
     }
-    node.delete(id).await;
+    node.waifud.delete(id);
+    until_each_was_reported(id, &deletion).await;
+    node.until_destroyed(id).await;
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ pub struct TestNode {
     pub host: FakeHost,
     pub settings: Settings,
     image: (Vec<u8>, waifud_types::Digest),
+    /// Stops the agent cleanly.
+    stop: Mutex<CancellationToken>,
     agent: Mutex<Option<JoinHandle<()>>>,
     _dir: tempfile::TempDir,
 }
@@ -64,6 +66,7 @@ impl TestNode {
             host: FakeHost::default(),
             settings: sample_settings(path("state"), path("run"), fast_timing()),
             image,
+            stop: Mutex::default(),
             agent: Mutex::default(),
             _dir: dir,
         }
@@ -152,7 +155,9 @@ impl TestNode {
     }
 
     fn spawn(&self, agent: Agent) {
-        let task = tokio::spawn(agent.run(CancellationToken::new()));
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(agent.run(stop.clone()));
+        *self.stop.lock().unwrap() = stop;
         *self.agent.lock().unwrap() = Some(task);
     }
 
@@ -164,6 +169,13 @@ impl TestNode {
             let _killed = task.await;
         }
         self.tunnel.lose();
+    }
+
+    /// Stops the agent cleanly, as systemd does.
+    pub async fn stop_agent(&self) {
+        self.stop.lock().unwrap().cancel();
+        let task = self.agent.lock().unwrap().take();
+        task.unwrap().await.unwrap();
     }
 
     pub async fn restart(&self) {
@@ -324,6 +336,30 @@ impl TestNode {
                 .exists()
         })
         .await;
+    }
+}
+
+/// Calls `round` with growing pauses until it returns that the work was complete before it killed the agent. The pauses grow
+/// by a part of themselves, so that the end is reached on a busy machine, too.
+pub async fn until_complete_before_the_kill(round: impl AsyncFn(Duration) -> bool) {
+    let mut pause = Duration::ZERO;
+    let mut interrupted = 0;
+    while !round(pause).await {
+        interrupted += 1;
+        pause += Duration::from_micros(100) + pause / 20;
+        assert!(pause < DEADLINE, "never complete before the kill");
+    }
+    assert!(
+        interrupted > 10,
+        "only {interrupted} kills came before the end"
+    );
+}
+
+/// Lets other tasks run for this long, without a timer's precision of a millisecond.
+pub async fn keep_busy(pause: Duration) {
+    let until = Instant::now() + pause;
+    while Instant::now() < until {
+        tokio::task::yield_now().await;
     }
 }
 

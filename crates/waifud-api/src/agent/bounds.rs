@@ -102,6 +102,12 @@ impl AgentInstance {
     }
 }
 
+/// Whether Linux allows the name for a network interface: 1 to 15 bytes, without slashes, colons and white space.
+fn is_interface(name: &str) -> bool {
+    let allowed = |c: char| !(c.is_whitespace() || c.is_control() || c == '/' || c == ':');
+    (1..=15).contains(&name.len()) && name != "." && name != ".." && name.chars().all(allowed)
+}
+
 enum Step {
     Field(&'static str),
     Item(usize),
@@ -190,6 +196,12 @@ impl Walk {
             self.wrong(format!("it has more than {most} characters"));
         } else if control {
             self.wrong("it has control characters");
+        }
+    }
+
+    fn interface(&mut self, name: &str) {
+        if !is_interface(name) {
+            self.wrong("it is not a name of a network interface");
         }
     }
 
@@ -283,15 +295,22 @@ impl Walk {
             });
         }
         self.list("pools", &mut facts.pools, SHORT_LIST_MAX, Self::pool);
+        if self.fit {
+            facts.bridges.retain(|bridge| is_interface(bridge));
+            facts.unfit_bridges.retain(|bridge, _| is_interface(bridge));
+        }
         self.list(
             "bridges",
             &mut facts.bridges,
             LONG_LIST_MAX,
-            |walk, bridge| {
-                walk.bare_text(bridge, WORD);
-            },
+            |walk, bridge| walk.interface(bridge),
         );
         let unfit = &mut facts.unfit_bridges;
+        self.at("unfit_bridges", |walk| {
+            for bridge in unfit.keys() {
+                walk.interface(bridge);
+            }
+        });
         self.map("unfit_bridges", unfit, LONG_LIST_MAX, (WORD, SENTENCE));
         if self.fit && facts.routes.len() > LONG_LIST_MAX {
             // Keeps the largest networks, which cover most addresses.
@@ -301,6 +320,12 @@ impl Walk {
         self.list("routes", &mut facts.routes, LONG_LIST_MAX, |_, _| {});
         self.conditions(&mut facts.conditions);
         self.map("labels", &mut facts.labels, LABELS, LABEL);
+        self.list(
+            "features",
+            &mut facts.features,
+            SHORT_LIST_MAX,
+            |walk, feature| walk.bare_text(feature, WORD),
+        );
     }
 
     fn pool(&mut self, pool: &mut PoolFacts) {
@@ -461,8 +486,8 @@ impl Walk {
             if record.bridges.len() > SHORT_LIST_MAX {
                 walk.wrong(format!("it has more than {SHORT_LIST_MAX} items"));
             }
-            for bridge in record.bridges.values_mut() {
-                walk.bare_text(bridge, WORD);
+            for bridge in record.bridges.values() {
+                walk.interface(bridge);
             }
         });
     }

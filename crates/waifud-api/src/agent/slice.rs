@@ -126,6 +126,49 @@ mod tests {
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
+    /// Whether the frame has a revision. A new type of frame is decided here, and added to the frames below.
+    fn has_revision(frame: &WatchFrame) -> bool {
+        match frame {
+            WatchFrame::Put { .. }
+            | WatchFrame::Delete { .. }
+            | WatchFrame::Tombstone { .. }
+            | WatchFrame::Release { .. }
+            | WatchFrame::Sync { .. } => true,
+            WatchFrame::Stream(_) | WatchFrame::Ping => false,
+        }
+    }
+
+    #[test]
+    fn the_types_of_frames_with_a_revision_are_listed() {
+        let frames = [
+            format!(r#"{{"type":"delete","revision":"000000ab.7","kind":"peer","id":"{ID}"}}"#),
+            format!(
+                r#"{{"type":"tombstone","revision":"000000ab.7","tombstone":{{"instance":"{ID}","name":"web","epoch":1}}}}"#
+            ),
+            format!(
+                r#"{{"type":"release","revision":"000000ab.7","release":{{"instance":"{ID}","epoch":1,"stop":true}}}}"#
+            ),
+            r#"{"type":"sync","revision":"000000ab.7"}"#.to_owned(),
+            r#"{"type":"ping"}"#.to_owned(),
+            format!(
+                r#"{{"type":"put","revision":"000000ab.7","object":{{"kind":"peer","id":"{ID}","name":"a","subnets":[],"endpoint":null,"reachable":true}}}}"#
+            ),
+        ];
+        let mut listed = Vec::new();
+        for text in &frames {
+            let frame: WatchFrame = serde_json::from_str(text).unwrap();
+            let json = serde_json::to_value(&frame).unwrap();
+            assert_eq!(has_revision(&frame), json.get("revision").is_some());
+            if has_revision(&frame) {
+                listed.push(json["type"].as_str().unwrap().to_owned());
+            }
+        }
+        listed.sort();
+        let mut known = WatchFrame::REVISIONED;
+        known.sort_unstable();
+        assert_eq!(listed, known);
+    }
+
     #[test]
     fn a_peer_is_put_and_deleted_with_its_kind_and_id() {
         let peer = Peer {

@@ -234,3 +234,28 @@ fn frames_of_a_newer_waifud_are_distinguished_from_invalid_ones() {
     let line = format!(r#"{{"type":"delete","revision":"000000ab.1","instance":"{id}"}}"#);
     assert!(serde_json::from_str::<WatchFrame>(&line).is_ok());
 }
+
+#[test]
+fn a_malformed_frame_of_a_known_kind_is_an_error_and_only_unknown_kinds_are_ignored() {
+    for malformed in [
+        r#"{"type": "put", "object": {"kind": "instance"}}"#,
+        r#"{"type": "delete", "kind": "peer"}"#,
+        r#"{"type": "tombstone", "tombstone": {}}"#,
+        r#"{"type": "release", "release": {"instance": 1}}"#,
+        r#"{"type": "sync"}"#,
+        r#"{"kind": "instance"}"#,
+        r#"{"type": "release""#,
+    ] {
+        let parsed = serde_json::from_str::<WatchFrame>(malformed);
+        assert!(parsed.is_err(), "{malformed}");
+        assert_eq!(unknown_kind(malformed.as_bytes()), None, "{malformed}");
+    }
+    for (newer, kind) in [
+        (r#"{"type": "put", "object": {"kind": "volume"}}"#, "volume"),
+        (r#"{"type": "delete", "kind": "volume"}"#, "volume"),
+        (r#"{"type": "move", "instance": 1}"#, "move"),
+    ] {
+        let ignored = unknown_kind(newer.as_bytes());
+        assert_eq!(ignored.as_deref(), Some(kind), "{newer}");
+    }
+}

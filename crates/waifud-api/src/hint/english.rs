@@ -10,6 +10,7 @@ impl HintWhen {
             Self::NotDeletedSinceBackup => "otherwise, to create it again with an empty disk",
             Self::SameMachine => "if this is the same machine",
             Self::Booting => "if the guest is booting",
+            Self::Otherwise => "otherwise",
             Self::CannotLogIn => "if you cannot log in",
             Self::Uploaded => "if it was uploaded",
             Self::Unused => "if no instance uses it",

@@ -85,6 +85,13 @@ impl Composer<'_, '_> {
         Ok(event)
     }
 
+    /// The next event of a sequence or mapping; `None` at its end.
+    fn next_in_collection(&mut self) -> Result<Option<Event>, YamlError> {
+        let event = self.next()?;
+        let ends = matches!(event.data, EventData::SequenceEnd | EventData::MappingEnd);
+        Ok((!ends).then_some(event))
+    }
+
     fn node(&mut self, event: Event, depth: usize) -> Result<NodeId, YamlError> {
         let mark = event.start_mark;
         if depth > MAX_DEPTH {
@@ -117,11 +124,7 @@ impl Composer<'_, '_> {
             EventData::SequenceStart { anchor, tag, .. } => {
                 self.begin(anchor.as_deref(), mark)?;
                 let mut items = Vec::new();
-                loop {
-                    let event = self.next()?;
-                    if matches!(event.data, EventData::SequenceEnd) {
-                        break;
-                    }
+                while let Some(event) = self.next_in_collection()? {
                     items.push(self.node(event, depth + 1)?);
                 }
                 let tag = specific(tag).unwrap_or_else(|| format!("{}seq", node::YAML));
@@ -130,11 +133,7 @@ impl Composer<'_, '_> {
             EventData::MappingStart { anchor, tag, .. } => {
                 self.begin(anchor.as_deref(), mark)?;
                 let mut pairs = Vec::new();
-                loop {
-                    let event = self.next()?;
-                    if matches!(event.data, EventData::MappingEnd) {
-                        break;
-                    }
+                while let Some(event) = self.next_in_collection()? {
                     let key = self.node(event, depth + 1)?;
                     let event = self.next()?;
                     pairs.push((key, self.node(event, depth + 1)?));

@@ -119,6 +119,7 @@ fn without_keys_and_user_data_documents_are_minimal() {
         vendor_data: VendorOptions {
             phone_home: false,
             reports: false,
+            report_port: true,
         },
         domain: None,
         nics: Vec::new(),

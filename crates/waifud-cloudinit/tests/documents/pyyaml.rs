@@ -49,7 +49,7 @@ const INTENDED: [&str; 10] = [
     // A lone surrogate: Python loads it, and fails when cloud-init writes it to a file.
     "found invalid Unicode character escape code",
     // The mark is invisible and would become part of a value or of a key.
-    "a byte order mark can only begin a file",
+    "a byte order mark is allowed only at the beginning of a file",
     // PyYAML reads `[? a]` as a key; libyaml differs before commas. cloud-init does not need it.
     "a question mark inside brackets needs quotes",
     // `[a:]`: a key without a value for PyYAML, an error for YAML 1.1.
@@ -199,6 +199,7 @@ fn listed_differences_are_refused_with_their_reason() {
     let texts = [
         within, nested, grows, directive, surrogate, mark, question, colon, tab, tag,
     ];
+    assert_eq!(texts.len(), INTENDED.len());
     for (text, wanted) in texts.iter().zip(INTENDED) {
         let error = validate_user_data(text).unwrap_err();
         assert!(

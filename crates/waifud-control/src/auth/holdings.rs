@@ -119,23 +119,29 @@ mod tests {
 
     #[test]
     fn each_token_has_its_own_limit_for_each_kind() {
-        let holdings = Holdings::default();
-        let take = |id, kind| holdings.take(&token(id), kind);
-        let held: Vec<_> = (0..Kind::Follower.limit())
-            .map(|_| take(1, Kind::Follower).unwrap())
-            .collect();
-        let problem = take(1, Kind::Follower).unwrap_err();
-        assert_eq!(
-            (problem.status, problem.code.as_str()),
-            (429, "too-many-open-requests")
-        );
-        assert!(problem.title.contains("event streams"), "{problem:?}");
-        assert!(take(1, Kind::Wait).unwrap().is_some());
-        assert!(take(2, Kind::Follower).unwrap().is_some());
-        let local = holdings.take(&Principal::local(0), Kind::Follower);
-        assert!(local.unwrap().is_none());
-        drop(held);
-        assert!(take(1, Kind::Follower).unwrap().is_some());
-        assert!(holdings.counts().is_empty());
+        // The numbers in docs/reference/api.md.
+        for (kind, limit, called, other) in [
+            (Kind::Request, 512, "requests", Kind::Wait),
+            (Kind::Wait, 128, "waiting requests", Kind::Request),
+            (Kind::Follower, 128, "event streams", Kind::Stream),
+            (Kind::Stream, 128, "streams to instances", Kind::Follower),
+        ] {
+            let holdings = Holdings::default();
+            let take = |id, kind| holdings.take(&token(id), kind);
+            let held: Vec<_> = (0..limit).map(|_| take(1, kind).unwrap()).collect();
+            let problem = take(1, kind).unwrap_err();
+            assert_eq!(
+                (problem.status, problem.code.as_str()),
+                (429, "too-many-open-requests")
+            );
+            assert!(problem.title.contains(called), "{problem:?}");
+            assert!(take(1, other).unwrap().is_some());
+            assert!(take(2, kind).unwrap().is_some());
+            let local = holdings.take(&Principal::local(0), kind);
+            assert!(local.unwrap().is_none());
+            drop(held);
+            assert!(take(1, kind).unwrap().is_some());
+            assert!(holdings.counts().is_empty());
+        }
     }
 }

@@ -5,6 +5,7 @@ use waifud_store::{NewEvent, TokenRow};
 use waifud_types::event::ObjectRef;
 use waifud_types::{Digest, Generation, Incarnation, InstanceId, Name, NodeId, Timestamp};
 
+use crate::Control;
 use crate::auth::principal::Cause;
 
 /// All types of objects of events.
@@ -42,6 +43,19 @@ pub fn event(
         reason: None,
         message: message.into(),
         details: Value::Object(serde_json::Map::new()),
+    }
+}
+
+impl Control {
+    /// An event about `object` that happens now.
+    pub(crate) fn event(
+        &self,
+        kind: &'static str,
+        object: ObjectRef,
+        cause: &Cause,
+        message: impl Into<String>,
+    ) -> NewEvent {
+        event(self.now(), kind, object, cause, message)
     }
 }
 

@@ -328,6 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn the_limits_are_those_in_the_reference() {
+        assert_eq!(AUTHENTICATED.bytes, 8 << 20);
+        assert_eq!(AUTHENTICATED.within, Duration::from_mins(1));
+        let page = include_str!("../../../../docs/reference/api.md");
+        let sentence = "at most 8 MiB (413 `too-large`) and must arrive within a minute";
+        assert!(page.contains(sentence));
+    }
+
+    #[test]
     fn errors_do_not_repeat_secrets() {
         let problem = problem(r#"{"template":"a","user_data":{"password":"hunter2"}}"#);
         assert!(!format!("{problem:?}").contains("hunter2"));

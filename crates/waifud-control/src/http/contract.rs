@@ -319,6 +319,29 @@ mod tests {
     }
 
     #[test]
+    fn properties_are_named_in_snake_case_and_sizes_end_in_bytes() {
+        let document = document();
+        let mut seen = 0;
+        for (schema, contents) in document["components"]["schemas"].as_object().unwrap() {
+            let properties = contents["properties"].as_object();
+            for (name, property) in properties.into_iter().flatten() {
+                let at = format!("{schema}.{name}");
+                let snake = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+                assert!(name.chars().all(snake), "{at}");
+                assert!(name.starts_with(|c: char| c.is_ascii_lowercase()), "{at}");
+                let description = property["description"].as_str().unwrap_or_default();
+                let is_integer =
+                    property["type"] == "integer" || property["type"] == json!(["integer", "null"]);
+                if is_integer && description.to_lowercase().contains("bytes") {
+                    assert!(name.ends_with("_bytes"), "{at}: {description}");
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 200, "{seen}");
+    }
+
+    #[test]
     fn limits_in_the_document_equal_those_of_the_checks() {
         let document = document();
         let schemas = &document["components"]["schemas"];

@@ -22,6 +22,7 @@ mod nodes;
 mod paths;
 mod peer;
 mod query;
+mod readers;
 mod refusal;
 mod security;
 mod server;
@@ -78,25 +79,25 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(streams::ssh))
         .routes(routes!(guest_commands::exec))
         .routes(routes!(guest_commands::set_password))
-        .routes(routes!(templates::create, templates::list))
-        .routes(routes!(templates::show, templates::delete))
+        .routes(routes!(templates::create, readers::list_templates))
+        .routes(routes!(readers::show_template, templates::delete))
         .routes(routes!(templates::refresh))
         .routes(routes!(downloads::create, downloads::list))
         .routes(routes!(downloads::show, downloads::delete))
         .routes(routes!(downloads::catalog))
         .routes(routes!(images::list))
         .routes(routes!(images::upload, images::show, images::delete))
-        .routes(routes!(networks::create, networks::list))
-        .routes(routes!(networks::show, networks::delete))
-        .routes(routes!(nodes::list))
-        .routes(routes!(nodes::show, nodes::update, nodes::remove))
+        .routes(routes!(networks::create, readers::list_networks))
+        .routes(routes!(readers::show_network, networks::delete))
+        .routes(routes!(readers::list_nodes))
+        .routes(routes!(readers::show_node, nodes::update, nodes::remove))
         .routes(routes!(unmanaged::adopt))
         .routes(routes!(unmanaged::delete))
         .routes(routes!(unmanaged::confirm))
         .routes(routes!(join_tokens::create, join_tokens::list))
         .routes(routes!(join_tokens::revoke))
         .routes(routes!(events::events))
-        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::create, readers::list_tokens))
         .routes(routes!(tokens::revoke))
         .routes(routes!(tokens::whoami))
         .routes(routes!(service::openapi))

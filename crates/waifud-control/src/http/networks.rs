@@ -1,14 +1,12 @@
 //! `/v1/networks`.
 
 use axum::extract::Path;
-use waifud_api::{CreateNetwork, Network, Page, Problem};
+use waifud_api::{CreateNetwork, Network, Problem};
 
-use super::answers::{Answer, NoContent, StatusAnswer, created, no_content};
+use super::answers::{NoContent, StatusAnswer, created, no_content};
 use super::body::Json;
 use super::paths::NetworkName;
 use super::peer::AuthenticatedUser;
-use super::query::Query;
-use crate::pagination::PageRequest;
 
 /// Adds a network: a name for a bridge that nodes already have. Nothing changes on the nodes.
 #[utoipa::path(
@@ -20,24 +18,6 @@ use crate::pagination::PageRequest;
 )]
 pub async fn create(user: AuthenticatedUser, body: Json<CreateNetwork>) -> StatusAnswer<Network> {
     created(user.control.create_network(body.0, user.cause).await)
-}
-
-/// Lists networks by name, including `default`.
-#[utoipa::path(
-    get, path = "/v1/networks", tag = "networks", operation_id = "list_networks",
-    params(PageRequest), responses((status = 200, description = "A page of networks.", body = Page<Network>))
-)]
-pub async fn list(user: AuthenticatedUser, page: Query<PageRequest>) -> Answer<Page<Network>> {
-    Ok(Json(user.control.networks(page.0).await?))
-}
-
-/// Shows one network.
-#[utoipa::path(
-    get, path = "/v1/networks/{name}", tag = "networks", operation_id = "show_network",
-    params(NetworkName), responses((status = 200, description = "The network.", body = Network))
-)]
-pub async fn show(user: AuthenticatedUser, network: Path<NetworkName>) -> Answer<Network> {
-    Ok(Json(user.control.network(&network.name).await?))
 }
 
 /// Deletes an unused network. The bridges on the nodes stay.

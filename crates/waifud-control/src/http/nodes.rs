@@ -2,32 +2,13 @@
 
 use axum::extract::Path;
 use utoipa::IntoParams;
-use waifud_api::{Node, Page, Problem, UpdateNode};
+use waifud_api::{Node, Problem, UpdateNode};
 
 use super::answers::{Answer, NoContent, no_content};
 use super::body::Json;
 use super::paths::NodeName;
 use super::peer::AuthenticatedUser;
 use super::query::{FromParams, Params, Query};
-use crate::pagination::PageRequest;
-
-/// Lists nodes by name.
-#[utoipa::path(
-    get, path = "/v1/nodes", tag = "nodes", operation_id = "list_nodes",
-    params(PageRequest), responses((status = 200, description = "A page of nodes.", body = Page<Node>))
-)]
-pub async fn list(user: AuthenticatedUser, page: Query<PageRequest>) -> Answer<Page<Node>> {
-    Ok(Json(user.control.nodes(page.0).await?))
-}
-
-/// Shows one node.
-#[utoipa::path(
-    get, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "show_node",
-    params(NodeName), responses((status = 200, description = "The node.", body = Node))
-)]
-pub async fn show(user: AuthenticatedUser, node: Path<NodeName>) -> Answer<Node> {
-    Ok(Json(user.control.node(&node.name).await?))
-}
 
 /// Renames a node, and sets and removes labels. Labels that are not named stay.
 #[utoipa::path(

@@ -86,7 +86,8 @@ impl FromRequestParts<Control> for AgentPeer {
             proof.set_node(admitted.then_some(node));
         }
         if !admitted {
-            return Err(node_problems::certificate_not_current().into());
+            let name = control.admitted_name(node).await?;
+            return Err(node_problems::certificate_not_current(name.as_ref()).into());
         }
         Ok(Self {
             peer,

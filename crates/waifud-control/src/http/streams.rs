@@ -68,43 +68,27 @@ impl StreamRequest {
     }
 }
 
-/// Opens the serial console as a WebSocket. Binary messages carry its bytes.
-#[utoipa::path(
-    get,
-    path = "/v1/instances/{name}/console",
-    tag = "streams",
-    operation_id = "console",
-    params(InstanceName),
-    responses(Upgraded)
-)]
-pub async fn console(request: StreamRequest, _: NoParams) -> Result<Response, Refusal> {
-    request.open(StreamKind::Console).await
+/// Defines the handlers of streams without parameters.
+macro_rules! stream_handlers {
+    ($($(#[$about:meta])* $name:ident, $path:literal, $id:literal => $kind:ident;)+) => {$(
+        $(#[$about])*
+        #[utoipa::path(
+            get, path = $path, tag = "streams", operation_id = $id,
+            params(InstanceName), responses(Upgraded)
+        )]
+        pub async fn $name(request: StreamRequest, _: NoParams) -> Result<Response, Refusal> {
+            request.open(StreamKind::$kind).await
+        }
+    )+};
 }
 
-/// Opens a TCP connection to port 22 of the instance as a WebSocket. Binary messages carry its bytes.
-#[utoipa::path(
-    get,
-    path = "/v1/instances/{name}/ssh",
-    tag = "streams",
-    operation_id = "ssh",
-    params(InstanceName),
-    responses(Upgraded)
-)]
-pub async fn ssh(request: StreamRequest, _: NoParams) -> Result<Response, Refusal> {
-    request.open(StreamKind::Ssh).await
-}
-
-/// Opens the screen (RFB, RFC 6143) as a WebSocket. Binary messages carry its bytes.
-#[utoipa::path(
-    get,
-    path = "/v1/instances/{name}/screen",
-    tag = "streams",
-    operation_id = "screen",
-    params(InstanceName),
-    responses(Upgraded)
-)]
-pub async fn screen(request: StreamRequest, _: NoParams) -> Result<Response, Refusal> {
-    request.open(StreamKind::Screen).await
+stream_handlers! {
+    /// Opens the serial console as a WebSocket. Binary messages carry its bytes.
+    console, "/v1/instances/{name}/console", "console" => Console;
+    /// Opens a TCP connection to port 22 of the instance as a WebSocket. Binary messages carry its bytes.
+    ssh, "/v1/instances/{name}/ssh", "ssh" => Ssh;
+    /// Opens the screen (RFB, RFC 6143) as a WebSocket. Binary messages carry its bytes.
+    screen, "/v1/instances/{name}/screen", "screen" => Screen;
 }
 
 /// Where a forwarded connection leads.

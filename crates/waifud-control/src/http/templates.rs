@@ -1,15 +1,13 @@
 //! `/v1/templates`.
 
 use axum::extract::Path;
-use waifud_api::{CreateTemplate, Download, Page, Problem};
+use waifud_api::{CreateTemplate, Download, Problem};
 use waifud_types::template::Template;
 
-use super::answers::{Answer, NoContent, StatusAnswer, accepted, created, no_content};
+use super::answers::{NoContent, StatusAnswer, accepted, created, no_content};
 use super::body::Json;
 use super::paths::TemplateName;
 use super::peer::AuthenticatedUser;
-use super::query::Query;
-use crate::pagination::PageRequest;
 
 /// Creates a template from an uploaded image. An existing template of that name gets the new image.
 #[utoipa::path(
@@ -18,24 +16,6 @@ use crate::pagination::PageRequest;
 )]
 pub async fn create(user: AuthenticatedUser, body: Json<CreateTemplate>) -> StatusAnswer<Template> {
     created(user.control.create_template(body.0, user.cause).await)
-}
-
-/// Lists templates by name.
-#[utoipa::path(
-    get, path = "/v1/templates", tag = "templates", operation_id = "list_templates",
-    params(PageRequest), responses((status = 200, description = "A page of templates.", body = Page<Template>))
-)]
-pub async fn list(user: AuthenticatedUser, page: Query<PageRequest>) -> Answer<Page<Template>> {
-    Ok(Json(user.control.templates(page.0).await?))
-}
-
-/// Shows one template.
-#[utoipa::path(
-    get, path = "/v1/templates/{name}", tag = "templates", operation_id = "show_template",
-    params(TemplateName), responses((status = 200, description = "The template.", body = Template))
-)]
-pub async fn show(user: AuthenticatedUser, template: Path<TemplateName>) -> Answer<Template> {
-    Ok(Json(user.control.template(&template.name).await?))
 }
 
 /// Downloads a template's image from its source again. A newer image becomes a new revision, and a missing file is restored.

@@ -2,15 +2,13 @@
 
 use axum::extract::Path;
 use axum::http::StatusCode;
-use waifud_api::{CreateToken, CreatedToken, Page, Problem, Token, Whoami};
+use waifud_api::{CreateToken, CreatedToken, Problem, Whoami};
 
-use super::answers::{self, Answer, NoContent, NoStore, no_content};
+use super::answers::{self, NoContent, NoStore, no_content};
 use super::body::Json;
 use super::paths::TokenName;
 use super::peer::AuthenticatedUser;
-use super::query::Query;
 use super::refusal::Refusal;
-use crate::pagination::PageRequest;
 
 /// Creates a token. Only this answer contains its secret. For administrators.
 #[utoipa::path(
@@ -29,15 +27,6 @@ pub async fn create(
         .create_token(request, &user.principal, user.cause)
         .await;
     answers::created(created).map(NoStore)
-}
-
-/// Lists tokens by name, without secrets. For administrators.
-#[utoipa::path(
-    get, path = "/v1/tokens", tag = "tokens", operation_id = "list_tokens",
-    params(PageRequest), responses((status = 200, description = "A page of tokens.", body = Page<Token>))
-)]
-pub async fn list(user: AuthenticatedUser, page: Query<PageRequest>) -> Answer<Page<Token>> {
-    Ok(Json(user.control.tokens(page.0).await?))
 }
 
 /// Revokes a token. It stops working immediately, and its open streams end. For administrators.

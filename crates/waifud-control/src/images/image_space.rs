@@ -34,3 +34,38 @@ impl ImageSpace {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use waifud_types::DiskSpace;
+
+    use super::*;
+
+    /// A disk with this much free space.
+    #[derive(Debug)]
+    struct Free(ByteSize);
+
+    impl Disk for Free {
+        fn disk_space(&self, _: &Path) -> io::Result<DiskSpace> {
+            Ok(DiskSpace {
+                size: ByteSize::gib(100),
+                free: self.0,
+            })
+        }
+    }
+
+    #[test]
+    fn an_image_needs_64_mib_more_than_its_size() {
+        let guide = include_str!("../../../../docs/guides/troubleshooting.md");
+        assert!(guide.contains("| less than 64 MiB more than an image needs |"));
+        let needed = ByteSize::mib(40);
+        let check = |free| ImageSpace::new(Arc::new(Free(free)), "/".into()).check(needed.bytes());
+        check(ByteSize::mib(104)).unwrap();
+        for free in [ByteSize(ByteSize::mib(104).bytes() - 1), ByteSize::mib(40)] {
+            let refused = check(free).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull, "{free}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
-use waifud_api::{Image, Page, Problem};
+use waifud_api::{Hint, Image, Page, Problem};
 use waifud_store::{ImageRow, ReadTx, Store, StoreError, WriteTx};
 use waifud_types::{ByteSize, Digest};
 
@@ -163,6 +163,23 @@ impl Images {
             tracing::warn!(image = %digest, %error, "removing the file of a deleted image failed");
         }
         Ok(removed)
+    }
+
+    /// What brings back the file of an image; nothing if it is there.
+    pub(crate) async fn hints_if_missing(&self, digest: Digest) -> Result<Vec<Hint>, ControlError> {
+        let (row, templates) = self
+            .store
+            .read(move |tx| {
+                Ok::<_, StoreError>((tx.image(digest)?, tx.templates_with_image(digest)?))
+            })
+            .await?;
+        let Some(row) = row else {
+            return Ok(Vec::new());
+        };
+        if self.files.holds(digest, row.size)? {
+            return Ok(Vec::new());
+        }
+        Ok(image_problems::image_missing(digest, &templates).hints)
     }
 
     /// The path of an image file with a verified digest.

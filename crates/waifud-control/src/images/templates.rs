@@ -1,7 +1,7 @@
 //! Templates: names for images, with their source and defaults.
 
 use waifud_api::{CreateTemplate, Download, Page};
-use waifud_store::{NewTemplate, ReadTx, StoreError, WriteTx};
+use waifud_store::{ImageTraits, NewTemplate, ReadTx, StoreError, WriteTx};
 use waifud_types::Name;
 use waifud_types::template::Template;
 
@@ -80,12 +80,13 @@ impl Control {
         self.disk_space().require()?;
         let name = checked_name(&request.name)?;
         check(request.arch.as_deref(), request.default_user.as_deref())?;
-        let arch = request.arch.unwrap_or_else(|| "x86_64".to_owned());
         let new = NewTemplate {
             name,
-            arch,
-            datasource: request.datasource,
-            firmware: request.firmware,
+            traits: ImageTraits {
+                arch: request.arch.unwrap_or_else(|| "x86_64".to_owned()),
+                datasource: request.datasource,
+                firmware: request.firmware,
+            },
             default_user: request.default_user,
             image: request.image,
             checksum: None,

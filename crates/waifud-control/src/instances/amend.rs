@@ -33,7 +33,7 @@ pub fn policies(
     if let Some(placement) = &change.placement
         && *placement != row.spec.placement
     {
-        if let (Some(there), Some(wanted)) = (&row.node_name, &placement.node)
+        if let (Some(there), Some(wanted)) = (&row.owner.name, &placement.node)
             && row.node.is_some()
             && there != wanted
         {

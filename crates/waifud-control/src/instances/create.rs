@@ -1,7 +1,7 @@
 //! Create: check, name and place an instance in one transaction, and acknowledge it once durable.
 
 use waifud_api::{CreateInstance, Instance};
-use waifud_store::{InstanceRow, LeaseRow, NewInstance, StoreError, Taken, WriteTx};
+use waifud_store::{ImageTraits, InstanceRow, LeaseRow, NewInstance, StoreError, Taken, WriteTx};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{InstanceId, Name};
 
@@ -86,11 +86,12 @@ impl Control {
             id: InstanceId::from_uuid(env::uuid(self.clock(), self.entropy())),
             name: self.choose_name(tx, wanted)?,
             labels: wanted.labels.clone(),
-            datasource: documents::datasource(template.datasource, &spec.nics),
+            traits: ImageTraits {
+                datasource: documents::datasource(template.traits.datasource, &spec.nics),
+                ..template.traits
+            },
             spec,
             status: InstanceStatus::pending(None),
-            arch: template.arch,
-            firmware: template.firmware,
             ssh_keys: wanted.ssh_keys.clone(),
             cloud_id: String::new(),
             user_data: wanted.user_data.clone(),

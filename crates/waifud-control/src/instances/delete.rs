@@ -91,18 +91,19 @@ impl Control {
         cause: &Cause,
     ) -> Result<(), ControlError> {
         let on = row
-            .node_name
+            .owner
+            .name
             .as_ref()
             .map_or("its node", |name| name.as_str());
         let revision = tx.emit(
-            &event_builder::event(
-                self.now(),
-                "instance.deleting",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                format!("{on} was told to destroy it"),
-            )
-            .generation(row.generation),
+            &self
+                .event(
+                    "instance.deleting",
+                    event_builder::instance(row.id, &row.name),
+                    cause,
+                    format!("{on} was told to destroy it"),
+                )
+                .generation(row.generation),
         )?;
         let tombstone = Tombstone {
             instance: row.id,
@@ -122,8 +123,8 @@ impl Control {
         Ok(())
     }
 
-    /// Ends the part of a node that has destroyed its copy of this epoch. The instance is removed with its last part if it
-    /// is being deleted. Returns whether a part ended, and the image of a removed instance.
+    /// Ends the part of a node that has destroyed its copy of this epoch, if the instance is being deleted or another node
+    /// owns it. The instance is removed with its last part if it is being deleted. Returns whether a part ended, and the image of a removed instance.
     pub(crate) fn end_part(
         &self,
         tx: &mut WriteTx<'_>,
@@ -134,9 +135,9 @@ impl Control {
     ) -> Result<(bool, Option<Digest>), ControlError> {
         let parts = tx.ownership(row.id)?;
         let part = parts.iter().find(|part| part.node == node.id);
-        let ends = |part: &Part| {
-            part.epoch <= epoch && (row.deleting || part.role == OwnershipRole::Released)
-        };
+        let has_owner = parts.iter().any(|part| part.role == OwnershipRole::Owner);
+        let given_up = |part: &Part| part.role == OwnershipRole::Released && has_owner;
+        let ends = |part: &Part| part.epoch <= epoch && (row.deleting || given_up(part));
         if !part.is_some_and(ends) {
             return Ok((false, None));
         }
@@ -157,14 +158,14 @@ impl Control {
         message: &str,
     ) -> Result<Digest, ControlError> {
         tx.emit(
-            &event_builder::event(
-                self.now(),
-                "instance.deleted",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                message,
-            )
-            .generation(row.generation),
+            &self
+                .event(
+                    "instance.deleted",
+                    event_builder::instance(row.id, &row.name),
+                    cause,
+                    message,
+                )
+                .generation(row.generation),
         )?;
         tx.remove_instance(row.id)?;
         self.instance_progress().forget(row.id);

@@ -2,10 +2,11 @@
 
 use ipnet::Ipv4Net;
 use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, SealedBundle, Source, VendorOptions, render, seal};
-use waifud_store::{InstanceRow, StoredBundle};
+use waifud_store::{InstanceRow, NodeRow, StoredBundle};
+use waifud_types::Secret;
+use waifud_types::node::feature;
 use waifud_types::spec::NicSpec;
 use waifud_types::template::Datasource;
-use waifud_types::{Name, Secret};
 
 use crate::ControlError;
 use crate::env::Entropy;
@@ -15,13 +16,13 @@ use crate::network::subnet;
 /// Renders and seals the documents of an instance on a node.
 pub fn bundle(
     row: &InstanceRow,
-    node: &Name,
-    net: Ipv4Net,
+    node: &NodeRow,
     domain: &str,
     ssh_keys: Vec<String>,
     user_data: Option<Secret<String>>,
     entropy: &dyn Entropy,
 ) -> Result<StoredBundle, ControlError> {
+    let net = node.subnet;
     let nics = row.spec.nics.iter().map(|nic| nic_doc(nic, net)).collect();
     let rescue = row.spec.rescue.as_ref();
     let source = Source {
@@ -29,11 +30,14 @@ pub fn bundle(
         instance_id: row.cloud_id.clone(),
         hostname: row.name.clone(),
         domain: Some(domain.to_owned()),
-        availability_zone: node.to_string(),
+        availability_zone: node.name.to_string(),
         ssh_keys: with_rescue_keys(ssh_keys, row),
         // The user-data is for the instance's own system, not for a rescue system.
         user_data: user_data.filter(|text| row.spec.rescue.is_none() && !text.expose().is_empty()),
-        vendor_data: VendorOptions::default(),
+        vendor_data: VendorOptions {
+            report_port: node.facts.has(feature::REPORT_PORT),
+            ..VendorOptions::default()
+        },
         datasource: rescue.map_or(row.datasource, |rescue| rescue.datasource),
         nics,
         default_user: None,
@@ -71,12 +75,14 @@ fn nic_doc(nic: &NicSpec, net: Ipv4Net) -> NicDoc {
     } else {
         nic.gateway
     };
+    let prefix = nic.prefix_len.unwrap_or(net.prefix_len());
     NicDoc {
         name: nic.name.clone(),
         is_static: nic.prefix_len.is_some(),
         mac: nic.mac,
-        address: nic.address,
-        prefix: nic.prefix_len.unwrap_or(net.prefix_len()),
+        address: nic
+            .address
+            .and_then(|address| Ipv4Net::new(address, prefix).ok()),
         gateway,
         mtu: None,
         dns: gateway.into_iter().collect(),

@@ -3,18 +3,22 @@
 //! The node receives the order in its watch and reports the recorded release; only then is the role of the node
 //! `released`. No request begins a handover yet: moves of instances will.
 
+use waifud_api::Problem;
 use waifud_api::agent::Released;
 use waifud_store::{InstanceRow, NodeRow, ReadTx, StoreError, WriteTx};
-use waifud_types::ownership::{HandoverError, Ownership, OwnershipRole};
-use waifud_types::{InstanceId, NodeId};
+use waifud_types::node::feature;
+use waifud_types::ownership::{HandoverError, Ownership};
+use waifud_types::{Epoch, InstanceId, Name, NodeId};
 
 use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
+use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError};
 
 impl Control {
-    /// Orders the owner of an instance to release it. With `stop` the node shuts the guest down.
+    /// Orders the owner of an instance to release it. With `stop` the node shuts the guest down. Refused if the node's agent
+    /// does not know releases: it would ignore the order.
     pub async fn begin_release(
         &self,
         instance: InstanceId,
@@ -22,7 +26,10 @@ impl Control {
         cause: Cause,
     ) -> Result<(), ControlError> {
         self.change_ownership(instance, "instance.releasing", cause, move |parts, node| {
-            parts.begin_release(node, stop)?;
+            if !node.facts.has(feature::RELEASE) {
+                return Err(node_problems::agent_too_old(&node.name).into());
+            }
+            parts.begin_release(node.id, stop)?;
             Ok("its node was told to release it")
         })
         .await
@@ -39,7 +46,7 @@ impl Control {
             "instance.release-withdrawn",
             cause,
             |parts, node| {
-                parts.withdraw_release(node)?;
+                parts.withdraw_release(node.id)?;
                 Ok("the release was withdrawn: the instance stays on its node")
             },
         )
@@ -53,21 +60,27 @@ impl Control {
         instance: InstanceId,
         kind: &'static str,
         cause: Cause,
-        change: impl FnOnce(&mut Ownership, NodeId) -> Result<&'static str, HandoverError>
-        + Send
-        + 'static,
+        change: impl FnOnce(&mut Ownership, &NodeRow) -> Result<&'static str, Refused> + Send + 'static,
     ) -> Result<(), ControlError> {
         let control = self.clone();
         self.store()
             .write(move |tx| {
                 let row = super::find(tx, &instance.to_string())?;
-                let refused = |error| instance_problems::handover_refused(&row.name, error);
-                let Some(node) = row.node.filter(|_| !row.deleting) else {
-                    return Err(refused(HandoverError::NotOwner).into());
+                let refused = |refused| match refused {
+                    Refused::Roles(error) => instance_problems::handover_refused(&row.name, error),
+                    Refused::Other(problem) => *problem,
+                };
+                let node = match row.node.filter(|_| !row.deleting) {
+                    Some(node) => tx.node(node)?,
+                    None => None,
+                };
+                let Some(node) = node else {
+                    return Err(refused(HandoverError::NotOwner.into()).into());
                 };
                 let before = ownership(tx, &row)?;
+                require_confirmed(tx, &row, &before)?;
                 let mut parts = before.clone();
-                let message = change(&mut parts, node).map_err(refused)?;
+                let message = change(&mut parts, &node).map_err(refused)?;
                 let event = event_builder::event(
                     control.now(),
                     kind,
@@ -101,15 +114,23 @@ impl Control {
             return Ok(());
         };
         let mut parts = ownership(tx, &row)?;
-        if !parts.record_released(node.id, released.epoch) {
+        if !parts.record_released(node.id, released.epoch, released.off) {
             return Ok(());
         }
+        let running = if released.off {
+            "; the guest is off"
+        } else {
+            "; the guest still runs"
+        };
         let event = event_builder::event(
             self.now(),
             "instance.released",
             event_builder::instance(row.id, &row.name),
             cause,
-            format!("{} has released it and will not start it again", node.name),
+            format!(
+                "{} has released it and will not start it again{running}",
+                node.name
+            ),
         );
         let revision = tx.emit(&event.generation(row.generation))?;
         if let Some(part) = parts.part(node.id) {
@@ -119,20 +140,77 @@ impl Control {
     }
 }
 
-/// Whether a node reports a release that is not stored yet.
+/// Why a change of the parts is refused.
+enum Refused {
+    /// The roles do not allow it.
+    Roles(HandoverError),
+    /// Something else.
+    Other(Box<Problem>),
+}
+
+impl From<HandoverError> for Refused {
+    fn from(error: HandoverError) -> Self {
+        Self::Roles(error)
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::Other(Box::new(problem))
+    }
+}
+
+/// After a restore the database may not contain the newest owner. Until every node is confirmed, and the nodes with a part
+/// have reported what is on them, another node may run a newer copy.
+fn require_confirmed(
+    tx: &ReadTx<'_>,
+    row: &InstanceRow,
+    parts: &Ownership,
+) -> Result<(), ControlError> {
+    if let Some(node) = tx.unconfirmed_node()? {
+        return Err(instance_problems::handover_unconfirmed(&row.name, &node).into());
+    }
+    for part in &parts.parts {
+        if let Some(node) = tx.node(part.node)?.filter(|node| !node.unmanaged.swept) {
+            return Err(instance_problems::handover_unreported(&row.name, &node.name).into());
+        }
+    }
+    require_newest(tx, row.id, row.epoch, &row.name)
+}
+
+/// Refuses a change if a node has an unmanaged copy of the instance with a newer epoch than `epoch`.
+pub(crate) fn require_newest(
+    tx: &ReadTx<'_>,
+    id: InstanceId,
+    epoch: Epoch,
+    name: &Name,
+) -> Result<(), ControlError> {
+    for (node, copy) in tx.unmanaged_copies(id)? {
+        if copy > Some(epoch)
+            && let Some(node) = tx.node(node)?
+        {
+            return Err(node_problems::newer_copy(name, &node.name).into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether a node reports a release, or that a released guest is off, which is not stored yet.
 pub(crate) fn is_new_release(
     tx: &ReadTx<'_>,
     node: NodeId,
     released: Released,
 ) -> Result<bool, StoreError> {
-    let part = tx.part_in(released.instance, node)?;
-    Ok(part
-        .is_some_and(|part| part.role == OwnershipRole::Releasing && part.epoch == released.epoch))
+    let Some(row) = tx.instance(released.instance)?.filter(|row| !row.deleting) else {
+        return Ok(false);
+    };
+    Ok(ownership(tx, &row)?.record_released(node, released.epoch, released.off))
 }
 
 fn ownership(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<Ownership, StoreError> {
     Ok(Ownership {
         epoch: row.epoch,
+        floor: tx.epoch_floor()?,
         parts: tx.ownership(row.id)?,
     })
 }

@@ -47,6 +47,30 @@ pub fn handover_refused(name: &Name, error: HandoverError) -> Problem {
     ))
 }
 
+/// An operator has not confirmed the restored database for every node.
+pub fn handover_unconfirmed(name: &Name, node: &Name) -> Problem {
+    let title = format!(
+        "cannot hand over {name}: waifud's database was restored, and node {node} is not confirmed"
+    );
+    Problem::new(409, "handover-refused", title).hint(Hint::on(
+        &HintAction::Confirm,
+        HintKind::Node,
+        node.as_str(),
+    ))
+}
+
+/// A node has not reported what is on it since waifud's database was restored.
+pub fn handover_unreported(name: &Name, node: &Name) -> Problem {
+    let title = format!(
+        "cannot hand over {name}: node {node} has not reported its instances since waifud's database was restored"
+    );
+    Problem::new(409, "handover-refused", title).hint(Hint::on(
+        &HintAction::Show,
+        HintKind::Node,
+        node.as_str(),
+    ))
+}
+
 /// The template does not exist.
 pub fn unknown_template(name: &str) -> Problem {
     let shown: String = name.chars().take(80).collect();
@@ -224,7 +248,7 @@ pub fn rescue_other_arch(template: &Name, arch: &str, wanted: &str) -> Problem {
 pub fn rescue_image_identical(template: &Name) -> Problem {
     let text = format!(
         "the instance's disk was created from the same image as {template}: the rescue system could not distinguish the two \
-         disks apart and could mount the broken one as its root"
+         disks, and could mount the broken one as its root"
     );
     Problem::new(422, "image-identical", text)
         .field(RESCUE_TEMPLATE)

@@ -65,10 +65,10 @@ fn spec(
     let found = tx.template_source(&begin.template)?;
     let template =
         found.ok_or_else(|| instance_problems::rescue_unknown_template(&begin.template))?;
-    if template.arch != row.arch {
+    if template.traits.arch != row.arch {
         return Err(instance_problems::rescue_other_arch(
             &template.name,
-            &template.arch,
+            &template.traits.arch,
             &row.arch,
         )
         .into());
@@ -81,8 +81,8 @@ fn spec(
     Ok(RescueSpec {
         template: template.name,
         image: template.image,
-        datasource: documents::datasource(template.datasource, &row.spec.nics),
-        firmware: template.firmware,
+        datasource: documents::datasource(template.traits.datasource, &row.spec.nics),
+        firmware: template.traits.firmware,
         ssh_keys,
     })
 }

@@ -252,7 +252,7 @@ mod tests {
         let first = merge(&InstanceStatus::pending(None), &at(1)).unwrap();
         let again = merge(&first.status, &at(2)).unwrap();
         assert_eq!(kinds(&again), ["instance.started"]);
-        assert!(again.events[0].message.contains("started again"));
+        assert!(again.events[0].message.contains("restarted"));
         assert_eq!(merge(&again.status, &at(2)), None);
         // Older agents do not report the start time.
         let silent = merge(&again.status, &report(S::Running)).unwrap();

@@ -2,8 +2,8 @@
 
 use waifud_api::{Instance, UpdateInstance};
 use waifud_store::{InstanceRow, WriteTx};
-use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
+use waifud_types::{Digest, InstanceState};
 
 use super::{IfMatch, amend, find, power, rescue, resize};
 use crate::auth::principal::Cause;
@@ -12,6 +12,10 @@ use crate::instances::problems as instance_problems;
 use crate::instances::validate;
 use crate::network;
 use crate::{Control, ControlError};
+
+fn rescue_image(row: &InstanceRow) -> Option<Digest> {
+    row.spec.rescue.as_ref().map(|rescue| rescue.image)
+}
 
 impl Control {
     /// Changes an instance's spec and labels. New user-data keeps cloud-init's instance-id, so the next boot reads it
@@ -30,17 +34,23 @@ impl Control {
         amend::check(&change)?;
         let control = self.clone();
         let wanted = name_or_id.to_owned();
-        self.store()
+        let (updated, former) = self
+            .store()
             .write(move |tx| {
                 let row = find(tx, &wanted)?;
                 if_match.check(row.generation)?;
                 if row.deleting {
                     return Err(instance_problems::deleting(&row.name).into());
                 }
+                let before = rescue_image(&row);
                 let row = control.update_in(tx, row, &change, &cause)?;
-                Ok(control.instance_view(row))
+                let former = before.filter(|image| rescue_image(&row) != Some(*image));
+                Ok::<_, ControlError>((control.instance_view(row), former))
             })
-            .await
+            .await?;
+        // An ended rescue may have been the last user of its image.
+        self.images().collect(former).await;
+        Ok(updated)
     }
 
     fn update_in(
@@ -101,14 +111,14 @@ impl Control {
         if spec_changed {
             row.generation = row.generation.next();
         }
-        let event = event_builder::event(
-            self.now(),
-            "instance.updated",
-            event_builder::instance(row.id, &row.name),
-            cause,
-            changes.join(", "),
-        )
-        .generation(row.generation);
+        let event = self
+            .event(
+                "instance.updated",
+                event_builder::instance(row.id, &row.name),
+                cause,
+                changes.join(", "),
+            )
+            .generation(row.generation);
         let revision = tx.emit(&event)?;
         if labels_changed {
             tx.set_labels(row.id, &row.labels)?;
@@ -130,7 +140,7 @@ impl Control {
             && let Some(node) = row.node
             && let Some(node) = tx.node(node)?
         {
-            self.put_bundle(tx, &row, &node.name, node.subnet)?;
+            self.put_bundle(tx, &row, &node)?;
         }
         let affects_placement = resize::differs(&before, &row.spec)
             || row.spec.publish != before.publish

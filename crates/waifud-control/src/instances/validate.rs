@@ -193,6 +193,7 @@ pub fn user_data_facts(text: &Secret<String>) -> Option<UserDataFacts> {
         size_bytes: text.len() as u64,
         sha256: waifud_types::Digest::of(text.as_bytes()),
         unreported: waifud_cloudinit::unreported(text),
+        replaces_final_message: waifud_cloudinit::replaces_final_message(text),
     })
 }
 

@@ -37,7 +37,7 @@ fn status(
     progress: &InstanceProgress,
 ) -> InstanceStatus {
     let mut status = row.status.clone();
-    status.node.clone_from(&row.node_name);
+    status.node.clone_from(&row.owner.name);
     status.addresses = addresses(row);
     let contact = row
         .node
@@ -45,10 +45,10 @@ fn status(
         .map(|n| n.last_contact);
     status.last_seen = status
         .observed_generation
-        .and(if row.node_reachable {
+        .and(if row.owner.reachable {
             contact
         } else {
-            row.node_last_contact
+            row.owner.last_contact
         })
         .or(status.last_seen);
     if row.deleting {
@@ -56,14 +56,14 @@ fn status(
         status.ready = false;
         status.ready_by = None;
         status.set_wait(&waiting_for_destruction(row));
-    } else if !row.node_reachable {
+    } else if !row.owner.reachable {
         status.last_state = Some(status.state);
         status.state = InstanceState::Unknown;
         status.ready = false;
         status.ready_by = None;
         status.set_wait(&WaitReason::NoContact {
             node: status.node.clone(),
-            since: row.node_last_contact,
+            since: row.owner.last_contact,
         });
     }
     // The last step of an unreachable node may be over. The step that waits for readiness may end one report later than
@@ -71,14 +71,14 @@ fn status(
     let over = |step: &StepStatus| status.ready && step.name == "ready";
     status.step = progress
         .step(row.id)
-        .filter(|step| row.node_reachable && !over(step));
+        .filter(|step| row.owner.reachable && !over(step));
     status
 }
 
 fn waiting_for_destruction(row: &InstanceRow) -> WaitReason {
     WaitReason::Destruction {
-        node: row.node_name.clone(),
-        reachable: row.node_reachable,
+        node: row.owner.name.clone(),
+        reachable: row.owner.reachable,
         problem: row.status.reason.clone(),
     }
 }

@@ -71,6 +71,10 @@ impl Control {
                 hints.extend(accepts_nothing_new(node));
             }
         }
+        let step = instance.status.step.as_ref();
+        if hints.is_empty() && step.is_some_and(|step| step.name == "image") {
+            hints = self.images().hints_if_missing(instance.spec.image).await?;
+        }
         if hints.is_empty() {
             hints = super::why_cloud_init::hints(&instance, evidence.as_ref(), user_data);
         }

@@ -44,8 +44,7 @@ impl Control {
                         StoreError::Taken(Taken::Bridge) => bridge_taken(tx, &bridge),
                         other => ControlError::from(other),
                     })?;
-                tx.emit(&event_builder::event(
-                    control.now(),
+                tx.emit(&control.event(
                     "network.created",
                     event_builder::network(&name),
                     &cause,
@@ -91,8 +90,7 @@ impl Control {
                     );
                 }
                 tx.remove_network(&row.name)?;
-                tx.emit(&event_builder::event(
-                    control.now(),
+                tx.emit(&control.event(
                     "network.deleted",
                     event_builder::network(&row.name),
                     &cause,

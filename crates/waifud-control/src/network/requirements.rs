@@ -209,7 +209,7 @@ pub fn fit(
         return Ok(Ok(None));
     }
     if let Some((_, address)) = fixed(spec) {
-        return Ok(if node.unmanaged_addresses.contains(&address) {
+        return Ok(if node.unmanaged.addresses.contains(&address) {
             Err(Obstacle {
                 verdict: Verdict::AddressUnmanaged { address },
                 waits_for: WaitReason::AddressUnmanaged {
@@ -231,7 +231,7 @@ pub fn fit(
     }
     let mut taken = tx.taken_addresses(net)?;
     // Unmanaged instances on the node keep their addresses.
-    taken.extend(&node.unmanaged_addresses);
+    taken.extend(&node.unmanaged.addresses);
     taken.sort_unstable();
     taken.dedup();
     let free = subnet::free_address(net, &taken);
@@ -247,7 +247,7 @@ pub fn reserve_ports(
     row: &InstanceRow,
     ports: &[PublishSpec],
 ) -> Result<(), ControlError> {
-    let (Some(node), Some(node_name)) = (row.node, &row.node_name) else {
+    let (Some(node), Some(node_name)) = (row.node, &row.owner.name) else {
         return Ok(());
     };
     for to in ports {

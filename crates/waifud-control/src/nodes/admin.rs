@@ -149,13 +149,16 @@ impl Control {
         let (mut deleted, mut elsewhere) = (Vec::new(), Vec::new());
         let mut still_present: Vec<Name> = Vec::new();
         for id in ids {
-            match tx.instance(id)? {
-                Some(row) if !row.deleting && row.node == Some(node.id) => {
-                    still_present.push(row.name)
-                }
-                Some(row) if row.deleting && tx.ownership(id)?.len() == 1 => deleted.push(row),
-                Some(_) => elsewhere.push(id),
-                None => {}
+            let Some(row) = tx.instance(id)? else {
+                continue;
+            };
+            let parts = tx.ownership(id)?;
+            if !row.deleting && row.node == Some(node.id) {
+                still_present.push(row.name);
+            } else if row.deleting && parts.iter().all(|part| part.node == node.id) {
+                deleted.push(row);
+            } else {
+                elsewhere.push(id);
             }
         }
         if !still_present.is_empty() {
@@ -165,8 +168,8 @@ impl Control {
                 node_problems::has_instances(&node.name, shown, still_present.len()).into(),
             );
         }
-        if node.reachable && node.unmanaged_count > 0 {
-            return Err(node_problems::has_unmanaged(&node.name, node.unmanaged_count).into());
+        if node.reachable && node.unmanaged.count > 0 {
+            return Err(node_problems::has_unmanaged(&node.name, node.unmanaged.count).into());
         }
         for id in elsewhere {
             tx.end_part(id, node.id)?;

@@ -54,14 +54,14 @@ impl Control {
             let Some(status) = after_boot(&row) else {
                 continue;
             };
-            let event = event_builder::event(
-                self.now(),
-                "instance.stopped",
-                event_builder::instance(row.id, &row.name),
-                &Cause::system(),
-                format!("node {} was restarted", node.name),
-            )
-            .reason("host");
+            let event = self
+                .event(
+                    "instance.stopped",
+                    event_builder::instance(row.id, &row.name),
+                    &Cause::system(),
+                    format!("node {} was restarted", node.name),
+                )
+                .reason("host");
             tx.emit(&event)?;
             tx.set_status(row.id, &status)?;
         }

@@ -44,7 +44,7 @@ impl Control {
     ) -> Result<(), ControlError> {
         for (reason, text) in changes(&row.facts.conditions, new) {
             let object = event_builder::node(row.id, &row.name);
-            let event = event_builder::event(self.now(), "node.condition", object, cause, text);
+            let event = self.event("node.condition", object, cause, text);
             tx.emit(&event.reason(reason))?;
         }
         Ok(())

@@ -13,6 +13,14 @@ use crate::nodes::contacts::ContactTime;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer};
 
+/// A hello, and the node that sent it.
+struct Introduction<'a> {
+    node: NodeId,
+    name: &'a Name,
+    hello: &'a Hello,
+    cause: &'a Cause,
+}
+
 impl Control {
     /// Stores the facts of a node, which its certificate identifies. The first time, the node is registered.
     pub async fn hello(
@@ -38,7 +46,13 @@ impl Control {
                     .ok_or_else(node_problems::unknown_node)?
                     .name;
                 let cause = Cause::node(name.as_str(), peer, &request_id);
-                control.hello_in(tx, node, &name, &hello, &cause)?;
+                let introduction = Introduction {
+                    node,
+                    name: &name,
+                    hello: &hello,
+                    cause: &cause,
+                };
+                control.hello_in(tx, &introduction)?;
                 Ok::<_, ControlError>(tx.newest() - before)
             })
             .await?;
@@ -53,16 +67,10 @@ impl Control {
         })
     }
 
-    fn hello_in(
-        &self,
-        tx: &mut WriteTx<'_>,
-        node: NodeId,
-        name: &Name,
-        hello: &Hello,
-        cause: &Cause,
-    ) -> Result<(), ControlError> {
-        let Some(row) = tx.node(node)? else {
-            return self.register(tx, node, name, hello, cause);
+    fn hello_in(&self, tx: &mut WriteTx<'_>, by: &Introduction<'_>) -> Result<(), ControlError> {
+        let Introduction { hello, cause, .. } = by;
+        let Some(row) = tx.node(by.node)? else {
+            return self.register(tx, by);
         };
         if let Some(boot) = hello.boot_id {
             self.record_boot(tx, &row, boot)?;
@@ -78,20 +86,14 @@ impl Control {
         self.place_waiting(tx)
     }
 
-    fn register(
-        &self,
-        tx: &mut WriteTx<'_>,
-        node: NodeId,
-        name: &Name,
-        hello: &Hello,
-        cause: &Cause,
-    ) -> Result<(), ControlError> {
+    fn register(&self, tx: &mut WriteTx<'_>, by: &Introduction<'_>) -> Result<(), ControlError> {
+        let Introduction { name, hello, .. } = by;
         let range = self.config().guest_range;
         let subnet = subnet::free_subnet(range, &tx.subnets()?, &hello.facts.routes)
             .ok_or_else(|| node_problems::no_subnet(&range.to_string()))?;
         let new = NewNode {
-            id: node,
-            name: name.clone(),
+            id: by.node,
+            name: (*name).clone(),
             facts: hello.facts.clone(),
             subnet,
             at: self.now(),
@@ -100,7 +102,7 @@ impl Control {
             new.at,
             "node.joined",
             event_builder::node(new.id, &new.name),
-            cause,
+            by.cause,
             format!(
                 "{} CPUs, {} memory, {}, guest subnet {subnet}",
                 new.facts.capacity.cpus,
@@ -115,7 +117,7 @@ impl Control {
                 other => ControlError::from(other),
             })?;
         if let Some(boot) = hello.boot_id {
-            tx.set_node_boot(node, boot)?;
+            tx.set_node_boot(by.node, boot)?;
         }
         self.place_waiting(tx)
     }
@@ -133,8 +135,7 @@ impl Control {
         }
         self.avoid_routes(tx, row, facts, cause)?;
         self.emit_conditions(tx, row, &facts.conditions, cause)?;
-        tx.emit(&event_builder::event(
-            self.now(),
+        tx.emit(&self.event(
             "node.changed",
             event_builder::node(row.id, &row.name),
             cause,
@@ -163,15 +164,14 @@ impl Control {
             .routes
             .iter()
             .any(|route| subnet::overlap(*route, row.subnet));
-        if !conflicts || row.unmanaged_count > 0 || !tx.instances_on(row.id)?.is_empty() {
+        if !conflicts || row.unmanaged.count > 0 || !tx.instances_on(row.id)?.is_empty() {
             return Ok(());
         }
         let range = self.config().guest_range;
         let Some(free) = subnet::free_subnet(range, &tx.subnets()?, &facts.routes) else {
             return Ok(());
         };
-        let event = event_builder::event(
-            self.now(),
+        let event = self.event(
             "node.changed",
             event_builder::node(row.id, &row.name),
             cause,
@@ -211,8 +211,7 @@ impl Control {
         if row.reachable {
             return Ok(false);
         }
-        let revision = tx.emit(&event_builder::event(
-            self.now(),
+        let revision = tx.emit(&self.event(
             "node.ready",
             event_builder::node(row.id, &row.name),
             cause,

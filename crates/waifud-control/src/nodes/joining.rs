@@ -8,7 +8,7 @@ use waifud_api::join::{
 use waifud_pki::{NodeRequest, fingerprint};
 use waifud_store::{JoinTokenRow, NodeKeyRow, ReadTx, StoreError, Taken, WriteTx};
 use waifud_types::event::ObjectRef;
-use waifud_types::{Digest, NodeId, Secret, Timestamp};
+use waifud_types::{Digest, Name, NodeId, Secret, Timestamp};
 
 use crate::auth::principal::Cause;
 use crate::events::event_builder;
@@ -242,6 +242,12 @@ impl Control {
         self.store()
             .read(move |tx| is_admitted(&tx, node, key))
             .await
+    }
+
+    /// The name of an admitted node, with whatever key.
+    pub(crate) async fn admitted_name(&self, node: NodeId) -> Result<Option<Name>, ControlError> {
+        let read = self.store().read(move |tx| tx.node_key(node));
+        Ok(read.await?.map(|admitted| admitted.name))
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn find_node(tx: &ReadTx<'_>, wanted: &str) -> Result<NodeRow, Contro
 }
 
 fn unmanaged(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unmanaged>, StoreError> {
-    if row.unmanaged_count == 0 {
+    if row.unmanaged.count == 0 {
         return Ok(Vec::new());
     }
     tx.unmanaged_on(row.id)

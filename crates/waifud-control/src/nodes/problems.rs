@@ -69,15 +69,19 @@ pub fn unknown_node() -> Problem {
     Problem::new(404, "unknown-node", "this node is not registered").hint("send hello first")
 }
 
-/// The certificate is not the node's current one.
-pub fn certificate_not_current() -> Problem {
+/// The certificate is not the current one of the node, whose name is known unless it was removed.
+pub fn certificate_not_current(node: Option<&Name>) -> Problem {
+    let join = match node {
+        Some(node) => Hint::on(&HintAction::CreateJoinToken, HintKind::Node, node.as_str()),
+        None => Hint::on_kind(&HintAction::CreateJoinToken, HintKind::Node),
+    };
     Problem::new(
         403,
         "not-admitted",
         "this certificate is not the node's current one",
     )
     .hint("either the node has joined again with another key, or waifud's database was replaced; join again with a token for the node's name")
-    .hint(Hint::on_kind(&HintAction::CreateJoinToken, HintKind::Node))
+    .hint(join)
 }
 
 /// The join token is not valid.
@@ -155,6 +159,41 @@ pub fn already_managed(name: &Name) -> Problem {
     ))
 }
 
+/// The node has a part in the instance, although another node may own it.
+pub fn has_part(name: &Name, node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "already-managed",
+        format!("{node} has a copy of instance {name}, which waifud manages"),
+    )
+    .hint(Hint::on(
+        &HintAction::Show,
+        HintKind::Instance,
+        name.as_str(),
+    ))
+}
+
+/// Another node has a newer copy of the instance.
+pub fn newer_copy(name: &Name, node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "newer-copy",
+        format!("{node} has a newer copy of {name}, which may run there"),
+    )
+    .hint("adopt or delete that copy first")
+    .hint(show(node))
+}
+
+/// The node's agent does not know the request.
+pub fn agent_too_old(node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "agent-too-old",
+        format!("the agent on {node} is too old for this request"),
+    )
+    .hint(format!("upgrade waifud-agentd on {node}"))
+}
+
 /// The node has no record of the instance.
 pub fn not_adoptable(name: &Name) -> Problem {
     Problem::new(
@@ -206,7 +245,7 @@ pub fn adopt_conflict(name: &Name, what: &str) -> Problem {
 }
 
 /// Several unmanaged instances have the name.
-pub fn ambiguous_unmanaged(name: &str) -> Problem {
+pub fn ambiguous_unmanaged(name: &str, node: &Name) -> Problem {
     let shown: String = name.chars().take(80).collect();
     Problem::new(
         409,
@@ -215,7 +254,7 @@ pub fn ambiguous_unmanaged(name: &str) -> Problem {
     )
     .field("instance")
     .hint("use the instance's id, which the node's details list")
-    .hint(Hint::on_kind(&HintAction::Show, HintKind::Node))
+    .hint(show(node))
 }
 
 /// A network of the unmanaged instance does not exist, or has another bridge.

@@ -107,8 +107,7 @@ impl Control {
             // The node's addresses are known now, or an address is free again.
             capacities_changed = true;
             cost += list_cost(unmanaged);
-            tx.emit(&event_builder::event(
-                self.now(),
+            tx.emit(&self.event(
                 "node.unmanaged",
                 event_builder::node(row.id, &row.name),
                 cause,
@@ -158,14 +157,14 @@ impl Control {
             return Ok(false);
         };
         for status_event in merged.events {
-            let mut event = event_builder::event(
-                self.now(),
-                status_event.kind,
-                event_builder::instance(row.id, &row.name),
-                cause,
-                status_event.message,
-            )
-            .generation(report.observed_generation.min(row.generation));
+            let mut event = self
+                .event(
+                    status_event.kind,
+                    event_builder::instance(row.id, &row.name),
+                    cause,
+                    status_event.message,
+                )
+                .generation(report.observed_generation.min(row.generation));
             event.reason = status_event.reason;
             tx.emit(&event)?;
         }
@@ -248,8 +247,8 @@ fn unmanaged_list_changed(
     list: &[Unmanaged],
     row: &NodeRow,
 ) -> Result<bool, ControlError> {
-    let as_long = u32::try_from(list.len()) == Ok(row.unmanaged_count);
-    Ok(!row.swept || !as_long || tx.unmanaged_on(row.id)? != list)
+    let as_long = u32::try_from(list.len()) == Ok(row.unmanaged.count);
+    Ok(!row.unmanaged.swept || !as_long || tx.unmanaged_on(row.id)? != list)
 }
 
 /// The cost of storing a list of unmanaged objects: one event per 64 KiB.

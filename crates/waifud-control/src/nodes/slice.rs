@@ -111,7 +111,8 @@ impl SliceWatch {
                 .read(move |tx| {
                     // The node's key may have been replaced since.
                     if !is_admitted(&tx, node, key)? {
-                        return Err(node_problems::certificate_not_current().into());
+                        let name = tx.node_key(node)?.map(|admitted| admitted.name);
+                        return Err(node_problems::certificate_not_current(name.as_ref()).into());
                     }
                     frames(&tx, node, since)
                 })

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use waifud_api::agent::{AgentInstance, Tombstone, Unmanaged};
 use waifud_api::{AdoptInstance, Instance, Node};
 use waifud_store::{
-    ImageRow, LeaseRow, NewInstance, NodeRow, PlacementRow, ReadTx, StoreError, StoredBundle,
-    Taken, WriteTx,
+    ImageRow, ImageTraits, LeaseRow, NewInstance, NodeRow, PlacementRow, ReadTx, StoreError,
+    StoredBundle, Taken, WriteTx,
 };
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Epoch, InstanceId, Name, WaitReason};
@@ -17,6 +17,8 @@ use waifud_types::{Epoch, InstanceId, Name, WaitReason};
 use super::list::find_node;
 use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
+use crate::instances::handover::require_newest;
+use crate::instances::problems as instance_problems;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, problems};
 
@@ -55,6 +57,12 @@ impl Control {
             return Err(node_problems::already_managed(&adoption.name).into());
         }
         let record = &adoption.record;
+        if tx.tombstone_epoch(record.id, node.id)?.is_some() {
+            return Err(instance_problems::deleting(&adoption.name).into());
+        }
+        require_newest(tx, record.id, record.epoch, &adoption.name)?;
+        // The node may have recorded a release or a deletion of its copy's epoch, and ignores that epoch then.
+        let epoch = record.epoch.next().max(tx.epoch_floor()?);
         crate::instances::validate::given_spec(&record.spec)
             .map_err(|part| node_problems::invalid_record(&adoption.name, part))?;
         require_networks(tx, &adoption)?;
@@ -77,15 +85,15 @@ impl Control {
             virtual_size: record.image_virtual_size_bytes,
             created_at: self.now(),
         })?;
-        let event = event_builder::event(
-            self.now(),
-            "instance.adopted",
-            event_builder::instance(record.id, &adoption.name),
-            cause,
-            format!("it was an unmanaged instance on {}", node.name),
-        )
-        .generation(record.generation)
-        .details(serde_json::json!({ "node": node.name }));
+        let event = self
+            .event(
+                "instance.adopted",
+                event_builder::instance(record.id, &adoption.name),
+                cause,
+                format!("it was an unmanaged instance on {}", node.name),
+            )
+            .generation(record.generation)
+            .details(serde_json::json!({ "node": node.name }));
         let revision = tx.emit(&event)?;
         let new = NewInstance {
             id: record.id,
@@ -93,9 +101,11 @@ impl Control {
             labels: std::collections::BTreeMap::new(),
             spec: spec.clone(),
             status: status.clone(),
-            arch: node.facts.arch.clone(),
-            datasource: record.datasource,
-            firmware: record.firmware,
+            traits: ImageTraits {
+                arch: node.facts.arch.clone(),
+                datasource: record.datasource,
+                firmware: record.firmware,
+            },
             ssh_keys: adoption.ssh_keys,
             cloud_id: adoption.cloud_id,
             user_data: adoption.user_data,
@@ -123,7 +133,7 @@ impl Control {
                 })?;
             tx.use_network(&spec.network, record.id)?;
         }
-        tx.set_adopted(record.id, record.generation, record.epoch)?;
+        tx.set_adopted(record.id, record.generation, epoch)?;
         let placement = PlacementRow {
             instance: record.id,
             node: node.id,
@@ -154,8 +164,8 @@ impl Control {
                 let (row, found) = find_on_node(tx, &node, &instance)?;
                 let id = found.instance;
                 let name = shown_name(&found)?;
-                if tx.instance(id)?.is_some_and(|i| i.node == Some(row.id)) {
-                    return Err(node_problems::already_managed(&name).into());
+                if tx.part_in(id, row.id)?.is_some() {
+                    return Err(node_problems::has_part(&name, &row.name).into());
                 }
                 // Only the copy that the node reports, not a later one.
                 let epoch = found.record.as_ref().map_or(Epoch(1), |r| r.epoch);
@@ -163,8 +173,7 @@ impl Control {
                     // A repeated request: the deletion is already ordered.
                     return Ok(());
                 }
-                let event = event_builder::event(
-                    control.now(),
+                let event = control.event(
                     "instance.deleting",
                     event_builder::instance(id, &name),
                     &cause,
@@ -193,8 +202,7 @@ impl Control {
                 if row.confirmed {
                     return Ok::<_, ControlError>(());
                 }
-                let revision = tx.emit(&event_builder::event(
-                    control.now(),
+                let revision = tx.emit(&control.event(
                     "node.confirmed",
                     event_builder::node(row.id, &row.name),
                     &cause,
@@ -294,7 +302,7 @@ fn find_on_node(
     instance: &str,
 ) -> Result<(NodeRow, Unmanaged), ControlError> {
     let row = find_node(tx, node)?;
-    let found = find_unmanaged(&tx.unmanaged_on(row.id)?, instance)?.clone();
+    let found = find_unmanaged(&tx.unmanaged_on(row.id)?, instance, &row.name)?.clone();
     Ok((row, found))
 }
 
@@ -302,6 +310,7 @@ fn find_on_node(
 fn find_unmanaged<'a>(
     unmanaged: &'a [Unmanaged],
     wanted: &str,
+    node: &Name,
 ) -> Result<&'a Unmanaged, ControlError> {
     let id = wanted.parse::<InstanceId>().ok();
     let named = |entry: &&Unmanaged| match id {
@@ -320,7 +329,7 @@ fn find_unmanaged<'a>(
         return Err(problems::not_found("unmanaged instance", wanted).into());
     };
     if found.iter().any(|other| other.instance != first.instance) {
-        return Err(node_problems::ambiguous_unmanaged(wanted).into());
+        return Err(node_problems::ambiguous_unmanaged(wanted, node).into());
     }
     Ok(first)
 }

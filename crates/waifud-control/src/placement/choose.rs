@@ -141,12 +141,11 @@ fn judge(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> (Rank, Verd
             .saturating_sub(node.promised.memory_bytes.bytes()),
     );
     let group_members = group_members(request, node.id);
-    let insufficient_memory = Verdict::InsufficientMemory {
-        free_bytes,
+    // Without the free memory, which changes with every placement: the verdict does not depend on it.
+    let too_small = (spec.memory_bytes > total.memory_bytes).then_some(Verdict::TooLittleMemory {
         total_bytes: total.memory_bytes,
         needed_bytes: spec.memory_bytes,
-    };
-    let too_small = (spec.memory_bytes > total.memory_bytes).then(|| insufficient_memory.clone());
+    });
     let never = unsuitable(request, capacity)
         .or(too_small)
         .or_else(|| pools_unsuitable(spec, capacity))
@@ -171,10 +170,15 @@ fn judge(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> (Rank, Verd
     if node.cordoned {
         return (Rank::Full, Verdict::Cordoned);
     }
-    if !node.swept {
+    if !node.unmanaged.swept {
         return (Rank::Full, Verdict::NotReported);
     }
     if spec.memory_bytes > free_bytes {
+        let insufficient_memory = Verdict::InsufficientMemory {
+            free_bytes,
+            total_bytes: total.memory_bytes,
+            needed_bytes: spec.memory_bytes,
+        };
         return (Rank::Full, insufficient_memory);
     }
     let fits = Verdict::Fits {

@@ -3,7 +3,7 @@
 use waifud_api::PlacementVerdict;
 use waifud_store::{InstanceRow, NodeCapacity, NodeRow, PlacementRow, ReadTx, StoreError, WriteTx};
 use waifud_types::spec::InstanceSpec;
-use waifud_types::{Coded, Name, NodeId, Verdict, WaitReason};
+use waifud_types::{Coded, NodeId, Verdict, WaitReason};
 
 use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
@@ -101,7 +101,7 @@ impl Control {
             }
         }
         row.status.node = Some(node.name.clone());
-        row.node_name = Some(node.name.clone());
+        row.owner.name = Some(node.name.clone());
         row.status.set_wait(&WaitReason::NodePreparing {
             node: node.name.clone(),
         });
@@ -110,8 +110,7 @@ impl Control {
             nodes => format!("the best of {nodes} nodes"),
         };
         choice.verdicts.truncate(VERDICTS_KEPT);
-        let event = event_builder::event(
-            self.now(),
+        let event = self.event(
             "instance.placed",
             event_builder::instance(row.id, &row.name),
             cause,
@@ -134,7 +133,7 @@ impl Control {
         row.node = Some(node.id);
         network::reserve_ports(tx, &row, &row.spec.publish)?;
         row.placement = choice.verdicts;
-        self.put_bundle(tx, &row, &node.name, node.subnet)?;
+        self.put_bundle(tx, &row, node)?;
         Ok(row)
     }
 
@@ -143,13 +142,11 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         row: &InstanceRow,
-        node: &Name,
-        net: ipnet::Ipv4Net,
+        node: &NodeRow,
     ) -> Result<(), ControlError> {
         let bundle = documents::bundle(
             row,
             node,
-            net,
             &self.config().domain,
             tx.ssh_keys(row.id)?,
             tx.user_data(row.id)?,
@@ -177,7 +174,8 @@ impl Control {
         Ok(row)
     }
 
-    /// Records what an instance waits for; with `emit`, also as an event.
+    /// Records what an instance waits for; with `emit`, also as an event if the text differs. The fields may contain exact
+    /// sizes, which change more often than the text.
     pub(super) fn set_reason(
         &self,
         tx: &mut WriteTx<'_>,
@@ -189,22 +187,23 @@ impl Control {
         if row.status.cause == reason.map(Coded::encode) {
             return Ok(());
         }
+        let before = row.status.reason.clone();
         match reason {
             Some(reason) => row.status.set_wait(reason),
             None => row.status.clear_reason(),
         }
         tx.set_status(row.id, &row.status)?;
-        if emit {
-            let event = event_builder::event(
-                self.now(),
-                "instance.waiting",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                row.status.reason.clone().unwrap_or_default(),
-            )
-            .generation(row.generation)
-            .reason("insufficient-capacity")
-            .details(serde_json::json!({ "cause": row.status.cause }));
+        if emit && row.status.reason != before {
+            let event = self
+                .event(
+                    "instance.waiting",
+                    event_builder::instance(row.id, &row.name),
+                    cause,
+                    row.status.reason.clone().unwrap_or_default(),
+                )
+                .generation(row.generation)
+                .reason("insufficient-capacity")
+                .details(serde_json::json!({ "cause": row.status.cause }));
             tx.emit(&event)?;
         }
         Ok(())

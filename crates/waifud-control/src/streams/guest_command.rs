@@ -10,6 +10,7 @@ use waifud_api::guest_command::{
     ANSWER_MAX, COMMAND_MAX, EXEC_TIMEOUT_DEFAULT, EXEC_TIMEOUT_MAX, ExecRequest, ExecResult,
     GuestAnswer, GuestCommand, PASSWORD_MAX, STDIN_MAX, SetPassword, WORDS_MAX,
 };
+use waifud_api::hint::HintKind;
 use waifud_api::stream::{RefusalReason, StreamKind, StreamRefusal};
 
 use super::{AgentEnd, OpenStream};
@@ -34,7 +35,7 @@ impl Control {
         match self.guest_command(name, command, caller, most).await? {
             GuestAnswer::Exec(result) => Ok(result),
             GuestAnswer::TimedOut => Err(timed_out(seconds).into()),
-            other => Err(unexpected(other).into()),
+            other => Err(unexpected(name, other).into()),
         }
     }
 
@@ -49,7 +50,7 @@ impl Control {
         let command = GuestCommand::SetPassword(request);
         match self.guest_command(name, command, caller, SLACK).await? {
             GuestAnswer::PasswordSet => Ok(()),
-            other => Err(unexpected(other).into()),
+            other => Err(unexpected(name, other).into()),
         }
     }
 
@@ -192,7 +193,8 @@ fn interrupted(why: &str) -> Problem {
     .hint("check in the guest whether the command was executed")
 }
 
-fn unexpected(answer: GuestAnswer) -> Problem {
+/// `name` is the instance as the client named it.
+fn unexpected(name: &str, answer: GuestAnswer) -> Problem {
     let refusal = match answer {
         GuestAnswer::Refused(refusal) => refusal,
         _ => StreamRefusal {
@@ -200,7 +202,8 @@ fn unexpected(answer: GuestAnswer) -> Problem {
             message: "unexpected answer".to_owned(),
         },
     };
-    let problem = stream_problems::stream_refused(StreamKind::GuestCommand, &refusal);
+    let problem = stream_problems::stream_refused(StreamKind::GuestCommand, &refusal)
+        .about(HintKind::Instance, name);
     Problem {
         title: match refusal.reason {
             RefusalReason::NoGuestAgent => "the guest agent does not answer".to_owned(),

@@ -46,3 +46,15 @@ impl Default for StreamLimits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_idle_after_the_time_in_the_reference() {
+        assert_eq!(StreamLimits::default().idle, Duration::from_hours(1));
+        let page = include_str!("../../../../docs/reference/api.md");
+        assert!(page.contains("the stream was idle for an hour"));
+    }
+}

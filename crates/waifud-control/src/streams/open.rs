@@ -1,5 +1,6 @@
 //! Opens a stream. All errors occur here, before the connection is upgraded.
 
+use waifud_api::hint::HintKind;
 use waifud_api::stream::StreamKind;
 
 use super::broker::{AgentEnd, StreamPermit, StreamTarget};
@@ -37,7 +38,7 @@ impl Control {
         let Some(node) = row.node else {
             return Err(stream_problems::not_running(&row.name, row.status.state).into());
         };
-        if !row.node_reachable {
+        if !row.owner.reachable {
             return Err(stream_problems::node_unreachable().into());
         }
         if !kind.is_history() && !row.status.state.may_be_on() {
@@ -55,7 +56,8 @@ impl Control {
         let agent = self
             .stream_broker()
             .request(target, self.entropy(), limits)
-            .await?;
+            .await
+            .map_err(|problem| problem.about(HintKind::Instance, row.name.as_str()))?;
         tracing::info!(instance = %row.name, kind = kind.as_str(), by = caller.name, from = caller.from, "a stream was opened");
         Ok(OpenStream {
             agent,

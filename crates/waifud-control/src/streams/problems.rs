@@ -44,7 +44,7 @@ pub fn agent_timeout() -> Problem {
     .hint("try again; see the log of waifud-agentd on the node")
 }
 
-/// The node could not open the stream.
+/// The node could not open the stream. The caller names the instance in the hints with [`Problem::about`].
 pub fn stream_refused(
     kind: waifud_api::stream::StreamKind,
     refusal: &waifud_api::stream::StreamRefusal,
@@ -88,7 +88,7 @@ pub fn stream_refused(
             "no-guest-agent",
             vec![
                 on(&HintAction::WaitUntilReady).when(HintWhen::Booting),
-                on(&HintAction::InstallGuestAgent),
+                on(&HintAction::InstallGuestAgent).when(HintWhen::Otherwise),
             ],
         ),
         R::GuestRefused => (

@@ -308,6 +308,7 @@ async fn event_streams_are_limited_per_token() {
         followers.push(answer);
         assert!(followers.len() < 1000, "no limit");
     };
+    assert_eq!(followers.len(), 128);
     assert_eq!(refused.status(), 429);
     assert_eq!(
         collect(refused).await.problem().code,

@@ -149,7 +149,7 @@ async fn a_node_port_is_published_to_one_instance_only() {
     let patch = json!({"publish": [{"port": 9000}, {"port": 8080}]});
     let problem = server.patch_instance("dns", &patch).await.problem();
     assert_eq!((problem.status, problem.code.as_str()), (409, "port-taken"));
-    assert!(problem.title.contains("published by web"), "{problem:?}");
+    assert!(problem.title.contains("published to web"), "{problem:?}");
     let dns = server.instance("dns").await;
     assert_eq!((dns.spec.publish.len(), dns.generation.0), (1, 1));
 

@@ -10,13 +10,9 @@ use waifud_types::ByteSize;
 async fn an_unknown_template_is_refused() {
     let server = Server::start().await;
     for name in ["nope", "Not A Name", "../../etc/passwd"] {
+        let body = json!({"template": name});
         server
-            .create_refused(
-                &json!({"template": name}),
-                422,
-                "unknown-template",
-                "spec.template",
-            )
+            .create_refused(&body, 422, "unknown-template", "spec.template")
             .await;
     }
 }
@@ -25,13 +21,9 @@ async fn an_unknown_template_is_refused() {
 async fn a_duplicate_name_is_refused() {
     let server = Server::with_template().await;
     server.create_instance("web").await;
+    let body = json!({"name": "web", "template": "debian-12"});
     server
-        .create_refused(
-            &json!({"name": "web", "template": "debian-12"}),
-            409,
-            "name-taken",
-            "name",
-        )
+        .create_refused(&body, 409, "name-taken", "name")
         .await;
 }
 
@@ -52,13 +44,9 @@ async fn a_name_that_is_not_a_dns_label_is_refused() {
         &"a".repeat(64),
         "0190b1c2-7d3e-7a4f-8b5c-6d7e8f901234",
     ] {
+        let body = json!({"name": name, "template": "debian-12"});
         server
-            .create_refused(
-                &json!({"name": name, "template": "debian-12"}),
-                422,
-                "invalid-name",
-                "name",
-            )
+            .create_refused(&body, 422, "invalid-name", "name")
             .await;
     }
 }
@@ -78,24 +66,14 @@ async fn out_of_range_and_malformed_sizes_are_refused() {
             (json!("20"), "invalid-field"),
             (json!("20G"), "invalid-field"),
         ] {
-            server
-                .create_refused(
-                    &json!({"template": "debian-12", field: size}),
-                    422,
-                    code,
-                    shown,
-                )
-                .await;
+            let body = json!({"template": "debian-12", field: size});
+            server.create_refused(&body, 422, code, shown).await;
         }
     }
     for cpus in [json!(0), json!(1000)] {
+        let body = json!({"template": "debian-12", "cpus": cpus});
         server
-            .create_refused(
-                &json!({"template": "debian-12", "cpus": cpus}),
-                422,
-                "out-of-range",
-                "spec.cpus",
-            )
+            .create_refused(&body, 422, "out-of-range", "spec.cpus")
             .await;
     }
 }
@@ -115,7 +93,7 @@ async fn a_disk_smaller_than_the_image_is_refused_with_the_required_size() {
     let problem = server.create(&body).await.problem();
     assert_eq!(
         problem.title,
-        "a disk of 1G is too small for template debian-12, which needs 2G"
+        "a disk of 1G is too small for template debian-12, which needs at least 2G"
     );
     assert_eq!(problem.hint.as_deref(), Some("use 2G or more"));
     assert_eq!(
@@ -163,29 +141,17 @@ async fn invalid_keys_labels_pools_and_fields_are_refused() {
     server
         .create_refused(&key, 422, "invalid-ssh-key", "ssh_keys[0]")
         .await;
+    let body = json!({"template": "debian-12", "labels": {"a b": "c"}});
     server
-        .create_refused(
-            &json!({"template": "debian-12", "labels": {"a b": "c"}}),
-            422,
-            "invalid-label",
-            "labels.a b",
-        )
+        .create_refused(&body, 422, "invalid-label", "labels.a b")
         .await;
+    let body = json!({"template": "debian-12", "pool": "A"});
     server
-        .create_refused(
-            &json!({"template": "debian-12", "pool": "A"}),
-            422,
-            "invalid-name",
-            "spec.disks[0].pool",
-        )
+        .create_refused(&body, 422, "invalid-name", "spec.disks[0].pool")
         .await;
+    let body = json!({"template": "debian-12", "sise": 1});
     server
-        .create_refused(
-            &json!({"template": "debian-12", "sise": 1}),
-            422,
-            "invalid-field",
-            "sise",
-        )
+        .create_refused(&body, 422, "invalid-field", "sise")
         .await;
     let group = json!({"template": "debian-12", "mac": "01:00:5e:00:00:01"});
     server

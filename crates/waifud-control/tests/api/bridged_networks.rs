@@ -6,7 +6,7 @@ use crate::common::{Agent, Server, assert_contains};
 use serde_json::{Value, json};
 use waifud_api::agent::AgentInstance;
 use waifud_api::hint::{HintAction, HintKind};
-use waifud_types::status::{AddressFamily, AddressSource, InstanceAddress};
+use waifud_types::status::{AddressSource, InstanceAddress};
 use waifud_types::template::Datasource;
 use waifud_types::{ByteSize, InstanceState, WaitReason};
 
@@ -167,18 +167,7 @@ fn with_nics(name: &str, nics: &Value) -> Value {
 }
 
 fn observed(address: &str, network: &str) -> InstanceAddress {
-    let address: std::net::IpAddr = address.parse().unwrap();
-    InstanceAddress {
-        address,
-        family: if address.is_ipv4() {
-            AddressFamily::Ipv4
-        } else {
-            AddressFamily::Ipv6
-        },
-        network: network.parse().unwrap(),
-        source: AddressSource::Observed,
-        primary: false,
-    }
+    InstanceAddress::observed(address.parse().unwrap(), network.parse().unwrap())
 }
 
 /// The network configuration that the guest finds on its disk.

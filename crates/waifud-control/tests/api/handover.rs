@@ -11,8 +11,19 @@ use super::common::{Agent, Server, facts, report, tombstone};
 
 impl Server {
     async fn release(&self, instance: InstanceId) {
-        let released = self.control.begin_release(instance, true, Cause::system());
+        self.release_with(instance, true).await;
+    }
+
+    async fn release_with(&self, instance: InstanceId, stop: bool) {
+        let released = self.control.begin_release(instance, stop, Cause::system());
         released.await.unwrap();
+    }
+
+    /// Whether the node's guest is known to be off since its release.
+    async fn is_off(&self, instance: InstanceId, node: NodeId) -> bool {
+        let store = self.control.store();
+        let part = store.read(move |tx| tx.part_in(instance, node)).await;
+        part.unwrap().unwrap().off
     }
 
     async fn parts(&self, instance: InstanceId) -> Vec<(NodeId, OwnershipRole, u64)> {
@@ -31,6 +42,7 @@ impl Server {
             epoch: Epoch(epoch),
             role,
             stop: false,
+            off: false,
         };
         let revision = self.control.store().revision();
         let write = self.control.store().write(move |tx| {
@@ -60,15 +72,19 @@ async fn next_release(agent: &mut Agent) -> Release {
 }
 
 async fn report_released(agent: &Agent, instance: &Instance, epoch: u64) {
+    agent.report(&released_report(instance, epoch, true)).await;
+}
+
+fn released_report(instance: &Instance, epoch: u64, off: bool) -> AgentReport {
     let released = Released {
         instance: instance.id,
         epoch: Epoch(epoch),
+        off,
     };
-    let report = AgentReport {
+    AgentReport {
         released: vec![released],
         ..AgentReport::default()
-    };
-    agent.report(&report).await;
+    }
 }
 
 /// A server with the watching node `alder` and its instance `web`, which the node has received.
@@ -152,6 +168,7 @@ async fn reports_of_another_epoch_of_other_nodes_and_without_an_order_change_not
     let unknown = Released {
         instance: InstanceId::generate(),
         epoch: Epoch(1 << 60),
+        off: true,
     };
     let report = AgentReport {
         released: vec![unknown],
@@ -290,4 +307,129 @@ async fn a_node_with_a_released_copy_can_be_removed_and_the_owner_keeps_the_inst
         [(birch.id, OwnershipRole::Owner, 2)]
     );
     birch.report_facts(facts(ByteSize::gib(8))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_without_stop_is_stored_when_recorded_and_again_when_the_guest_is_off() {
+    let (server, mut agent, web) = with_instance().await;
+    server.release_with(web.id, false).await;
+    assert!(!next_release(&mut agent).await.stop);
+    for (off, events) in [(false, 1), (false, 1), (true, 2), (false, 2)] {
+        agent.report(&released_report(&web, 1, off)).await;
+        assert_eq!(
+            server.parts(web.id).await,
+            [(agent.id, OwnershipRole::Released, 1)]
+        );
+        assert_eq!(server.is_off(web.id, agent.id).await, events == 2);
+        let kinds = server.kinds(&web.id.to_string()).await;
+        let released = kinds.iter().filter(|kind| *kind == "instance.released");
+        assert_eq!(released.count(), events, "{kinds:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_agent_does_not_know_releases_is_not_sent_one() {
+    let (server, agent, web) = with_instance().await;
+    let mut old = facts(ByteSize::gib(64));
+    old.features.clear();
+    agent.report_facts(old).await;
+    let refused = server.control.begin_release(web.id, true, Cause::system());
+    let error = refused.await.unwrap_err().to_string();
+    assert!(error.contains("the agent on alder is too old"), "{error}");
+    assert_eq!(
+        server.parts(web.id).await,
+        [(agent.id, OwnershipRole::Owner, 1)]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_releases_of_an_instance_that_is_deleted_do_not_use_the_nodes_budget_of_changes() {
+    let (server, mut alder, web) = with_instance().await;
+    server.release(web.id).await;
+    next_release(&mut alder).await;
+    server.delete("/v1/instances/web").await.expect(202);
+    let report = released_report(&web, 1, true);
+    for _ in 0..12_000 {
+        alder.report(&report).await;
+    }
+}
+
+/// `web` is being deleted and has parts on `alder`, where it ran, and on `birch`.
+async fn deleting_with_two_parts() -> (Server, Agent, Agent, Instance) {
+    let (server, alder, web) = with_instance().await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    let receiving = OwnershipRole::Receiving;
+    server.set_part(web.id, birch.id, receiving, 1).await;
+    server.delete("/v1/instances/web").await.expect(202);
+    (server, alder, birch, web)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_either_node_of_an_instance_that_is_deleted_leaves_the_other_ones_part() {
+    for removed in ["alder", "birch"] {
+        let (server, alder, birch, web) = deleting_with_two_parts().await;
+        server
+            .delete(&format!("/v1/nodes/{removed}"))
+            .await
+            .expect(204);
+        let other = if removed == "alder" { &birch } else { &alder };
+        let left = server.parts(web.id).await;
+        assert_eq!(left.len(), 1, "{removed}");
+        assert_eq!(left[0].0, other.id);
+        let shown = server.instance("web").await;
+        assert_eq!(shown.status.state, InstanceState::Deleting);
+        other.destroyed(tombstone(&web)).await;
+        server.get("/v1/instances/web").await.expect(404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_a_node_that_has_confirmed_its_deletion_leaves_the_instance_to_the_other_node() {
+    let (server, alder, birch, web) = deleting_with_two_parts().await;
+    alder.destroyed(tombstone(&web)).await;
+    server.delete("/v1/nodes/alder").await.expect(204);
+    assert_eq!(server.parts(web.id).await.len(), 1, "birch has a copy");
+    birch.destroyed(tombstone(&web)).await;
+    server.get("/v1/instances/web").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_still_has_published_ports_of_a_released_instance_can_be_removed() {
+    let (server, mut alder) = Server::with_watching_node().await;
+    let publish = serde_json::json!([{"port": 8080}]);
+    let body = serde_json::json!({"name": "web", "template": "debian-12", "publish": publish});
+    let web = server.created(&body).await;
+    alder.put().await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    server.release(web.id).await;
+    next_release(&mut alder).await;
+    report_released(&alder, &web, 1).await;
+    server
+        .set_part(web.id, birch.id, OwnershipRole::Owner, 2)
+        .await;
+    server.delete("/v1/nodes/alder").await.expect(204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_copy_of_a_node_with_a_part_is_not_deleted_as_unmanaged() {
+    let (server, mut alder) = Server::with_watching_node().await;
+    let web = server.create_instance("web").await;
+    let record = alder.put().await;
+    let copy = alder.unmanaged(&record).await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    server.release(web.id).await;
+    next_release(&mut alder).await;
+    report_released(&alder, &web, 1).await;
+    server
+        .set_part(web.id, birch.id, OwnershipRole::Owner, 2)
+        .await;
+    alder.report_unmanaged(vec![copy]).await;
+    let path = format!("/v1/nodes/alder/unmanaged/{}", web.id);
+    let problem = server.delete(&path).await.expect(409).problem();
+    assert_eq!(problem.code, "already-managed");
+    assert_eq!(
+        server.parts(web.id).await.len(),
+        2,
+        "the copy is still alder's part"
+    );
 }

@@ -227,6 +227,27 @@ async fn a_description_recreates_the_instance_and_a_dry_run_creates_nothing() {
     assert_eq!(again, request);
 }
 
+#[tokio::test]
+async fn answers_with_secrets_must_not_be_stored_by_caches() {
+    let server = Server::with_template().await;
+    let body = json!({"name": "web", "template": "debian-12", "user_data": "#cloud-config\n{}"});
+    server.create(&body).await.expect(201);
+    let token = json!({"name": "ci", "role": "viewer"});
+    for answer in [
+        server.post("/v1/tokens", &token).await.expect(201),
+        server.post("/v1/join-tokens", &json!({})).await.expect(201),
+        server.get("/v1/instances/web/user-data").await.expect(200),
+        server
+            .get("/v1/instances/web/description")
+            .await
+            .expect(200),
+        server.get("/v1/descriptions").await.expect(200),
+    ] {
+        let store = answer.headers.get("cache-control");
+        assert_eq!(store.unwrap(), "no-store");
+    }
+}
+
 fn common_key() -> &'static str {
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me"
 }

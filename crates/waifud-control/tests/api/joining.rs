@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::http::Method;
 use serde_json::json;
 use waifud_api::agent::WatchFrame;
+use waifud_api::hint::{HintAction, HintKind};
 use waifud_api::join::{JOIN_TOKEN_HEADER, JoinRequest, Joined};
 use waifud_control::Peer;
 use waifud_pki::{NodeKey, NodePeer, certificates};
@@ -34,6 +35,18 @@ async fn a_join_token_admits_one_key_and_answers_that_key_again() {
     assert!(problem.title.contains("another machine"), "{problem:?}");
     let kinds = server.kinds("alder").await;
     assert_eq!(kinds, ["node.admitted"]);
+}
+
+#[tokio::test]
+async fn answers_with_secrets_forbid_caches_to_store_them() {
+    let server = Server::start().await;
+    let join_token = server.post("/v1/join-tokens", &json!({})).await;
+    let token = json!({"name": "laptop", "role": "viewer"});
+    let token = server.post("/v1/tokens", &token).await;
+    for answer in [join_token, token] {
+        let answer = answer.expect(201);
+        assert_eq!(answer.headers.get("cache-control").unwrap(), "no-store");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +144,11 @@ async fn only_a_join_token_for_its_name_replaces_the_key_of_a_node() {
     assert_eq!(rejoined.node, alder.id);
     // The former key is accepted neither for requests nor for an open watch.
     let answer = alder.hello(&hello("alder", ByteSize::gib(1))).await;
-    assert_eq!(answer.expect(403).problem().code, "not-admitted");
+    let problem = answer.expect(403).problem();
+    assert_eq!(problem.code, "not-admitted");
+    let join = HintAction::CreateJoinToken;
+    let mut hints = problem.hints.iter();
+    assert!(hints.any(|hint| hint.is(&join, HintKind::Node, "alder")));
     assert!(alder.watch_ends().await);
     // After another join, the answer to the former join is not repeated.
     let old = server.join_token(Some("alder")).await;
@@ -227,6 +244,24 @@ async fn node_routes_require_the_current_certificate_of_the_node() {
         .await;
     let problem = collect(answer).await.expect(403).problem();
     assert!(problem.hint.unwrap().contains("certificate"));
+}
+
+/// As after a restore of a backup from before the node joined: its certificate is valid, and the database does not know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_the_database_does_not_contain_is_refused() {
+    let (server, _) = Server::with_node(ByteSize::gib(8)).await;
+    let unknown = Peer::Certificate {
+        from: "192.0.2.2:4321".parse().unwrap(),
+        node: "0198c0de-0000-7000-8000-0000000000a1".parse().unwrap(),
+        key: NodeKey::generate().unwrap().digest(),
+    };
+    let body = serde_json::to_vec(&hello("birch", ByteSize::gib(8))).unwrap();
+    let answer = server
+        .agent(Method::POST, "/v1/agent/hello", unknown, body)
+        .await;
+    let problem = collect(answer).await.expect(403).problem();
+    assert_eq!(problem.code, "not-admitted");
+    server.get("/v1/nodes/birch").await.expect(404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

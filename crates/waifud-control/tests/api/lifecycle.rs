@@ -173,7 +173,10 @@ async fn an_unplaced_instance_shows_the_reason_and_is_placed_once_there_is_capac
         .await
         .expect(201);
     let why = server.why("big").await;
-    assert_contains(&why["summary"], "waiting for: 4G memory on one node");
+    assert_contains(
+        &why["summary"],
+        "waiting for: 4G of free memory on one node",
+    );
     let verdict = &why["placement"][0];
     assert_eq!(verdict["reason"], "3G free of 4G");
     assert_eq!(verdict["code"], "insufficient-memory");
@@ -384,4 +387,26 @@ async fn a_node_can_resume_the_download_of_an_image() {
     assert_eq!(rest.bytes, image[1000..]);
     let problem = agent.get_from(&path, 4096).await.expect(416).problem();
     assert_eq!(problem.code, "range-not-satisfiable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_report_to_the_port_of_reports_only_on_nodes_that_accept_them_there() {
+    for (accepts, url) in [
+        (true, "http://169.254.169.254:8169/waifud/"),
+        (false, "http://169.254.169.254/waifud/"),
+    ] {
+        let (server, mut agent) = Server::with_watching_node().await;
+        let mut facts = crate::common::facts(ByteSize::gib(8));
+        facts
+            .features
+            .retain(|feature| accepts || feature != "report-port");
+        agent.report_facts(facts).await;
+        server.create_instance("web").await;
+        let put = agent.put().await;
+        let documents = agent.documents(&put.bundle).await;
+        let text = serde_json::to_string(&documents).unwrap();
+        for path in ["cloud-init", "phone-home"] {
+            assert!(text.contains(&format!("{url}{path}")), "{url}: {text}");
+        }
+    }
 }

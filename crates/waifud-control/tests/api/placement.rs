@@ -5,10 +5,10 @@ use crate::common::{Server, facts, node_name, tombstone};
 use proptest::prelude::*;
 use serde_json::json;
 use waifud_control::placement::{PlacementRequest, choose};
-use waifud_store::{NodeCapacity, NodeRow};
+use waifud_store::{NodeCapacity, NodeRow, UnmanagedSummary};
 use waifud_types::node::Resources;
 use waifud_types::spec::{DiskSpec, InstanceSpec, PlacementSpec, RestartPolicy, SpreadSpec};
-use waifud_types::{ByteSize, Digest, Name, NodeId, PowerSpec, Timestamp, WaitReason};
+use waifud_types::{ByteSize, Digest, Name, NodeId, PowerSpec, WaitReason};
 
 fn capacity(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeCapacity {
     NodeCapacity {
@@ -20,11 +20,12 @@ fn capacity(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> Node
             reachable,
             cordoned,
             subnet: format!("10.144.{index}.0/24").parse().unwrap(),
-            joined_at: Timestamp::UNIX_EPOCH,
             last_contact: None,
-            unmanaged_count: 0,
-            unmanaged_addresses: Vec::new(),
-            swept: true,
+            unmanaged: UnmanagedSummary {
+                count: 0,
+                addresses: Vec::new(),
+                swept: true,
+            },
             confirmed: true,
             boot_id: None,
             promised: Resources::default(),
@@ -247,7 +248,10 @@ async fn equal_waiting_instances_are_placed_in_order_and_show_equal_reasons() {
         let cause = json!({"code": "insufficient-memory", "fields": {"needed_bytes": 1u64 << 30}});
         assert_eq!(waiting["status"]["cause"], cause, "{waiting}");
         let reason = &waiting["status"]["reason"];
-        assert_eq!(reason, "waiting for: 1G memory on one node", "{waiting}");
+        assert_eq!(
+            reason, "waiting for: 1G of free memory on one node",
+            "{waiting}"
+        );
     }
 }
 
@@ -293,4 +297,41 @@ async fn concurrent_creates_never_overcommit_a_node_or_share_an_address() {
         .map(|node| &node["promised"]["memory_bytes"])
         .collect();
     assert_eq!(promised, [16_u64 << 30; 2]);
+}
+
+#[tokio::test]
+async fn a_change_of_a_wait_reason_that_its_text_does_not_show_is_no_event() {
+    let (server, _alder) = Server::with_node(ByteSize::gib(8)).await;
+    let memory = |bytes: u64| json!({"memory_bytes": bytes});
+    let full = json!({"name": "full", "template": "debian-12", "memory_bytes": 6_u64 << 30});
+    server.create(&full).await.expect(201);
+    let body = json!({"name": "web", "template": "debian-12", "memory_bytes": 7_u64 << 30});
+    let waiting = server.created(&body).await;
+    let waits = async || {
+        let kinds = server.kinds("web").await;
+        let waits = kinds.iter().filter(|kind| *kind == "instance.waiting");
+        waits.count()
+    };
+    let before = waits().await;
+    let bytes = (7_u64 << 30) + (1 << 20);
+    let changed = server.patched("web", &memory(bytes)).await;
+    assert_eq!(changed.status.reason, waiting.status.reason, "as rounded");
+    let cause = changed.status.cause.unwrap();
+    assert_eq!(cause.fields["needed_bytes"], bytes, "exact");
+    assert_eq!(waits().await, before);
+    server.patched("web", &memory(15 << 29)).await;
+    assert_eq!(waits().await, before + 1);
+}
+
+#[tokio::test]
+async fn the_verdict_on_a_node_that_is_too_small_does_not_change_with_its_free_memory() {
+    let (server, _alder) = Server::with_node(ByteSize::gib(8)).await;
+    let body = json!({"name": "web", "template": "debian-12", "memory_bytes": 9_u64 << 30});
+    server.created(&body).await;
+    let verdict = async || server.why("web").await["placement"][0].clone();
+    let before = verdict().await;
+    assert_eq!(before["code"], "too-little-memory");
+    assert_eq!(before["reason"], "has 8G of memory");
+    server.create_instance("other").await;
+    assert_eq!(verdict().await, before);
 }

@@ -2,10 +2,11 @@
 
 use crate::common::{Agent, Server};
 use serde_json::json;
-use waifud_api::agent::{SliceObject, Unmanaged, WatchFrame};
-use waifud_control::ControlConfig;
+use waifud_api::agent::{AgentInstance, SliceObject, Unmanaged, WatchFrame};
+use waifud_api::hint::{HintAction, HintKind};
+use waifud_control::{Cause, ControlConfig};
 use waifud_store::backup;
-use waifud_types::{ByteSize, Incarnation, InstanceState, WaitReason};
+use waifud_types::{ByteSize, Epoch, Incarnation, InstanceState, Timestamp, WaitReason};
 
 const USER_DATA: &str = "#cloud-config\nhostname: swordfish\n";
 const KEY: &str =
@@ -16,7 +17,7 @@ async fn restored(of: &Server) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("waifud.db");
     backup::snapshot(&of.dir.path().join("waifud.db"), &db).unwrap();
-    let before = backup::prepare_restored(&db, Incarnation(0xb)).unwrap();
+    let before = backup::prepare_restored(&db, Incarnation(0xb), Timestamp::now()).unwrap();
     assert_eq!(before.revision.incarnation, Incarnation(0xa));
     let config = ControlConfig::new(dir.path().to_owned());
     Server::with_config(dir, config).await
@@ -87,7 +88,7 @@ async fn an_instance_newer_than_the_backup_is_adopted_unchanged() {
         (512 << 20) + (1_u64 << 30)
     );
 
-    // The node gets exactly the instance that it has, so it has nothing to do.
+    // The node gets the instance that it has, in an epoch that was never assigned before.
     let mut agent = agent;
     agent.watch(None).await;
     let frames = agent.until_sync().await;
@@ -98,7 +99,109 @@ async fn an_instance_newer_than_the_backup_is_adopted_unchanged() {
         } if i.id == record.id => Some(*i),
         _ => None,
     });
-    assert_eq!(given, Some(record));
+    let given = given.unwrap();
+    assert!(given.epoch > Epoch(1_700_000_000), "{}", given.epoch);
+    let epoch = record.epoch;
+    assert_eq!(AgentInstance { epoch, ..given }, record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_instance_gets_the_next_epoch_and_one_that_is_being_deleted_is_not_adopted() {
+    let (server, mut agent, copies) = with_unmanaged_copies(&["web", "db"]).await;
+    let adopt = |name: &str| format!("/v1/nodes/alder/unmanaged/{name}/adopt");
+    server.post(&adopt("web"), &json!({})).await.expect(201);
+    let put = agent.put().await;
+    let (web, db) = (&copies[0], &copies[1]);
+    let epoch = web.record.as_ref().unwrap().epoch;
+    assert_eq!((put.id, put.epoch), (web.instance, epoch.next()));
+    server
+        .delete("/v1/nodes/alder/unmanaged/db")
+        .await
+        .expect(202);
+    let problem = server.post(&adopt("db"), &json!({})).await.expect(409);
+    assert_eq!(problem.problem().code, "deleting");
+    assert_eq!(agent.tombstone().await.instance, db.instance);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_not_adopted_while_another_node_has_a_newer_one() {
+    let (server, _agent, copies) = with_unmanaged_copies(&["web"]).await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    let mut newer = copies[0].clone();
+    let record = newer.record.as_mut().unwrap();
+    record.epoch = record.epoch.next();
+    birch.report_unmanaged(vec![newer]).await;
+    let adopt = async |node: &str| {
+        let path = format!("/v1/nodes/{node}/unmanaged/web/adopt");
+        server.post(&path, &json!({})).await
+    };
+    let problem = adopt("alder").await.expect(409).problem();
+    assert_eq!(problem.code, "newer-copy");
+    assert!(problem.title.starts_with("birch has"), "{}", problem.title);
+    adopt("birch").await.expect(201);
+}
+
+/// A server that knows none of the instances that its watching node `alder` reports.
+async fn with_unmanaged_copies(names: &[&str]) -> (Server, Agent, Vec<Unmanaged>) {
+    let (before, mut agent) = Server::with_watching_node().await;
+    let mut copies = Vec::new();
+    for name in names {
+        before.create_instance(name).await;
+        let copy = agent.put().await;
+        copies.push(agent.unmanaged(&copy).await);
+    }
+    let (server, mut agent) = Server::with_watching_node().await;
+    agent.report_unmanaged(copies.clone()).await;
+    agent.watch_from_now().await;
+    (server, agent, copies)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_no_handover_begins_before_every_node_is_confirmed_and_has_reported() {
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    let web = yesterday.create_instance("web").await;
+    agent.put().await;
+    let today = restored(&yesterday).await;
+    let agent = today.agent_again(&agent).await;
+    let refused = async |part: &str| {
+        let release = today.control.begin_release(web.id, true, Cause::system());
+        let error = release.await.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused("alder is not confirmed").await;
+    confirm(&today).await;
+    refused("alder has not reported its instances").await;
+    // A node that the backup does not contain has a newer copy.
+    let birch = today.join("birch", ByteSize::gib(8)).await;
+    let mut newer = agent_record(&today, &agent).await;
+    newer.epoch = newer.epoch.next();
+    let report = agent.unmanaged(&newer).await;
+    agent.report_unmanaged(Vec::new()).await;
+    birch.report_unmanaged(vec![report]).await;
+    refused("birch has a newer copy").await;
+    birch.report_unmanaged(Vec::new()).await;
+
+    let release = today.control.begin_release(web.id, true, Cause::system());
+    release.await.unwrap();
+    let withdraw = today.control.withdraw_release(web.id, Cause::system());
+    withdraw.await.unwrap();
+    let again = agent_record(&today, &agent).await;
+    assert!(again.epoch > Epoch(1_700_000_000), "{}", again.epoch);
+}
+
+/// The only instance of the node's slice.
+async fn agent_record(server: &Server, agent: &Agent) -> AgentInstance {
+    let mut agent = server.agent_again(agent).await;
+    agent.watch(None).await;
+    let frames = agent.until_sync().await;
+    let found = frames.into_iter().find_map(|frame| match frame {
+        WatchFrame::Put {
+            object: SliceObject::Instance(instance),
+            ..
+        } => Some(*instance),
+        _ => None,
+    });
+    found.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +288,9 @@ async fn unmanaged_instances_can_be_deleted_and_conflicting_adoptions_are_refuse
         bundle: None,
         ..report.clone()
     };
-    agent.report_unmanaged(vec![report, forgotten]).await;
+    agent
+        .report_unmanaged(vec![report.clone(), forgotten.clone()])
+        .await;
     // Its name is taken, and under another name its MAC is.
     let path = format!("/v1/nodes/alder/unmanaged/{}/adopt", record.id);
     let refused = async |path: &str, body: serde_json::Value| {
@@ -203,6 +308,19 @@ async fn unmanaged_instances_can_be_deleted_and_conflicting_adoptions_are_refuse
         .post("/v1/nodes/alder/unmanaged/nothing/adopt", &json!({}))
         .await
         .expect(404);
+    let namesake = Unmanaged {
+        instance: waifud_types::InstanceId::generate(),
+        ..forgotten.clone()
+    };
+    agent
+        .report_unmanaged(vec![report.clone(), forgotten.clone(), namesake])
+        .await;
+    let problem = server.post(old, &json!({})).await.expect(409).problem();
+    assert_eq!(problem.code, "ambiguous-name");
+    let node = (HintAction::Show, HintKind::Node);
+    let mut hints = problem.hints.iter();
+    assert!(hints.any(|hint| hint.is(&node.0, node.1, "alder")));
+    agent.report_unmanaged(vec![report, forgotten]).await;
     // A name in the form of an ID could be mistaken for another instance.
     let other = waifud_types::InstanceId::generate().to_string();
     assert_eq!(named(&other).await, (422, "invalid-name".to_owned()));

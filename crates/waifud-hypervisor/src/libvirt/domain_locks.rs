@@ -70,23 +70,27 @@ mod tests {
         let (id, other) = (InstanceId::generate(), InstanceId::generate());
         let (release, released) = mpsc::channel::<()>();
         let (ended, order) = mpsc::channel();
-        let define = {
-            let ended = ended.clone();
-            move || {
-                released.recv().ok();
+        let (begin, has_begun) = mpsc::channel();
+        let released = Arc::new(Mutex::new(released));
+        // A call that times out before it began is not made. So it is repeated until one has begun, which ends only when it
+        // is released.
+        while has_begun.try_recv().is_err() {
+            let (begin, ended, released) = (begin.clone(), ended.clone(), released.clone());
+            let define = move || {
+                begin.send(()).ok();
+                released.lock().unwrap().recv().ok();
                 ended.send("defined").ok();
                 Ok(())
-            }
-        };
-        // Long enough for the call to start; it does not end before it is released.
-        let late = locks.run(id, &threads, "define", Duration::from_millis(500), define);
-        assert!(matches!(
-            late.await,
-            Err(HypervisorError::TimedOut {
-                operation: "define",
-                ..
-            })
-        ));
+            };
+            let late = locks.run(id, &threads, "define", Duration::from_millis(50), define);
+            assert!(matches!(
+                late.await,
+                Err(HypervisorError::TimedOut {
+                    operation: "define",
+                    ..
+                })
+            ));
+        }
         let early = locks.run(id, &threads, "get", SHORT, || Ok(()));
         assert!(matches!(
             early.await,

@@ -192,10 +192,6 @@ impl Hypervisor for LibvirtHypervisor {
         })
     }
 
-    async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
-        self.list_except(&BTreeSet::new()).await
-    }
-
     async fn list_except(
         &self,
         known: &BTreeSet<InstanceId>,

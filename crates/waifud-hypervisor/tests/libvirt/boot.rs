@@ -165,7 +165,7 @@ async fn the_tiny_guest_starts_its_agent_and_shuts_down_on_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_pool_pauses_the_guest_until_there_is_space() {
+async fn a_guest_that_a_full_pool_paused_continues_when_it_is_resumed() {
     let _guard = GUEST_LOCK.lock().await;
     let Some(node) = Node::up() else { return };
     let Some(mut tiny) = Tiny::new(&node).await else {

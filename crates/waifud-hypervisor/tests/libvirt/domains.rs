@@ -3,8 +3,11 @@
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use waifud_hypervisor::{DomainNic, Hypervisor, HypervisorError, conformance};
+use waifud_kit::testing::skip_if;
+use waifud_types::template::Firmware;
 use waifud_types::{ByteSize, InstanceId, Name, TapName};
 
 use crate::node::{NODE, Node, QEMU, qcow2_disk, until};
@@ -233,4 +236,33 @@ async fn a_failed_start_returns_qemus_message() {
     assert_eq!(name, "broken");
     assert!(message.contains("/nonexistent/screen"), "{message}");
     node.hypervisor.ensure_absent(spec.id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_uefi_domain_has_variables_of_its_own_which_are_removed_with_it() {
+    let Some(node) = Node::up() else { return };
+    let missing = !Path::new("/usr/share/OVMF").exists();
+    if skip_if(missing.then_some("UEFI guests need the package ovmf")) {
+        return;
+    }
+    let mut domains = Vec::new();
+    for name in ["one", "two"] {
+        let mut spec = Node::spec(InstanceId::generate(), name);
+        spec.firmware = Firmware::Uefi;
+        node.hypervisor.ensure_defined(&spec).await.unwrap();
+        node.hypervisor.ensure_started(spec.id).await.unwrap();
+        let xml = node.virsh(["dumpxml", name]).unwrap();
+        let (_, element) = xml.split_once("<nvram").unwrap();
+        let (_, path) = element.split_once('>').unwrap();
+        let (path, _) = path.split_once("</nvram>").unwrap();
+        let file = node.lab.path_outside(path);
+        assert!(file.exists(), "{xml}");
+        domains.push((spec.id, file));
+    }
+    let [(one, of_one), (two, of_two)] = domains.try_into().unwrap();
+    assert_ne!(of_one, of_two);
+    node.hypervisor.ensure_absent(one).await.unwrap();
+    assert!(!of_one.exists() && of_two.exists());
+    node.hypervisor.ensure_absent(two).await.unwrap();
+    assert!(!of_two.exists());
 }

@@ -51,10 +51,12 @@ impl NewFilesystem<'_> {
     /// The file and the mount point are created in `directory`.
     ///
     /// # Errors
-    /// The filesystem cannot be created, or the test failed.
+    /// The filesystem cannot be created, the test failed, or there is no test of that name.
     pub fn run_again(&self, name: &str, directory: &Path) -> io::Result<Option<PathBuf>> {
         if let Some(path) = std::env::var_os(INSIDE) {
-            return Ok(Some(path.into()));
+            let path = PathBuf::from(path);
+            File::create(witness(&path))?;
+            return Ok(Some(path));
         }
         let (disk, mount) = (directory.join("disk"), directory.join("at"));
         fs::create_dir(&mount)?;
@@ -77,12 +79,22 @@ impl NewFilesystem<'_> {
             .args(["--exact", name, "--nocapture"])
             .env(INSIDE, &mount);
         succeeds(&mut command)?;
+        // The harness also succeeds if it finds no test of that name.
+        if !witness(&mount).exists() {
+            let message = format!("no test called {name} has run; is it the test's full path?");
+            return Err(io::Error::other(message));
+        }
         Ok(None)
     }
 
     fn mkfs(&self) -> String {
         format!("mkfs.{}", self.kind)
     }
+}
+
+/// The file, next to the mount point, which shows that the test ran in the other process.
+fn witness(mount: &Path) -> PathBuf {
+    mount.with_file_name("ran")
 }
 
 fn succeeds(command: &mut Command) -> io::Result<()> {
@@ -92,4 +104,40 @@ fn succeeds(command: &mut Command) -> io::Result<()> {
     }
     let program = command.get_program().display();
     Err(io::Error::other(format!("{program} ended with {status}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::skip_if;
+
+    const ITSELF: &str =
+        "testing::new_filesystem::tests::a_test_that_runs_again_is_on_the_filesystem";
+
+    #[test]
+    fn a_test_that_runs_again_is_on_the_filesystem() {
+        let disk = NewFilesystem::ext4(16 << 20);
+        if skip_if(disk.obstacle()) {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let Some(mount) = disk.run_again(ITSELF, directory.path()).unwrap() else {
+            return;
+        };
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let at = format!(" {} ", mount.display());
+        assert!(mounts.lines().any(|line| line.contains(&at)), "{mounts}");
+    }
+
+    #[test]
+    fn a_name_that_no_test_has_is_an_error() {
+        let disk = NewFilesystem::ext4(16 << 20);
+        if skip_if(disk.obstacle()) {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let none = disk.run_again("no_such_test", directory.path());
+        let message = none.unwrap_err().to_string();
+        assert!(message.contains("no_such_test"), "{message}");
+    }
 }

@@ -309,10 +309,19 @@ async fn another_user_is_refused_even_if_the_mode_allows_it() {
         curl.args(["--silent", "--max-time", "20", "http://localhost/v1/status"]);
         curl.arg("--unix-socket").arg(&agent.socket);
         std::os::unix::process::CommandExt::uid(&mut curl, uid);
-        tokio::task::spawn_blocking(move || curl.output().unwrap().stdout)
+        tokio::task::spawn_blocking(move || curl.output().unwrap())
     };
-    assert!(ask(UNASSIGNED).await.unwrap().is_empty());
-    assert!(!ask(0).await.unwrap().is_empty());
+    // The socket is accessible to this user: the permission to write is the permission to connect.
+    let mut test = std::process::Command::new("test");
+    test.arg("-w").arg(&agent.socket);
+    std::os::unix::process::CommandExt::uid(&mut test, UNASSIGNED);
+    assert!(test.status().unwrap().success(), "its path is closed");
+    let refused = ask(UNASSIGNED).await.unwrap();
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(refused.stdout.is_empty(), "{refused:?}");
+    let answered = ask(0).await.unwrap();
+    assert_eq!(answered.status.code(), Some(0), "{answered:?}");
+    assert!(answered.stdout.starts_with(b"{"), "{answered:?}");
 }
 
 /// A store on disk that delays the answer to an assignment: the data is written, but the call returns only when
@@ -371,7 +380,7 @@ async fn a_change_completes_even_if_its_caller_disconnects() {
     let path = directory.path().join("control.sock");
     let socket = ControlSocket::bind(&path).unwrap();
     let serving = tokio::spawn(socket.serve(Arc::clone(&service), CancellationToken::new()));
-    let client = MetadatadClient::new(path);
+    let client = MetadatadClient::new(path.clone());
     let guest = Guest::new("a", A);
     let digest = guest.sealed.digest;
     client
@@ -379,15 +388,25 @@ async fn a_change_completes_even_if_its_caller_disconnects() {
         .await
         .unwrap();
 
-    let put = tokio::spawn({
-        let (client, id, assignment) = (client.clone(), guest.id, guest.assignment.clone());
-        async move { client.put_instance(id, &assignment).await }
-    });
+    let body = serde_json::to_string(&guest.assignment).unwrap();
+    let request = format!(
+        "PUT /v1/instances/{} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        guest.id,
+        body.len()
+    );
+    let mut caller = UnixStream::connect(&path).await.unwrap();
+    caller.write_all(request.as_bytes()).await.unwrap();
     slow.written.notified().await;
-    put.abort();
-    assert!(put.await.unwrap_err().is_cancelled());
-    // The server sees the end of the connection before the store answers.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    caller.shutdown().await.unwrap();
+    // The server ends the connection without an answer as soon as it sees the end of the caller's side.
+    let mut answer = String::new();
+    let ended = caller.read_to_string(&mut answer);
+    tokio::time::timeout(PATIENCE, ended)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(answer, "");
     slow.resume.add_permits(1);
     let stored = disk.assignments().await.unwrap();
     assert_eq!(stored.len(), 1, "{stored:?}");

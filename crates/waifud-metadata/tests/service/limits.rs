@@ -1,6 +1,6 @@
 //! A guest that is slow or sends too much affects only itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -51,16 +51,22 @@ async fn others_are_served_during_a_thousand_connections_with_incomplete_request
 async fn a_connection_with_a_slow_request_head_is_closed() {
     let fixture = fixture(impatient()).await;
     let mut stream = fixture.connect(A);
+    let begun = Instant::now();
+    let mut taken = 0;
     let dripping = async {
         loop {
             // Each byte arrives within the time limit of the head, but all together take longer.
             if stream.write_all(b"G").await.is_err() {
                 break;
             }
+            taken += 1;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, dripping).await.unwrap();
+    // Not before its time, and not because of its first bytes.
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+    assert!(taken > 1, "{taken} bytes were taken");
 }
 
 #[tokio::test]
@@ -85,15 +91,21 @@ async fn a_busy_connection_ends_with_its_lifetime() {
     .await;
     let mut stream = fixture.connect(A);
     let mut buffer = vec![0; 4096];
+    let begun = Instant::now();
+    let mut answers = 0;
     let asking = async {
         let request = format!("GET {PATH} HTTP/1.1\r\n\r\n");
         while stream.write_all(request.as_bytes()).await.is_ok() {
             if !matches!(stream.read(&mut buffer).await, Ok(1..)) {
                 break;
             }
+            answers += 1;
         }
     };
     timeout(PATIENCE, asking).await.unwrap();
+    // Not before its time, and not because of its first requests.
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert!(answers > 1, "{answers} answers");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Start, stop, crash, and invalid configuration.
 
-use std::{fs, net::Ipv4Addr, process::Stdio};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, process::Stdio};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -54,6 +54,29 @@ async fn sigterm_ends_it_successfully_even_while_a_caller_waits() {
     assert!(!home.socket().exists());
     // The caller gets an answer or a closed connection; it does not hang.
     let _ = timeout(PATIENCE, waiting).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_state_directory_is_created_for_the_service_only_whatever_the_umask_is() {
+    let home = Home::new(ANYWHERE);
+    let program = command(&home.config());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 0; exec \"$@\"", "sh"]);
+    shell.arg(program.as_std().get_program());
+    let mut shell = shell
+        .args(program.as_std().get_args())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let ready = async {
+        while home.client().status().await.is_err() {
+            assert!(shell.try_wait().unwrap().is_none(), "it ended");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.unwrap();
+    let mode = fs::metadata(home.state_dir()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 }
 
 async fn fails(home: &Home) -> String {

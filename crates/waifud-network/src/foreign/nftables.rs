@@ -318,6 +318,41 @@ mod tests {
         assert_eq!(none, "delete rule inet mine fwd handle 9\n".repeat(2));
     }
 
+    #[test]
+    fn only_rules_whose_comment_is_exactly_the_mark_are_removed() {
+        let of = json!({ "left": { "meta": { "key": "iifname" } }, "right": "waifu0" });
+        let expr = json!([{ "match": of }, { "accept": null }]);
+        for comment in [
+            Some("waifud-x"),
+            Some("my waifud"),
+            Some("Waifud"),
+            Some(""),
+            None,
+        ] {
+            let text = answer(&[
+                chain("mine", "fwd", Some("forward"), "drop"),
+                rule("fwd", comment, &expr),
+            ]);
+            assert_eq!(plan(&text, None).unwrap().transaction, "", "{comment:?}");
+            let change = plan(&text, Some(&"waifu0".into())).unwrap().transaction;
+            assert!(!change.contains("delete"), "{comment:?}: {change}");
+            assert_eq!(change.lines().count(), 2, "{comment:?}: {change}");
+        }
+    }
+
+    #[test]
+    fn a_chain_that_only_jumps_to_a_dropping_chain_gets_no_rule() {
+        let jump = json!([{ "jump": { "target": "end" } }]);
+        let text = answer(&[
+            chain("mine", "fwd", Some("forward"), "accept"),
+            chain("mine", "end", None, "accept"),
+            rule("fwd", None, &jump),
+            rule("end", None, &json!([{ "drop": null }])),
+        ]);
+        let plan = plan(&text, Some(&"waifu0".into())).unwrap();
+        assert_eq!(plan, Plan::default());
+    }
+
     fn dropping(chains: &[Value]) -> Vec<String> {
         let objects: Vec<_> = chains
             .iter()

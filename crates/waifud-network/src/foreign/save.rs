@@ -332,6 +332,34 @@ mod tests {
     }
 
     #[test]
+    fn only_rules_whose_comment_is_exactly_the_mark_are_ours() {
+        let of = |comment: &str| {
+            let rule =
+                format!("-A DOCKER-USER -i waifu0 -m comment --comment {comment} -j ACCEPT\n");
+            Filter::parse(&DOCKER.replace("COMMIT", &format!("{rule}COMMIT")))
+        };
+        for comment in [
+            "waifud-x",
+            "Waifud",
+            "\"my waifud\"",
+            "\"waifud \"",
+            "\"\"",
+            "\"--comment waifud\"",
+        ] {
+            let filter = of(comment);
+            assert_eq!(filter.marked(), [], "{comment}");
+            let plan = filter.plan(&"waifu1".into());
+            assert_eq!(plan.outdated, [], "{comment}");
+            assert_eq!(filter.plan(&"waifu0".into()).missing.len(), 2, "{comment}");
+        }
+        for comment in ["waifud", "\"waifud\""] {
+            let filter = of(comment);
+            assert_eq!(filter.marked().len(), 1, "{comment}");
+            assert_eq!(filter.plan(&"waifu0".into()).missing.len(), 1, "{comment}");
+        }
+    }
+
+    #[test]
     fn chains_that_jump_to_each_other_do_not_loop() {
         let text = "*filter\n:FORWARD ACCEPT\n:a -\n-A FORWARD -j a\n-A a -g FORWARD\n";
         assert!(Filter::parse(text).plan(&"waifu0".into()).places.is_empty());

@@ -23,6 +23,8 @@ pub struct LinuxNetworkConfig {
     pub resolv_conf: PathBuf,
     /// How long a lease is valid. A guest renews it at half that time.
     pub lease_time: Duration,
+    /// Between two checks of everything. Legacy iptables, whose changes the kernel does not announce, is checked only then.
+    pub full_check: Duration,
     /// Destinations that have a route back to guests, for example other nodes' subnets over a fabric. Guests keep their
     /// own address towards them. All other destinations see the host's address.
     pub routed: Vec<Ipv4Net>,
@@ -41,8 +43,23 @@ impl LinuxNetworkConfig {
             iptables: "/usr/sbin".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             lease_time: Duration::from_hours(12),
+            full_check: Duration::from_secs(15),
             routed: Vec::new(),
             uplinks: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn legacy_iptables_is_checked_as_often_as_the_guide_promises() {
+        let guide = include_str!("../../../../docs/guides/docker-and-firewalls.md");
+        let promise = "changes of legacy iptables; the agent checks these rules every 15 seconds";
+        assert!(guide.contains(promise));
+        let config = LinuxNetworkConfig::new("/run", "/var");
+        assert_eq!(config.full_check, Duration::from_secs(15));
     }
 }

@@ -39,6 +39,7 @@ pub use reach::{GuestNic, ReachError, connect};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, broadcast};
@@ -60,6 +61,7 @@ pub struct LinuxNetwork {
     inner: Mutex<Inner>,
     drift: broadcast::Sender<NetworkDrift>,
     checks: tokio::sync::watch::Sender<u64>,
+    full_check: Duration,
     myself: Weak<Self>,
 }
 
@@ -67,6 +69,7 @@ impl LinuxNetwork {
     /// Changes nothing until [`GuestNetwork::ensure`] is called.
     pub fn new(config: LinuxNetworkConfig) -> Arc<Self> {
         Arc::new_cyclic(|myself| Self {
+            full_check: config.full_check,
             inner: Mutex::new(Inner::new(config)),
             drift: broadcast::Sender::new(16),
             checks: tokio::sync::watch::Sender::new(0),
@@ -116,7 +119,7 @@ impl GuestNetwork for LinuxNetwork {
         check(state)?;
         let mut inner = self.inner.lock().await;
         if !inner.watched {
-            watch::start(self.myself.clone())?;
+            watch::start(self.myself.clone(), self.full_check)?;
             inner.watched = true;
         }
         inner.ensure(state).await

@@ -156,22 +156,24 @@ fn a_hanging_session_is_killed_and_its_transaction_is_not_applied_later() {
 #[test]
 fn a_session_that_ends_floods_or_answers_another_request_is_dropped() {
     in_namespace(|| async {
-        for (body, words) in [
+        for (body, causes) in [
             (
                 "read x; echo 'list table inet waifud-end-of-0' >&2; sleep 60",
-                "another request",
+                ["it answered another request"].as_slice(),
             ),
-            ("read x; exit 1", ""),
-            ("exit 0", ""),
+            ("read x; exit 1", &["it ended"]),
+            // It may end before it is asked.
+            ("exit 0", &["it ended", "writing to it failed"]),
             (
                 "while :; do echo overflow overflow overflow; done >&2",
-                "it ended",
+                &["it ended"],
             ),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let mut session = script(&dir, body);
             let why = is_lost(&mut session).await;
-            assert!(why.contains(words), "{body}: {why}");
+            let named = causes.iter().any(|cause| why.contains(cause));
+            assert!(named, "{body}: {why}");
             assert!(session.process.is_none());
         }
         let mut session = NftSession::new("/nonexistent/nft".into());

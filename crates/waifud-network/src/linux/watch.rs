@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::sync::broadcast;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::LinuxNetwork;
 use super::netlink::socket_error;
@@ -18,9 +18,6 @@ use crate::{NetworkDrift, NetworkError};
 
 /// How long deleted rules may go unnoticed. Meanwhile ports stay isolated, and no further interface forwards packets.
 const TICK: Duration = Duration::from_secs(1);
-
-/// A full check is made this often even without a notification, because the kernel's messages may be lost.
-const TICKS_PER_FULL_CHECK: u32 = 15;
 
 /// The result of a check.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +31,9 @@ pub(super) struct Finding {
 }
 
 /// Starts watching; ends when the network is dropped.
-pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
+///
+/// Everything is checked after each `full_check`, even without a notification, because the kernel's messages may be lost.
+pub(super) fn start(network: Weak<LinuxNetwork>, full_check: Duration) -> Result<(), NetworkError> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -45,12 +44,13 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
         .map_err(socket_error("listening for changes of links"))?;
     let listening = tokio::spawn(connection);
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(TICK.min(full_check));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reporter = Reporter::default();
         let mut links_changed = false;
         let mut listening_ended = false;
-        for tick in 0_u32.. {
+        let mut checked_fully: Option<Instant> = None;
+        loop {
             loop {
                 tokio::select! {
                     _ = ticks.tick() => break,
@@ -66,7 +66,10 @@ pub(super) fn start(network: Weak<LinuxNetwork>) -> Result<(), NetworkError> {
             let full = links_changed
                 || listening_ended
                 || reporter.is_pending()
-                || tick.is_multiple_of(TICKS_PER_FULL_CHECK);
+                || checked_fully.is_none_or(|at| at.elapsed() >= full_check);
+            if full {
+                checked_fully = Some(Instant::now());
+            }
             links_changed = false;
             // A check that fails has no result; it is repeated at the next tick.
             match network.find_drift(full).await {

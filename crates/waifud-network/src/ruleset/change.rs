@@ -56,12 +56,20 @@ fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
     let bare = |state: &NetworkState| NetworkState {
         ports: Vec::new(),
         refuse_reports: false,
+        // Compared below.
+        remote_subnets: Vec::new(),
         // No rule depends on these.
         mtu: 0,
         domain: String::new(),
         ..state.clone()
     };
-    bare(before) == bare(after)
+    // Nor on the names of other nodes, and on subnets that no fabric carries.
+    let carried = |state: &NetworkState| -> Vec<_> {
+        let remotes = state.remote_subnets.iter();
+        let carried = remotes.filter_map(|remote| Some((remote.fabric.clone()?, remote.subnet)));
+        carried.collect()
+    };
+    bare(before) == bare(after) && carried(before) == carried(after)
 }
 
 /// Ports of `here` that are not in `there`. `None` if one has changed, publishes ports, or has further addresses, which are
@@ -134,6 +142,7 @@ mod tests {
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
+    use crate::RemoteSubnet;
     use crate::samples::{port, remote, state};
 
     #[test]
@@ -150,7 +159,19 @@ mod tests {
         after.mtu = 1400;
         after.domain = "other".to_owned();
         after.ports.reverse();
-        assert_eq!(change(&state(2), &after).as_deref(), Some(""));
+        let mut before = state(2);
+        before.remote_subnets = vec![remote(2)];
+        after.remote_subnets = vec![
+            RemoteSubnet {
+                node: "renamed".parse().unwrap(),
+                ..remote(2)
+            },
+            RemoteSubnet {
+                fabric: None,
+                ..remote(3)
+            },
+        ];
+        assert_eq!(change(&before, &after).as_deref(), Some(""));
     }
 
     #[test]
@@ -168,7 +189,7 @@ mod tests {
 
     #[test]
     fn all_other_changes_need_a_replacement() {
-        let changes: [fn(&mut NetworkState); 8] = [
+        let changes: [fn(&mut NetworkState); 9] = [
             |s| {
                 s.ports[0].publish = vec![PublishSpec {
                     port: 80,
@@ -182,13 +203,16 @@ mod tests {
             |s| s.gateway = [10, 144, 1, 2].into(),
             |s| s.metadata_interface = "wg1".to_owned(),
             |s| s.bridge = "waifu1".to_owned(),
-            |s| s.remote_subnets = vec![remote(2)],
+            |s| s.remote_subnets.push(remote(4)),
+            |s| s.remote_subnets[0].fabric = Some("fab1".to_owned()),
         ];
+        let mut before = state(2);
+        before.remote_subnets = vec![remote(2)];
         for alter in changes {
-            let mut after = state(2);
+            let mut after = before.clone();
             alter(&mut after);
-            assert_eq!(change(&state(2), &after), None);
-            assert_eq!(change(&after, &state(2)), None);
+            assert_eq!(change(&before, &after), None);
+            assert_eq!(change(&after, &before), None);
         }
     }
 }

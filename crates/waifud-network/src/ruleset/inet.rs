@@ -112,7 +112,8 @@ fn metadata_clients(state: &NetworkState, host: &HostSide) -> String {
     text
 }
 
-/// Guest subnets of other nodes, and the interfaces at which packets from them may arrive. A subnet that no fabric carries
+/// Guest subnets of other nodes, the interfaces at which packets from them may arrive, and the fabrics, over which a
+/// connection can only come from such a subnet. A subnet that no fabric carries
 /// changes nothing: its guests are reached by the host's routes, with the host's address.
 fn remote(state: &NetworkState) -> String {
     let mut subnets = Vec::new();
@@ -136,6 +137,11 @@ fn remote(state: &NetworkState) -> String {
         "set remote_paths",
         "type ifname . ipv4_addr\n\t\tflags interval",
         paths,
+    ));
+    text.push_str(&collection(
+        "set fabrics",
+        "type ifname",
+        by_fabric.keys().map(|fabric| format!("\"{fabric}\"")),
     ));
     text
 }
@@ -228,6 +234,7 @@ fn chains(state: &NetworkState) -> String {
 		iifname "{metadata}" ip saddr 169.254.169.254 ct state established,related accept
 		iifname "{metadata}" drop
 		ip saddr @remote iifname . ip saddr != @remote_paths drop
+		iifname @fabrics ip saddr != @remote ct state != {{ established, related }} drop
 		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
 		accept
 	}}

@@ -279,8 +279,30 @@ pub(super) fn to_elsewhere() -> String {
 pub(super) fn chains() -> String {
     RULES
         .trim_start_matches('\n')
+        .replace(
+            "ARP_PROLONGS",
+            &prolongs("arp", "4", "@nh,112,32", "goto arp_of_lan"),
+        )
+        .replace(
+            "IPV6_PROLONGS",
+            &prolongs("ipv6", "6", "@th,64,128", "accept"),
+        )
         .replace("IDENTITIES", &IDENTITIES.to_string())
         .replace("REPORT_PORT", &REPORT_PORT.to_string())
+}
+
+/// The chain that keeps a learned address for as long as its guest uses it. `address` is where the frame has it.
+fn prolongs(protocol: &str, version: &str, address: &str, then: &str) -> String {
+    format!(
+        "\tchain {protocol}_prolongs {{
+\t\tupdate @learned{version} {{ iifname . {address} }}
+\t\tmeta mark set iifname map @networks
+\t\tupdate @held{version} {{ meta mark . {address} }}
+\t\tmeta mark set 0
+\t\t{then}
+\t}}
+"
+    )
 }
 
 const RULES: &str = "
@@ -301,14 +323,7 @@ const RULES: &str = "
 		iifname . @nh,112,32 @learned4 goto arp_prolongs
 		goto spoofed
 	}
-	chain arp_prolongs {
-		update @learned4 { iifname . @nh,112,32 }
-		meta mark set iifname map @networks
-		update @held4 { meta mark . @nh,112,32 }
-		meta mark set 0
-		goto arp_of_lan
-	}
-	chain arp_of_lan {
+ARP_PROLONGS	chain arp_of_lan {
 		arp daddr ip != 169.254.169.254 accept
 		delete @answers { iifname : arp saddr ip }
 		add @answers { iifname : arp saddr ip }
@@ -378,14 +393,7 @@ const RULES: &str = "
 		iifname . @th,64,128 @learned6 goto ipv6_prolongs
 		goto spoofed
 	}
-	chain ipv6_prolongs {
-		update @learned6 { iifname . @th,64,128 }
-		meta mark set iifname map @networks
-		update @held6 { meta mark . @th,64,128 }
-		meta mark set 0
-		accept
-	}
-	chain detects_duplicates {
+IPV6_PROLONGS	chain detects_duplicates {
 		@th,64,8 0xff goto spoofed
 		iifname . @th,64,128 @given6 accept
 		iifname . @th,64,128 @learned6 goto ipv6_prolongs

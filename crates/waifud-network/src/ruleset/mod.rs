@@ -117,6 +117,12 @@ mod tests {
     use crate::RemoteSubnet;
     use crate::samples::{lan_port, port, remote, state};
 
+    const COUNTERS: PortCounters = PortCounters {
+        spoofed: 7,
+        to_host: 8,
+        not_ipv4: 9,
+    };
+
     fn published(port: u16, guest_port: u16, protocol: Protocol) -> PublishSpec {
         PublishSpec {
             port,
@@ -146,14 +152,7 @@ mod tests {
             published(80, 8080, Protocol::Tcp),
             published(53, 53, Protocol::Udp),
         ];
-        let counted = Counted::from([(
-            state.ports[0].tap.clone(),
-            PortCounters {
-                spoofed: 7,
-                to_host: 8,
-                not_ipv4: 9,
-            },
-        )]);
+        let counted = Counted::from([(state.ports[0].tap.clone(), COUNTERS)]);
         insta::assert_snapshot!(replacing(&tables(
             &state,
             &host(),
@@ -180,14 +179,7 @@ mod tests {
                 .map(|a| a.parse().unwrap())
                 .collect(),
         )]);
-        let counted = Counted::from([(
-            state.lan[0].tap.clone(),
-            PortCounters {
-                spoofed: 7,
-                to_host: 8,
-                not_ipv4: 9,
-            },
-        )]);
+        let counted = Counted::from([(state.lan[0].tap.clone(), COUNTERS)]);
         insta::assert_snapshot!(replacing(&tables(&state, &host(), &counted, &learned)));
     }
 

@@ -120,7 +120,7 @@ fn only_the_guest_on_a_bridge_receives_packets_and_no_other_machine() {
             mac: MacAddr::new(ROUTER_MAC),
             ..nic(&guest, ROUTER)
         };
-        is_not_the_guest(connect(&forged, PORT).await, "not behind the guest's port");
+        is_not_the_guest(connect(&forged, PORT).await, "through the guest's port");
         assert_eq!(routers.connections(), 0);
         let mut port = Vec::new();
         port.extend(PORT.to_be_bytes());
@@ -153,7 +153,7 @@ fn connections_to_the_nodes_own_address_or_behind_a_router_are_refused() {
         let routed = Ipv4Addr::new(203, 0, 113, 9);
         is_not_the_guest(
             connect(&nic(&guest, routed), PORT).await,
-            "routers are not used",
+            "does not reach guests through routers",
         );
         assert_eq!(outside.connections(), 0);
     });

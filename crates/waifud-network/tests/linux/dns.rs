@@ -1,13 +1,14 @@
 //! Names from the real dnsmasq, requested as a guest's resolver would.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use waifud_network::GuestNetwork;
 
+use crate::home::{Home, lan_port};
 use crate::lab::{GATEWAY, Guest, OUTSIDE, on_a_node, port, with_a_guest};
 use crate::namespace::Namespace;
 use crate::wire::{PATIENCE, eventually};
@@ -117,6 +118,34 @@ fn names_follow_guests_that_are_renamed_and_deleted() {
         lab.state.ports.push(again);
         lab.ensure().await;
         assert_eq!(ask(&guest, "guest-1", A), found("10.144.1.13"));
+    });
+}
+
+#[test]
+fn a_guest_with_nics_on_a_bridge_and_on_default_is_found_at_its_address_on_default() {
+    on_a_node(2, |mut lab| async move {
+        let _home = Home::new(&lab, "br0", true).await;
+        let mut bridged = lan_port(0, "br0");
+        bridged.name = lab.state.ports[1].name.clone();
+        bridged.given = Some([192, 168, 1, 50].into());
+        let mut only_bridged = lan_port(1, "br0");
+        only_bridged.given = Some([192, 168, 1, 51].into());
+        for port in [&mut bridged, &mut only_bridged] {
+            port.fixed = port
+                .given
+                .map(|address| IpAddr::V4(address).into())
+                .into_iter()
+                .collect();
+        }
+        let unknown = only_bridged.name.to_string();
+        lab.state.lan = vec![bridged, only_bridged];
+        lab.ensure().await;
+        let guest = lab.attach(0).await;
+        assert_eq!(
+            ask(&guest, "guest-1.waifu.internal", A),
+            found("10.144.1.12")
+        );
+        assert_eq!(ask(&guest, &unknown, A), (NO_SUCH_NAME, None));
     });
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rtnetlink::{LinkUnspec, LinkVeth, new_connection};
 use tempfile::TempDir;
+use waifud_kit::testing::kernel_module::KernelModule;
 pub use waifud_network::METADATA;
 use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
 pub use waifud_network::samples::port;
@@ -98,6 +99,19 @@ impl Drop for Lab {
             );
         }
     }
+}
+
+/// Enables or disables `br_netfilter` in the node. Docker enables it. False where it cannot be enabled; the skip is reported.
+pub fn set_bridge_netfilter(node: &Namespace, enabled: bool) -> bool {
+    let switch = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    let value = if enabled { "1" } else { "0" };
+    let set = node.run(|| std::fs::write(switch, value).is_ok());
+    if set {
+        let now = node.run(|| std::fs::read_to_string(switch).unwrap());
+        assert_eq!(now.trim(), value);
+    }
+    // Without the module, it is disabled.
+    !KernelModule::BrNetfilter.skips(set || !enabled, "bridges that call iptables")
 }
 
 /// Processes that have exactly this argument.

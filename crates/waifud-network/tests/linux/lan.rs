@@ -8,7 +8,7 @@ use crate::frames::{IPV4, IPV6, Mac, contains, echo, ethernet, ipv4, ipv6, neigh
 use crate::home::{
     Home, LanGuest, NODE, ROUTER, ROUTER_MAC, forwards, lan_port, learned, learned_by_kernel,
 };
-use crate::lab::{Lab, on_a_node};
+use crate::lab::{Lab, on_a_node, set_bridge_netfilter};
 use crate::lifecycle::{drifts, host};
 use crate::wire::{eventually, ping};
 
@@ -132,16 +132,18 @@ fn the_later_of_two_leases_is_in_use_and_the_earlier_one_ends_after_an_hour() {
 
 #[test]
 fn guests_on_one_lan_reach_each_other_also_with_br_netfilter() {
-    on_a_node(0, |mut lab| async move {
-        // As configured by Docker.
-        let filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-        let _not_in_every_kernel = std::fs::write(filtered, "1");
-        let (home, one, other) = two_at_home(&mut lab).await;
-        one.is_given(&lab, &home, OWN);
-        other.is_given(&lab, &home, [192, 168, 1, 41].into());
-        ping(&one.namespace, [192, 168, 1, 41].into());
-        ping(&other.namespace, ROUTER);
-    });
+    for bridge_netfilter in [false, true] {
+        on_a_node(0, |mut lab| async move {
+            if !set_bridge_netfilter(&lab.node, bridge_netfilter) {
+                return;
+            }
+            let (home, one, other) = two_at_home(&mut lab).await;
+            one.is_given(&lab, &home, OWN);
+            other.is_given(&lab, &home, [192, 168, 1, 41].into());
+            ping(&one.namespace, [192, 168, 1, 41].into());
+            ping(&other.namespace, ROUTER);
+        });
+    }
 }
 
 #[test]

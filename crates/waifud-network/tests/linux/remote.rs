@@ -118,6 +118,18 @@ fn packets_of_other_nodes_guests_are_accepted_from_the_fabric_only() {
         );
         assert_eq!(source(&wire, b"the answer"), guest.address());
 
+        // Over the fabric, no other source is accepted, except as an answer.
+        let beyond = Ipv4Addr::new(203, 0, 113, 9);
+        fabric.ip(&format!("addr add {beyond}/32 dev lo"));
+        lab.node
+            .ip(&format!("route add {beyond}/32 via {} dev fab0", FABRIC.1));
+        send(&fabric, beyond, guest.address(), b"from beyond");
+        send(&fabric, THERE, guest.address(), b"another one");
+        let seen = guest
+            .wire
+            .until("the other one", |frame| contains(frame, b"another one"));
+        assert!(!seen.iter().any(|frame| contains(frame, b"from beyond")));
+
         // Over the uplink, only other sources are accepted.
         send(&lab.outside, forged, guest.address(), b"a forged one");
         send(&lab.outside, OUTSIDE, guest.address(), b"a valid one");

@@ -6,14 +6,14 @@
 
 mod overlay;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
+use waifud_types::qcow2::{self, HEADER_BYTES};
 use waifud_types::{ByteSize, Digest, DiskFormat, PoolKind, VolumeId};
 
-use crate::file_pool::{FilePool, VolumeFormat, Volumes};
+use crate::file_pool::{FilePool, VolumeFormat, VolumeSpec, Volumes};
+use crate::import::Verified;
 use crate::layout::{Layout, blocking};
 use crate::tool::Tool;
 use crate::{FilePoolConfig, StorageError, check_size};
@@ -26,32 +26,10 @@ pub struct Overlays {
     resizer: Tool,
 }
 
-impl FilePool<Overlays> {
-    /// Opens the pool: creates its directories and removes the unfinished files of a crash.
-    pub fn open(config: FilePoolConfig) -> Result<Self, StorageError> {
-        let layout = Layout::open(&config, ".qcow2")?;
-        // The guest's QEMU can write anything to a volume, so the tool that grows it runs with QEMU's rights only.
-        let resizer = Tool {
-            write_limit: u64::MAX,
-            ..Tool::new(
-                config.qemu_img.clone(),
-                config.volume_owner,
-                config.tool_timeout,
-            )
-        };
-        Ok(Self::new(layout, config, Overlays { resizer }))
-    }
-}
-
 impl Overlays {
     /// Creates the volume if it does not exist. Grows it if no guest has written to it.
-    async fn clone_image(
-        volumes: &Volumes,
-        id: &VolumeId,
-        image: Digest,
-        size: ByteSize,
-    ) -> Result<Cloned, StorageError> {
-        let id = id.clone();
+    async fn clone_image(volumes: &Volumes, wanted: VolumeSpec) -> Result<Cloned, StorageError> {
+        let VolumeSpec { id, image, size } = wanted;
         let clone = move |layout: &Layout| {
             let path = layout.volume(&id);
             let create = |size| {
@@ -150,33 +128,37 @@ fn header(layout: &Layout, path: &Path) -> Result<overlay::Overlay, StorageError
 impl VolumeFormat for Overlays {
     const KIND: PoolKind = PoolKind::Qcow2;
     const FORMAT: DiskFormat = DiskFormat::Qcow2;
+    const ENDING: &'static str = ".qcow2";
 
-    async fn store_image(
-        &self,
-        layout: &Layout,
-        verified: File,
-        _: &Qcow2Header,
-        image: Digest,
-    ) -> Result<(), StorageError> {
+    fn open(config: &FilePoolConfig, _: &Layout) -> Result<Self, StorageError> {
+        // The guest's QEMU can write anything to a volume, so the tool that grows it runs with QEMU's rights only.
+        let resizer = Tool {
+            write_limit: u64::MAX,
+            ..Tool::new(
+                config.qemu_img.clone(),
+                config.volume_owner,
+                config.tool_timeout,
+            )
+        };
+        Ok(Self { resizer })
+    }
+
+    async fn store_image(&self, layout: &Layout, verified: Verified) -> Result<(), StorageError> {
         let layout = layout.clone();
         blocking(move || {
-            let staged = layout.staged(image);
+            let staged = layout.staged(verified.image);
             verified
+                .file
                 .sync_all()
                 .map_err(|error| layout.io("sync", &staged, error))?;
-            layout.rename(&staged, &layout.image(image))
+            layout.rename(&staged, &layout.image(verified.image))
         })
         .await
     }
 
-    async fn ensure_volume(
-        &self,
-        volumes: &Volumes,
-        id: &VolumeId,
-        image: Digest,
-        size: ByteSize,
-    ) -> Result<PathBuf, StorageError> {
-        match Self::clone_image(volumes, id, image, size).await? {
+    async fn ensure(&self, volumes: &Volumes, wanted: VolumeSpec) -> Result<PathBuf, StorageError> {
+        let size = wanted.size;
+        match Self::clone_image(volumes, wanted).await? {
             Cloned::LargeEnough(path) => Ok(path),
             Cloned::TooSmall(path) => {
                 self.grow(volumes, &path, size).await?;

@@ -222,6 +222,7 @@ fn owner(node: u128, epoch: u64) -> Part {
         epoch: Epoch(epoch),
         role: OwnershipRole::Owner,
         stop: false,
+        off: false,
     }
 }
 
@@ -231,7 +232,7 @@ async fn nodes_and_instances_of_schema_12_are_read_with_their_owners_reservation
     let read = store.read(|tx| {
         let alder = tx.node(node_id(ALDER))?.unwrap();
         assert_eq!(
-            (alder.unmanaged_count, alder.unmanaged_addresses.len()),
+            (alder.unmanaged.count, alder.unmanaged.addresses.len()),
             (1, 1)
         );
         assert_eq!(
@@ -342,9 +343,11 @@ async fn an_instance_of_schema_12_can_be_released_and_removed_after_the_migratio
         assert!(tx.releases(alder, 100)?.is_empty(), "it was sent");
         let recorded = Part {
             role: OwnershipRole::Released,
+            off: true,
             ..releasing
         };
         tx.set_part(web, &recorded, at(101))?;
+        assert_eq!(tx.ownership(web)?, [recorded]);
         assert!(
             tx.releases(alder, 100)?.is_empty(),
             "its confirmation is not sent"
@@ -366,4 +369,44 @@ async fn an_instance_of_schema_12_can_be_released_and_removed_after_the_migratio
         Ok::<_, StoreError>(())
     });
     released.await.unwrap();
+}
+
+#[tokio::test]
+async fn releases_recorded_with_a_stop_are_off_and_each_instance_keeps_a_node_with_a_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("waifud.db");
+    schema_12(&path);
+    let mut conn = Connection::open(&path).unwrap();
+    conn.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+    run(&mut conn, &path, &MIGRATIONS[..16]).unwrap();
+    let blob = |id: u128| format!("x'{id:032x}'");
+    // alder has released web with a stop, and birch without one; birch has confirmed the deletion of db, which alder also has.
+    conn.execute_batch(&format!(
+        "UPDATE ownership SET role = 'released', stop = 1 WHERE instance = {web};
+         INSERT INTO ownership (instance, node, epoch, role) VALUES ({web}, {birch}, 3, 'released');
+         INSERT INTO ownership (instance, node, epoch, role) VALUES ({db}, {alder}, 1, 'receiving');
+         UPDATE ownership SET role = 'released' WHERE instance = {db} AND node = {birch};
+         DELETE FROM ownership WHERE instance = {db} AND node = {birch};",
+        web = blob(WEB),
+        db = blob(DB),
+        alder = blob(ALDER),
+        birch = blob(BIRCH),
+    ))
+    .unwrap();
+    drop(conn);
+    let store = Store::open(&path, Mode::Inline, Incarnation(7)).unwrap();
+    let read = store.read(|tx| {
+        let off: Vec<_> = tx
+            .ownership(instance_id(WEB))?
+            .iter()
+            .map(|part| (part.node, part.off))
+            .collect();
+        assert_eq!(off, [(node_id(ALDER), true), (node_id(BIRCH), false)]);
+        assert_eq!(
+            tx.instance(instance_id(DB))?.unwrap().node,
+            Some(node_id(ALDER))
+        );
+        Ok::<_, StoreError>(())
+    });
+    read.await.unwrap();
 }

@@ -18,11 +18,13 @@ fn node(number: usize) -> NodeId {
 fn owned() -> Ownership {
     Ownership {
         epoch: Epoch(4),
+        floor: Epoch(0),
         parts: vec![Part {
             node: node(0),
             epoch: Epoch(4),
             role: OwnershipRole::Owner,
             stop: false,
+            off: false,
         }],
     }
 }
@@ -47,7 +49,7 @@ fn an_instance_changes_owner_only_after_the_release_is_recorded() {
         Err(HandoverError::NotReleased),
         "the release is not recorded"
     );
-    assert!(instance.record_released(node(0), Epoch(4)));
+    assert!(instance.record_released(node(0), Epoch(4), true));
     instance.take_over(node(1)).unwrap();
     assert_eq!(instance.owner(), Some(node(1)));
     assert_eq!(instance.epoch, Epoch(5));
@@ -55,24 +57,68 @@ fn an_instance_changes_owner_only_after_the_release_is_recorded() {
     assert_eq!(role(&instance, 1), Some((OwnershipRole::Owner, 5)));
     // And back.
     instance.begin_receiving(node(0)).unwrap();
-    instance.begin_release(node(1), false).unwrap();
-    assert!(instance.record_released(node(1), Epoch(5)));
+    instance.begin_release(node(1), true).unwrap();
+    assert!(instance.record_released(node(1), Epoch(5), true));
     instance.take_over(node(0)).unwrap();
     assert_eq!(role(&instance, 0), Some((OwnershipRole::Owner, 6)));
 }
 
 #[test]
+fn no_other_node_takes_over_while_the_guest_of_a_recorded_release_still_runs() {
+    let mut instance = owned();
+    instance.begin_receiving(node(1)).unwrap();
+    instance.begin_release(node(0), false).unwrap();
+    assert!(instance.record_released(node(0), Epoch(4), false));
+    assert!(
+        !instance.record_released(node(0), Epoch(4), false),
+        "a repeated report"
+    );
+    let still_runs = Err(HandoverError::StillRuns);
+    assert_eq!(instance.take_over(node(1)), still_runs);
+    assert_eq!(instance.begin_receiving(node(0)), still_runs);
+    assert!(instance.record_released(node(0), Epoch(4), true));
+    assert!(
+        !instance.record_released(node(0), Epoch(4), false),
+        "a late report"
+    );
+    instance.take_over(node(1)).unwrap();
+    assert_eq!(instance.owner(), Some(node(1)));
+}
+
+#[test]
+fn an_epoch_is_at_least_the_floor_of_a_restored_database() {
+    let mut instance = Ownership {
+        floor: Epoch(1000),
+        ..owned()
+    };
+    instance.begin_release(node(0), true).unwrap();
+    instance.withdraw_release(node(0)).unwrap();
+    assert_eq!(role(&instance, 0), Some((OwnershipRole::Owner, 1000)));
+    instance.begin_receiving(node(1)).unwrap();
+    instance.begin_release(node(0), true).unwrap();
+    assert!(instance.record_released(node(0), Epoch(1000), true));
+    instance.take_over(node(1)).unwrap();
+    assert_eq!(role(&instance, 1), Some((OwnershipRole::Owner, 1001)));
+}
+
+#[test]
 fn a_report_of_another_epoch_and_a_repeated_one_change_nothing() {
     let mut instance = owned();
-    assert!(!instance.record_released(node(0), Epoch(4)), "not ordered");
+    assert!(
+        !instance.record_released(node(0), Epoch(4), true),
+        "not ordered"
+    );
     instance.begin_release(node(0), true).unwrap();
     for epoch in [3, 5] {
-        assert!(!instance.record_released(node(0), Epoch(epoch)));
+        assert!(!instance.record_released(node(0), Epoch(epoch), true));
     }
-    assert!(!instance.record_released(node(1), Epoch(4)), "another node");
-    assert!(instance.record_released(node(0), Epoch(4)));
+    assert!(
+        !instance.record_released(node(1), Epoch(4), true),
+        "another node"
+    );
+    assert!(instance.record_released(node(0), Epoch(4), true));
     let released = instance.clone();
-    assert!(!instance.record_released(node(0), Epoch(4)));
+    assert!(!instance.record_released(node(0), Epoch(4), true));
     assert_eq!(instance, released);
 }
 
@@ -82,12 +128,12 @@ fn a_withdrawn_release_gives_the_node_the_next_epoch_whether_it_was_recorded_or_
         let mut instance = owned();
         instance.begin_release(node(0), true).unwrap();
         if recorded {
-            instance.record_released(node(0), Epoch(4));
+            instance.record_released(node(0), Epoch(4), true);
         }
         instance.withdraw_release(node(0)).unwrap();
         assert_eq!(role(&instance, 0), Some((OwnershipRole::Owner, 5)));
         assert!(
-            !instance.record_released(node(0), Epoch(4)),
+            !instance.record_released(node(0), Epoch(4), true),
             "the late report of the withdrawn release"
         );
         assert_eq!(
@@ -102,7 +148,7 @@ fn a_release_cannot_be_withdrawn_once_another_node_is_the_owner() {
     let mut instance = owned();
     instance.begin_receiving(node(1)).unwrap();
     instance.begin_release(node(0), true).unwrap();
-    instance.record_released(node(0), Epoch(4));
+    instance.record_released(node(0), Epoch(4), true);
     instance.take_over(node(1)).unwrap();
     assert_eq!(
         instance.withdraw_release(node(0)),
@@ -130,7 +176,7 @@ fn only_the_owner_releases_and_only_a_node_without_another_role_receives() {
         instance.begin_receiving(node(0)),
         Err(HandoverError::HasPart)
     );
-    instance.record_released(node(0), Epoch(4));
+    instance.record_released(node(0), Epoch(4), true);
     assert_eq!(
         instance.take_over(node(0)),
         Err(HandoverError::NotReceiving)
@@ -148,10 +194,13 @@ fn a_node_ignores_orders_of_older_epochs() {
         ..NodeCopy::default()
     };
     assert_eq!(copy.check_put(Epoch(3), true), Err(Outdated::OlderEpoch));
-    assert_eq!(copy.check_release(Epoch(3)), Err(Outdated::OlderEpoch));
+    assert_eq!(
+        copy.check_release(Epoch(3), true),
+        Err(Outdated::OlderEpoch)
+    );
     assert_eq!(copy.check_deletion(Epoch(3)), Err(Outdated::OlderEpoch));
     assert_eq!(copy.check_put(Epoch(4), false), Ok(()));
-    assert_eq!(copy.check_release(Epoch(4)), Ok(()));
+    assert_eq!(copy.check_release(Epoch(4), false), Ok(()));
     assert!(copy.may_start());
 
     let released = NodeCopy {
@@ -164,7 +213,7 @@ fn a_node_ignores_orders_of_older_epochs() {
         assert_eq!(again, Err(Outdated::Released));
         assert_eq!(released.check_put(Epoch(5), restored), Ok(()));
     }
-    assert_eq!(released.check_release(Epoch(4)), Ok(()), "repeated");
+    assert_eq!(released.check_release(Epoch(4), false), Ok(()), "repeated");
 
     let deleted = NodeCopy {
         deleted: Some(Epoch(4)),
@@ -174,27 +223,36 @@ fn a_node_ignores_orders_of_older_epochs() {
     assert_eq!(deleted.check_put(Epoch(4), false), Err(Outdated::Deleted));
     assert_eq!(deleted.check_put(Epoch(4), true), Ok(()));
     assert_eq!(deleted.check_put(Epoch(5), false), Ok(()));
+    assert_eq!(
+        deleted.check_release(Epoch(4), false),
+        Err(Outdated::Deleted)
+    );
+    assert_eq!(deleted.check_release(Epoch(4), true), Ok(()));
 }
 
 /// What waifud sends a node.
 #[derive(Clone, Copy, Debug)]
 enum Frame {
     Put(Epoch),
-    Release(Epoch),
+    Release(Epoch, bool),
 }
 
 /// A node: its durable record, its guest, and the messages on their way.
 #[derive(Clone, Debug, Default)]
 struct Node {
     copy: NodeCopy,
+    /// Of the recorded release: whether the guest has to stop.
+    stop: bool,
     runs: bool,
     frames: VecDeque<Frame>,
-    reports: VecDeque<Epoch>,
+    /// Recorded releases, and whether the guest was off.
+    reports: VecDeque<(Epoch, bool)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    BeginRelease(usize),
+    /// The owner, if there is one, is told to release it.
+    BeginRelease(bool),
     Withdraw(usize),
     Receive(usize),
     TakeOver(usize),
@@ -208,12 +266,16 @@ enum Act {
     Reconnect(usize),
     /// The node's machine crashes and boots without waifud.
     Reboot(usize),
+    /// The guest ends on its own.
+    End(usize),
+    /// The node receives a frame, works, and its report arrives.
+    Settle(usize),
 }
 
 fn act() -> impl Strategy<Value = Act> {
     let node = 0..NODES;
     prop_oneof![
-        1 => node.clone().prop_map(Act::BeginRelease),
+        2 => any::<bool>().prop_map(Act::BeginRelease),
         1 => node.clone().prop_map(Act::Withdraw),
         1 => node.clone().prop_map(Act::Receive),
         1 => node.clone().prop_map(Act::TakeOver),
@@ -221,7 +283,9 @@ fn act() -> impl Strategy<Value = Act> {
         3 => node.clone().prop_map(Act::Work),
         3 => (node.clone(), any::<bool>()).prop_map(|(node, again)| Act::Report(node, again)),
         1 => node.clone().prop_map(Act::Reconnect),
-        1 => node.prop_map(Act::Reboot),
+        1 => node.clone().prop_map(Act::Reboot),
+        1 => node.clone().prop_map(Act::End),
+        4 => node.prop_map(Act::Settle),
     ]
 }
 
@@ -237,17 +301,21 @@ impl World {
             nodes: vec![Node::default(); NODES],
         };
         world.send(0);
+        world.act(Act::Settle(0));
         world
     }
 
     /// Sends a node its part.
     fn send(&mut self, to: usize) {
-        let frame = match role(&self.instance, to) {
-            Some((OwnershipRole::Owner, epoch)) => Frame::Put(Epoch(epoch)),
-            Some((OwnershipRole::Releasing | OwnershipRole::Released, epoch)) => {
-                Frame::Release(Epoch(epoch))
+        let Some(part) = self.instance.part(node(to)) else {
+            return;
+        };
+        let frame = match part.role {
+            OwnershipRole::Owner => Frame::Put(part.epoch),
+            OwnershipRole::Releasing | OwnershipRole::Released => {
+                Frame::Release(part.epoch, part.stop)
             }
-            Some((OwnershipRole::Receiving, _)) | None => return,
+            OwnershipRole::Receiving => return,
         };
         self.nodes[to].frames.push_back(frame);
     }
@@ -255,8 +323,10 @@ impl World {
     fn act(&mut self, act: Act) {
         let instance = &mut self.instance;
         match act {
-            Act::BeginRelease(at) => {
-                if instance.begin_release(node(at), true).is_ok() {
+            Act::BeginRelease(stop) => {
+                let owner = (0..NODES).find(|at| instance.owner() == Some(node(*at)));
+                if let Some(at) = owner {
+                    instance.begin_release(node(at), stop).unwrap();
                     self.send(at);
                 }
             }
@@ -283,8 +353,8 @@ impl World {
                 if !again {
                     reports.pop_front();
                 }
-                if let Some(epoch) = report {
-                    instance.record_released(node(at), epoch);
+                if let Some((epoch, off)) = report {
+                    instance.record_released(node(at), epoch, off);
                 }
             }
             Act::Reconnect(at) => {
@@ -292,12 +362,19 @@ impl World {
                 self.send(at);
             }
             Act::Reboot(at) => {
-                let copy = self.nodes[at].copy;
+                let Node { copy, stop, .. } = self.nodes[at];
                 self.nodes[at] = Node {
                     copy,
+                    stop,
                     ..Node::default()
                 };
                 self.nodes[at].work();
+            }
+            Act::End(at) => self.nodes[at].runs = false,
+            Act::Settle(at) => {
+                self.act(Act::Frame(at));
+                self.act(Act::Work(at));
+                self.act(Act::Report(at, false));
             }
         }
     }
@@ -314,17 +391,21 @@ impl Node {
                 self.copy.epoch = Some(epoch);
                 self.copy.released = None;
             }
-            Frame::Release(epoch) if self.copy.check_release(epoch).is_ok() => {
+            Frame::Release(epoch, stop) if self.copy.check_release(epoch, false).is_ok() => {
                 self.copy.released = Some(epoch);
+                self.stop = stop;
             }
             _ => {}
         }
     }
 
     fn work(&mut self) {
-        self.runs = self.copy.may_start();
-        if let Some(epoch) = self.copy.released {
-            self.reports.push_back(epoch);
+        match self.copy.released {
+            Some(epoch) => {
+                self.runs &= !self.stop;
+                self.reports.push_back((epoch, !self.runs));
+            }
+            None => self.runs = self.copy.may_start(),
         }
     }
 }
@@ -347,6 +428,7 @@ proptest! {
         for at in 0..NODES {
             world.act(Act::Reconnect(at));
             world.act(Act::Frame(at));
+            world.act(Act::End(at));
             world.act(Act::Work(at));
             while !world.nodes[at].reports.is_empty() {
                 world.act(Act::Report(at, false));
@@ -358,5 +440,7 @@ proptest! {
         prop_assert_eq!(world.running(), owner);
         let releasing = world.instance.parts.iter().filter(|p| p.role == OwnershipRole::Releasing);
         prop_assert_eq!(releasing.count(), 0, "every release is recorded");
+        let runs = |part: &&Part| part.role == OwnershipRole::Released && !part.off;
+        prop_assert!(world.instance.parts.iter().find(runs).is_none(), "every released guest is off");
     }
 }

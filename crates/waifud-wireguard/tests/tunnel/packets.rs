@@ -14,6 +14,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
+use waifud_kit::testing::kernel_module::KernelModule;
 use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, StackLimits, TunnelBackend, TunnelServer};
 
 const TARGET: SocketAddr =
@@ -100,27 +101,45 @@ fn each_guest_is_answered_by_its_own_address() {
 }
 
 #[test]
-fn a_guest_is_answered_through_the_kernels_wireguard_or_in_userspace() {
+fn a_guest_is_answered_through_the_kernels_wireguard() {
+    let Some(world) = World::new(1) else { return };
+    let has_wireguard = world.node.kernel_has_wireguard();
+    if KernelModule::WireGuard.skips(has_wireguard, "the tunnel of the kernel's WireGuard") {
+        return;
+    }
+    let _server = world.start_server(StackLimits::default());
+    let node = start_by_choice(&world);
+    assert_eq!(node.backend(), TunnelBackend::Kernel);
+    is_answered_until_stopped(&world, node);
+}
+
+#[test]
+fn without_wireguard_in_the_kernel_a_guest_is_answered_in_userspace() {
     let Some(world) = World::new(1) else { return };
     let _server = world.start_server(StackLimits::default());
+    let node = if world.node.kernel_has_wireguard() {
+        world.start_node()
+    } else {
+        start_by_choice(&world)
+    };
+    assert_eq!(node.backend(), TunnelBackend::Userspace);
+    is_answered_until_stopped(&world, node);
+}
+
+/// Starts the node's end as the agent does, and routes the guests' packets into it.
+fn start_by_choice(world: &World) -> NodeTunnel {
     let config = NodeTunnelConfig::new(world.node_key.clone(), world.server_key.public_key());
     let node = world
         .node
         .run(move || async move { NodeTunnel::start(config).await.unwrap() });
-    let expected = if world.node.kernel_has_wireguard() {
-        TunnelBackend::Kernel
-    } else {
-        // Passes even with WAIFUD_TEST_NO_SKIP=1: no package can add the module to a running kernel.
-        waifud_kit::testing::report_skipped(
-            "the kernel's WireGuard: this kernel has no wireguard module",
-        );
-        TunnelBackend::Userspace
-    };
-    assert_eq!(node.backend(), expected);
     world
         .node
         .ip("route add 169.254.169.254/32 dev wfmeta0 table 1690");
-    is_answered(&world);
+    node
+}
+
+fn is_answered_until_stopped(world: &World, node: NodeTunnel) {
+    is_answered(world);
     world
         .node
         .run(move || async move { node.stop().await.unwrap() });

@@ -287,22 +287,25 @@ mod tests {
                 "cut at {cut}"
             );
         }
-        for at in (0..complete.len() - 1024).step_by(31_337) {
+        let in_key = complete.windows(6).position(|six| six == b"secret");
+        let offsets = (0..complete.len() - 1024).step_by(31_337);
+        let mut refused = 0;
+        for at in offsets.chain(in_key) {
             let mut changed = complete.clone();
             changed[at] ^= 1;
-            if changed[at..].iter().eq(complete[at..].iter()) {
-                continue;
-            }
             fs::write(&path, &changed).unwrap();
             let to = tempfile::tempdir().unwrap();
             // Padding and unused header fields may change; the unpacked files must not.
             if read(&File::open(&path).unwrap(), to.path()).is_ok() {
-                assert_eq!(
-                    fs::read(to.path().join(DATABASE)).unwrap(),
-                    vec![7; 700_000]
-                );
+                let unpacked = |name| fs::read(to.path().join(name)).unwrap();
+                assert_eq!(unpacked(DATABASE), vec![7; 700_000]);
+                assert_eq!(unpacked("pki/ca.key"), b"secret");
+            } else {
+                refused += 1;
             }
         }
+        // The manifest, 22 offsets in the database, and the one in the key.
+        assert!(in_key.is_some() && refused > 20, "{refused}");
     }
 
     #[test]

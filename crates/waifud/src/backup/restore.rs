@@ -6,7 +6,7 @@
 //! interrupted one.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -69,6 +69,7 @@ pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<
         waifud_store::backup::prepare_restored(
             &staged.join(DATABASE),
             Incarnation(u32::from_le_bytes(fresh)),
+            jiff::Timestamp::now(),
         )?;
         let voided = credentials::delete_credentials(
             &staged.join(DATABASE),
@@ -91,7 +92,9 @@ pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<
     }
     eprintln!(
         "next steps: start waifud; list unmanaged instances with `waifuctl node show NODE`; adopt those that you want to \
-         keep (`waifuctl adopt NAME --node NODE`); then run `waifuctl node confirm NODE`"
+         keep (`waifuctl adopt NAME --node NODE`); then run `waifuctl node confirm NODE`; a node that joined after the \
+         backup is refused: join it again with `waifuctl node token create`, and there `waifud-agentd join --again \
+         --token-file FILE` and `systemctl restart waifud-agentd`"
     );
     Ok(())
 }
@@ -131,67 +134,46 @@ fn credentials_of_today(state: &Path) -> anyhow::Result<Option<Credentials>> {
 
 /// One line for each kind of credential, with the result of the restore.
 fn words(voided: &Voided) -> Vec<String> {
-    let list = |names: &[Name]| {
-        let names: Vec<_> = names.iter().map(Name::as_str).collect();
-        names.join(", ")
-    };
-    let mut lines = Vec::new();
-    if !voided.tokens.is_empty() {
-        lines.push(format!(
+    fn names(list: &[Name]) -> Vec<&str> {
+        list.iter().map(Name::as_str).collect()
+    }
+    let kinds = [
+        (
             "deleted API tokens: {} (create new ones with: waifuctl token create NAME --role ROLE)",
-            list(&voided.tokens)
-        ));
-    }
-    if !voided.tokens_kept.is_empty() {
-        lines.push(format!(
+            names(&voided.tokens),
+        ),
+        (
             "valid API tokens: {} (revoke one with: waifuctl token revoke NAME)",
-            list(&voided.tokens_kept)
-        ));
-    }
-    if !voided.join_tokens.is_empty() {
-        lines.push(format!(
+            names(&voided.tokens_kept),
+        ),
+        (
             "deleted join tokens: {} (create new ones with: waifuctl node token create)",
-            voided.join_tokens.join(", ")
-        ));
-    }
-    if !voided.nodes.is_empty() {
-        lines.push(format!(
+            voided.join_tokens.iter().map(String::as_str).collect(),
+        ),
+        (
             "nodes without access, because they were removed since the backup: {}",
-            list(&voided.nodes)
-        ));
-    }
-    if !voided.nodes_kept.is_empty() {
-        lines.push(format!(
+            names(&voided.nodes),
+        ),
+        (
             "nodes with access: {} (remove one with: waifuctl node remove NODE)",
-            list(&voided.nodes_kept)
-        ));
-    }
-    lines
+            names(&voided.nodes_kept),
+        ),
+    ];
+    kinds
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(line, names)| line.replace("{}", &names.join(", ")))
+        .collect()
 }
 
 fn confirm(arguments: &RestoreArguments, created_at: &str, there: bool) -> anyhow::Result<()> {
-    if arguments.yes {
-        return Ok(());
-    }
-    ensure!(
-        std::io::stdin().is_terminal(),
-        "confirmation required: run this in a terminal or pass --yes"
-    );
     let what = if there {
         "The current state will be moved to another directory"
     } else {
         "The state directory contains no database"
     };
-    eprint!("{what}. Restore the backup of {created_at}? [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    let answer = answer.trim();
-    let is_yes = ["y", "yes"]
-        .iter()
-        .any(|yes| answer.eq_ignore_ascii_case(yes));
-    ensure!(is_yes, "nothing was changed");
-    Ok(())
+    let question = format!("{what}. Restore the backup of {created_at}?");
+    crate::confirm::ask(&question, arguments.yes)
 }
 
 /// Moves the old files aside and the staged ones in. Every step can be repeated.

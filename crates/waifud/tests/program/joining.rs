@@ -14,11 +14,11 @@ use waifud_types::node::{HypervisorFacts, NodeFacts, Resources};
 use waifud_types::status::HypervisorKind;
 use waifud_types::{Name, Timestamp};
 
-fn name() -> Name {
+pub fn name() -> Name {
     "alder".parse().unwrap()
 }
 
-fn hello() -> Hello {
+pub fn hello() -> Hello {
     Hello {
         name: "alder".parse().unwrap(),
         facts: NodeFacts {
@@ -38,13 +38,14 @@ fn hello() -> Hello {
             routes: Vec::new(),
             conditions: Vec::new(),
             labels: std::collections::BTreeMap::new(),
+            features: Vec::new(),
         },
         now: Timestamp::now(),
         boot_id: None,
     }
 }
 
-async fn token(waifud: &Waifud) -> JoinToken {
+pub async fn token(waifud: &Waifud) -> JoinToken {
     let made = waifud
         .client()
         .create_join_token(&CreateJoinToken::default())

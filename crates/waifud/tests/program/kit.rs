@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use waifud_api::CreateTemplate;
 use waifud_api::client::Client;
 use waifud_pki::Authority;
 use waifud_types::Digest;
@@ -14,9 +15,12 @@ use waifud_types::Digest;
 /// Longer than any step of these tests takes. A test that reaches it has failed.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
-/// The command that starts waifud with this configuration file.
+/// The command that starts waifud with this configuration file, without the proxies of the caller.
 pub fn command(config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_waifud"));
+    for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(proxy).env_remove(proxy.to_lowercase());
+    }
     command.arg("--config").arg(config);
     command
 }
@@ -134,6 +138,22 @@ impl Waifud {
     pub fn authority(&self) -> Authority {
         Authority::open(&self.pki()).unwrap()
     }
+}
+
+/// Uploads an image, whose file is written to `dir`, and creates the template `debian-12` from it.
+pub async fn upload_template(dir: &Path, client: &Client) {
+    let file = dir.join("image.qcow2");
+    let digest = image_file(&file, 4096);
+    client.upload_image(digest, &file, |_| ()).await.unwrap();
+    let request = CreateTemplate {
+        name: "debian-12".into(),
+        image: digest,
+        arch: None,
+        datasource: waifud_types::template::Datasource::default(),
+        firmware: waifud_types::template::Firmware::default(),
+        default_user: None,
+    };
+    client.create_template(&request).await.unwrap();
 }
 
 /// Writes a file of this size that starts like a qcow2 image with a virtual size of 1 GiB, and returns its digest.

@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test helpers may panic")]
 
+mod backup;
 mod https;
 mod joining;
 mod kit;
 mod process;
+mod settings;
+mod streams;
 mod tokens;

@@ -319,6 +319,61 @@ mod tests {
     }
 
     #[test]
+    fn a_condition_that_is_not_ok_is_a_failure_unless_space_is_only_low() {
+        for (kind, reason, verdict, hint) in [
+            ("foreign-firewall", "in-the-way", Verdict::Fail, "alder"),
+            ("state-dir", "low", Verdict::Warn, "alder"),
+            ("state-dir", "full", Verdict::Fail, "alder"),
+            (
+                "destruction-held",
+                "incarnation-changed",
+                Verdict::Fail,
+                "then run waifuctl node confirm alder",
+            ),
+        ] {
+            let mut bad = a_node();
+            let condition = |ok: bool| {
+                let condition = serde_json::json!({"type": kind, "ok": ok, "reason": reason, "message": "what is wrong",
+                    "since": "2026-11-22T00:00:00Z"});
+                serde_json::from_value(condition).unwrap()
+            };
+            bad.conditions = vec![condition(false)];
+            let subject = format!("node alder {kind}");
+            let found = |of: &Node| {
+                let mut checks = node(of).into_iter();
+                checks.find(|check| check.subject == subject).unwrap()
+            };
+            let check = found(&bad);
+            assert_eq!((check.verdict, &*check.message), (verdict, "what is wrong"));
+            let said = check.hint.unwrap();
+            assert!(said.contains(hint), "{said}");
+            bad.conditions = vec![condition(true)];
+            assert_eq!(found(&bad).verdict, Verdict::Ok);
+        }
+    }
+
+    #[test]
+    fn unmanaged_objects_are_a_warning_with_their_number() {
+        let mut with = a_node();
+        let unmanaged = |name: &str| {
+            let unmanaged = serde_json::json!({"kind": "domain", "instance": "0198c0de-0000-7000-8000-00000000abce",
+                "name": name, "volume": null, "running": true, "addresses": [], "adoptable": false});
+            serde_json::from_value(unmanaged).unwrap()
+        };
+        with.unmanaged = vec![unmanaged("a"), unmanaged("b")];
+        let checks = node(&with);
+        let bad: Vec<_> = checks
+            .iter()
+            .filter(|check| check.verdict != Verdict::Ok)
+            .collect();
+        assert_eq!(bad.len(), 1);
+        assert_eq!(bad[0].verdict, Verdict::Warn);
+        assert!(bad[0].message.contains("2 unmanaged"), "{bad:?}");
+        let hint = bad[0].hint.as_deref().unwrap();
+        assert!(hint.contains("waifuctl node show alder"), "{hint}");
+    }
+
+    #[test]
     fn different_versions_are_a_warning() {
         let version = serde_json::json!({"version": "0.1.0", "incarnation": "0000000a"});
         assert_eq!(waifud(&version, "0.1.0").verdict, Verdict::Ok);

@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use waifud_api::Node;
+use waifud_types::status::Condition;
 
 use super::zero_or;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::hint;
-use crate::text::{age, escape, field_list};
+use crate::text::{age, escape, failing_conditions, field_list};
 
 /// Prints one node.
 pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
@@ -78,10 +79,15 @@ fn to_text(node: &Node, now: Timestamp) -> String {
         if let Some(skew) = node.clock_skew_s.filter(|s| s.abs() >= 1.0) {
             line("clock", &format!("{skew:+.0}s relative to waifud's"));
         }
-        if !node.confirmed {
+        // The node's own condition says the same, once it has reported it.
+        let is_held = |condition: &Condition| condition.kind == "destruction-held" && !condition.ok;
+        if !node.confirmed && !node.conditions.iter().any(is_held) {
             line(
                 "restored",
-                "the database was restored from a backup; the node destroys nothing until you confirm it: waifuctl node confirm",
+                &format!(
+                    "the database was restored from a backup; the node destroys nothing until you confirm it: waifuctl node confirm {}",
+                    node.name
+                ),
             );
         }
         for unmanaged in &node.unmanaged {
@@ -101,17 +107,66 @@ fn to_text(node: &Node, now: Timestamp) -> String {
                 ),
             );
         }
-        for condition in node.conditions.iter().filter(|c| !c.ok) {
-            let remedy = hint::of_node_condition(condition, &node.name);
-            let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
+        let met = node.conditions.iter().filter(|condition| condition.ok);
+        for condition in met {
             line(
-                "condition",
+                "ok",
                 &format!(
-                    "{}: {}{remedy}",
+                    "{}: {}",
                     escape(&condition.kind),
                     escape(&condition.message)
                 ),
             );
         }
+        failing_conditions(line, &node.conditions, |condition| {
+            let remedy = hint::of_node_condition(condition, &node.name);
+            (escape(&condition.kind), remedy)
+        });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(confirmed: bool, conditions: &serde_json::Value) -> String {
+        let node: Node = serde_json::from_value(serde_json::json!({
+            "id": "0198c0de-0000-7000-8000-00000000abcd", "name": "alder", "state": "ready", "labels": {},
+            "arch": null, "cpu_model": null, "hypervisor": null, "agent_version": null,
+            "capacity": {"cpus": 4, "memory_bytes": 1 << 30}, "promised": {"cpus": 0, "memory_bytes": 0},
+            "used": {"cpus": 0, "memory_bytes": 0}, "subnets": [], "bridges": [], "pools": [], "last_contact": null,
+            "clock_skew_s": null, "conditions": conditions, "unmanaged": [], "confirmed": confirmed,
+        }))
+        .unwrap();
+        to_text(&node, Timestamp::UNIX_EPOCH)
+    }
+
+    fn condition(kind: &str, ok: bool, reason: &str) -> serde_json::Value {
+        serde_json::json!({"type": kind, "ok": ok, "reason": reason, "message": "in words", "since": "2026-01-02T03:04:05Z"})
+    }
+
+    #[test]
+    fn the_confirmation_after_a_restore_is_requested_once() {
+        let command = "waifuctl node confirm alder";
+        let held = condition("destruction-held", false, "incarnation-changed");
+        for conditions in [serde_json::json!([]), serde_json::json!([held])] {
+            let text = shown(false, &conditions);
+            assert_eq!(text.matches(command).count(), 1, "{text}");
+        }
+        assert!(!shown(true, &serde_json::json!([])).contains(command));
+    }
+
+    #[test]
+    fn conditions_that_are_met_are_shown_too() {
+        let conditions = [
+            condition("certificate", true, "valid"),
+            condition("state-dir", false, "low"),
+        ];
+        let text = shown(true, &serde_json::json!(conditions));
+        assert!(
+            text.contains("ok           certificate: in words"),
+            "{text}"
+        );
+        assert!(text.contains("condition    state-dir: in words"), "{text}");
+    }
 }

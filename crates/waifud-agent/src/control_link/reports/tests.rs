@@ -1,28 +1,15 @@
 //! The outbox: what is urgent, what is sent again, and how much one report contains.
 
 use futures::FutureExt;
-use waifud_types::{Epoch, Generation, InstanceState};
+use waifud_types::{Epoch, InstanceState};
 
 use super::*;
 
 fn report(state: InstanceState, reason: &str) -> InstanceReport {
+    let id = "00000000-0000-7000-8000-000000000001".parse().unwrap();
     InstanceReport {
-        id: "00000000-0000-7000-8000-000000000001".parse().unwrap(),
-        epoch: Epoch::FIRST,
-        observed_generation: Generation::FIRST,
-        state,
         reason: Some(reason.to_owned()),
-        started_at: None,
-        stopped_by: None,
-        hypervisor: None,
-        ready: false,
-        ready_by: None,
-        addresses: Vec::new(),
-        step: None,
-        restart_needed: Vec::new(),
-        cloud_init: waifud_types::status::CloudInitStatus::default(),
-        conditions: Vec::new(),
-        evidence: None,
+        ..InstanceReport::of_state(id, state)
     }
 }
 
@@ -132,6 +119,7 @@ fn a_release_is_sent_once_in_each_connection_and_again_when_it_was_not_delivered
     let released = Released {
         instance: id(1),
         epoch: Epoch::FIRST,
+        off: false,
     };
     reports.released(id(1), Some(released));
     assert!(urgent(&reports));
@@ -144,6 +132,14 @@ fn a_release_is_sent_once_in_each_connection_and_again_when_it_was_not_delivered
     assert!(reports.take(now).released.is_empty(), "acknowledged");
     reports.resend_all();
     assert_eq!(reports.take(now).released, [released]);
+    // The guest that was allowed to continue has ended.
+    let ended = Released {
+        off: true,
+        ..released
+    };
+    reports.released(id(1), Some(ended));
+    assert!(urgent(&reports));
+    assert_eq!(reports.take(now).released, [ended]);
     // It came back before the report was delivered.
     reports.requeue(&report);
     reports.released(id(1), None);
@@ -164,6 +160,7 @@ fn more_releases_than_one_report_may_contain_are_sent_in_several() {
             Some(Released {
                 instance: id,
                 epoch,
+                off: true,
             }),
         );
     }

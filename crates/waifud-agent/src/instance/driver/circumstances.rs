@@ -19,21 +19,23 @@ const POOL_MIN_FREE: u64 = 64 << 20;
 impl Driver {
     /// Whether the host is shutting down. Asked only when it matters: the guest went off, or would be started.
     pub(super) async fn host_stopping(&self, view: &View, seen: &Observed) -> bool {
-        let DesiredState::Keep(want) = &view.desired else {
-            return false;
-        };
         let memory = &view.record.memory;
-        let matters = !seen.is_on()
-            && want.spec.run
-            && (memory.run == RunMemory::Started
-                || restart_policy::may_start(memory, want.spec.restart));
+        let went_off = !seen.is_on() && memory.run == RunMemory::Started;
+        let matters = match &view.desired {
+            DesiredState::Keep(want) => {
+                let may_start = restart_policy::may_start(memory, want.spec.restart);
+                want.spec.run && (went_off || !seen.is_on() && may_start)
+            }
+            DesiredState::Release(_) => went_off,
+            DesiredState::Destroy(_) | DesiredState::LeaveAlone => false,
+        };
         matters && self.shared.host.is_stopping().await
     }
 
     /// Lets instances of a lower priority start, once this one was started or only waits.
     pub(super) fn finish_boot_turn(&self, step: Step) {
         let held_up = matches!(step, Step::Wait(Wait::StartAllowed | Wait::Host));
-        if !held_up && self.shared.boot_order.finish_turn(self.id) {
+        if !held_up && self.shared.instances.boot_order.finish_turn(self.id) {
             self.shared.signals.nudge_all();
         }
     }
@@ -50,8 +52,8 @@ impl Driver {
             DesiredState::Keep(want) => want.spec.priority,
             _ => 0,
         };
-        let start_allowed =
-            self.shared.start_permission.is_granted() && self.shared.boot_order.may_start(priority);
+        let start_allowed = self.shared.instances.start_permission.is_granted()
+            && self.shared.instances.boot_order.may_start(priority);
         self.full_pool = match &view.desired {
             DesiredState::Keep(want) if io_error => self.find_full_pool(want).await,
             _ => None,

@@ -60,7 +60,8 @@ impl Driver {
                 (Some(_), Some(long)) => Reach::Unreachable(long),
                 (Some(_), None) => Reach::Served,
             };
-            datasource::choose(rescue::datasource(want), reach)
+            let patience = shared.settings.timing.metadata_patience;
+            datasource::choose(rescue::datasource(want), reach, patience)
         })
     }
 }

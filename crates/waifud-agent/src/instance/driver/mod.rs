@@ -118,7 +118,8 @@ impl Driver {
     pub async fn run(mut self) -> InstanceId {
         loop {
             self.apply_guest_signals();
-            let pause = match self.pass().await {
+            let ended = self.pass().await;
+            let pause = match ended {
                 Pass::Gone => return self.id,
                 Pass::Again => {
                     // Other tasks must run even if this loop never sleeps.
@@ -189,7 +190,7 @@ impl Driver {
                     if let (Step::Wait(Wait::Host), DesiredState::Keep(want)) =
                         (step, &view.desired)
                     {
-                        let order = &self.shared.boot_order;
+                        let order = &self.shared.instances.boot_order;
                         order.wait_for_host(self.id, want.spec.priority);
                     }
                     self.finish_boot_turn(step);
@@ -269,7 +270,7 @@ impl Driver {
                     steps::release_bundle(&self.shared, self.id).await?;
                 }
                 self.shared.network.release(table, self.id).await?;
-                let files = self.shared.files.ensure_absent(self.id).await;
+                let files = self.shared.instances.files.ensure_absent(self.id).await;
                 files.map_err(|error| Failure::passing(error.to_string()))?;
                 Ok::<_, Failure>(table.forget(self.id, version)?)
             };

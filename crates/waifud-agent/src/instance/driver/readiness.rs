@@ -100,7 +100,9 @@ impl Driver {
     async fn read_console(&mut self) -> Option<ConsoleStart> {
         let view = self.shared.table.view(self.id)?;
         let memory = &view.record.memory;
-        if memory.cloud_init.state.is_final() && memory.ready_by != Some(ReadyBy::PhoneHome) {
+        if memory.boot.cloud_init.state.is_final()
+            && memory.boot.ready_by != Some(ReadyBy::PhoneHome)
+        {
             // A phone-home only proves that cloud-init finished in this boot. Output on the console also shows that the next boot can be observed.
             return None;
         }
@@ -109,7 +111,7 @@ impl Driver {
         let position = self
             .console
             .position(boot, start.map(|start| start.position));
-        let log = self.shared.files.console_log(self.id);
+        let log = self.shared.instances.files.console_log(self.id);
         let scan = blocking::on_a_thread(move || console_end::scan(&log, position));
         // A log that cannot be read shows nothing.
         let scan = timeout(CONSOLE_TIMEOUT, scan).await.ok()?.ok()?;
@@ -130,7 +132,7 @@ impl Driver {
         let booted = readiness::since(memory)
             .and_then(|boot| Duration::try_from(self.shared.now().duration_since(boot)).ok());
         let boots = booted.is_some_and(|ago| ago < CONSOLE_PATIENCE);
-        if boots && memory.ready_by.is_none() && expects(want, memory).no_report.is_some() {
+        if boots && memory.boot.ready_by.is_none() && expects(want, memory).no_report.is_some() {
             pause.min(self.shared.settings.timing.evidence)
         } else {
             pause

@@ -84,7 +84,11 @@ impl Driver {
     }
 
     pub(super) fn report(&self, view: &View, seen: Option<&Observed>) {
+        // The name that waifud uses, which may differ from the one in the configuration.
+        let slice = self.shared.table.node().slice;
+        let node = slice.map_or_else(|| self.shared.settings.node.clone(), |slice| slice.name);
         let situation = Situation {
+            node: &node,
             record: &view.record,
             desired: &view.desired,
             seen,

@@ -37,8 +37,10 @@ impl Driver {
         if matches!(view.desired, DesiredState::Release(_)) && !seen.is_on() {
             self.shutdown.reset();
         }
-        let DesiredState::Keep(want) = &view.desired else {
-            return Ok(());
+        let want = match &view.desired {
+            DesiredState::Keep(want) => want,
+            DesiredState::Release(_) => return self.record_released_run(view, seen, host_stopping),
+            DesiredState::Destroy(_) | DesiredState::LeaveAlone => return Ok(()),
         };
         let before = &view.record.memory;
         let mut after = restart_policy::remember(before, want, seen.domain, host_stopping);
@@ -82,6 +84,31 @@ impl Driver {
         Ok(())
     }
 
+    /// During a release only the run and its end matter: a withdrawn release continues from there.
+    fn record_released_run(
+        &self,
+        view: &mut View,
+        seen: &Observed,
+        host_stopping: bool,
+    ) -> Result<(), Failure> {
+        let Some(instance) = &view.record.instance else {
+            return Ok(());
+        };
+        let before = &view.record.memory;
+        let after = restart_policy::remember(before, instance, seen.domain, host_stopping);
+        if after != *before {
+            self.shared.table.remember(self.id, |memory| {
+                memory.run = after.run;
+                memory.stopped_by = after.stopped_by;
+                memory.stop_requested = after.stop_requested;
+                memory.reboots_done = after.reboots_done;
+                memory.restarts = after.restarts;
+            })?;
+            view.record.memory = after;
+        }
+        Ok(())
+    }
+
     fn schedule_restart(&mut self, memory: &mut Memory, policy: RestartPolicy) {
         self.restart.due = None;
         self.restart.next_start = None;
@@ -103,6 +130,7 @@ impl Driver {
         let stable = self.shared.settings.timing.stable;
         let here = self.restart.running_since.map(|since| since.elapsed());
         let recorded = memory
+            .start
             .started_at
             .and_then(|at| self.shared.now().duration_since(at).try_into().ok());
         here.max(recorded).is_some_and(|ran| ran >= stable)

@@ -1,6 +1,7 @@
 //! The real adapter, for domains that are only a QEMU with halted CPUs: without disks and nics, with little memory. The
 //! guest is simulated: it counts as running, grows its disks and answers like a guest agent.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -59,8 +60,11 @@ impl Hypervisor for Diskless {
         self.libvirt.host().await
     }
 
-    async fn list(&self) -> Result<Vec<ObservedDomain>, HypervisorError> {
-        let list = self.libvirt.list().await?;
+    async fn list_except(
+        &self,
+        known: &BTreeSet<InstanceId>,
+    ) -> Result<Vec<ObservedDomain>, HypervisorError> {
+        let list = self.libvirt.list_except(known).await?;
         Ok(list.into_iter().map(played).collect())
     }
 

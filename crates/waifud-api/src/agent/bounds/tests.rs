@@ -22,7 +22,7 @@ fn record(id: &str) -> Value {
             "placement": {"node": null, "spread": null}, "user_data": null,
         },
         "image_size_bytes": 1, "image_virtual_size_bytes": 1, "datasource": "nocloud", "firmware": "bios",
-        "bundle": {"digest": digest(), "key": "a2V5", "size_bytes": 1},
+        "bundle": {"digest": digest(), "key": "a2V5", "size_bytes": 1}, "bridges": {"lan": "br0"},
     })
 }
 
@@ -39,7 +39,7 @@ fn report() -> Value {
             "pools": [{"name": "main", "kind": "qcow2", "size_bytes": 1, "used_bytes": 0, "promised_bytes": 0,
                        "health": "ok"}],
             "bridges": ["br0"], "unfit_bridges": {"wlan0": "it is wireless"}, "routes": ["10.0.0.0/8"],
-            "conditions": [condition()], "labels": {"disk": "ssd"},
+            "conditions": [condition()], "labels": {"disk": "ssd"}, "features": ["release"],
         },
         "now": null,
         "instances": [{
@@ -57,7 +57,7 @@ fn report() -> Value {
             },
         }],
         "destroyed": [{"instance": ID, "name": "web", "epoch": 1}],
-        "released": [{"instance": ID, "epoch": 1}],
+        "released": [{"instance": ID, "epoch": 1, "off": true}],
         "unmanaged": [{
             "kind": "domain", "instance": ID, "name": "web", "volume": null, "running": true,
             "addresses": ["10.0.0.2"], "record": record(ID), "bundle": "AAAA",
@@ -170,6 +170,46 @@ fn duplicate_instances_and_records_of_other_instances_are_refused() {
     assert_eq!(field, "unmanaged[0].record.id");
     other.fit();
     assert!(other.unmanaged.unwrap()[0].record.is_none());
+}
+
+#[test]
+fn bridges_have_names_that_linux_allows() {
+    for bad in [
+        "",
+        ".",
+        "br 0",
+        "br/0",
+        "br:0",
+        "br0123456789abcd",
+        "br\u{a0}0",
+    ] {
+        let mut bridges = report();
+        bridges["facts"]["bridges"] = json!(["br0", bad]);
+        let mut bridges = parsed(bridges);
+        let error = bridges.check().unwrap_err();
+        assert_eq!(error.field, "facts.bridges[1]", "{bad:?}");
+        bridges.fit();
+        assert_eq!(bridges.facts.unwrap().bridges, ["br0"]);
+
+        let mut unfit = report();
+        unfit["facts"]["unfit_bridges"] = json!({bad: "it is wireless"});
+        let mut unfit = parsed(unfit);
+        let error = unfit.check().unwrap_err();
+        assert_eq!(error.field, "facts.unfit_bridges", "{bad:?}");
+        unfit.fit();
+        assert!(unfit.facts.unwrap().unfit_bridges.is_empty());
+
+        let mut of_record = report();
+        of_record["unmanaged"][0]["record"]["bridges"]["lan"] = json!(bad);
+        let mut of_record = parsed(of_record);
+        let error = of_record.check().unwrap_err();
+        assert_eq!(error.field, "unmanaged[0].record.bridges", "{bad:?}");
+    }
+    for good in ["br0", "br-lan.7", "vmbr0", "brücke", "br;$(id)"] {
+        let mut bridges = report();
+        bridges["facts"]["bridges"] = json!([good]);
+        parsed(bridges).check().unwrap();
+    }
 }
 
 #[test]

@@ -91,3 +91,24 @@ impl DownloadSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_in_the_guide() {
+        let defaults = DownloadConfig::default();
+        assert_eq!(defaults.at_once, 32);
+        assert_eq!(defaults.pace.bytes, ByteSize::mib(1));
+        assert_eq!(defaults.pace.window, Duration::from_mins(1));
+        assert!(defaults.proxies && !defaults.loopback);
+        let guide = include_str!("../../../../../docs/guides/images.md");
+        for sentence in [
+            "At most 32 downloads run at the same time.",
+            "aborts an attempt that transfers less than 1 MiB in a minute",
+        ] {
+            assert!(guide.contains(sentence), "{sentence}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use waifud_api::Problem;
-use waifud_store::{DownloadRow, ImageRow, NewTemplate, Store, StoreError, WriteTx};
+use waifud_store::{DownloadRow, ImageRow, ImageTraits, NewTemplate, Store, StoreError, WriteTx};
 use waifud_types::template::TemplateOrigin;
 use waifud_types::{Checksum, Digest, Name, Timestamp};
 
@@ -164,9 +164,11 @@ impl DownloadRecords {
                     });
                     let new = NewTemplate {
                         name: row.template,
-                        arch: request.arch.unwrap_or_else(|| "x86_64".to_owned()),
-                        datasource: request.datasource.unwrap_or_default(),
-                        firmware: request.firmware.unwrap_or_default(),
+                        traits: ImageTraits {
+                            arch: request.arch.unwrap_or_else(|| "x86_64".to_owned()),
+                            datasource: request.datasource.unwrap_or_default(),
+                            firmware: request.firmware.unwrap_or_default(),
+                        },
                         default_user: request.default_user,
                         image,
                         checksum: checksum.clone(),

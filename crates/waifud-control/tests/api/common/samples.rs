@@ -48,6 +48,7 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
         routes: Vec::new(),
         conditions: Vec::new(),
         labels: std::collections::BTreeMap::default(),
+        features: waifud_types::node::feature::ALL.map(str::to_owned).into(),
     }
 }
 

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use axum::http::Method;
 use serde_json::{Value, json};
-use waifud_types::{ByteSize, Digest};
+use waifud_api::Hint;
+use waifud_api::hint::{HintAction, HintKind};
+use waifud_types::{ByteSize, Digest, InstanceState};
 
 use super::{begin, end, large_image, settings};
-use crate::common::{Answer, Server, digest, image};
+use crate::common::{Answer, Server, digest, image, report, step};
 use crate::mirror::Mirror;
 
 fn file(server: &Server, image: Digest) -> PathBuf {
@@ -118,6 +120,24 @@ async fn a_node_gets_a_problem_instead_of_a_damaged_or_missing_image() {
         upload(&server, name, &bytes).await.expect(200);
         assert!(node.get(&path).await.expect(200).bytes == bytes, "{fault}");
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_waits_for_a_missing_image_file_has_the_hint_to_download_it_again() {
+    let (server, node) = Server::with_node(ByteSize::gib(8)).await;
+    let web = server.create_instance("web").await;
+    let mut waiting = report(web.id, InstanceState::Preparing);
+    waiting.step = Some(step("image", None));
+    node.report_instance(waiting).await;
+    let refresh = async || {
+        let hints = server.why("web").await["hints"].clone();
+        let hints: Vec<Hint> = serde_json::from_value(hints).unwrap();
+        let is = |hint: &Hint| hint.is(&HintAction::Refresh, HintKind::Template, "debian-12");
+        hints.iter().any(is)
+    };
+    assert!(!refresh().await);
+    std::fs::remove_file(file(&server, web.spec.image)).unwrap();
+    assert!(refresh().await);
 }
 
 #[tokio::test]

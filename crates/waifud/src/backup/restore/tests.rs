@@ -128,6 +128,58 @@ fn revoked_tokens_and_removed_nodes_are_not_restored() {
 }
 
 #[test]
+fn a_damaged_or_truncated_backup_changes_nothing() {
+    let world = World::new();
+    let state = &world.config.state_dir;
+    fs::create_dir(state.join(PKI)).unwrap();
+    let key = state.join(PKI).join("ca.key");
+    fs::write(&key, "the key of the CA").unwrap();
+    fs::remove_file(world.file()).unwrap();
+    let arguments = BackupArguments {
+        file: world.file(),
+        with_images: false,
+    };
+    backup(&world.config, &arguments).unwrap();
+    fs::write(&key, "a newer key").unwrap();
+
+    let complete = fs::read(world.file()).unwrap();
+    let position = |bytes: &[u8]| {
+        let mut windows = complete.windows(bytes.len());
+        windows.position(|window| window == bytes).unwrap()
+    };
+    let flipped = |at: usize| {
+        let mut bytes = complete.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let in_database = position(b"SQLite format 3\0") + 100;
+    let in_key = position(b"the key of the CA");
+    let before = fs::read(world.database()).unwrap();
+    for (fault, bytes) in [
+        ("a byte of the database", flipped(in_database)),
+        ("a byte of the key", flipped(in_key)),
+        ("cut in the key", complete[..in_key + 3].to_vec()),
+        ("cut in the database", complete[..in_database].to_vec()),
+        ("empty", Vec::new()),
+    ] {
+        fs::write(world.file(), bytes).unwrap();
+        world.restore(true).unwrap_err();
+        assert!(fs::read(world.database()).unwrap() == before, "{fault}");
+        assert_eq!(fs::read_to_string(&key).unwrap(), "a newer key", "{fault}");
+        let entries = fs::read_dir(state).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left: Vec<_> = names
+            .filter(|name| name.starts_with(ASIDE) || name == MARKER)
+            .collect();
+        assert_eq!(left, [""; 0], "{fault}");
+        refuse_half_restored(state).unwrap();
+    }
+    fs::write(world.file(), complete).unwrap();
+    world.restore(true).unwrap();
+    assert_eq!(fs::read_to_string(&key).unwrap(), "the key of the CA");
+}
+
+#[test]
 fn a_newer_key_of_a_node_is_kept() {
     let world = World::new();
     world.change(|tx| {
