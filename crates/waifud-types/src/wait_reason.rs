@@ -113,7 +113,7 @@ pub enum WaitReason {
         /// Whether the node is reachable.
         reachable: bool,
         /// What the node waits for, in its own words.
-        #[serde(alias = "trouble")]
+        #[serde(rename = "trouble", alias = "problem")]
         problem: Option<String>,
     },
 }

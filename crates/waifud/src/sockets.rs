@@ -39,7 +39,7 @@ fn find_group(name: &str) -> anyhow::Result<Option<Gid>> {
     if group.is_none() {
         tracing::info!(
             group = name,
-            "the socket's group does not exist; only root can use the socket"
+            "the socket's group does not exist; only root and waifud's own user can use the socket"
         );
     }
     Ok(group.map(|group| group.gid))

@@ -40,13 +40,20 @@ impl Selection {
 /// Everything else that is Markdown or lies below `docs/` is text that no test reads. A test below checks that this
 /// list has every documentation file that is read.
 const USED_BY: &[(&str, &[&str])] = &[
-    ("docs/reference/cli.md", &["waifuctl"]),
+    ("docs/reference/cli.md", &["waifuctl", "waifud-agent"]),
     ("docs/reference/instance.schema.json", &["waifuctl"]),
     ("docs/reference/openapi.json", &["waifud"]),
     (
         "docs/reference/config.md",
         &["waifud", "waifud-agentd", "waifud-metadatad"],
     ),
+    ("docs/reference/api.md", &["waifud-control"]),
+    ("docs/guides/images.md", &["waifud-control", "waifud-agent"]),
+    (
+        "docs/guides/troubleshooting.md",
+        &["waifud-types", "waifud-control", "waifud-agent"],
+    ),
+    ("docs/guides/docker-and-firewalls.md", &["waifud-network"]),
     // The Debian package is built by `cargo xtask package`, and a guest suite installs it.
     ("packaging/", &["xtask", "waifud-tests"]),
     // Only for runs of cargo-nextest by hand, or by git and CI.
@@ -268,7 +275,10 @@ mod tests {
     #[test]
     fn documentation_selects_no_test_unless_a_test_reads_it() {
         assert_eq!(of(&["README.md", "docs/guides/lan.md"]), some(&[]));
-        assert_eq!(of(&["docs/reference/cli.md"]), some(&["waifuctl"]));
+        assert_eq!(
+            of(&["docs/reference/cli.md"]),
+            some(&["waifuctl", "waifud-agent"])
+        );
         assert_eq!(
             of(&["packaging/debian/postinst", "docs/tutorial.md"]),
             some(&["xtask", "waifud-tests"])

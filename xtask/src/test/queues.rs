@@ -50,6 +50,12 @@ pub fn workers(processors: usize) -> &'static [Kind] {
     }
 }
 
+/// Whether work in the background can run beside the tests. On two processors, it slows them down so far that tests with
+/// real networks miss deadlines, even under the kernel's policy for idle work. There it runs before the tests.
+pub fn has_time_for_the_background(processors: usize) -> bool {
+    processors > 2
+}
+
 impl<T> Queues<T> {
     /// Jobs of each kind are taken in the given order. Of guest suites, `guests_at_once` may run at a time.
     pub fn new(
@@ -183,6 +189,12 @@ mod tests {
         queues.done(Kind::Guests);
         let queues = Queues::new([], [], ["lint"], 1);
         assert_eq!(queues.take(Kind::Rest), None);
+    }
+
+    #[test]
+    fn on_two_processors_nothing_runs_in_the_background() {
+        assert!(!has_time_for_the_background(2));
+        assert!(has_time_for_the_background(3));
     }
 
     #[test]

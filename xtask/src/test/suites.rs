@@ -85,13 +85,17 @@ fn run_in(target: &Path, programs: &[Program], background: Vec<Other<'_>>) -> Re
     for list in [&mut guests, &mut tests] {
         list.sort_by(|one, other| seconds(&other.name()).total_cmp(&seconds(&one.name())));
     }
+    let processors = processors();
+    let others = background.into_iter().map(Work::Other);
+    let (first, background): (Vec<_>, Vec<_>) =
+        others.partition(|_| !queues::has_time_for_the_background(processors));
     let queues = Queues::new(
         guests.into_iter().map(Work::Tests),
-        tests.into_iter().map(Work::Tests),
-        background.into_iter().map(Work::Other),
+        first.into_iter().chain(tests.into_iter().map(Work::Tests)),
+        background,
         guests_at_once(memory()),
     );
-    let workers = queues::workers(processors());
+    let workers = queues::workers(processors);
     let (working, all_ended) = channel();
     thread::scope(|scope| {
         for &preferred in workers {

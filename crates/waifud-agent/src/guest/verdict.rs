@@ -189,7 +189,7 @@ fn nothing_applied(mut cloud_init: CloudInitStatus) -> Verdict {
     cloud_init.state = CloudInitState::Error;
     cloud_init.errors.insert(
         0,
-        "cloud-init found no documents (DataSourceNone): the guest has no SSH keys and no user-data"
+        "cloud-init used none of waifud's metadata and user-data, because it found no datasource (DataSourceNone)"
             .to_owned(),
     );
     cloud_init.errors.truncate(ERRORS_MAX);

@@ -1,9 +1,14 @@
 //! The agent's log, as a test reads it.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
-use tracing::subscriber::DefaultGuard;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
+
+/// While there is a second dispatcher, tracing asks all of them whether a line is wanted. With a single one, it asks only that
+/// of the thread that reaches the line first, which may be the thread of another test, and remembers the answer.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
 
 /// Everything that this thread logs at any level while this exists. The daemons of a test run on its thread.
 pub struct CapturedLog {
@@ -27,6 +32,7 @@ impl Write for Bytes {
 
 impl CapturedLog {
     pub fn begin() -> Self {
+        LazyLock::force(&SECOND);
         let bytes = Bytes::default();
         let writer = bytes.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -61,8 +61,9 @@ impl Control {
             return Err(instance_problems::deleting(&adoption.name).into());
         }
         require_newest(tx, record.id, record.epoch, &adoption.name)?;
-        // The node may have recorded a release or a deletion of its copy's epoch, and ignores that epoch then.
-        let epoch = record.epoch.next().max(tx.epoch_floor()?);
+        // The copy's own epoch: an older backup that contains the instance may be restored later, and has this epoch, too.
+        // A node that has recorded a release of this epoch ignores it; nothing begins a release yet.
+        let epoch = record.epoch;
         crate::instances::validate::given_spec(&record.spec)
             .map_err(|part| node_problems::invalid_record(&adoption.name, part))?;
         require_networks(tx, &adoption)?;

@@ -7,6 +7,7 @@ use std::process::Child;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
@@ -27,6 +28,10 @@ struct Terminal {
 impl Terminal {
     fn start(world: &World, arguments: &[&str]) -> Self {
         let pty = openpty(None, None).unwrap();
+        // Children of other tests must not inherit it.
+        for end in [&pty.master, &pty.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        }
         let side = || Stdio::from(pty.slave.try_clone().unwrap());
         let mut command = world.command(arguments);
         command.stdin(side()).stdout(side()).stderr(side());

@@ -2,7 +2,7 @@
 //! the administrator chose the source.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,6 +10,11 @@ use serde_json::json;
 use super::{begin, end, large_image, settings};
 use crate::common::{Server, digest};
 use crate::mirror::{Mirror, Reply};
+
+/// While there is a second dispatcher, tracing asks all of them whether a line is wanted, and not only that of the thread
+/// that reaches the line first.
+static SECOND: LazyLock<tracing::Dispatch> =
+    LazyLock::new(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default()));
 
 /// The log of the tasks of a test whose runtime has one thread.
 #[derive(Clone, Default)]
@@ -29,6 +34,7 @@ impl Write for Log {
 impl Log {
     /// Records until the result is dropped.
     fn record(&self) -> tracing::subscriber::DefaultGuard {
+        LazyLock::force(&SECOND);
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
