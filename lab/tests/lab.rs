@@ -250,6 +250,7 @@ fn our_daemons_run_as_their_own_users_in_order_and_are_restarted() -> Result<()>
     lab.down()
 }
 
+// Not a test: the test that the reason names starts it.
 #[test]
 #[ignore = "the helper process of our_daemons_run_as_their_own_users_in_order_and_are_restarted"]
 fn daemon_that_listens() -> Result<()> {
@@ -357,6 +358,7 @@ fn a_lab_ends_with_the_process_that_created_it() -> Result<()> {
     machine.must_be_unchanged()
 }
 
+// Not a test: the test that the reason names starts it.
 #[test]
 #[ignore = "the helper process of a_lab_ends_with_the_process_that_created_it"]
 fn owner_that_is_killed() -> Result<()> {

@@ -224,8 +224,8 @@ mod tests {
             let config: Config = toml::from_str(text).unwrap();
             owners(&config).unwrap()
         };
-        let nobody = config(BASE);
-        assert_eq!((nobody.qemu, nobody.image_tools), (None, None));
+        let owners = config(BASE);
+        assert_eq!((owners.qemu, owners.image_tools), (None, None));
         let root =
             config("qemu_user = \"root\"\nqemu_group = \"root\"\nimage_user = \"no-such-user\"");
         assert_eq!((root.qemu, root.image_tools), (Some((0, 0)), None));
@@ -259,11 +259,11 @@ mod tests {
     fn each_configured_pool_is_opened_with_its_kind_and_path() {
         let mut config = two_pools();
         config.node = Some("alder".parse().unwrap());
-        let nobody = Owners {
+        let no_owners = Owners {
             qemu: None,
             image_tools: None,
         };
-        let plan = plan(&config, nobody).unwrap();
+        let plan = plan(&config, no_owners).unwrap();
         let pools: Vec<_> = plan
             .pools
             .iter()

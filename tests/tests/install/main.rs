@@ -283,7 +283,7 @@ fn purged(machine: &Machine<'_>) -> Result<()> {
          find /run -name '*waifu*' -not -path '/run/systemd/*'",
     )?;
     ensure!(left.trim() == "/var/lib/waifud-agent", "left: {left}");
-    // The accounts stay, so that their numbers are not reused by others, and nobody can log in to them.
+    // The accounts stay, so that their numbers are not reused by others. Their shells do not allow a login.
     machine.run("id waifud && id waifud-metadata && id waifud-image")?;
     let shells = machine.run("getent passwd waifud waifud-metadata waifud-image | cut -d: -f7")?;
     ensure!(

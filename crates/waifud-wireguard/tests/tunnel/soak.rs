@@ -30,6 +30,7 @@ fn some_requests(world: &World) -> Outcome {
     outcome
 }
 
+// Renewal of keys follows the clock of the protocol, so it takes its time. CONTRIBUTING.md says when to run this.
 #[test]
 #[ignore = "takes nine minutes of real time"]
 fn requests_are_answered_while_keys_are_renewed_and_after_long_silence() {
