@@ -40,7 +40,7 @@ const AFTER: &str = include_str!("../guest/debian/after-packages.sh");
 
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
 
-/// Documentation that a server does not need. Licences are kept.
+/// Documentation that a server does not need. Licenses are kept.
 const DPKG_OPTIONS: [&str; 7] = [
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",

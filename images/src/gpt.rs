@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_one_of_the_standard() {
-        // The check value that every catalogue of CRCs lists.
+        // The check value that every catalog of CRCs lists.
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
     }
 

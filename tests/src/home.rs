@@ -55,7 +55,7 @@ pub fn outside(world: &World, argv: &[&str]) -> Result<String> {
     wait::run(&mut world.lab.command(waifud_lab::OUTSIDE, argv)?, SOON)
 }
 
-/// The node's rules, routes and neighbours for guest ports on its own bridges.
+/// The node's rules, routes and neighbors for guest ports on its own bridges.
 pub fn traces(world: &World) -> Result<String> {
     let mut text = String::new();
     for argv in [

@@ -5,7 +5,7 @@ mod arrows;
 mod circles;
 mod deny;
 mod files;
-mod licence;
+mod license;
 pub mod metadata;
 mod openapi;
 mod snapshots;
@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
     part(Part::Architecture, "architecture", &architecture::check);
     part(Part::Arrows, "crate arrows", &arrows::check);
     part(Part::Circles, "circular imports", &circles::check);
-    part(Part::Deny, "licences, bans, sources", &deny::check);
+    part(Part::Deny, "licenses, bans, sources", &deny::check);
     part(Part::Clippy, "clippy", &|| {
         let arguments = [
             "clippy",

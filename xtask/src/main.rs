@@ -33,7 +33,7 @@ enum Command {
     Demo(demo::Args),
     /// Install missing packages, build, and run all lints and tests
     Test(test::Args),
-    /// Check formatting, clippy, dependencies between crates, files, the API description, licences and sources
+    /// Check formatting, clippy, dependencies between crates, files, the API description, licenses and sources
     Lint(lint::Args),
     /// Build a guest image: debian [bookworm|trixie], debian-12-node, or tiny
     Image(image::Args),

@@ -107,7 +107,7 @@ fn load() -> Result<Contexts, Failure> {
 
 fn of_context(contexts: &Contexts, name: &Name) -> Result<Client, Failure> {
     let Entry { url, ca, token } = contexts.get(name)?;
-    Ok(Client::https(url, &only(ca)?, Some(token.clone()))?)
+    Ok(Client::https(url, &trust_only(ca)?, Some(token.clone()))?)
 }
 
 fn of_environment(url: &str) -> Result<Client, Failure> {
@@ -117,7 +117,7 @@ fn of_environment(url: &str) -> Result<Client, Failure> {
             Failure::input("invalid-url", e.to_string()).field("WAIFUD_URL")
         })?;
     let trust = match variable("WAIFUD_CA")? {
-        Some(path) => only(&read_ca(Path::new(&path), "WAIFUD_CA")?)?,
+        Some(path) => trust_only(&read_ca(Path::new(&path), "WAIFUD_CA")?)?,
         None => Trust::System,
     };
     let token = variable("WAIFUD_TOKEN")?.map(Secret::new);
@@ -149,7 +149,7 @@ pub fn read_ca(path: &Path, field: &str) -> Result<String, Failure> {
 }
 
 /// Trusts only this CA.
-pub fn only(pem: &str) -> Result<Trust, Failure> {
+pub fn trust_only(pem: &str) -> Result<Trust, Failure> {
     let bad = |e: waifud_pki::PkiError| {
         Failure::input("invalid-ca", "invalid CA certificate")
             .cause(&e)

@@ -15,7 +15,7 @@ use crate::text::{escape_json, escape_lines};
 pub struct Printer {
     json: bool,
     quiet: bool,
-    colour: bool,
+    color: bool,
 }
 
 impl Printer {
@@ -25,7 +25,7 @@ impl Printer {
         Self {
             json,
             quiet,
-            colour: wanted && std::io::stderr().is_terminal(),
+            color: wanted && std::io::stderr().is_terminal(),
         }
     }
 
@@ -112,20 +112,20 @@ impl Printer {
 
     /// Green on a terminal.
     pub fn green(self, text: &str) -> String {
-        self.coloured("32", text)
+        self.colored("32", text)
     }
 
     /// Red on a terminal.
     pub fn red(self, text: &str) -> String {
-        self.coloured("31", text)
+        self.colored("31", text)
     }
 
     fn yellow(self, text: &str) -> String {
-        self.coloured("33", text)
+        self.colored("33", text)
     }
 
-    fn coloured(self, code: &str, text: &str) -> String {
-        if self.colour {
+    fn colored(self, code: &str, text: &str) -> String {
+        if self.color {
             format!("\x1b[{code}m{text}\x1b[0m")
         } else {
             text.to_owned()

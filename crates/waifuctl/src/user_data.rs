@@ -17,7 +17,7 @@ pub fn read(path: &Path) -> Result<Secret<String>, Failure> {
     read_as(path, "--user-data")
 }
 
-/// As [`read`]; errors name `field`.
+/// Same as [`read`], with `field` as the field in errors.
 pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
     let failure = |code, title: String| Failure::input(code, title).field(field);
     let unreadable = |e: std::io::Error| {
@@ -52,10 +52,10 @@ pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
         let text = waifud_cloudinit::unpack_user_data(&bytes).map_err(|error| {
             failure("user-data-invalid", format!("{}: {error}", path.display())).hint(error.hint())
         })?;
-        return Ok(Secret::new(without_mark(text)));
+        return Ok(Secret::new(without_byte_order_mark(text)));
     }
     match String::from_utf8(bytes) {
-        Ok(text) if !text.contains('\0') => Ok(Secret::new(without_mark(text))),
+        Ok(text) if !text.contains('\0') => Ok(Secret::new(without_byte_order_mark(text))),
         _ => Err(failure(
             "user-data-binary",
             "user-data is not valid UTF-8".to_owned(),
@@ -64,7 +64,7 @@ pub fn read_as(path: &Path, field: &str) -> Result<Secret<String>, Failure> {
     }
 }
 
-/// Validates user-data like waifud does, before it is sent.
+/// Validates user-data as waifud does, before it is sent.
 pub fn check(text: &str) -> Result<(), Failure> {
     use waifud_cloudinit::UserDataError as E;
     let Err(error) = waifud_cloudinit::validate_user_data(text) else {
@@ -82,7 +82,7 @@ pub fn check(text: &str) -> Result<(), Failure> {
 }
 
 /// Removes a byte order mark, which editors on Windows write and cloud-init does not expect.
-fn without_mark(text: String) -> String {
+fn without_byte_order_mark(text: String) -> String {
     match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => text,
@@ -93,7 +93,7 @@ fn without_mark(text: String) -> String {
 mod tests {
     use super::*;
 
-    fn code_of(bytes: &[u8]) -> String {
+    fn result_of(bytes: &[u8]) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         match read(file.path()) {
@@ -107,17 +107,17 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut gzip, b"\xef\xbb\xbf#cloud-config\n").unwrap();
         let packed = gzip.finish().unwrap();
-        assert_eq!(code_of(&packed), "#cloud-config\n");
-        assert_eq!(code_of(b"\xef\xbb\xbf#cloud-config\n"), "#cloud-config\n");
-        assert!(code_of(&packed[..packed.len() - 4]).contains("gzip data is damaged"));
+        assert_eq!(result_of(&packed), "#cloud-config\n");
+        assert_eq!(result_of(b"\xef\xbb\xbf#cloud-config\n"), "#cloud-config\n");
+        assert!(result_of(&packed[..packed.len() - 4]).contains("gzip data is damaged"));
     }
 
     #[test]
     fn text_is_read_unchanged_and_binary_data_is_refused() {
-        assert_eq!(code_of(b"#cloud-config\n{}\n"), "#cloud-config\n{}\n");
-        assert!(code_of(b"\xff\xfe#\0").contains("user-data-binary"));
-        assert!(code_of(b"\x1f\x8b\x08\0").contains("user-data-invalid"));
-        assert!(code_of(&vec![b'a'; (1 << 20) + 1]).contains("user-data-too-large"));
+        assert_eq!(result_of(b"#cloud-config\n{}\n"), "#cloud-config\n{}\n");
+        assert!(result_of(b"\xff\xfe#\0").contains("user-data-binary"));
+        assert!(result_of(b"\x1f\x8b\x08\0").contains("user-data-invalid"));
+        assert!(result_of(&vec![b'a'; (1 << 20) + 1]).contains("user-data-too-large"));
         assert!(matches!(read(Path::new("/nonexistent")), Err(f) if f.exit_code() == 1));
     }
 }

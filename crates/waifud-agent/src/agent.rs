@@ -141,7 +141,7 @@ impl Agent {
         })
     }
 
-    /// An operator confirms waifud's restored database. Returns whether deletions were held for it.
+    /// An administrator confirms waifud's restored database. Returns whether deletions were held for it.
     pub fn confirm_incarnation(&self, incarnation: Incarnation) -> Result<bool, AgentError> {
         Ok(self.shared.table.confirm(incarnation)?)
     }

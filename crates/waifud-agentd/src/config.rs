@@ -1,4 +1,4 @@
-//! The configuration file. Every key has a default. Unknown keys are refused, because they are probably misspelt.
+//! The configuration file. Every key has a default. Unknown keys are refused, because they are probably misspelled.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -183,7 +183,7 @@ mod tests {
             ("nodes = \"alder\"", "nodes"),
             (
                 "node = \"Not A Label\"",
-                "node: \"Not A Label\" is not a name",
+                "node: invalid name \"Not A Label\"",
             ),
             ("boot_alone = \"maybe\"", "invalid boot_alone \"maybe\""),
             ("boot_alone = \"wait:2h\"", "invalid boot_alone \"wait:2h\""),

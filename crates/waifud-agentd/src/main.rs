@@ -65,7 +65,7 @@ enum Command {
     /// Remove the guests' bridge, DHCP, firewall rules, routes and tunnel from this host, and restore the settings that
     /// were changed for them. Refused while guests or waifud-agentd are running. Used when the package is removed.
     RemoveNetwork,
-    /// Allow guests to start: the host is up again, or its shutdown was cancelled. Used by a unit's `ExecStart`.
+    /// Allow guests to start: the host is up again, or its shutdown was canceled. Used by a unit's `ExecStart`.
     StartGuests,
 }
 

@@ -1,10 +1,10 @@
 //! The agent's memory: glibc's allocator gets two arenas.
 //!
 //! By default, glibc gives each thread an arena of its own, up to eight for each processor. The agent has some twenty
-//! threads, most of them for blocking calls of libvirt, and each arena keeps what its busiest moment needed. With 55 guests
-//! these unused pages were 5 of 16 MiB of private memory (docs/reference/performance.md).
+//! threads, most of them for blocking calls of libvirt, and each arena keeps the memory that it needed at its peak. With
+//! more than 50 guests these unused pages were 5 of 13.5 MiB of private memory (docs/reference/performance.md).
 
-/// As many as the runtime has worker threads.
+/// The number of arenas: as many as the runtime has worker threads.
 #[cfg(target_env = "gnu")]
 const ARENAS: nix::libc::c_int = 2;
 

@@ -77,7 +77,7 @@ pub struct Hello {
 pub struct Welcome {
     /// Id of the node, as in its certificate.
     pub node: NodeId,
-    /// The incarnation of waifud's database. After it changes, agents do not destroy anything until an operator has
+    /// The incarnation of waifud's database. After it changes, agents do not destroy anything until an administrator has
     /// confirmed the node.
     pub incarnation: Incarnation,
     /// Addresses of waifud, `https://HOST:PORT`, which the agent stores. Empty if unchanged.

@@ -53,7 +53,7 @@ pub struct Node {
     pub conditions: Vec<Condition>,
     /// Unmanaged objects on the node: domains and volumes that are not in waifud's database.
     pub unmanaged: Vec<Unmanaged>,
-    /// False after a restore until an operator has confirmed the node. Until then, the node does not destroy anything
+    /// False after a restore until an administrator has confirmed the node. Until then, the node does not destroy anything
     /// and does not recreate instances from the backup that it does not have.
     pub confirmed: bool,
 }

@@ -2,7 +2,7 @@
 //!
 //! There are three trees: `/openstack/VERSION/…`, EC2's `/VERSION/meta-data/…` (cloud-init's OpenStack datasource reads
 //! both), and `/nocloud/…`. Directories list their children, with and without a slash at the end of the path. Paths are
-//! compared without decoding or normalising, so each document has one path only.
+//! compared without decoding or normalizing, so each document has one path only.
 
 use std::{borrow::Cow, fmt};
 

@@ -1,4 +1,4 @@
-//! The disk labelled `cidata`: NoCloud's documents as a filesystem, for guests that do not use the metadata service.
+//! The disk labeled `cidata`: NoCloud's documents as a filesystem, for guests that do not use the metadata service.
 
 use crate::{Documents, documents::Leaf, iso9660};
 

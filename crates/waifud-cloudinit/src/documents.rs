@@ -20,7 +20,7 @@ pub struct Documents {
     pub(crate) openstack: Tree,
     /// The documents below `/VERSION/`, in EC2's format.
     pub(crate) ec2: Tree,
-    /// The documents below `/nocloud/` and on a disk labelled `cidata`. They always include user-data, even if it is empty:
+    /// The documents below `/nocloud/` and on a disk labeled `cidata`. They always include user-data, even if it is empty:
     /// without that file cloud-init ignores the others.
     #[serde(default)]
     pub(crate) nocloud: Tree,

@@ -1,4 +1,4 @@
-//! NoCloud's documents: `/nocloud/…` over HTTP, and the files of a disk labelled `cidata`.
+//! NoCloud's documents: `/nocloud/…` over HTTP, and the files of a disk labeled `cidata`.
 
 use std::fmt::Write;
 

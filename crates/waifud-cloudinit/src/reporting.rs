@@ -34,7 +34,7 @@ pub fn unreported(user_data: &str) -> Option<Unreported> {
     }
 }
 
-/// Whether the user-data replaces the message on the console with which cloud-init ends, or a part of it may.
+/// Whether the user-data, or a part of it, may replace the final message that cloud-init writes to the console.
 pub fn replaces_final_message(user_data: &str) -> bool {
     match validate_user_data(user_data) {
         Ok(UserDataKind::CloudConfig) => yaml::load(user_data).is_ok_and(|document| {

@@ -189,7 +189,7 @@ impl Control {
         self.shared.config.state_dir.join("pki")
     }
 
-    /// Cancelled when waifud stops; watches end then.
+    /// Canceled when waifud stops; watches end then.
     pub fn stop_token(&self) -> &CancellationToken {
         &self.shared.stop
     }

@@ -14,7 +14,7 @@ pub enum ControlError {
     #[error("the database failed")]
     Store(#[from] StoreError),
     /// Sealing a bundle failed.
-    #[error("sealing the guest's documents failed")]
+    #[error("encrypting the guest's metadata and user-data failed")]
     Seal(#[source] waifud_cloudinit::BundleError),
     /// The private CA is not usable.
     #[error("the private CA is not usable")]

@@ -11,7 +11,7 @@
 //! | [`failpoints`] | named points at which tests stop a daemon |
 //! | [`fault_injection`] | scripted failures and hanging calls for fakes |
 //! | [`filesystem`] | size, free space and state of a filesystem, and lock files |
-//! | [`labelled_stream`] | a stream in memory with a value, for fakes of connections |
+//! | [`labeled_stream`] | a stream in memory with a value, for fakes of connections |
 //! | [`sha256`] | SHA-256 of bytes, readers and files; hexadecimal text |
 //! | [`sync`] | locking a mutex whatever happened to its last holder |
 //! | [`terminal`] | text from elsewhere made safe for a terminal |
@@ -27,8 +27,8 @@ pub mod failpoints;
 #[cfg(feature = "fault-injection")]
 pub mod fault_injection;
 pub mod filesystem;
-#[cfg(feature = "labelled-stream")]
-pub mod labelled_stream;
+#[cfg(feature = "labeled-stream")]
+pub mod labeled_stream;
 pub mod sha256;
 pub mod sync;
 pub mod terminal;

@@ -78,7 +78,7 @@ impl ControlSocket {
         })
     }
 
-    /// Serves the agent until `stop` is cancelled. Running requests are completed.
+    /// Serves the agent until `stop` is canceled. Running requests are completed.
     pub async fn serve(
         self,
         service: Arc<MetadataService>,

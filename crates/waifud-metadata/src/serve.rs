@@ -10,7 +10,7 @@ use waifud_wireguard::{GuestListener, GuestStream};
 
 use crate::MetadataService;
 
-/// Serves connections until the listener ends or `stop` is cancelled, and then completes running answers. The caller must
+/// Serves connections until the listener ends or `stop` is canceled, and then completes running answers. The caller must
 /// limit how long that takes.
 pub async fn serve_guests<L: GuestListener>(
     mut listener: L,

@@ -42,7 +42,7 @@ pub struct Parts {
     pub limits: GuestLimits,
     /// The clock.
     pub clock: fn() -> Timestamp,
-    /// Cancelled when the service stops; ends pending waits.
+    /// Canceled when the service stops; ends pending waits.
     pub stop: CancellationToken,
 }
 

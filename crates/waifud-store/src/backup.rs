@@ -49,14 +49,14 @@ pub fn snapshot(from: &Path, to: &Path) -> Result<Snapshot, StoreError> {
     Ok(snapshot)
 }
 
-/// How much the lowest epoch grows at least with each restore, whatever the clock says: more than an instance changes its
+/// The minimum growth of the lowest epoch with each restore, regardless of the clock: more than an instance changes its
 /// owner between two restores.
 const FLOOR_STEP: u64 = 1 << 20;
 
 /// Prepares the copy at `path` to replace the database: checks it, migrates it, and gives it a new incarnation.
 ///
 /// The copy does not contain what happened since it was made. So no node is given an instance before it has reported
-/// what runs on it, and no node destroys anything before an operator has confirmed it. Epochs that were assigned since the
+/// what runs on it, and no node destroys anything before an administrator has confirmed it. Epochs that were assigned since the
 /// copy was made are not assigned again: new ones begin at the seconds of `now`, a number that no instance has
 /// reached by changes of its owner and that is higher than at any earlier restore.
 pub fn prepare_restored(

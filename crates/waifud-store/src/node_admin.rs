@@ -17,7 +17,7 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Replaces the labels that operators set on a node.
+    /// Replaces the labels that administrators set on a node.
     pub fn set_node_labels(&mut self, id: NodeId, labels: &Labels) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE nodes SET labels = ?2 WHERE id = ?1")?

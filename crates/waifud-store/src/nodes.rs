@@ -38,7 +38,7 @@ pub struct NodeRow {
     pub name: Name,
     /// The facts in its last report.
     pub facts: NodeFacts,
-    /// Labels that operators set.
+    /// Labels that administrators set.
     pub labels: Labels,
     /// Whether it is reachable.
     pub reachable: bool,
@@ -50,7 +50,7 @@ pub struct NodeRow {
     pub last_contact: Option<Timestamp>,
     /// The unmanaged objects on it.
     pub unmanaged: UnmanagedSummary,
-    /// Whether an operator has confirmed the database for it; false only after a restore.
+    /// Whether an administrator has confirmed the database for it; false only after a restore.
     pub confirmed: bool,
     /// The boot id at its last contact; `None` until it was reported.
     pub boot_id: Option<BootId>,
@@ -72,7 +72,7 @@ pub struct UnmanagedSummary {
 }
 
 impl NodeRow {
-    /// The value of one of its labels; an operator's label overrides a reported one.
+    /// The value of one of its labels; an administrator's label overrides a reported one.
     pub fn label(&self, key: &str) -> Option<&String> {
         self.labels.get(key).or_else(|| self.facts.labels.get(key))
     }
@@ -132,7 +132,7 @@ impl ReadTx<'_> {
         Ok(copies)
     }
 
-    /// The first node that no operator has confirmed since the database was restored.
+    /// The first node that no administrator has confirmed since the database was restored.
     pub fn unconfirmed_node(&self) -> Result<Option<Name>, StoreError> {
         self.conn
             .prepare_cached("SELECT name FROM nodes WHERE confirmed = 0 ORDER BY name LIMIT 1")?
@@ -282,7 +282,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Records an operator's confirmation that the restored database is the right one for this node. `revision` is that
+    /// Records an administrator's confirmation that the restored database is the right one for this node. `revision` is that
     /// of the event about this change. The node and its instances are sent again.
     pub fn confirm_node(&mut self, id: NodeId, revision: Revision) -> Result<(), StoreError> {
         let revision = to_i64(revision.number);

@@ -9,7 +9,7 @@ use crate::{ReadTx, StoreError, Taken, WriteTx};
 
 impl ReadTx<'_> {
     /// The instance that a port of a node is published to, even while the instance is being deleted.
-    pub fn publisher(
+    pub fn instance_on_port(
         &self,
         node: NodeId,
         protocol: Protocol,
@@ -38,12 +38,12 @@ impl WriteTx<'_> {
         let mut insert = self.conn.prepare_cached(
             "INSERT INTO published (node, protocol, port, instance) VALUES (?1, ?2, ?3, ?4)",
         )?;
-        for to in ports {
+        for port in ports {
             insert
                 .execute((
                     node16(&node),
-                    to.protocol.as_str(),
-                    to.port,
+                    port.protocol.as_str(),
+                    port.port,
                     id16(&instance),
                 ))
                 .map_err(|e| taken(e, &[("published.port", Taken::Port)]))?;

@@ -34,12 +34,12 @@ impl ReadTx<'_> {
         self.first("SELECT * FROM tokens WHERE id = ?1", [id], token)
     }
 
-    /// The token of this name.
+    /// The token with this name.
     pub fn token_named(&self, wanted: &str) -> Result<Option<TokenRow>, StoreError> {
         self.first("SELECT * FROM tokens WHERE name = ?1", [wanted], token)
     }
 
-    /// Tokens by name, after `after`.
+    /// At most `limit` tokens in order of their names, starting after the name `after`.
     pub fn tokens(&self, after: &str, limit: u32) -> Result<Vec<TokenRow>, StoreError> {
         self.all(
             "SELECT * FROM tokens WHERE name > ?1 ORDER BY name LIMIT ?2",

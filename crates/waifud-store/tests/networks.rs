@@ -88,7 +88,7 @@ async fn names_and_bridges_are_unique() {
 }
 
 #[tokio::test]
-async fn only_existing_instances_use_existing_networks() {
+async fn references_between_instances_and_networks_are_enforced() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     // For an instance that does not exist, and for a network that does not exist.

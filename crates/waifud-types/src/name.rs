@@ -13,9 +13,9 @@ use crate::string_conversions;
 #[schema(value_type = String, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 pub struct Name(String);
 
-/// The text is not a name.
+/// The text is not a valid name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a name: {why}")]
+#[error("invalid name {text:?}: {why}")]
 pub struct NameError {
     text: String,
     why: &'static str,
@@ -95,7 +95,7 @@ mod tests {
             ("-", ends),
         ] {
             let error = bad.parse::<Name>().unwrap_err();
-            assert_eq!(error.to_string(), format!("{bad:?} is not a name: {why}"));
+            assert_eq!(error.to_string(), format!("invalid name {bad:?}: {why}"));
         }
     }
 }

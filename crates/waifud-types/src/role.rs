@@ -9,11 +9,12 @@ use utoipa::ToSchema;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Can read everything except secrets: user-data only as size and digest, no console.
+    /// Can read everything except user-data (only its size and digest), descriptions, consoles, logs and tokens.
     Viewer,
-    /// Can create, change and destroy instances and templates, and use consoles, logs, SSH, forwards and user-data.
+    /// Can create, change and delete instances, templates and images, connect to guests, and read logs, descriptions and
+    /// user-data.
     Operator,
-    /// Can manage nodes, networks, tokens and backups.
+    /// Can manage nodes, networks, tokens, join tokens and unmanaged instances.
     Admin,
 }
 

@@ -42,7 +42,8 @@ pub struct InstanceSpec {
     pub publish: Vec<PublishSpec>,
     /// Requirements for the node.
     pub placement: PlacementSpec,
-    /// Size and digest of the user-data; null without user-data. Only operators can read the text, separately.
+    /// Size and digest of the user-data; null without user-data. Reading the text requires the role `operator` (`GET
+    /// /v1/instances/{name}/user-data`).
     pub user_data: Option<UserDataFacts>,
 }
 
@@ -166,7 +167,7 @@ pub struct PlacementSpec {
 pub struct SpreadSpec {
     /// Name of the group.
     pub group: Name,
-    /// Whether the instance stays pending rather than share a node.
+    /// Whether the instance stays pending rather than sharing a node.
     pub strict: bool,
 }
 
@@ -180,7 +181,8 @@ pub struct UserDataFacts {
     /// What prevents cloud-init from reporting to waifud; absent if nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreported: Option<Unreported>,
-    /// Whether it replaces the message on the console with which cloud-init ends (`final_message`); absent if not.
+    /// Whether the user-data replaces the final message that cloud-init writes to the console (`final_message`); absent if
+    /// it does not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaces_final_message: bool,
 }

@@ -111,7 +111,7 @@ pub enum ReadyBy {
     Console,
     /// cloud-init phoned home to the metadata service.
     PhoneHome,
-    /// In a way that this version does not know.
+    /// A source that this version does not know.
     #[serde(other)]
     Other,
 }
@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_way_of_detecting_readiness_that_this_version_does_not_know_is_read() {
+    fn an_unknown_ready_by_is_parsed_as_other() {
         let mut status = serde_json::to_value(InstanceStatus::pending(None)).unwrap();
         status["ready_by"] = "telepathy".into();
         let newer: InstanceStatus = serde_json::from_value(status).unwrap();

@@ -169,7 +169,7 @@ impl fmt::Display for Verdict {
                 write!(f, "cannot use {bridge}, which {because}")
             }
             Self::SpreadGroup { group, members } => {
-                write!(f, "already runs {members} of the group {group}")
+                write!(f, "already has {members} of the instances in group {group}")
             }
             Self::Unreachable { fits: true } => f.write_str("unreachable; would fit"),
             Self::Unreachable { fits: false } => f.write_str("unreachable; has no capacity"),
@@ -285,7 +285,7 @@ mod tests {
                 "unsuitable-bridge",
                 "cannot use br0, which has no uplink except wlan0",
             ),
-            (group, "spread-group", "already runs 1 of the group db"),
+            (group, "spread-group", "already has 1 of the instances in group db"),
             (
                 Verdict::Unreachable { fits: true },
                 "unreachable",

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddrV4};
 
 use tokio::{io::DuplexStream, sync::mpsc};
-use waifud_kit::labelled_stream::LabelledStream;
+use waifud_kit::labeled_stream::LabeledStream;
 
 use crate::{GuestListener, GuestStream};
 
@@ -23,7 +23,7 @@ pub struct FakeDialer(mpsc::UnboundedSender<FakeConnection>);
 impl FakeDialer {
     /// Connects as `source`. Fails with `ConnectionRefused` once the listener is dropped.
     pub fn connect(&self, source: SocketAddrV4) -> io::Result<DuplexStream> {
-        let (service, guest) = LabelledStream::pair(source, BUFFER);
+        let (service, guest) = LabeledStream::pair(source, BUFFER);
         self.0
             .send(service)
             .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
@@ -44,7 +44,7 @@ impl GuestListener for FakeListener {
 }
 
 /// The service's end of a connection of [`FakeDialer::connect`], with the guest's address.
-pub type FakeConnection = LabelledStream<SocketAddrV4>;
+pub type FakeConnection = LabeledStream<SocketAddrV4>;
 
 impl GuestStream for FakeConnection {
     fn source(&self) -> SocketAddrV4 {

@@ -10,7 +10,7 @@
 //! Any user who can read the state can make a backup, while waifud is running. A restore requires that waifud is stopped,
 //! and keeps the previous state. The restored database gets a new incarnation, because it does not contain the changes
 //! since the backup. Nodes therefore keep everything that they have, report objects that are not in the database as
-//! unmanaged, and destroy nothing until an operator has confirmed the node.
+//! unmanaged, and destroy nothing until an administrator has confirmed the node.
 
 mod archive;
 mod owner;

@@ -61,7 +61,7 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
     let text = String::deserialize(deserializer)?;
     let span: jiff::SignedDuration = text.parse().map_err(|_| {
         D::Error::custom(format!(
-            "{text:?} is not a duration, for example \"30s\" or \"2m\""
+            "invalid duration {text:?}: use for example \"30s\" or \"2m\""
         ))
     })?;
     Duration::try_from(span)

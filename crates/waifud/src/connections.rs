@@ -67,7 +67,7 @@ pub struct Place {
     id: u64,
     /// Set when a request on this connection is authenticated.
     pub proof: ConnectionProof,
-    /// Cancelled to close this connection in favour of another.
+    /// Canceled to close this connection in favor of another.
     pub close: CancellationToken,
 }
 
@@ -88,7 +88,7 @@ impl Connections {
         let mut table = self.table();
         while let Some(id) = victim(&table.entries, source, LIMITS) {
             if let Some(entry) = table.entries.remove(&id) {
-                tracing::debug!(source = %entry.source, "closing a connection in favour of a newer one");
+                tracing::debug!(source = %entry.source, "closing a connection in favor of a newer one");
                 entry.close.cancel();
             }
         }

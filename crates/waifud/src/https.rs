@@ -50,7 +50,7 @@ pub async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> 
     Ok(listeners)
 }
 
-/// Serves until `stop` is cancelled, then waits for running requests. The caller limits this time.
+/// Serves until `stop` is canceled, then waits for running requests. The caller limits this time.
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -102,7 +102,7 @@ async fn meet(
     from: SocketAddr,
     acceptor: TlsAcceptor,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
-    // Both are optional optimisations.
+    // Both are optional optimizations.
     let _best_effort = stream.set_nodelay(true);
     let _best_effort = setsockopt(&stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
     let mut stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {

@@ -1,4 +1,4 @@
-//! Licences, banned crates and sources, according to `deny.toml`.
+//! Licenses, banned crates and sources, according to `deny.toml`.
 //!
 //! Our own check reads the part of cargo-deny's format that we use. It needs no network and no installation, so it runs
 //! everywhere. If cargo-deny is installed, it runs too.
@@ -6,7 +6,7 @@
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::licence::satisfied;
+use super::license::satisfied;
 use super::metadata::{Package, everything};
 use crate::cargo;
 
@@ -66,7 +66,7 @@ pub fn check() -> Result<()> {
 
 fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
     let mut findings = Vec::new();
-    // Packages of this repository have the repository's licence.
+    // Packages of this repository have the repository's license.
     let foreign = packages
         .iter()
         .filter_map(|package| package.source.as_deref().map(|source| (package, source)));
@@ -94,7 +94,7 @@ fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
         {
             findings.push(format!("{name} is banned: {}", banned.reason));
         }
-        let allowed = |licence: &str| {
+        let allowed = |license: &str| {
             let exceptions = deny
                 .licenses
                 .exceptions
@@ -104,28 +104,28 @@ fn findings(deny: &Deny, packages: &[Package]) -> Vec<String> {
                 .allow
                 .iter()
                 .chain(exceptions.flat_map(|exception| &exception.allow))
-                .any(|name| name == licence)
+                .any(|name| name == license)
         };
-        let licence = package.license.clone().or_else(|| from_file(package));
-        match licence
+        let license = package.license.clone().or_else(|| from_file(package));
+        match license
             .as_deref()
             .map(|expression| satisfied(expression, &allowed))
         {
             Some(Ok(true)) => {}
             Some(Ok(false)) => {
-                let licence = licence.unwrap_or_default();
+                let license = license.unwrap_or_default();
                 findings.push(format!(
-                    "{name} has licence {licence}, which deny.toml does not allow"
+                    "{name} has license {license}, which deny.toml does not allow"
                 ));
             }
             Some(Err(error)) => findings.push(format!("{name}: {error:#}")),
-            None => findings.push(format!("{name} has no licence")),
+            None => findings.push(format!("{name} has no license")),
         }
     }
     findings
 }
 
-/// The licence of a package that has a file instead of an expression. Only the text of MIT is recognized, as by
+/// The license of a package that has a file instead of an expression. Only the text of MIT is recognized, as by
 /// cargo-deny.
 fn from_file(package: &Package) -> Option<String> {
     let file = package
@@ -136,7 +136,7 @@ fn from_file(package: &Package) -> Option<String> {
     is_mit(&text).then(|| "MIT".to_owned())
 }
 
-/// The MIT licence up to its disclaimer.
+/// The MIT license up to its disclaimer.
 const GRANT: &str = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software \
     and associated documentation files (the \"Software\"), to deal in the Software without restriction, including \
     without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of \
@@ -144,7 +144,7 @@ const GRANT: &str = "Permission is hereby granted, free of charge, to any person
     conditions: The above copyright notice and this permission notice shall be included in all copies or substantial \
     portions of the Software. THE SOFTWARE IS PROVIDED \"AS IS\"";
 
-/// Whether a text has the MIT licence's grant and no other conditions before its disclaimer.
+/// Whether a text has the MIT license's grant and no other conditions before its disclaimer.
 fn is_mit(text: &str) -> bool {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     words(text).contains(&words(GRANT))
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_licence_file_counts_by_its_text() {
+    fn a_license_file_counts_by_its_text() {
         assert!(is_mit(&format!(
             "Copyright us\n\n{}.\n",
             GRANT.replace(' ', "\n")

@@ -21,7 +21,7 @@ pub struct CreateArgs {
     /// A YAML file that describes one or more instances; - reads standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// The template to create the instance from; a catalog template is downloaded first
+    /// The template to create the instance from; if it does not exist, it is added from the catalog first
     #[arg(short, long, value_name = "NAME", required_unless_present = "file", add = ArgValueCandidates::new(complete::templates))]
     pub template: Option<String>,
     /// Number of virtual CPUs
@@ -79,7 +79,7 @@ pub struct SpecArgs {
     /// Place the instance only on a node with this label; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub require: Vec<String>,
-    /// Place the instance on a different node than other instances of this group; with ,strict it stays pending rather than share
+    /// Prefer a node without other instances of this group; with ,strict the instance stays pending rather than sharing
     /// a node
     #[arg(long, value_name = "GROUP[,strict]")]
     pub spread: Option<String>,

@@ -18,7 +18,7 @@ pub struct ExecArgs {
     /// [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_exec_timeout)]
     pub timeout: Option<u32>,
-    /// Run the program without input. Otherwise a file or pipe at standard input is passed on, 1 MiB at most
+    /// Run the program without input. By default, a file or pipe on standard input is passed to the program, at most 1 MiB
     #[arg(short = 'n', long)]
     pub no_stdin: bool,
     /// The program and its arguments, after --

@@ -179,7 +179,7 @@ one user at a time; a new connection replaces the previous one."
     /// Run a program in an instance through its guest agent, and exit with the program's exit code
     #[command(
         after_help = "Examples:\n  waifuctl exec web -- systemctl is-system-running\n  waifuctl exec web -- sh -c 'df -h; exit 3'\n  waifuctl exec web --timeout 10m -- apt-get -y upgrade\n  waifuctl exec web -- sh < setup.sh\n\n\
-The program runs as root. A file or a pipe at standard input becomes its input, 1 MiB at most; use --no-stdin in a loop\n\
+The program runs as root. A file or a pipe on standard input becomes its input, at most 1 MiB; use --no-stdin in a loop\n\
 that reads from standard input itself. The output is printed when the program has ended: the first 2 MiB of standard\n\
 output and 512 KiB of standard error, unfiltered. A guest that you do not trust can put escape sequences into it. A\n\
 program that exceeds the timeout keeps running.\n\n\

@@ -11,8 +11,8 @@ pub enum TokenCommand {
     /// Create a token; its secret is shown only once
     #[command(
         after_help = "Examples:\n  waifuctl token create laptop --role operator --expires 90d\n  waifuctl token create ci --role viewer --json | jq -r .secret\n\n\
-Roles, each with the permissions of the previous one:\n  viewer    read everything except secrets, consoles and logs\n  \
-operator  create, change and delete instances, templates and images; use consoles, logs, SSH, exec and user-data\n  \
+Roles, each with the permissions of the previous one:\n  viewer    read everything except user-data, descriptions, consoles, logs and tokens\n  \
+operator  create, change and delete instances, templates and images; use console, screen, logs, ssh,\n            forward, exec and passwd; read user-data and descriptions\n  \
 admin     manage nodes, networks, tokens, join tokens and unmanaged instances"
     )]
     Create(TokenCreateArgs),

@@ -153,7 +153,7 @@ pub(super) fn placement(options: &SpecArgs) -> Result<PlacementSpec, Failure> {
             strict,
         })
     });
-    let hint = "write GROUP or GROUP,strict (a-z, 0-9 and -), for example db or db,strict; with strict, the instance stays pending rather than share a node";
+    let hint = "write GROUP or GROUP,strict (a-z, 0-9 and -), for example db or db,strict; with strict, the instance stays pending rather than sharing a node";
     Ok(PlacementSpec {
         node: node.map_err(|e| bad("--node", e, "waifuctl node list"))?,
         require: labels::pairs("--require", &options.require)?,

@@ -29,7 +29,8 @@ struct Created {
 
 /// A validated description.
 struct Checked {
-    called: String,
+    /// The instance's name or the description's number, for messages.
+    label: String,
     request: CreateInstance,
     /// The existing instance, if it matches the description.
     existing: Option<Instance>,
@@ -53,24 +54,24 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         text: &text,
         base: &base,
     };
-    let mut wanted = Vec::new();
+    let mut checked = Vec::new();
     for document in documents {
-        wanted.push(check(context, document, source).await?);
+        checked.push(check(context, document, source).await?);
     }
-    names_are_unique(&wanted)?;
+    names_are_unique(&checked)?;
     if args.dry_run {
-        return print_checked(context, &wanted);
+        return print_checked(context, &checked);
     }
     let mut created = Vec::new();
-    let names: Vec<_> = wanted.iter().map(Checked::name).collect();
-    for (index, one) in wanted.into_iter().enumerate() {
+    let names: Vec<_> = checked.iter().map(Checked::name).collect();
+    for (index, one) in checked.into_iter().enumerate() {
         let name = one.name();
         match create(context, one).await {
             Ok(instance) => created.push(instance),
             Err(failure) => {
                 print(context, &created)?;
-                let left = names.get(index..).unwrap_or_default();
-                return Err(with_created(failure.about(&name), &created, left));
+                let not_created = names.get(index..).unwrap_or_default();
+                return Err(with_created(failure.about(&name), &created, not_created));
             }
         }
     }
@@ -115,7 +116,7 @@ impl Checked {
     fn name(&self) -> String {
         match &self.request.name {
             Some(name) => name.clone(),
-            None => self.called.clone(),
+            None => self.label.clone(),
         }
     }
 }
@@ -155,7 +156,7 @@ fn overridden(mut documents: Vec<Document>, args: &CreateArgs) -> Result<Vec<Doc
         apply(&mut document.description, args)?;
         if several && document.description != before {
             return Err(Failure::input(
-                "flags-and-several",
+                "options-with-several-descriptions",
                 "options can override only a file with one description; this file has several",
             )
             .field("--file")
@@ -212,12 +213,12 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
     } else if !args.ssh_key.is_empty() {
         to.ssh_keys = Some(keys::named(&args.ssh_key)?);
     }
-    let typed = placement(options)?;
-    if typed != waifud_types::spec::PlacementSpec::default() {
+    let requested = placement(options)?;
+    if requested != waifud_types::spec::PlacementSpec::default() {
         let have = to.placement.get_or_insert_default();
-        set(&mut have.node, typed.node);
-        have.require.extend(typed.require);
-        let spread = typed.spread.map(|spread| description::SpreadDescription {
+        set(&mut have.node, requested.node);
+        have.require.extend(requested.require);
+        let spread = requested.spread.map(|spread| description::SpreadDescription {
             group: spread.group,
             strict: spread.strict,
         });
@@ -227,15 +228,15 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
 }
 
 /// Adds the addresses of `--allow-address` to those in the description.
-fn allow(to: &mut Description, typed: &[String]) -> Result<(), Failure> {
-    if typed.is_empty() {
+fn allow(to: &mut Description, addresses: &[String]) -> Result<(), Failure> {
+    if addresses.is_empty() {
         return Ok(());
     }
     let described = to.nics.iter().map(|nic| CreateNic {
         network: nic.network.clone(),
         ..CreateNic::default()
     });
-    let allowed = network_args::allow(described.collect(), typed)?;
+    let allowed = network_args::allow(described.collect(), addresses)?;
     to.nics.resize_with(allowed.len(), Default::default);
     for (nic, more) in to.nics.iter_mut().zip(allowed) {
         nic.allow_addresses.extend(more.allow_addresses);
@@ -250,25 +251,25 @@ async fn check(
 ) -> Result<Checked, Failure> {
     let Document {
         description,
-        called,
+        label,
     } = document;
     let written = description.clone();
     let request =
-        description::request(description, source).map_err(|failure| failure.about(&called))?;
+        description::request(description, source).map_err(|failure| failure.about(&label))?;
     let existing = match context.client.check_instance(&request).await {
         Ok(()) => None,
         Err(error) => {
             let taken = error.problem().is_some_and(|p| p.code == "name-taken");
             match request.name.as_deref().filter(|_| taken) {
                 Some(name) => {
-                    Some(existing_if_unchanged(context, name, &written, &request, &called).await?)
+                    Some(existing_if_unchanged(context, name, &written, &request, &label).await?)
                 }
-                None => return Err(Failure::from(error).about(&called)),
+                None => return Err(Failure::from(error).about(&label)),
             }
         }
     };
     Ok(Checked {
-        called,
+        label,
         request,
         existing,
     })
@@ -280,7 +281,7 @@ async fn existing_if_unchanged(
     name: &str,
     written: &Description,
     wanted: &CreateInstance,
-    called: &str,
+    label: &str,
 ) -> Result<Instance, Failure> {
     let (have, _) = context.client.description(name).await?;
     let differs = description::differs(written, wanted, &have);
@@ -290,19 +291,19 @@ async fn existing_if_unchanged(
     Err(Failure::input(
         "exists-with-differences",
         format!(
-            "{called}: {name} exists and differs in {}",
+            "{label}: {name} exists and differs in {}",
             differs.join(", ")
         ),
     )
     .field(differs.first().copied().unwrap_or("name"))
     .hint(format!(
-        "waifuctl edit {name} --spec, or waifuctl delete {name} first"
+        "change it with waifuctl edit {name} --spec, or first run waifuctl delete {name}"
     )))
 }
 
-fn names_are_unique(wanted: &[Checked]) -> Result<(), Failure> {
+fn names_are_unique(checked: &[Checked]) -> Result<(), Failure> {
     let mut seen = BTreeSet::new();
-    for one in wanted {
+    for one in checked {
         if let Some(name) = &one.request.name
             && !seen.insert(name)
         {
@@ -331,8 +332,8 @@ async fn create(context: &Context, one: Checked) -> Result<Instance, Failure> {
     Ok(instance)
 }
 
-/// Adds the created and missing instances to a failure.
-fn with_created(failure: Failure, created: &[Instance], left: &[String]) -> Failure {
+/// Adds to a failure which instances were created and which were not.
+fn with_created(failure: Failure, created: &[Instance], not_created: &[String]) -> Failure {
     let created: Vec<_> = created.iter().map(|i| i.name.to_string()).collect();
     let created = if created.is_empty() {
         "none".to_owned()
@@ -341,7 +342,7 @@ fn with_created(failure: Failure, created: &[Instance], left: &[String]) -> Fail
     };
     failure.detail(format!(
         "created: {created}; not created: {}",
-        left.join(", ")
+        not_created.join(", ")
     ))
 }
 

@@ -95,7 +95,7 @@ async fn is_known(context: &Context, object: &str) -> Result<(), Failure> {
     }
     Err(Failure::input(
         "not-found",
-        format!("there is no object named {object:?}, and no event is about it"),
+        format!("there is no object or event for {object:?}"),
     )
     .field("OBJECT")
     .hint("waifuctl events lists all events; TYPE/NAME selects a type, for example token/laptop"))

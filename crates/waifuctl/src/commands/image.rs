@@ -15,7 +15,7 @@ pub async fn run(context: &Context, command: ImageCommand) -> Result<(), Failure
         ImageCommand::List => {
             let images = images(context).await?;
             let items = serde_json::json!({"items": images, "next": null});
-            context.printer.print(&items, || shown_images(&images))
+            context.printer.print(&items, || image_table(&images))
         }
         ImageCommand::Delete(args) => {
             let wanted = find(context, &args.digest).await?;
@@ -56,7 +56,7 @@ async fn find(context: &Context, text: &str) -> Result<Digest, Failure> {
     }
 }
 
-fn shown_images(images: &[Image]) -> String {
+fn image_table(images: &[Image]) -> String {
     let rows = images.iter().map(|image| {
         vec![
             image.digest.short(),
@@ -91,7 +91,7 @@ pub mod tests {
     #[test]
     fn a_missing_image_file_is_shown() {
         let images = [image(0xaa, true), image(0xbb, false)];
-        let text = shown_images(&images);
+        let text = image_table(&images);
         let line = |digits| text.lines().find(|line| line.contains(digits)).unwrap();
         assert!(line("aaaaaa").ends_with("yes") && line("bbbbbb").ends_with("missing"));
     }

@@ -14,7 +14,7 @@ use waifud_types::{Digest, Name, Secret};
 
 use super::context::file;
 use crate::cli::LoginArgs;
-use crate::context::{only, read_ca};
+use crate::context::{read_ca, trust_only};
 use crate::contexts::{Contexts, Entry, LOCAL};
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The command that prints the fingerprint on the server.
 const SHOW_FINGERPRINT: &str =
     "openssl x509 -noout -fingerprint -sha256 -in /var/lib/waifud/pki/ca.crt";
-/// Maximum length of a token; real ones have less than 100 characters.
+/// Maximum length of a token; real ones have fewer than 100 characters.
 const TOKEN_MAX: u64 = 4096;
 
 /// Logs in.
@@ -40,7 +40,7 @@ pub async fn run(printer: Printer, args: LoginArgs) -> Result<(), Failure> {
         (Some(file), _) => read_ca(file, "--ca")?,
         (None, wanted) => verify_ca(&args.server, wanted).await?,
     };
-    let trust = only(&ca)?;
+    let trust = trust_only(&ca)?;
     let token = token(args.token_file.as_deref())?;
     let client = Client::https(&args.server, &trust, Some(token.clone()))?;
     // A context is stored only if it works.
@@ -65,7 +65,8 @@ pub async fn run(printer: Printer, args: LoginArgs) -> Result<(), Failure> {
     })
 }
 
-/// The first label of the hostname, or the IP address with dashes.
+/// The first label of the hostname; for an IP address, `waifud-` and the address with dashes, for example
+/// `waifud-127-0-0-1`.
 fn name_of(server: &ServerUrl) -> Result<Name, Failure> {
     let host = server.host().to_ascii_lowercase();
     let name = if host.parse::<std::net::IpAddr>().is_ok() {
@@ -89,25 +90,31 @@ fn check_name(name: &Name, server: &ServerUrl, contexts: &Contexts) -> Result<()
         .contexts
         .get(name)
         .filter(|entry| entry.url != *server);
-    if name.as_str() != LOCAL && other.is_none() {
+    let (target, hint) = if name.as_str() == LOCAL {
+        // This context always exists and cannot be removed.
+        (
+            "the socket of this machine".to_owned(),
+            "choose another name, for example --name home".to_owned(),
+        )
+    } else if let Some(entry) = other {
+        (
+            entry.url.to_string(),
+            format!("choose another name with --name, or run waifuctl context remove {name}"),
+        )
+    } else {
         return Ok(());
-    }
-    let held = other.map_or("the socket of this machine".to_owned(), |entry| {
-        entry.url.to_string()
-    });
+    };
     Err(Failure::input(
         "context-taken",
-        format!("context {name} already refers to {held}"),
+        format!("context {name} already refers to {target}"),
     )
     .field("--name")
-    .hint(format!(
-        "choose another with --name, or waifuctl context remove {name}"
-    )))
+    .hint(hint))
 }
 
 /// The CA that the server presents, verified by its fingerprint or by the user.
 async fn verify_ca(server: &ServerUrl, wanted: Option<Digest>) -> Result<String, Failure> {
-    let chain = peek(server).await?;
+    let chain = fetch_certificates(server).await?;
     let found = if let Some(wanted) = wanted {
         chain
             .iter()
@@ -140,7 +147,7 @@ fn no_certificate(server: &ServerUrl) -> Failure {
 }
 
 /// Gets the server's certificates. No data is sent over that connection.
-async fn peek(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failure> {
+async fn fetch_certificates(server: &ServerUrl) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let unreachable = |cause: &dyn std::error::Error| {
         Failure::internal("unreachable", format!("waifud is unreachable at {server}"))
             .cause(cause)
@@ -204,7 +211,7 @@ fn confirm_fingerprint(server: &ServerUrl, fingerprint: Digest) -> Result<(), Fa
         Ok(())
     } else {
         Err(refused(format!(
-            "not logged in: the fingerprint of {server} was not confirmed"
+            "not logged in: the fingerprint of the CA of {server} was not confirmed"
         )))
     }
 }
@@ -232,7 +239,7 @@ fn token(file: Option<&Path>) -> Result<Secret<String>, Failure> {
         None => {
             return Err(Failure::input("no-token", "no token was given")
                 .field("--token-file")
-                .hint("--token-file FILE, or --token-file - for standard input"));
+                .hint("pass --token-file FILE, or --token-file - to read standard input"));
         }
     };
     let text = text.trim();
@@ -261,6 +268,28 @@ mod tests {
         assert_eq!(name("https://127.0.0.1:7373"), "waifud-127-0-0-1");
         assert_eq!(name("https://[fd00::1]:7373"), "waifud-fd00--1");
         assert_eq!(name("https://[::1]"), "waifud-1");
+    }
+
+    #[test]
+    fn the_hint_for_a_taken_context_name_can_be_followed() {
+        let server: ServerUrl = "https://waifud.lan:7373".parse().unwrap();
+        let hint = |name: &str, contexts: &Contexts| {
+            let refused = check_name(&name.parse().unwrap(), &server, contexts);
+            format!("{:?}", refused.unwrap_err())
+        };
+        // The context `local` cannot be removed.
+        let local = hint(LOCAL, &Contexts::default());
+        assert!(local.contains("--name home"), "{local}");
+        assert!(!local.contains("context remove"), "{local}");
+        let mut contexts = Contexts::default();
+        let entry = Entry {
+            url: "https://other.lan:7373".parse().unwrap(),
+            ca: String::new(),
+            token: Secret::new(String::new()),
+        };
+        contexts.contexts.insert("waifud".parse().unwrap(), entry);
+        let taken = hint("waifud", &contexts);
+        assert!(taken.contains("waifuctl context remove waifud"), "{taken}");
     }
 
     #[test]

@@ -73,7 +73,7 @@ async fn from_terminal(user: &str) -> Result<Secret<String>, Failure> {
             "no password given, and there is no terminal to prompt for it",
         )
         .field("--password-file")
-        .hint("--password-file FILE, or - for standard input")
+        .hint("pass --password-file FILE, or --password-file - to read standard input")
     })
 }
 

@@ -115,7 +115,7 @@ async fn template(context: &Context, wanted: Option<String>) -> Result<String, F
     let mut names = catalog.items.iter().map(|entry| entry.name.to_string());
     names.find(|name| name.starts_with(SMALL)).ok_or_else(|| {
         Failure::input("no-rescue-template", "there is no template named rescue")
-            .hint("choose another template with --template NAME (waifuctl template list)")
+            .hint("choose a template with --template NAME; waifuctl template list shows them")
     })
 }
 

@@ -26,7 +26,7 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         return Err(
             Failure::input("no-template", "the description does not name a template")
                 .field("template")
-                .hint("add a template, for example template: debian-12; waifuctl template list shows them"),
+                .hint("set the template, for example template: debian-12; waifuctl template list shows the existing templates"),
         );
     };
     let disk = only(wanted.disks, "disks")?;

@@ -175,7 +175,7 @@ pub struct SpreadDescription {
     /// Name of the group.
     #[schema(value_type = String)]
     pub group: Name,
-    /// Whether the instance stays pending rather than share a node; false by default.
+    /// Whether the instance stays pending rather than sharing a node; false by default.
     #[serde(default, deserialize_with = "or_default")]
     #[schema(nullable)]
     pub strict: bool,

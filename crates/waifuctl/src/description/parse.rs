@@ -12,7 +12,7 @@ pub struct Document {
     /// The description.
     pub description: Description,
     /// `web.yaml`, or `web.yaml, document 2`.
-    pub called: String,
+    pub label: String,
 }
 
 /// Parses all documents of `text`, the content of `file`.
@@ -35,7 +35,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
         .enumerate()
         .map(|(index, description)| Document {
             description,
-            called: if several {
+            label: if several {
                 format!("{file}, document {}", index + 1)
             } else {
                 file.to_owned()

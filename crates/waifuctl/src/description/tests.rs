@@ -113,7 +113,7 @@ fn several_documents_are_several_instances() {
         .collect();
     assert_eq!(templates, ["a", "b"]);
     assert_eq!(
-        parse("f", text).unwrap().pop().unwrap().called,
+        parse("f", text).unwrap().pop().unwrap().label,
         "f, document 2"
     );
 }

@@ -245,7 +245,7 @@ async fn options_override_one_description_and_are_refused_with_several() {
     let two = server.file("two.yaml", TWO);
     let more = ["create", "-f", &two, "--cpus", "2", "--json"];
     let refused = server.run(&more, 1).await;
-    assert_eq!(read(&refused)["code"], "flags-and-several");
+    assert_eq!(read(&refused)["code"], "options-with-several-descriptions");
 }
 
 #[tokio::test(flavor = "multi_thread")]

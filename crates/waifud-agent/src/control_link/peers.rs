@@ -4,7 +4,7 @@
 //! ([`super::table::Table::save_peers`]); nothing acts on a staged change, and the revision that a watch resumes from stays
 //! before it.
 //!
-//! A peer that a restored database does not know is kept until an operator has confirmed the database, because guests on
+//! A peer that a restored database does not know is kept until an administrator has confirmed the database, because guests on
 //! that node may still run.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -22,7 +22,7 @@ pub struct NodeRecord {
     pub node: Option<NodeId>,
     /// The incarnation of waifud's database that the records come from.
     pub incarnation: Option<Incarnation>,
-    /// Set when the incarnation changed: nothing is destroyed until an operator has confirmed the new one.
+    /// Set when the incarnation changed: nothing is destroyed until an administrator has confirmed the new one.
     pub unconfirmed: Option<Incarnation>,
     /// Everything up to here is applied; a watch resumes after it.
     pub revision: Option<Revision>,
@@ -97,7 +97,7 @@ impl InstanceRecord {
         }
     }
 
-    /// `held` means that deletions wait for an operator.
+    /// `held` means that deletions wait for an administrator.
     pub fn desired_state(&self, held: bool) -> DesiredState {
         match (&self.tombstone, self.release, &self.instance) {
             (Some(tombstone), _, instance) => DesiredState::Destroy(Deletion {
@@ -137,7 +137,7 @@ pub enum DesiredState {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Deletion {
     pub tombstone: Tombstone,
-    /// Deletions wait for an operator.
+    /// Deletions wait for an administrator.
     pub held: bool,
     /// The epoch of the copy on this node, as recorded.
     pub epoch: Option<Epoch>,

@@ -173,7 +173,7 @@ impl Table {
         Ok(changed)
     }
 
-    /// An operator confirms this incarnation. Returns whether deletions were held for it.
+    /// An administrator confirms this incarnation. Returns whether deletions were held for it.
     pub fn confirm(&self, incarnation: Incarnation) -> Result<bool, DurableError> {
         let mut inner = self.inner();
         if inner.node.unconfirmed != Some(incarnation) {

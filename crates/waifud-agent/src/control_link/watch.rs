@@ -91,7 +91,7 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
     };
     match shared.table.welcome(&welcome) {
         Ok(true) => {
-            tracing::error!(incarnation = %welcome.incarnation, "waifud's database has changed: nothing is destroyed until an operator confirms it");
+            tracing::error!(incarnation = %welcome.incarnation, "waifud's database has changed: nothing is destroyed until an administrator confirms it");
             shared.node_checks.request_facts();
         }
         Ok(false) => {}

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use waifud_kit::labelled_stream::LabelledStream;
+use waifud_kit::labeled_stream::LabeledStream;
 use waifud_network::linux::{GuestNic, ReachError};
 use waifud_types::MacAddr;
 
@@ -17,7 +17,7 @@ use crate::streams::{GuestConnection, GuestDialer};
 pub struct FakeDialer {
     listening: Arc<Mutex<BTreeSet<(Ipv4Addr, u16)>>>,
     owners: Arc<Mutex<BTreeMap<Ipv4Addr, MacAddr>>>,
-    dialled: Arc<Mutex<Vec<(Ipv4Addr, u16)>>>,
+    dialed: Arc<Mutex<Vec<(Ipv4Addr, u16)>>>,
     resets: Arc<Mutex<usize>>,
     open: Arc<Mutex<usize>>,
 }
@@ -34,8 +34,8 @@ impl FakeDialer {
     }
 
     /// Every attempted connection.
-    pub fn dialled(&self) -> Vec<(Ipv4Addr, u16)> {
-        lock(&self.dialled).clone()
+    pub fn dialed(&self) -> Vec<(Ipv4Addr, u16)> {
+        lock(&self.dialed).clone()
     }
 
     /// How many connections the agent has open.
@@ -57,7 +57,7 @@ impl GuestDialer for FakeDialer {
         port: u16,
     ) -> Result<Box<dyn GuestConnection>, ReachError> {
         let address = nic.address;
-        lock(&self.dialled).push((address, port));
+        lock(&self.dialed).push((address, port));
         if lock(&self.owners)
             .get(&address)
             .is_some_and(|mac| *mac != nic.mac)
@@ -74,7 +74,7 @@ impl GuestDialer for FakeDialer {
             resets: Arc::clone(&self.resets),
             open: Arc::clone(&self.open),
         };
-        let (ours, theirs) = LabelledStream::pair(counters, 16 << 10);
+        let (ours, theirs) = LabeledStream::pair(counters, 16 << 10);
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(theirs);
             let _ended = tokio::io::copy(&mut reader, &mut writer).await;
@@ -83,7 +83,7 @@ impl GuestDialer for FakeDialer {
     }
 }
 
-/// What one connection counts.
+/// Counters of one connection.
 struct Counters {
     resets: Arc<Mutex<usize>>,
     open: Arc<Mutex<usize>>,
@@ -95,7 +95,7 @@ impl Drop for Counters {
     }
 }
 
-impl GuestConnection for LabelledStream<Counters> {
+impl GuestConnection for LabeledStream<Counters> {
     fn reset(self: Box<Self>) {
         *lock(&self.label.resets) += 1;
     }

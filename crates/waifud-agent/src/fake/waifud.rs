@@ -235,7 +235,7 @@ impl FakeWaifud {
         self.set_online(true);
     }
 
-    /// Confirms the restored database, as an operator would.
+    /// Confirms the restored database, as an administrator would.
     pub fn confirm(&self) {
         {
             let mut state = lock(&self.state);

@@ -20,7 +20,7 @@ pub(crate) async fn refresh(shared: &Shared) -> Result<(), Failure> {
     }
     if let Err(failure) = release_unknown(shared).await {
         tracing::debug!(
-            "the metadata service still holds unused documents: {}",
+            "the metadata service still has metadata of deleted instances: {}",
             failure.message
         );
     }
@@ -36,7 +36,7 @@ async fn release_unknown(shared: &Shared) -> Result<(), Failure> {
     }
     for id in shared.metadata.unknown_instances(&shared.table) {
         if shared.hypervisor.get(id).await?.is_none() {
-            tracing::warn!(instance = %id, "removing documents of a deleted instance from the metadata service");
+            tracing::warn!(instance = %id, "removing the metadata of a deleted instance from the metadata service");
             shared.metadata.release_unknown(&shared.table, id).await?;
             // Another instance may wait for its address.
             shared.signals.nudge_all();

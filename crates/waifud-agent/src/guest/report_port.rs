@@ -1,4 +1,4 @@
-//! Has guests' reports refused immediately while metadatad does not answer.
+//! Makes the node refuse guests' reports immediately while metadatad does not answer.
 //!
 //! cloud-init waits for its reporter at the end of each stage. A metadatad that hangs, is stopped, or is being restarted
 //! would cost a boot several seconds per stage. So the node's rules reset connections to

@@ -179,7 +179,7 @@ pub(crate) fn derive(seen: &Seen<'_>) -> Verdict {
     }))
 }
 
-/// Whether this is the fallback of a cloud-init that found no metadata service.
+/// Whether this is the datasource that cloud-init falls back to when it finds no other.
 fn is_fallback(datasource: Option<&str>) -> bool {
     datasource.is_some_and(|name| name.starts_with("DataSourceNone"))
 }

@@ -1,6 +1,6 @@
 //! Downloads and imports images into pools, once for all instances that wait for an image.
 //!
-//! The first caller starts the work and later ones join it. It is cancelled when the last caller goes away. Downloaded data
+//! The first caller starts the work and later ones join it. It is canceled when the last caller goes away. Downloaded data
 //! stays in the staging file, where the download resumes.
 
 pub(crate) mod collection;

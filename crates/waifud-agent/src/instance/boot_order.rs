@@ -2,7 +2,7 @@
 //!
 //! Drivers run concurrently. An instance of a lower priority does not start until every instance of a higher priority was
 //! started, or has nothing to do, or waits. This applies once, to the instances that exist when the agent starts, and
-//! again to those that wait for a host whose shutdown was cancelled. It applies for a limited time, so that an instance
+//! again to those that wait for a host whose shutdown was canceled. It applies for a limited time, so that an instance
 //! that cannot start does not block the others for long.
 
 use std::collections::BTreeMap;

@@ -54,7 +54,7 @@ pub(crate) fn of_instance(
             "documents",
             true,
             "by-disk",
-            format!("it reads its metadata and user-data from a disk labelled cidata: {because}"),
+            format!("it reads its metadata and user-data from a disk labeled cidata: {because}"),
             since,
         ));
     }

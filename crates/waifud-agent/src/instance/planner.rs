@@ -3,7 +3,7 @@
 //! A driver calls [`next`] after each step until it returns [`Step::Idle`] or [`Step::Wait`]. Nothing else decides
 //! about an instance, so the rules that protect users' instances are all written and tested here:
 //!
-//! - **Nothing is destroyed without a tombstone** of the copy's epoch or a later one, and nothing while an operator has
+//! - **Nothing is destroyed without a tombstone** of the copy's epoch or a later one, and nothing while an administrator has
 //!   to confirm a restored database first.
 //! - **Nothing is started before its port's rules and its documents are in place.** The order is image, volumes,
 //!   definition, port, bundle, start. Each step is an *ensure*, so repeating them recovers from a crash at any point.
@@ -83,7 +83,7 @@ pub struct Circumstances {
     pub ask_again: bool,
     /// The pool of a paused guest has free space again.
     pub space_returned: bool,
-    /// waifud's database was restored, and no operator has confirmed that for this node.
+    /// waifud's database was restored, and no administrator has confirmed that for this node.
     pub unconfirmed: bool,
     /// The host is shutting down: nothing is started on it.
     pub host_stopping: bool,
@@ -141,17 +141,17 @@ pub enum Step {
 /// What an instance waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
-    /// An operator who confirms the restored database.
+    /// An administrator who confirms the restored database.
     Confirmation,
     /// Nothing: the deletion is for an older copy than this one.
     StaleDeletion,
-    /// An operator who removes a domain that has the id and was not created by waifud.
+    /// An administrator who removes a domain that has the id and was not created by waifud.
     ForeignDomain,
     /// A newer epoch from waifud: the domain on this node has one.
     NewerCopy,
-    /// An operator who brings back a missing disk.
+    /// An administrator who brings back a missing disk.
     LostDisk,
-    /// An operator who confirms that an instance of the restored database, which does not exist here, is still wanted.
+    /// An administrator who confirms that an instance of the restored database, which does not exist here, is still wanted.
     Restored,
     /// waifud, or the time after which the node may start guests alone.
     StartAllowed,
@@ -392,24 +392,24 @@ impl Wait {
         let text = match self {
             Self::Confirmation => {
                 return format!(
-                    "an operator to confirm node {node}, since waifud's database was restored"
+                    "an administrator to confirm node {node}, because waifud's database was restored"
                 );
             }
             Self::StaleDeletion => {
                 "nothing: the deletion is for an older copy than the one on this node"
             }
             Self::ForeignDomain => {
-                "an operator to undefine a domain that has this instance's id but was not created by waifud"
+                "an administrator to undefine (virsh undefine) a domain that has this instance's id but was not created by waifud"
             }
             Self::NewerCopy => {
-                "waifud to send a newer epoch: the domain on this node has a newer one than waifud sent"
+                "waifud: the copy of the instance on this node is newer than the one that waifud requested"
             }
             Self::LostDisk => {
                 "a disk that was created earlier and is now missing; is the pool's filesystem mounted?"
             }
             Self::Restored => {
                 return format!(
-                    "an operator: the instance is in the restored database but not on node {node}, so it may have been \
+                    "an administrator: the instance is in the restored database but not on node {node}, so it may have been \
                      deleted after the backup; delete it, or confirm node {node} to create it again"
                 );
             }

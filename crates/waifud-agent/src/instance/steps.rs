@@ -31,7 +31,7 @@ pub(crate) async fn ensure_seed(
     failpoints::SEED.after();
     written.map_err(|error| {
         Failure::passing(format!(
-            "cannot write the disk with the guest's documents: {error}"
+            "cannot write the disk with the guest's metadata and user-data: {error}"
         ))
     })
 }

@@ -66,7 +66,7 @@ pub trait FrameStream: Send {
 pub struct Destination<'a> {
     /// The file.
     pub file: &'a Path,
-    /// Is called with the size of the file when it changes.
+    /// Called with the size of the file whenever it changes.
     pub progress: &'a (dyn Fn(u64) + Send + Sync),
 }
 

@@ -19,7 +19,7 @@ pub enum MetadataError {
         message: String,
     },
     /// The service does not hold the bundle yet.
-    #[error("the metadata service has not stored the instance's documents yet")]
+    #[error("the metadata service has not stored the instance's metadata and user-data yet")]
     BundleMissing,
     /// The service refused the request.
     #[error("the metadata service refused: {message}")]

@@ -1,4 +1,4 @@
-//! The address by which metadatad recognises a guest.
+//! The address by which metadatad recognizes a guest.
 //!
 //! A guest whose first nic is on the routed network is identified by that nic's address. On any other network waifud does
 //! not allocate the address, so the port gets an *identity*: an address of a range that only this node's rules and its
@@ -31,7 +31,7 @@ pub(crate) fn free_identity(taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
     IDENTITIES.hosts().find(|address| !taken.contains(address))
 }
 
-/// The address by which metadatad recognises a guest; `None` if the guest cannot reach it.
+/// The address by which metadatad recognizes a guest; `None` if the guest cannot reach it.
 pub(crate) fn identity(want: &AgentInstance, memory: &Memory) -> Option<Ipv4Addr> {
     if needs_identity(want) {
         return memory.identity;

@@ -167,7 +167,7 @@ impl Network {
         inner.refuse_reports || states.any(|state| state.refuse_reports)
     }
 
-    /// Has guests' reports refused, or accepted again.
+    /// Makes the node refuse guests' reports, or accept them again.
     pub async fn set_reports_refused(&self, table: &Table, refused: bool) -> Result<(), PortError> {
         self.inner().refuse_reports = refused;
         // Without a subnet, no rules are applied and no guest has a port.

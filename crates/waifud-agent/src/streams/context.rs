@@ -34,7 +34,7 @@ pub(crate) struct Consoles(Mutex<HashMap<InstanceId, CancellationToken>>);
 
 impl Consoles {
     /// Takes a console over. A guest's serial port serves one client at a time, and the newest one wins. The token of
-    /// the previous client is cancelled.
+    /// the previous client is canceled.
     pub(super) fn take_over(&self, id: InstanceId) -> CancellationToken {
         let mine = CancellationToken::new();
         let mut consoles = self.0.lock().unwrap_or_else(PoisonError::into_inner);

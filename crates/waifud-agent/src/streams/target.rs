@@ -46,7 +46,7 @@ pub(super) async fn open(
     let not_here = || {
         refusal(
             RefusalReason::NotHere,
-            "this node does not have this epoch of the instance",
+            "this node does not have the requested copy of the instance",
         )
     };
     let view = server.table.view(request.instance).ok_or_else(not_here)?;

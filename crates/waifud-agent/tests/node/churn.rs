@@ -156,7 +156,7 @@ async fn creating_and_deleting_while_the_agent_is_killed_leaves_nothing() {
 
 #[tokio::test]
 async fn ports_applied_without_an_answer_are_removed_before_the_deletion_is_confirmed() {
-    let (node, neighbour) = TestNode::with_instance("neighbour").await;
+    let (node, neighbor) = TestNode::with_instance("neighbor").await;
     node.network.lose_answers(true);
     let id = node.put("unlucky");
     node.until("its port is in force", async || node.ports() == 2)
@@ -184,7 +184,7 @@ async fn ports_applied_without_an_answer_are_removed_before_the_deletion_is_conf
     );
     node.network.lose_answers(false);
     node.until_destroyed(id).await;
-    node.delete(neighbour).await;
+    node.delete(neighbor).await;
     assert_eq!(node.ports(), 0);
 }
 

@@ -84,7 +84,7 @@ async fn an_image_stays_while_an_unmanaged_instance_needs_it() {
     until_collected_again(&node).await;
     assert!(node.pool.has_image(image).await.unwrap());
 
-    // An operator removes the rest of it.
+    // An administrator removes the rest of it.
     node.hypervisor.undefine(id);
     let volumes = node.pool.volumes().await.unwrap();
     assert_eq!(volumes.len(), 1);

@@ -1,4 +1,4 @@
-//! The behaviour of an agent on a node of fakes, which survive when the agent is killed.
+//! The behavior of an agent on a node of fakes, which survive when the agent is killed.
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod captured_log;

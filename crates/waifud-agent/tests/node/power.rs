@@ -233,7 +233,7 @@ async fn at_boot_the_higher_priority_starts_first() {
 }
 
 #[tokio::test]
-async fn after_a_cancelled_host_shutdown_the_higher_priority_starts_first_too() {
+async fn after_a_canceled_host_shutdown_the_higher_priority_starts_first_too() {
     let node = TestNode::started();
     let mut ids = Vec::new();
     for (name, priority) in [("web", 0), ("db", 10)] {

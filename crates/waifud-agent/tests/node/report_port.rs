@@ -41,7 +41,7 @@ async fn reports_are_refused_while_metadatad_hangs_or_is_offline_and_nothing_els
 }
 
 #[tokio::test]
-async fn a_change_of_the_rules_for_reports_that_failed_is_repeated() {
+async fn a_failed_change_of_the_report_rules_is_retried() {
     let node = node_without_periodic_repairs().await;
     for refused in [true, false] {
         let ensured = node.network.ensured();

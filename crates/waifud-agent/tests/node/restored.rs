@@ -1,4 +1,4 @@
-//! After waifud's database was restored from a backup: nothing is destroyed before an operator has confirmed it.
+//! After waifud's database was restored from a backup: nothing is destroyed before an administrator has confirmed it.
 
 use waifud_hypervisor::DomainState;
 use waifud_storage::fake::Op as PoolOp;
@@ -7,7 +7,7 @@ use waifud_types::{Incarnation, InstanceState};
 use crate::test_node::TestNode;
 
 #[tokio::test]
-async fn after_a_restored_backup_nothing_is_destroyed_until_an_operator_confirms() {
+async fn after_a_restored_backup_nothing_is_destroyed_until_an_administrator_confirms() {
     let (node, id) = TestNode::with_instance("web").await;
     node.waifud.restore(0xbeef);
     node.until_deletions_are_held().await;

@@ -137,7 +137,7 @@ async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
     }
     let zero = order(&instance, StreamKind::Forward { port: 0 });
     assert_eq!(refused(&node, zero).await, RefusalReason::NothingListens);
-    let before = node.dialer.dialled();
+    let before = node.dialer.dialed();
     assert_eq!(before, [(address, 22), (address, 22), (address, 8080)]);
 
     for odd in ["127.0.0.1", "169.254.1.1", "10.144.1.1", "0.0.0.0"] {
@@ -152,9 +152,9 @@ async fn ssh_and_forward_reach_the_instances_own_address_and_nothing_else() {
         .await;
     }
     assert_eq!(
-        node.dialer.dialled(),
+        node.dialer.dialed(),
         before,
-        "an address that is no guest's was dialled"
+        "an address that is no guest's was dialed"
     );
 }
 
@@ -184,7 +184,7 @@ async fn an_address_observed_at_the_guests_port_is_tried() {
     let mut wire = ask(&node, order(&instance, StreamKind::Ssh)).await.unwrap();
     wire.write_all(b"hello").await.unwrap();
     says(&mut wire, "hello").await;
-    assert_eq!(node.dialer.dialled(), [(observed, 22)]);
+    assert_eq!(node.dialer.dialed(), [(observed, 22)]);
 }
 
 #[tokio::test]

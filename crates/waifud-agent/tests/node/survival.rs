@@ -86,7 +86,7 @@ async fn each_step_of_a_creation_continues_after_the_agent_is_killed_during_it()
 
 #[tokio::test]
 async fn a_deletion_during_each_step_of_a_creation_leaves_nothing() {
-    // Steps that only wait are cancelled; the others are awaited.
+    // Steps that only wait are canceled; the others are awaited.
     inside_each_verb(async |node, id, release| {
         node.waifud.delete(id);
         release();
@@ -121,7 +121,7 @@ async fn begin(node: &TestNode, inside: impl AsyncFn() -> bool) -> InstanceId {
 }
 
 #[tokio::test]
-async fn a_stalled_download_shows_its_progress_and_can_be_cancelled() {
+async fn a_stalled_download_shows_its_progress_and_can_be_canceled() {
     let node = TestNode::started_after(|node| node.waifud.stall_downloads(Some(1024)));
     let id = node.put("web");
     let status = node
@@ -400,7 +400,7 @@ async fn an_instance_that_left_the_slice_keeps_running_and_is_reported_as_unmana
         .await;
     assert_eq!(node.domain(id).await, Some(DomainState::Running));
     assert_eq!(node.volumes().await, 1);
-    // An operator removes it by hand: its record is removed too.
+    // An administrator removes it by hand: its record is removed too.
     node.hypervisor.undefine(id);
     let volumes = waifud_storage::StoragePool::volumes(&node.pool)
         .await

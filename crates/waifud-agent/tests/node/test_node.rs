@@ -103,7 +103,7 @@ impl TestNode {
         .await;
     }
 
-    /// Waits until the node reports that deletions are held for an operator.
+    /// Waits until the node reports that deletions are held for an administrator.
     pub async fn until_deletions_are_held(&self) {
         self.until("deletions are held", async || {
             self.waifud.facts().is_some_and(|facts| {
@@ -129,7 +129,7 @@ impl TestNode {
         self.spawn(agent);
     }
 
-    /// Starts an agent for which an operator confirms this incarnation.
+    /// Starts an agent for which an administrator confirms this incarnation.
     pub fn start_confirming(&self, incarnation: Incarnation) {
         let agent = self.open();
         assert!(agent.confirm_incarnation(incarnation).unwrap());

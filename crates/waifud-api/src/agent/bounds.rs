@@ -201,7 +201,7 @@ impl Walk {
 
     fn interface(&mut self, name: &str) {
         if !is_interface(name) {
-            self.wrong("it is not a name of a network interface");
+            self.wrong("it is not a valid network interface name");
         }
     }
 

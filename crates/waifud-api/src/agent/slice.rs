@@ -97,7 +97,7 @@ pub struct NodeSlice {
     pub gateway: Ipv4Addr,
     /// The gateway's MAC address, the same on every node.
     pub gateway_mac: MacAddr,
-    /// The incarnation of the database that an operator has confirmed for this node; the node executes deletions
+    /// The incarnation of the database that an administrator has confirmed for this node; the node executes deletions
     /// ordered in it. Null after a restore until the node is confirmed.
     pub confirmed: Option<Incarnation>,
 }

@@ -88,14 +88,14 @@ impl Endpoint {
         };
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address is known");
         for url in self.addresses() {
-            let dialled = async {
+            let dialed = async {
                 let stream = TcpStream::connect(host_and_port(&url)?).await?;
                 stream.set_nodelay(true)?;
                 TlsConnector::from(Arc::clone(config))
                     .connect(name.clone(), stream)
                     .await
             };
-            match timeout(PER_ADDRESS, dialled).await {
+            match timeout(PER_ADDRESS, dialed).await {
                 Ok(Ok(stream)) => {
                     let mut all = addresses.write().unwrap_or_else(PoisonError::into_inner);
                     if let Some(at) = all.iter().position(|known| *known == url) {

@@ -15,14 +15,14 @@ pub enum UserDataError {
         found: u64,
     },
     /// It contains control characters.
-    #[error("the user-data is binary: line {line} has a control character")]
+    #[error("the user-data is not text: line {line} contains a control character")]
     Binary {
         /// The line, from 1.
         line: usize,
     },
-    /// UTF-8 with a byte order mark, after which cloud-init does not recognise the first line.
+    /// UTF-8 with a byte order mark, after which cloud-init does not recognize the first line.
     #[error(
-        "the user-data begins with a byte order mark (BOM), so cloud-init would not recognise its first line"
+        "the user-data begins with a byte order mark (BOM), so cloud-init would not recognize its first line"
     )]
     ByteOrderMark,
     /// User-data encoded as base64.
@@ -31,8 +31,8 @@ pub enum UserDataError {
         /// The kind of the encoded data.
         what: &'static str,
     },
-    /// cloud-init does not recognise the first line.
-    #[error("cloud-init does not recognise the first line of the user-data")]
+    /// cloud-init does not recognize the first line.
+    #[error("cloud-init does not recognize the first line of the user-data")]
     UnknownKind {
         /// How to correct it.
         hint: &'static str,

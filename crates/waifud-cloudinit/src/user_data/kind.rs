@@ -1,8 +1,8 @@
-//! The kinds of user-data, and how cloud-init recognises them.
+//! The kinds of user-data, and how cloud-init recognizes them.
 
 use super::error::UserDataError;
 
-/// The kind of user-data, which cloud-init recognises by the first line.
+/// The kind of user-data, which cloud-init recognizes by the first line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum UserDataKind {
     /// No text, or white space only.
@@ -66,7 +66,7 @@ pub(super) fn kind_of(text: &str) -> Result<UserDataKind, UserDataError> {
         Some((_, kind)) => Ok(kind),
         None if mime => Ok(UserDataKind::Mime),
         None if lower.starts_with("content-type:") => Err(UserDataError::UnknownKind {
-            hint: "add the line MIME-Version: 1.0; without it, cloud-init does not recognise MIME",
+            hint: "add the line MIME-Version: 1.0; without it, cloud-init does not recognize MIME",
         }),
         None => Err(UserDataError::UnknownKind {
             hint: "begin with #cloud-config (YAML), #! (a script), #include, #cloud-boothook, #part-handler, \

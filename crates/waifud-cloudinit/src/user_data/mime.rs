@@ -98,7 +98,7 @@ fn typed(of_type: &str, text: &str, own_handler: bool) -> Result<(), UserDataErr
             let kind = kind_of(text)?;
             if kind == UserDataKind::Mime {
                 return Err(UserDataError::of_part(
-                    "cloud-init does not recognise its first line",
+                    "cloud-init does not recognize its first line",
                 ));
             }
             check(kind, text)

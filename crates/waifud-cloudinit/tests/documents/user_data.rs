@@ -1,10 +1,10 @@
-//! User-data: which kind is recognised, and what is refused with which error.
+//! User-data: which kind is recognized, and what is refused with which error.
 
 use proptest::prelude::*;
 use waifud_cloudinit::{UserDataError, UserDataKind, unpack_user_data, validate_user_data};
 
 #[test]
-fn each_kind_is_recognised_by_its_first_line() {
+fn each_kind_is_recognized_by_its_first_line() {
     use UserDataKind::{
         Boothook, CloudConfig, CloudConfigArchive, CloudConfigPatch, Empty, Include, Jinja, Mime,
         PartHandler, Script,

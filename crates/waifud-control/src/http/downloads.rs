@@ -45,7 +45,7 @@ pub async fn show(user: AuthenticatedUser, template: Path<TemplateName>) -> Answ
 /// Cancels a download. An existing template of that name is kept.
 #[utoipa::path(
     delete, path = "/v1/downloads/{name}", tag = "templates", operation_id = "delete_download",
-    params(TemplateName), responses((status = 204, description = "The download is canceled."))
+    params(TemplateName), responses((status = 204, description = "The download was canceled."))
 )]
 pub async fn delete(user: AuthenticatedUser, template: Path<TemplateName>) -> NoContent {
     let downloads = user.control.downloads();

@@ -200,7 +200,7 @@ fn goal(params: &mut Params) -> Result<Option<Goal>, Problem> {
         Some("deleted") => Ok(Some(Goal::Gone)),
         Some(_) => Err(problems::bad_query(
             "for",
-            "for is not a known state",
+            "unknown state in the parameter `for`",
             "use running, ready, stopped or deleted",
         )),
     }

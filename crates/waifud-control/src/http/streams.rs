@@ -174,7 +174,7 @@ impl LogParams {
             Some("cloud-init") => Ok(StreamKind::CloudInitLog { lines }),
             Some(_) => Err(problems::bad_query(
                 "source",
-                "source is not a log",
+                "unknown log in the parameter `source`",
                 "use console or cloud-init",
             )),
         }

@@ -19,7 +19,7 @@ pub fn wait(params: &mut Params) -> Result<Option<Duration>, Problem> {
         Some(wait) if wait <= LONGEST => Ok(Some(wait)),
         _ => Err(problems::bad_query(
             "wait",
-            "wait is not a valid duration",
+            "the parameter `wait` is not a valid duration",
             "use a number and a unit, at most 1h, for example 500ms, 30s or 5m",
         )),
     }

@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn an_image_needs_64_mib_more_than_its_size() {
         let guide = include_str!("../../../../docs/guides/troubleshooting.md");
-        assert!(guide.contains("| less than 64 MiB more than an image needs |"));
+        assert!(guide.contains("| less than the size of an image plus 64 MiB |"));
         let needed = ByteSize::mib(40);
         let check = |free| ImageSpace::new(Arc::new(Free(free)), "/".into()).check(needed.bytes());
         check(ByteSize::mib(104)).unwrap();

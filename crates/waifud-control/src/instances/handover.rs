@@ -140,7 +140,7 @@ impl Control {
     }
 }
 
-/// Why a change of the parts is refused.
+/// Why a handover is refused.
 enum Refused {
     /// The roles do not allow it.
     Roles(HandoverError),

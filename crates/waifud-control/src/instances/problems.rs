@@ -47,7 +47,7 @@ pub fn handover_refused(name: &Name, error: HandoverError) -> Problem {
     ))
 }
 
-/// An operator has not confirmed the restored database for every node.
+/// An administrator has not confirmed the restored database for every node.
 pub fn handover_unconfirmed(name: &Name, node: &Name) -> Problem {
     let title = format!(
         "cannot hand over {name}: waifud's database was restored, and node {node} is not confirmed"

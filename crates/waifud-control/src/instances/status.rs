@@ -165,7 +165,7 @@ fn entered(status: &InstanceStatus) -> Option<StatusEvent> {
     match status.state {
         S::Preparing => plain(
             "instance.preparing",
-            "its node is preparing the image, the disk, the network and the documents",
+            "its node is preparing the image, the disk, the network and the metadata",
         ),
         S::Starting => plain("instance.starting", "the hypervisor is starting it"),
         S::Running => Some(StatusEvent {

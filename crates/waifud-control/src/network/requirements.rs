@@ -188,7 +188,7 @@ pub fn fit(
     node: &NodeRow,
 ) -> Result<Result<Option<Ipv4Addr>, Obstacle>, ControlError> {
     for to in &spec.publish {
-        if let Some((_, owner)) = tx.publisher(node.id, to.protocol, to.port)? {
+        if let Some((_, owner)) = tx.instance_on_port(node.id, to.protocol, to.port)? {
             return Ok(Err(Obstacle {
                 verdict: Verdict::PortTaken {
                     port: to.port,
@@ -251,7 +251,7 @@ pub fn reserve_ports(
         return Ok(());
     };
     for to in ports {
-        if let Some((owner, name)) = tx.publisher(node, to.protocol, to.port)?
+        if let Some((owner, name)) = tx.instance_on_port(node, to.protocol, to.port)?
             && owner != row.id
         {
             return Err(network_problems::port_taken(to, node_name, Some(&name)).into());

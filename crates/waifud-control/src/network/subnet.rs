@@ -10,7 +10,7 @@ use crate::env::Entropy;
 /// The prefix length of a node's subnet.
 pub const NODE_PREFIX: u8 = 24;
 
-/// The MAC address of the gateway on every node, so that a moved guest keeps its neighbour entry. Locally administered (bit
+/// The MAC address of the gateway on every node, so that a moved guest keeps its neighbor entry. Locally administered (bit
 /// 1 of the first byte, IEEE 802-2014, 8.2.2).
 pub const GATEWAY_MAC: MacAddr = MacAddr::new([0x02, 0x77, 0x61, 0x69, 0x66, 0x75]);
 

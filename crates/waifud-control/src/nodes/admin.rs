@@ -1,6 +1,6 @@
 //! Administration of nodes: names, labels, and removal of nodes that will not return.
 //!
-//! Only an operator removes a node; an unreachable node keeps its instances. Guests on a removed node keep running, and
+//! Only an administrator removes a node; an unreachable node keeps its instances. Guests on a removed node keep running, and
 //! their addresses are not reused before the subnet is purged.
 
 use waifud_api::{Node, UpdateNode};

@@ -244,7 +244,7 @@ impl Control {
             .await
     }
 
-    /// The name of an admitted node, with whatever key.
+    /// The name of an admitted node, regardless of its key.
     pub(crate) async fn admitted_name(&self, node: NodeId) -> Result<Option<Name>, ControlError> {
         let read = self.store().read(move |tx| tx.node_key(node));
         Ok(read.await?.map(|admitted| admitted.name))

@@ -159,12 +159,12 @@ pub fn already_managed(name: &Name) -> Problem {
     ))
 }
 
-/// The node has a part in the instance, although another node may own it.
-pub fn has_part(name: &Name, node: &Name) -> Problem {
+/// The node has a role for the instance (owner, releasing or receiving), so its copy is not unmanaged.
+pub fn copy_is_managed(name: &Name, node: &Name) -> Problem {
     Problem::new(
         409,
         "already-managed",
-        format!("{node} has a copy of instance {name}, which waifud manages"),
+        format!("instance {name} is managed by waifud, so its copy on {node} is not unmanaged"),
     )
     .hint(Hint::on(
         &HintAction::Show,
@@ -178,7 +178,7 @@ pub fn newer_copy(name: &Name, node: &Name) -> Problem {
     Problem::new(
         409,
         "newer-copy",
-        format!("{node} has a newer copy of {name}, which may run there"),
+        format!("{node} has a newer copy of {name}, and the guest may be running there"),
     )
     .hint("adopt or delete that copy first")
     .hint(show(node))

@@ -1,4 +1,4 @@
-//! Unmanaged objects on nodes: an operator adopts or deletes them; waifud does neither on its own.
+//! Unmanaged objects on nodes: an administrator adopts or deletes them; waifud does neither on its own.
 //!
 //! A node reports each unmanaged instance with its record: the spec and the sealed documents that waifud once sent. Adopting
 //! restores the spec, address, user-data and keys while the guest keeps running.
@@ -166,7 +166,7 @@ impl Control {
                 let id = found.instance;
                 let name = shown_name(&found)?;
                 if tx.part_in(id, row.id)?.is_some() {
-                    return Err(node_problems::has_part(&name, &row.name).into());
+                    return Err(node_problems::copy_is_managed(&name, &row.name).into());
                 }
                 // Only the copy that the node reports, not a later one.
                 let epoch = found.record.as_ref().map_or(Epoch(1), |r| r.epoch);
@@ -192,7 +192,7 @@ impl Control {
             .await
     }
 
-    /// Records an operator's confirmation that the restored database is correct for a node, which then deletes instances
+    /// Records an administrator's confirmation that the restored database is correct for a node, which then deletes instances
     /// again.
     pub async fn confirm_node(&self, node: &str, cause: Cause) -> Result<Node, ControlError> {
         let wanted = node.to_owned();

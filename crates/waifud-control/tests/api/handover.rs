@@ -365,7 +365,7 @@ async fn deleting_with_two_parts() -> (Server, Agent, Agent, Instance) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn removing_either_node_of_an_instance_that_is_deleted_leaves_the_other_ones_part() {
+async fn removing_one_node_of_an_instance_being_deleted_keeps_it_on_the_other() {
     for removed in ["alder", "birch"] {
         let (server, alder, birch, web) = deleting_with_two_parts().await;
         server
@@ -411,7 +411,7 @@ async fn a_node_that_still_has_published_ports_of_a_released_instance_can_be_rem
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_copy_of_a_node_with_a_part_is_not_deleted_as_unmanaged() {
+async fn a_managed_copy_cannot_be_deleted_as_unmanaged() {
     let (server, mut alder) = Server::with_watching_node().await;
     let web = server.create_instance("web").await;
     let record = alder.put().await;

@@ -228,7 +228,7 @@ async fn a_description_recreates_the_instance_and_a_dry_run_creates_nothing() {
 }
 
 #[tokio::test]
-async fn answers_with_secrets_must_not_be_stored_by_caches() {
+async fn responses_with_user_data_are_not_cacheable() {
     let server = Server::with_template().await;
     let body = json!({"name": "web", "template": "debian-12", "user_data": "#cloud-config\n{}"});
     server.create(&body).await.expect(201);

@@ -38,7 +38,7 @@ async fn a_join_token_admits_one_key_and_answers_that_key_again() {
 }
 
 #[tokio::test]
-async fn answers_with_secrets_forbid_caches_to_store_them() {
+async fn responses_with_secrets_are_not_cacheable() {
     let server = Server::start().await;
     let join_token = server.post("/v1/join-tokens", &json!({})).await;
     let token = json!({"name": "laptop", "role": "viewer"});

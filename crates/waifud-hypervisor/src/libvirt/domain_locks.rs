@@ -1,4 +1,4 @@
-//! Serialises the calls about each domain, including calls that continue after their timeout.
+//! Serializes the calls about each domain, including calls that continue after their timeout.
 //!
 //! A caller stops waiting for a call after a time limit, but the call continues. Until it has ended, the
 //! observed state of the domain is unreliable and nothing else may change the domain. So the next call waits for it,

@@ -43,7 +43,7 @@ use crate::{
     ObservedDomain,
 };
 
-/// Concurrent calls. libvirtd serialises most of them, so more would only be queued there.
+/// Concurrent calls. libvirtd serializes most of them, so more would only be queued there.
 const THREADS: usize = 4;
 /// Concurrent shutdown requests. They share a connection with calls to slow guests, and libvirtd handles five requests
 /// of a connection at a time.

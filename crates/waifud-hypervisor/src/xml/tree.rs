@@ -135,7 +135,7 @@ impl Element {
         Ok(element)
     }
 
-    /// Serialises the element, indented by two spaces.
+    /// Serializes the element, indented by two spaces.
     pub(crate) fn write(&self) -> String {
         let mut text = String::with_capacity(4096);
         self.write_into(&mut text, 0);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{report_skipped, skip};
 
-/// The modules without which a part of a test may be skipped.
+/// Kernel modules. If the kernel lacks one, the parts of tests that need it may be skipped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KernelModule {
     /// WireGuard in the kernel. Without it, waifud uses a TUN device.
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_is_installed_if_it_is_loaded_built_in_or_a_file() {
+    fn a_module_is_available_if_it_is_loaded_built_in_or_on_disk() {
         let module = KernelModule::WireGuard;
         let of = |files: &[(&str, &str)]| {
             let root = tempfile::tempdir().unwrap();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_usable_module_skips_nothing() {
+    fn a_test_is_not_skipped_if_the_module_is_usable() {
         for module in KernelModule::ALL {
             assert!(!module.skips(true, "a part"));
         }

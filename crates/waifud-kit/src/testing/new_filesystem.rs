@@ -112,10 +112,10 @@ mod tests {
     use crate::testing::skip_if;
 
     const ITSELF: &str =
-        "testing::new_filesystem::tests::a_test_that_runs_again_is_on_the_filesystem";
+        "testing::new_filesystem::tests::the_second_process_runs_the_test_on_the_new_filesystem";
 
     #[test]
-    fn a_test_that_runs_again_is_on_the_filesystem() {
+    fn the_second_process_runs_the_test_on_the_new_filesystem() {
         let disk = NewFilesystem::ext4(16 << 20);
         if skip_if(disk.obstacle()) {
             return;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_test_has_is_an_error() {
+    fn an_unknown_test_name_is_an_error() {
         let disk = NewFilesystem::ext4(16 << 20);
         if skip_if(disk.obstacle()) {
             return;

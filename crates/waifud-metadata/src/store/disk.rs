@@ -95,7 +95,7 @@ async fn blocking<T: Send + 'static>(
     let name = path.clone();
     tokio::task::spawn_blocking(move || act(&path))
         .await
-        .unwrap_or_else(|_| Err(io::Error::other("the work was cancelled")))
+        .unwrap_or_else(|_| Err(io::Error::other("the work was canceled")))
         .map_err(failed(verb, &name))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! All chains on a hook are evaluated: an accept in our table does not overrule a drop in another one. So guests need an
 //! accept in the chain that drops, or in the chain that its program provides for additions (Docker's `DOCKER-USER`, ufw's
-//! `ufw-before-…`). The functions here are pure: they compare listed rules with the wanted ones. Our rules are recognised
+//! `ufw-before-…`). The functions here are pure: they compare listed rules with the wanted ones. Our rules are recognized
 //! by their comment alone.
 
 pub(crate) mod nftables;

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn only_rules_whose_comment_is_exactly_the_mark_are_removed() {
+    fn only_rules_with_exactly_the_mark_as_comment_are_removed() {
         let of = json!({ "left": { "meta": { "key": "iifname" } }, "right": "waifu0" });
         let expr = json!([{ "match": of }, { "accept": null }]);
         for comment in [

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn only_rules_whose_comment_is_exactly_the_mark_are_ours() {
+    fn only_rules_with_exactly_the_mark_as_comment_are_removed() {
         let of = |comment: &str| {
             let rule =
                 format!("-A DOCKER-USER -i waifu0 -m comment --comment {comment} -j ACCEPT\n");

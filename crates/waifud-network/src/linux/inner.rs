@@ -21,7 +21,7 @@ use super::routes::{self, Routes};
 use super::sysctl::{self, Setting};
 use super::tool::Tool;
 use super::watch::Finding;
-use super::{files, neighbours, netlink};
+use super::{files, neighbors, netlink};
 use crate::check::overlap;
 use crate::foreign::AcceptedInterfaces;
 use crate::host_addresses;
@@ -149,7 +149,7 @@ impl Inner {
         }
         let gateway_before = before.map(|bridge| IpAddr::V4(bridge.gateway));
         links::ensure_gateway(&handle, bridge, state, gateway_before).await?;
-        neighbours::answer_for_metadata(&handle, bridge).await?;
+        neighbors::answer_for_metadata(&handle, bridge).await?;
         for tap in links.misattached(state, bridge) {
             links::attach(&handle, tap, bridge, true).await?;
         }

@@ -1,13 +1,13 @@
-//! Bridges that the host already has: attaches guests' taps to them, and keeps the neighbours of return routes.
+//! Bridges that the host already has: attaches guests' taps to them, and keeps the neighbors of return routes.
 //!
 //! A bridge itself is never changed. The address that stands for a port ([`crate::IDENTITIES`]) has a route in our table
-//! and a permanent neighbour, so the kernel never asks by ARP for it, and no answer reaches the wrong machine.
+//! and a permanent neighbor, so the kernel never asks by ARP for it, and no answer reaches the wrong machine.
 
 use rtnetlink::Handle;
 use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
 
 use super::links::{self, Link, Links};
-use super::neighbours::{self, address_of, mac_of};
+use super::neighbors::{self, address_of, mac_of};
 use super::return_route::{ReturnRoute, return_routes};
 use crate::{IDENTITIES, LanPort, METADATA, NetworkError, NetworkState};
 
@@ -45,7 +45,7 @@ pub(super) fn misattached<'a>(state: &NetworkState, links: &'a Links) -> Vec<(&'
     state.lan.iter().filter_map(port).collect()
 }
 
-/// Attaches taps, and sets neighbours and ARP proxy entries. `before` are the bridges that had proxy entries.
+/// Attaches taps, and sets neighbors and ARP proxy entries. `before` are the bridges that had proxy entries.
 pub(super) async fn ensure(
     handle: &Handle,
     links: &Links,
@@ -56,59 +56,59 @@ pub(super) async fn ensure(
         links::attach(handle, tap, bridge, false).await?;
     }
     let wanted = return_routes(state, links);
-    let found = our_neighbours(handle).await?;
-    for neighbour in &found {
-        if !wanted.iter().any(|route| is_of(neighbour, route)) {
-            neighbours::delete(handle, neighbour.clone()).await?;
+    let found = our_neighbors(handle).await?;
+    for neighbor in &found {
+        if !wanted.iter().any(|route| is_of(neighbor, route)) {
+            neighbors::delete(handle, neighbor.clone()).await?;
         }
     }
     for route in &wanted {
-        if !found.iter().any(|neighbour| is_of(neighbour, route)) {
-            neighbours::add_permanent(handle, route.bridge, route.identity, route.mac).await?;
+        if !found.iter().any(|neighbor| is_of(neighbor, route)) {
+            neighbors::add_permanent(handle, route.bridge, route.identity, route.mac).await?;
         }
     }
     let answering = bridges(state, links);
     for name in &answering {
         if let Some(link) = links.named(name) {
-            neighbours::answer_for_metadata(handle, link.index).await?;
+            neighbors::answer_for_metadata(handle, link.index).await?;
         }
     }
     let former: Vec<_> = before.iter().filter(|b| !answering.contains(b)).collect();
     stop_answering(handle, links, former.into_iter()).await
 }
 
-/// Whether every return route has its neighbour, and none of our other neighbour entries exists.
+/// Whether every return route has its neighbor, and none of our other neighbor entries exists.
 pub(super) async fn is_intact(
     handle: &Handle,
     links: &Links,
     state: &NetworkState,
 ) -> Result<bool, NetworkError> {
     let wanted = return_routes(state, links);
-    let found = our_neighbours(handle).await?;
+    let found = our_neighbors(handle).await?;
     Ok(found.len() == wanted.len()
         && wanted
             .iter()
-            .all(|route| found.iter().any(|neighbour| is_of(neighbour, route))))
+            .all(|route| found.iter().any(|neighbor| is_of(neighbor, route))))
 }
 
-/// Removes our neighbours, and our ARP proxy entries on `bridges`. Returns the number of neighbours.
+/// Removes our neighbors, and our ARP proxy entries on `bridges`. Returns the number of neighbors.
 pub(super) async fn remove(
     handle: &Handle,
     links: &Links,
     bridges: &[String],
 ) -> Result<usize, NetworkError> {
-    let found = our_neighbours(handle).await?;
+    let found = our_neighbors(handle).await?;
     let count = found.len();
-    for neighbour in found {
-        neighbours::delete(handle, neighbour).await?;
+    for neighbor in found {
+        neighbors::delete(handle, neighbor).await?;
     }
     stop_answering(handle, links, bridges.iter()).await?;
     Ok(count)
 }
 
-/// Neighbours with an address of [`IDENTITIES`], which only waifud uses.
-async fn our_neighbours(handle: &Handle) -> Result<Vec<NeighbourMessage>, NetworkError> {
-    let mut found = neighbours::list(handle).await?;
+/// Neighbors with an address of [`IDENTITIES`], which only waifud uses.
+async fn our_neighbors(handle: &Handle) -> Result<Vec<NeighbourMessage>, NetworkError> {
+    let mut found = neighbors::list(handle).await?;
     found.retain(|message| address_of(message).is_some_and(|a| IDENTITIES.contains(&a)));
     Ok(found)
 }
@@ -131,9 +131,9 @@ async fn stop_answering(
     if indexes.is_empty() {
         return Ok(());
     }
-    for proxy in neighbours::list_proxies(handle).await? {
+    for proxy in neighbors::list_proxies(handle).await? {
         if address_of(&proxy) == Some(METADATA) && indexes.contains(&proxy.header.ifindex) {
-            neighbours::delete(handle, proxy).await?;
+            neighbors::delete(handle, proxy).await?;
         }
     }
     Ok(())

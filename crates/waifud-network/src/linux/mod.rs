@@ -18,7 +18,7 @@ mod lan;
 mod learned;
 mod links;
 mod listeners;
-mod neighbours;
+mod neighbors;
 mod netlink;
 mod nft_session;
 mod probe;

@@ -53,7 +53,7 @@ pub(super) enum SessionError {
 pub(super) struct NftSession {
     nft: PathBuf,
     process: Option<Process>,
-    /// The number of the last request; never used twice, so an old answer is recognised.
+    /// The number of the last request; never used twice, so an old answer is recognized.
     serial: u64,
     paused_until: Option<Instant>,
 }

@@ -1,4 +1,4 @@
-//! Recognises a process that we started, and ends it.
+//! Recognizes a process that we started, and ends it.
 
 use std::path::Path;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! A spec can set any address for an instance, for example the router's, and the host's routing would lead there. So a
 //! connection must meet three conditions. The host's route to the address leads directly to a link, not to a router. The
 //! machine that answers ARP for the address on that link has the nic's MAC address. The bridge has learned that MAC
-//! address at the guest's tap. The neighbour is resolved before the first packet is sent, so no other machine receives a
+//! address at the guest's tap. The neighbor is resolved before the first packet is sent, so no other machine receives a
 //! connection attempt. Everything is checked again once the connection is established.
 
 use std::io;
@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use waifud_types::{MacAddr, TapName};
 
 use super::links::Links;
-use super::{neighbours, netlink};
+use super::{neighbors, netlink};
 use crate::NetworkError;
 
 /// A guest on this machine answers in microseconds; the kernel repeats a dropped packet after one second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The kernel asks three times, a second apart (`mcast_solicit`, `retrans_time_ms`).
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The first and the longest pause between two reads of a neighbour.
+/// The first and the longest pause between two reads of a neighbor.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// One nic of a guest of this node.
@@ -57,7 +57,7 @@ pub enum ReachError {
     /// Any other error of the socket.
     #[error("cannot connect to the guest")]
     Io(#[from] io::Error),
-    /// Links, routes or neighbours could not be read from the kernel.
+    /// Links, routes or neighbors could not be read from the kernel.
     #[error(transparent)]
     Kernel(#[from] NetworkError),
 }
@@ -67,7 +67,7 @@ pub enum ReachError {
 /// # Errors
 /// The address is not the guest's, or the guest does not accept the connection.
 pub async fn connect(nic: &GuestNic, port: u16) -> Result<TcpStream, ReachError> {
-    let handle = netlink::connect("opening a netlink socket for neighbours")?;
+    let handle = netlink::connect("opening a netlink socket for neighbors")?;
     let links = Links::read(&handle).await?;
     let out = on_link(&handle, nic).await?;
     let interface = links.name_of(out).ok_or_else(|| {
@@ -77,7 +77,7 @@ pub async fn connect(nic: &GuestNic, port: u16) -> Result<TcpStream, ReachError>
     check_port(&handle, &links, nic, false).await?;
     let stream = open(interface, nic.address, port).await?;
     // Unless the checked machine has answered, nothing is sent to it.
-    let found = neighbour(&handle, out, nic.address).await?;
+    let found = neighbor(&handle, out, nic.address).await?;
     check_mac(found.as_ref().and_then(resolved_mac), nic)?;
     check_port(&handle, &links, nic, true).await?;
     Ok(stream)
@@ -140,9 +140,9 @@ async fn resolve(handle: &Handle, out: u32, nic: &GuestNic) -> Result<(), ReachE
     let deadline = Instant::now() + RESOLVE_TIMEOUT;
     let mut asked_again = false;
     let mut pause = PAUSES.0;
-    neighbours::resolve(handle, out, nic.address).await?;
+    neighbors::resolve(handle, out, nic.address).await?;
     loop {
-        let found = neighbour(handle, out, nic.address).await?;
+        let found = neighbor(handle, out, nic.address).await?;
         match found.as_ref().and_then(resolved_mac) {
             Some(mac) if mac == nic.mac => return Ok(()),
             // The entry may be older than the guest's use of the address.
@@ -152,12 +152,12 @@ async fn resolve(handle: &Handle, out: u32, nic: &GuestNic) -> Result<(), ReachE
                     // It may have expired meanwhile.
                     let _gone = handle.neighbours().del(old).execute().await;
                 }
-                neighbours::resolve(handle, out, nic.address).await?;
+                neighbors::resolve(handle, out, nic.address).await?;
             }
             Some(other) => return check_mac(Some(other), nic),
             None => {}
         }
-        let failed = neighbour(handle, out, nic.address)
+        let failed = neighbor(handle, out, nic.address)
             .await?
             .is_some_and(|n| n.header.state == NeighbourState::Failed);
         if failed || Instant::now() >= deadline {
@@ -169,16 +169,16 @@ async fn resolve(handle: &Handle, out: u32, nic: &GuestNic) -> Result<(), ReachE
 }
 
 /// The kernel's entry for an address on a link.
-async fn neighbour(
+async fn neighbor(
     handle: &Handle,
     out: u32,
     address: Ipv4Addr,
 ) -> Result<Option<NeighbourMessage>, ReachError> {
-    let mut all = neighbours::list(handle).await?.into_iter();
-    Ok(all.find(|n| n.header.ifindex == out && neighbours::address_of(n) == Some(address)))
+    let mut all = neighbors::list(handle).await?.into_iter();
+    Ok(all.find(|n| n.header.ifindex == out && neighbors::address_of(n) == Some(address)))
 }
 
-/// The MAC address of a neighbour that is resolved.
+/// The MAC address of a neighbor that is resolved.
 fn resolved_mac(message: &NeighbourMessage) -> Option<MacAddr> {
     let unknown = [
         NeighbourState::Incomplete,
@@ -188,7 +188,7 @@ fn resolved_mac(message: &NeighbourMessage) -> Option<MacAddr> {
     if unknown.contains(&message.header.state) {
         return None;
     }
-    neighbours::mac_of(message)
+    neighbors::mac_of(message)
 }
 
 fn check_mac(found: Option<MacAddr>, nic: &GuestNic) -> Result<(), ReachError> {
@@ -215,7 +215,7 @@ async fn check_port(
     let tap =
         tap.ok_or_else(|| not_the_guest(format!("the guest's port {} no longer exists", nic.tap)))?;
     let bridge = links.named(&nic.bridge).map(|link| link.index);
-    let all = neighbours::list_bridge_entries(handle).await?;
+    let all = neighbors::list_bridge_entries(handle).await?;
     let ports: Vec<u32> = all
         .iter()
         .filter(|message| is_at(message, nic.mac, bridge))
@@ -236,7 +236,7 @@ fn is_at(message: &NeighbourMessage, mac: MacAddr, bridge: Option<u32>) -> bool 
         .attributes
         .iter()
         .any(|a| matches!(a, NeighbourAttribute::Controller(index) if Some(*index) == bridge));
-    on_bridge && neighbours::mac_of(message) == Some(mac)
+    on_bridge && neighbors::mac_of(message) == Some(mac)
 }
 
 /// Connects through the given interface only, even if routes have changed meanwhile.

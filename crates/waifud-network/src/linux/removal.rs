@@ -31,7 +31,7 @@ impl Inner {
         let links = Links::read(&handle).await?;
         match lan::remove(&handle, &links, &record.answering).await? {
             0 => {}
-            count => removed.push(format!("{count} neighbours")),
+            count => removed.push(format!("{count} neighbors")),
         }
         if let Some(bridge) = &record.bridge
             && links.named(&bridge.name).is_some()

@@ -1,4 +1,4 @@
-//! The return path from metadatad to a port on a bridge of the host: a route in our table and a neighbour.
+//! The return path from metadatad to a port on a bridge of the host: a route in our table and a neighbor.
 
 use std::net::Ipv4Addr;
 

@@ -333,7 +333,7 @@ async fn ensure_rules(handle: &Handle, state: &NetworkState) -> Result<(), Netwo
 
 /// The rules for guests' packets to 169.254.169.254: by incoming interface, and by source address as well, because the
 /// kernel's reverse path check (`rp_filter`) looks up answers that way. Packets from a port on a bridge of the host are
-/// recognised by the source address that the port's firewall rules set, so packets of other machines are not affected.
+/// recognized by the source address that the port's firewall rules set, so packets of other machines are not affected.
 fn wanted_rules(handle: &Handle, state: &NetworkState) -> Vec<RuleMessage> {
     let to = |destination: Ipv4Net, priority| {
         handle

@@ -13,7 +13,7 @@
 //!
 //! Raw payload: `@nh,96,32` is the source of IPv4, `@nh,112,32` the sender of ARP, `@nh,64,128` the source of IPv6. After
 //! the UDP header (8 octets), BOOTP's `op` is `@th,64,8`, `yiaddr` `@th,192,32` and `chaddr` `@th,288,48` (RFC 951,
-//! section 3). `@th,64,128` is the target of neighbour discovery (RFC 4861, section 4.3). The elements of a set have one
+//! section 3). `@th,64,128` is the target of neighbor discovery (RFC 4861, section 4.3). The elements of a set have one
 //! type, so raw payload is used even for those that `nft` has a name for.
 
 use std::collections::{BTreeMap, BTreeSet};

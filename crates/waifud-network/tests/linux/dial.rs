@@ -160,7 +160,7 @@ fn connections_to_the_nodes_own_address_or_behind_a_router_are_refused() {
 }
 
 #[test]
-fn a_stale_neighbour_does_not_hide_the_guest() {
+fn a_stale_neighbor_does_not_hide_the_guest() {
     on_a_node(0, |mut lab| async move {
         let (_home, guest, service, _routers) = at_home(&mut lab).await;
         // Another machine had the address before.

@@ -220,15 +220,15 @@ impl Drop for Server {
 }
 
 #[test]
-fn a_guest_that_floods_dns_does_not_starve_its_neighbour() {
+fn a_guest_that_floods_dns_does_not_starve_its_neighbor() {
     on_a_node(2, |lab| async move {
         let server = Server::start(&lab.outside);
         let resolv_conf = lab.state_dir().with_extension("conf");
         std::fs::write(&resolv_conf, format!("nameserver {OUTSIDE}\n")).unwrap();
         let network = lab.restarted_with(|config| config.resolv_conf = resolv_conf);
         network.ensure(&lab.state).await.unwrap();
-        let (flooding, neighbour) = (lab.attach(0).await, lab.attach(1).await);
-        assert_eq!(ask(&neighbour, "good.example.org", A), found("203.0.113.7"));
+        let (flooding, neighbor) = (lab.attach(0).await, lab.attach(1).await);
+        assert_eq!(ask(&neighbor, "good.example.org", A), found("203.0.113.7"));
 
         let socket = flooding
             .namespace
@@ -245,16 +245,16 @@ fn a_guest_that_floods_dns_does_not_starve_its_neighbour() {
         });
         for number in 0..10 {
             let name = format!("good{number}.example.org");
-            assert_eq!(ask(&neighbour, &name, A), found("203.0.113.7"), "{name}");
+            assert_eq!(ask(&neighbor, &name, A), found("203.0.113.7"), "{name}");
         }
     });
 }
 
 #[test]
-fn a_guest_that_holds_connections_to_dns_does_not_starve_its_neighbour() {
+fn a_guest_that_holds_connections_to_dns_does_not_starve_its_neighbor() {
     on_a_node(2, |lab| async move {
         lab.ensure().await;
-        let (holding, neighbour) = (lab.attach(0).await, lab.attach(1).await);
+        let (holding, neighbor) = (lab.attach(0).await, lab.attach(1).await);
         let held: Vec<_> = holding.namespace.run(|| {
             let connecting: Vec<_> = (0..40)
                 .map(|_| {
@@ -268,7 +268,7 @@ fn a_guest_that_holds_connections_to_dns_does_not_starve_its_neighbour() {
             held.filter_map(Result::ok).collect()
         });
         assert!(!held.is_empty(), "no connection over TCP was accepted");
-        let mut stream = neighbour
+        let mut stream = neighbor
             .namespace
             .run(|| TcpStream::connect_timeout(&(GATEWAY, 53).into(), PATIENCE).unwrap());
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -15,8 +15,8 @@ use crate::wire::Wire;
 
 const FORGED: &[u8] = b"a forged frame";
 const VALID: &[u8] = b"a valid frame";
-const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 12);
-const NEIGHBOUR_MAC: Mac = [0x52, 0x54, 0, 0, 0, 2];
+const NEIGHBOR: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 12);
+const NEIGHBOR_MAC: Mac = [0x52, 0x54, 0, 0, 0, 2];
 const STRANGER_MAC: Mac = [0x52, 0x54, 0, 0, 0x77, 0x77];
 
 #[derive(Clone, Copy)]
@@ -88,9 +88,9 @@ fn without_rules_the_forged_frames_would_pass() {
         lab.node.tool("nft", &["flush", "ruleset"]);
         let behind = Wire::new(&lab.node, &lab.state.bridge);
         let packet = own_ipv4(&guest, 1, &echo(FORGED));
-        let neighbours = ipv4(NEIGHBOUR, GATEWAY, 1, &echo(FORGED));
+        let neighbors = ipv4(NEIGHBOR, GATEWAY, 1, &echo(FORGED));
         let tagged = [&[0, 7, 8, 0], packet.as_slice()].concat();
-        let claim = arp(2, (guest.mac(), NEIGHBOUR), (GATEWAY_MAC, GATEWAY));
+        let claim = arp(2, (guest.mac(), NEIGHBOR), (GATEWAY_MAC, GATEWAY));
         let answer = ipv4(
             guest.address(),
             Ipv4Addr::BROADCAST,
@@ -99,7 +99,7 @@ fn without_rules_the_forged_frames_would_pass() {
         );
         for (from, kind, payload) in [
             (STRANGER_MAC, IPV4, &packet),
-            (guest.mac(), IPV4, &neighbours),
+            (guest.mac(), IPV4, &neighbors),
             (guest.mac(), VLAN, &tagged),
             (guest.mac(), ARP, &claim),
             (guest.mac(), IPV4, &answer),
@@ -135,9 +135,9 @@ fn an_unassigned_mac_address_is_dropped() {
 }
 
 #[test]
-fn a_neighbours_mac_is_dropped() {
+fn a_neighbors_mac_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
-        to_gateway(NEIGHBOUR_MAC, guest.address())
+        to_gateway(NEIGHBOR_MAC, guest.address())
     });
 }
 
@@ -149,16 +149,16 @@ fn an_unassigned_ip_address_is_dropped() {
 }
 
 #[test]
-fn a_neighbours_address_is_dropped() {
+fn a_neighbors_address_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
-        to_gateway(guest.mac(), NEIGHBOUR)
+        to_gateway(guest.mac(), NEIGHBOR)
     });
 }
 
 #[test]
 fn the_gateways_address_is_dropped() {
     forged_frame_is_dropped(Counted::AsSpoofed, |guest| {
-        let packet = ipv4(GATEWAY, NEIGHBOUR, 1, &echo(FORGED));
+        let packet = ipv4(GATEWAY, NEIGHBOR, 1, &echo(FORGED));
         ethernet(GATEWAY_MAC, guest.mac(), IPV4, &packet)
     });
 }
@@ -177,10 +177,10 @@ fn packets_without_an_address_are_dropped_unless_they_are_dhcp_requests() {
 }
 
 #[test]
-fn arp_with_a_neighbours_address_is_dropped() {
+fn arp_with_a_neighbors_address_is_dropped() {
     with_a_guest(2, |lab, guest| async move {
         for operation in [1, 2] {
-            let claim = arp(operation, (guest.mac(), NEIGHBOUR), (GATEWAY_MAC, GATEWAY));
+            let claim = arp(operation, (guest.mac(), NEIGHBOR), (GATEWAY_MAC, GATEWAY));
             let frame = ethernet(BROADCAST, guest.mac(), ARP, &claim);
             is_dropped(&lab, &guest, &frame, &claim, Counted::AsSpoofed).await;
         }
@@ -190,7 +190,7 @@ fn arp_with_a_neighbours_address_is_dropped() {
 #[test]
 fn arp_with_the_gateways_address_is_dropped() {
     with_a_guest(2, |lab, guest| async move {
-        let claim = arp(2, (guest.mac(), GATEWAY), (NEIGHBOUR_MAC, NEIGHBOUR));
+        let claim = arp(2, (guest.mac(), GATEWAY), (NEIGHBOR_MAC, NEIGHBOR));
         let frame = ethernet(BROADCAST, guest.mac(), ARP, &claim);
         is_dropped(&lab, &guest, &frame, &claim, Counted::AsSpoofed).await;
     });
@@ -312,10 +312,10 @@ fn a_guest_cannot_act_as_a_dhcp_server() {
 #[test]
 fn dhcp_requests_with_another_clients_mac_address_are_dropped() {
     with_a_guest(2, |lab, guest| async move {
-        // Decline, release and discover messages in the neighbour's name: without an address and from the own address.
+        // Decline, release and discover messages in the neighbor's name: without an address and from the own address.
         for kind in [1, 4, 7] {
             for from in [Ipv4Addr::UNSPECIFIED, guest.address()] {
-                let message = dhcp(kind, NEIGHBOUR_MAC, FORGED);
+                let message = dhcp(kind, NEIGHBOR_MAC, FORGED);
                 let packet = ipv4(from, Ipv4Addr::BROADCAST, 17, &udp(68, 67, &message));
                 let frame = ethernet(BROADCAST, guest.mac(), IPV4, &packet);
                 is_dropped(&lab, &guest, &frame, FORGED, Counted::AsSpoofed).await;
@@ -373,7 +373,7 @@ fn packets_from_additional_addresses_of_a_guest_pass() {
         ];
         lab.ensure().await;
         let guest = lab.attach(0).await;
-        let neighbour = lab.attach(1).await;
+        let neighbor = lab.attach(1).await;
         let behind = Wire::new(&lab.node, &lab.state.bridge);
         for from in [[10, 99, 0, 77], [10, 144, 1, 200]] {
             let packet = ipv4(from.into(), GATEWAY, 1, &echo(VALID));
@@ -390,8 +390,8 @@ fn packets_from_additional_addresses_of_a_guest_pass() {
             behind.until("ARP of a further address", |frame| contains(frame, &claim));
 
             let packet = ipv4(from.into(), GATEWAY, 1, &echo(FORGED));
-            let frame = ethernet(GATEWAY_MAC, neighbour.mac(), IPV4, &packet);
-            is_dropped(&lab, &neighbour, &frame, FORGED, Counted::AsSpoofed).await;
+            let frame = ethernet(GATEWAY_MAC, neighbor.mac(), IPV4, &packet);
+            is_dropped(&lab, &neighbor, &frame, FORGED, Counted::AsSpoofed).await;
         }
         // Replies are routed: the range leads to the guest.
         let route = lab.node.ip("route get 10.99.0.77");

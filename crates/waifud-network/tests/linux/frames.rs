@@ -95,14 +95,14 @@ pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// A neighbour discovery message (RFC 4861, sections 4.2 to 4.5): type, and the bytes after the checksum. No test
+/// A neighbor discovery message (RFC 4861, sections 4.2 to 4.5): type, and the bytes after the checksum. No test
 /// verifies the checksum.
 pub fn icmpv6(kind: u8, rest: &[u8]) -> Vec<u8> {
     [&[kind, 0, 0, 0], rest].concat()
 }
 
 /// A solicitation or an advertisement for `target`.
-pub fn neighbour(kind: u8, target: Ipv6Addr) -> Vec<u8> {
+pub fn neighbor(kind: u8, target: Ipv6Addr) -> Vec<u8> {
     icmpv6(kind, &[&[0; 4], &target.octets()[..]].concat())
 }
 

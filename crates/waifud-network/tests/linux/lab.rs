@@ -210,7 +210,7 @@ impl Lab {
         self.metadata
             .ip(&format!("route add {IDENTITIES} dev eth0"));
         let name = &self.state.metadata_interface;
-        // A tunnel needs no neighbours. A veth pair does, and must answer ARP for the addresses behind the node.
+        // A tunnel needs no neighbors. A veth pair does, and must answer ARP for the addresses behind the node.
         self.node.ip(&format!("link set {name} up"));
         self.comes_up(name);
         let file = format!("/proc/sys/net/ipv4/conf/{name}/proxy_arp");

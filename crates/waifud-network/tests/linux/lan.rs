@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use waifud_network::{GuestNetwork, conformance};
 
-use crate::frames::{IPV4, IPV6, Mac, contains, echo, ethernet, ipv4, ipv6, neighbour};
+use crate::frames::{IPV4, IPV6, Mac, contains, echo, ethernet, ipv4, ipv6, neighbor};
 use crate::home::{
     Home, LanGuest, NODE, ROUTER, ROUTER_MAC, forwards, lan_port, learned, learned_by_kernel,
 };
@@ -39,7 +39,7 @@ fn asks_whether_taken(guest: &LanGuest, address: Ipv6Addr) {
         Ipv6Addr::UNSPECIFIED,
         ALL_NODES,
         58,
-        &neighbour(SOLICIT, address),
+        &neighbor(SOLICIT, address),
     );
     send6(&guest.wire, guest.mac(), &packet);
 }
@@ -206,7 +206,7 @@ fn an_ipv6_address_belongs_to_the_first_port_that_claims_it() {
         assert!(learned(&lab, &other.port.tap).await.is_empty());
         // It may send from this address and from the link-local address derived from its MAC address.
         for from in [OWN6, "fe80::5054:ff:fe00:101".parse().unwrap()] {
-            let packet = ipv6(from, ALL_NODES, 58, &neighbour(ADVERT, from));
+            let packet = ipv6(from, ALL_NODES, 58, &neighbor(ADVERT, from));
             home.wire.seen();
             send6(&one.wire, one.mac(), &packet);
             home.wire
@@ -222,8 +222,8 @@ fn an_ipv6_address_that_another_machine_defends_is_not_learned() {
         let guest = LanGuest::attach(&lab, 0).await;
         asks_whether_taken(&guest, OWN6);
         is_through(&home, &guest);
-        let defence = ipv6(OWN6, ALL_NODES, 58, &neighbour(ADVERT, OWN6));
-        send6(&home.wire, ROUTER_MAC, &defence);
+        let defense = ipv6(OWN6, ALL_NODES, 58, &neighbor(ADVERT, OWN6));
+        send6(&home.wire, ROUTER_MAC, &defense);
         has_arrived(&home, &guest);
         assert!(learned(&lab, &guest.port.tap).await.is_empty());
     });
@@ -335,9 +335,9 @@ fn removal_restores_a_host_with_a_lan() {
         lab.connect_metadata().await;
         let _home = Home::new(&lab, "br0", true).await;
         let look = |lab: &Lab| {
-            let neighbours = lab.node.ip("neigh show nud permanent");
+            let neighbors = lab.node.ip("neigh show nud permanent");
             let forwards = lab.node.sysctl("ipv4/conf/br0/forwarding");
-            host(lab) + &neighbours + &forwards
+            host(lab) + &neighbors + &forwards
         };
         let before = look(&lab);
         lab.state.lan = vec![lan_port(0, "br0")];

@@ -6,7 +6,7 @@ use waifud_network::PortCounters;
 
 use crate::frames::{
     ARP, BROADCAST, IPV4, IPV6, Mac, VLAN, arp, contains, dhcp, echo, ethernet, icmpv6, ipv4, ipv6,
-    neighbour, udp,
+    neighbor, udp,
 };
 use crate::home::{Home, LanGuest, ROUTER, ROUTER_MAC, counters, lan_port, learned_by_kernel};
 use crate::lab::{Lab, on_a_node};
@@ -15,7 +15,7 @@ use crate::wire::eventually;
 const FORGED: &[u8] = b"a forged frame";
 const VALID: &[u8] = b"a valid frame";
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 40);
-const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 41);
+const NEIGHBOR: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 41);
 const STRANGER_MAC: Mac = [0x52, 0x54, 0, 0, 0x77, 0x77];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x40);
@@ -89,7 +89,7 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
             "an unassigned address",
             to_router([192, 168, 1, 99].into(), &echo(FORGED)),
         ),
-        spoofed("a neighbour's address", to_router(NEIGHBOUR, &echo(FORGED))),
+        spoofed("a neighbor's address", to_router(NEIGHBOR, &echo(FORGED))),
         spoofed("the router's address", to_router(ROUTER, &echo(FORGED))),
         spoofed(
             "an identity",
@@ -106,7 +106,7 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
         spoofed("a redirect", to_router(OWN, &redirect(5))),
         spoofed("a router's advertisement", to_router(OWN, &redirect(9))),
         spoofed("ARP for the router", says(2, (mac, ROUTER))),
-        spoofed("ARP for a neighbour", says(1, (mac, NEIGHBOUR))),
+        spoofed("ARP for a neighbor", says(1, (mac, NEIGHBOR))),
         spoofed(
             "ARP with an unassigned MAC address",
             says(2, (STRANGER_MAC, OWN)),
@@ -123,7 +123,7 @@ fn of_ipv4(mac: Mac) -> Vec<Forged> {
         ),
         spoofed(
             "DHCP from another guest's address",
-            datagram(NEIGHBOUR, (68, 67), &dhcp(7, mac, FORGED)),
+            datagram(NEIGHBOR, (68, 67), &dhcp(7, mac, FORGED)),
         ),
         spoofed(
             "a packet without an address that is not a DHCP request",
@@ -178,7 +178,7 @@ fn of_others(mac: Mac) -> Vec<Forged> {
         spoofed("an IPv6 redirect", says(OWN6, &icmpv6(REDIRECT, &[0; 36]))),
         spoofed(
             "an advertisement of an unassigned address",
-            says(OWN6, &neighbour(ADVERT, FOREIGN6)),
+            says(OWN6, &neighbor(ADVERT, FOREIGN6)),
         ),
         spoofed(
             "an echo request without an IPv6 address",
@@ -186,7 +186,7 @@ fn of_others(mac: Mac) -> Vec<Forged> {
         ),
         spoofed(
             "a solicitation for a multicast address",
-            says(Ipv6Addr::UNSPECIFIED, &neighbour(SOLICIT, ALL_NODES)),
+            says(Ipv6Addr::UNSPECIFIED, &neighbor(SOLICIT, ALL_NODES)),
         ),
         spoofed("a DHCPv6 server", multicast(&dhcp6, mac)),
         spoofed("a fragment with unknown contents", multicast(&hidden, mac)),
@@ -198,19 +198,19 @@ fn of_others(mac: Mac) -> Vec<Forged> {
 }
 
 /// A node with a home and two guests in it, both with addresses.
-async fn neighbours(lab: &mut Lab) -> (Home, LanGuest, LanGuest) {
+async fn neighbors(lab: &mut Lab) -> (Home, LanGuest, LanGuest) {
     let home = Home::new(lab, "br0", true).await;
     lab.state.lan = vec![lan_port(0, "br0"), lan_port(1, "br0")];
     lab.ensure().await;
     let guest = LanGuest::attach(lab, 0).await;
     let other = LanGuest::attach(lab, 1).await;
     guest.is_given(lab, &home, OWN);
-    other.is_given(lab, &home, NEIGHBOUR);
+    other.is_given(lab, &home, NEIGHBOR);
     let asks = ipv6(
         Ipv6Addr::UNSPECIFIED,
         ALL_NODES,
         58,
-        &neighbour(SOLICIT, OWN6),
+        &neighbor(SOLICIT, OWN6),
     );
     guest.wire.send(&multicast(&asks, guest.mac()));
     eventually("the IPv6 address is learned", || {
@@ -222,7 +222,7 @@ async fn neighbours(lab: &mut Lab) -> (Home, LanGuest, LanGuest) {
 #[test]
 fn on_a_lan_every_forged_frame_is_dropped_and_counted() {
     on_a_node(0, |mut lab| async move {
-        let (home, guest, _other) = neighbours(&mut lab).await;
+        let (home, guest, _other) = neighbors(&mut lab).await;
         let all = of_ipv4(guest.mac())
             .into_iter()
             .chain(of_others(guest.mac()));
@@ -253,7 +253,7 @@ fn on_a_lan_every_forged_frame_is_dropped_and_counted() {
 #[test]
 fn on_a_lan_without_rules_every_forged_frame_passes() {
     on_a_node(0, |mut lab| async move {
-        let (home, guest, _other) = neighbours(&mut lab).await;
+        let (home, guest, _other) = neighbors(&mut lab).await;
         lab.node.tool("nft", &["flush", "ruleset"]);
         for Forged { what, frame, .. } in of_ipv4(guest.mac())
             .into_iter()

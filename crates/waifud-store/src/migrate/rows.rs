@@ -372,7 +372,7 @@ async fn an_instance_of_schema_12_can_be_released_and_removed_after_the_migratio
 }
 
 #[tokio::test]
-async fn releases_recorded_with_a_stop_are_off_and_each_instance_keeps_a_node_with_a_part() {
+async fn the_migration_marks_releases_with_stop_as_off_and_keeps_a_node_for_each_instance() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waifud.db");
     schema_12(&path);

@@ -59,7 +59,7 @@ impl Tun {
                 ifru_flags: flags as libc::c_short,
             },
         };
-        // SAFETY: the descriptor is open, and the request is a complete, initialised structure of the type that this call
+        // SAFETY: the descriptor is open, and the request is a complete, initialized structure of the type that this call
         // reads; the kernel keeps no pointer to it.
         unsafe { tunsetiff(device.as_raw_fd(), &raw const request)? };
         // SAFETY: a `File` keeps its descriptor open until it is dropped, and the `AsyncFd` owns it from here on.

@@ -38,7 +38,7 @@ pub struct Refusals {
     pub per_source: u64,
     /// SYNs beyond [`StackLimits::max_connections`](crate::StackLimits::max_connections); dropped.
     pub global: u64,
-    /// Connections that were ended in favour of a source with fewer.
+    /// Connections that were ended in favor of a source with fewer.
     pub evicted: u64,
     /// Connections ended by one of the four timeouts.
     pub timed_out: u64,

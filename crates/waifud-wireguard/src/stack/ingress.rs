@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn another_port_or_address_is_recognised() {
+    fn another_port_or_address_is_recognized() {
         let port = SocketAddrV4::new(*SERVICE.ip(), 81);
         let packet = segment(guest(7), port, TcpControl::Syn, 1, None, b"");
         assert_eq!(classify(&packet, SERVICE), Arrival::OtherPort);

@@ -28,7 +28,7 @@ async fn get(from: Ipv4Addr, path: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// Both namespaces and a tunnel between them; `None` where no namespaces can be created.
-fn tunnelled(guests: u8) -> Option<(World, TunnelServer, NodeTunnel)> {
+fn tunneled(guests: u8) -> Option<(World, TunnelServer, NodeTunnel)> {
     let world = World::new(guests)?;
     let server = world.start_server(StackLimits::default());
     let node = world.start_node();
@@ -83,7 +83,7 @@ fn eventually(
 
 #[test]
 fn each_guest_is_answered_by_its_own_address() {
-    let Some((world, server, node)) = tunnelled(3) else {
+    let Some((world, server, node)) = tunneled(3) else {
         return;
     };
     for number in 0..3 {
@@ -148,7 +148,7 @@ fn is_answered_until_stopped(world: &World, node: NodeTunnel) {
 
 #[test]
 fn a_removed_link_is_detected_and_can_be_created_again() {
-    let Some((world, _server, node)) = tunnelled(1) else {
+    let Some((world, _server, node)) = tunneled(1) else {
         return;
     };
     assert!(node.is_running());
@@ -166,7 +166,7 @@ fn a_removed_link_is_detected_and_can_be_created_again() {
 
 #[test]
 fn packets_from_addresses_that_are_not_allowed_are_dropped() {
-    let Some((world, server, _node)) = tunnelled(1) else {
+    let Some((world, server, _node)) = tunneled(1) else {
         return;
     };
     world.guests.ip("address add 10.99.0.9/32 dev eth0");
@@ -187,7 +187,7 @@ fn packets_from_addresses_that_are_not_allowed_are_dropped() {
 
 #[test]
 fn another_port_is_refused_at_once_and_a_ping_answered() {
-    let Some((world, server, _node)) = tunnelled(1) else {
+    let Some((world, server, _node)) = tunneled(1) else {
         return;
     };
     let refused = world.guests.run(|| async {
@@ -219,7 +219,7 @@ fn another_port_is_refused_at_once_and_a_ping_answered() {
 
 #[test]
 fn a_thousand_slow_connections_of_one_guest_do_not_block_another() {
-    let Some((world, server, _node)) = tunnelled(2) else {
+    let Some((world, server, _node)) = tunneled(2) else {
         return;
     };
     // Each sends half a request and then nothing; those beyond the limit are still trying to connect.
@@ -280,7 +280,7 @@ fn slow_connections_are_reset_and_new_ones_accepted() {
 
 #[test]
 fn a_restarted_server_answers_at_once() {
-    let Some((world, mut server, _node)) = tunnelled(1) else {
+    let Some((world, mut server, _node)) = tunneled(1) else {
         return;
     };
     for _ in 0..3 {
@@ -293,7 +293,7 @@ fn a_restarted_server_answers_at_once() {
 
 #[test]
 fn a_restarted_node_is_answered_at_once_and_leaves_no_link() {
-    let Some((world, _server, mut node)) = tunnelled(1) else {
+    let Some((world, _server, mut node)) = tunneled(1) else {
         return;
     };
     for _ in 0..3 {
@@ -320,7 +320,7 @@ fn a_restarted_node_is_answered_at_once_and_leaves_no_link() {
 
 #[test]
 fn a_restarted_server_without_the_nodes_endpoint_is_reached_again() {
-    let Some((world, server, _node)) = tunnelled(1) else {
+    let Some((world, server, _node)) = tunneled(1) else {
         return;
     };
     assert!(ask(&world, 0, PROMPT).is_some());
@@ -341,7 +341,7 @@ fn a_restarted_server_without_the_nodes_endpoint_is_reached_again() {
 
 #[test]
 fn a_peer_that_is_removed_narrowed_or_replaced_loses_its_connections() {
-    let Some((world, server, _node)) = tunnelled(2) else {
+    let Some((world, server, _node)) = tunneled(2) else {
         return;
     };
     let hold = |world: &World, number: u8| {
@@ -380,7 +380,7 @@ fn a_peer_that_is_removed_narrowed_or_replaced_loses_its_connections() {
 
 #[test]
 fn large_bodies_arrive_intact_in_both_directions() {
-    let Some((world, _server, _node)) = tunnelled(1) else {
+    let Some((world, _server, _node)) = tunneled(1) else {
         return;
     };
     let (down, up) = world.guests.run(|| async {
@@ -406,7 +406,7 @@ fn large_bodies_arrive_intact_in_both_directions() {
 
 #[test]
 fn sixty_four_clients_at_once_are_all_answered() {
-    let Some((world, server, _node)) = tunnelled(16) else {
+    let Some((world, server, _node)) = tunneled(16) else {
         return;
     };
     let kept = load(64, 6400, 16, "/body/3000");

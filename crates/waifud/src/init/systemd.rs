@@ -15,7 +15,7 @@ pub const UNITS: [&str; 4] = [
 ];
 
 /// systemd has its own time limits for starting a unit; this one only prevents an endless wait.
-const LIMIT: Duration = Duration::from_mins(3);
+const SYSTEMCTL_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Whether the machine was booted with systemd (`sd_booted(3)`).
 pub fn is_running() -> bool {
@@ -37,7 +37,7 @@ fn systemctl(words: &[&str]) -> anyhow::Result<()> {
         .stdin(Stdio::null())
         .spawn()
         .context("cannot run systemctl")?;
-    let end = Instant::now() + LIMIT;
+    let end = Instant::now() + SYSTEMCTL_TIMEOUT;
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
@@ -51,8 +51,9 @@ fn systemctl(words: &[&str]) -> anyhow::Result<()> {
     };
     ensure!(
         status.success(),
-        "systemctl {} failed; check the log: journalctl -u waifud -u waifud-agentd",
-        words.join(" ")
+        "systemctl {} failed; check the log: journalctl -u {}",
+        words.join(" "),
+        UNITS.join(" -u ")
     );
     Ok(())
 }

@@ -215,7 +215,7 @@ async fn each_command_has_its_documented_exit_code_and_output() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_is_named_by_the_first_digits_of_its_digest() {
+async fn an_image_can_be_selected_by_a_digest_prefix() {
     let server = Server::start().await;
     let mut digests = Vec::new();
     // Among 17 images, two begin with the same digit.

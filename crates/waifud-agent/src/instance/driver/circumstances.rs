@@ -99,7 +99,7 @@ impl Driver {
             Step::Wait(Wait::Backoff) => until(self.restart.due),
             Step::Wait(Wait::Shutdown) => until(self.shutdown.next_due(timing)),
             Step::Wait(Wait::DiskSpace) => Some(Duration::from_secs(5)),
-            // There is no event for a host shutdown that was cancelled.
+            // There is no event for a host shutdown that was canceled.
             Step::Wait(Wait::Host) => Some(Duration::from_secs(3)),
             _ => None,
         };

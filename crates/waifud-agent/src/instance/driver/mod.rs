@@ -61,7 +61,7 @@ enum Outcome {
     Done,
     Failed(Failure),
     /// The desired state changed first.
-    Cancelled,
+    Canceled,
 }
 
 /// The driver; see the module documentation.
@@ -209,7 +209,7 @@ impl Driver {
             let took = begun.elapsed();
             tracing::debug!(instance = %self.id, step = step.name(), ?took, "step");
             match outcome {
-                Outcome::Cancelled => return Pass::Again,
+                Outcome::Canceled => return Pass::Again,
                 Outcome::Done => {
                     if !failed {
                         self.retry.reset();

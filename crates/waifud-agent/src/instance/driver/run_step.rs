@@ -37,7 +37,7 @@ impl Driver {
                     .await
                 {
                     Some(done) => done,
-                    None => return Outcome::Cancelled,
+                    None => return Outcome::Canceled,
                 }
             }
             (DesiredState::Keep(want), Step::EnsureVolumes) => {
@@ -60,7 +60,7 @@ impl Driver {
                         }
                         done
                     }
-                    None => return Outcome::Cancelled,
+                    None => return Outcome::Canceled,
                 }
             }
             (DesiredState::Keep(_), Step::EnsurePort) => {
@@ -152,7 +152,7 @@ impl Driver {
         };
         let fetch = disks::ensure_image(&shared, want, tell);
         let mut fetch = std::pin::pin!(fetch);
-        let mut signalled = false;
+        let mut signaled = false;
         let outcome = loop {
             tokio::select! {
                 done = &mut fetch => break match done {
@@ -164,14 +164,14 @@ impl Driver {
                     self.report(view, Some(seen));
                 }
                 () = self.signal.raised() => {
-                    signalled = true;
+                    signaled = true;
                     if shared.table.version(self.id) != Some(view.version) {
-                        break Outcome::Cancelled;
+                        break Outcome::Canceled;
                     }
                 }
             }
         };
-        if signalled {
+        if signaled {
             self.signal.raise();
         }
         self.progress.percent = None;
@@ -185,19 +185,19 @@ impl Driver {
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut work = std::pin::pin!(work);
-        let mut signalled = false;
+        let mut signaled = false;
         let done = loop {
             tokio::select! {
                 done = &mut work => break Some(done),
                 () = self.signal.raised() => {
-                    signalled = true;
+                    signaled = true;
                     if self.shared.table.version(self.id) != Some(version) {
                         break None;
                     }
                 }
             }
         };
-        if signalled {
+        if signaled {
             self.signal.raise();
         }
         done

@@ -29,7 +29,7 @@ const ACTS: [Act; 6] = [
 /// How many verbs run at once, each on its own node. A libvirtd mostly waits for its QEMUs.
 const NODES: usize = 2;
 
-/// Serialises tests with libvirt.
+/// Serializes tests with libvirt.
 static MACHINE: Mutex<()> = Mutex::new(());
 
 #[test]

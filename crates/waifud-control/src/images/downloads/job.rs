@@ -120,7 +120,7 @@ impl Jobs {
             }
             tokio::select! {
                 () = cancel.cancelled() => {
-                    // If waifud stops, the partial file is kept and resumed later. Otherwise the download was cancelled.
+                    // If waifud stops, the partial file is kept and resumed later. Otherwise the download was canceled.
                     if !worker.context.stop.is_cancelled() {
                         worker.context.records.files().discard_partial(name);
                     }

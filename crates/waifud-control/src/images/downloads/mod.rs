@@ -193,7 +193,7 @@ impl Downloads {
                     "template.download-ended",
                     object,
                     &cause,
-                    "cancelled",
+                    "canceled",
                 ))?;
                 let last = tx.downloads_from(row.source)?.is_empty();
                 Ok::<_, ControlError>((row.source, last))

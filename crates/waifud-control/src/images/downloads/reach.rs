@@ -97,7 +97,7 @@ fn forbidden_itself(address: IpAddr, reach: &Reach) -> Option<&'static str> {
     if link_local || metadata {
         Some("the URL resolves to a metadata service or another link-local address")
     } else if nowhere {
-        Some("the URL resolves to an address that no server can have")
+        Some("the URL resolves to an address that cannot belong to a server")
     } else {
         None
     }

@@ -180,7 +180,7 @@ impl DownloadRecords {
                 Ok::<_, ControlError>(())
             })
             .await?;
-        // The download may have been cancelled at the last moment.
+        // The download may have been canceled at the last moment.
         self.images.collect([image]).await;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Runs a test machine whose boot sector switches to 32-bit code, counts down and reports through QEMU's exit code.
 //!
-//! With hardware virtualisation, this takes a tenth of a second, most of it for SeaBIOS. If the hypervisor interprets
+//! With hardware virtualization, this takes a tenth of a second, most of it for SeaBIOS. If the hypervisor interprets
 //! the guest's instructions one by one, the count takes minutes and exceeds the deadline. If the CPU model cannot be
 //! set up (`-cpu host`, which real guests use too), QEMU exits with another code.
 

@@ -27,7 +27,7 @@ pub struct HostFeatures {
     /// The CPU model as reported by the kernel.
     pub cpu_model: String,
     /// Whether the CPU announces VMX (Intel) or SVM (AMD).
-    pub virtualisation: bool,
+    pub virtualization: bool,
     /// Whether the kernel module for PVM guests is loaded.
     pub pvm: bool,
     /// Whether a kernel module for ordinary guests is loaded.
@@ -57,7 +57,7 @@ impl HostFeatures {
         Self {
             kernel: line("/proc/sys/kernel/osrelease"),
             cpu_model: cpu_model(&cpuinfo),
-            virtualisation: has_flag(&cpuinfo, "vmx") || has_flag(&cpuinfo, "svm"),
+            virtualization: has_flag(&cpuinfo, "vmx") || has_flag(&cpuinfo, "svm"),
             pvm: module("kvm_pvm"),
             hardware_module: module("kvm_intel") || module("kvm_amd"),
             device_denied: device
@@ -75,9 +75,9 @@ impl HostFeatures {
             Some(format!("cannot open /dev/kvm ({error})"))
         } else if self.pvm && !self.hardware_module {
             Some("KVM on this host is PVM, which runs only kernels built for it".to_owned())
-        } else if !self.virtualisation {
+        } else if !self.virtualization {
             Some(
-                "the CPU does not support hardware virtualisation (it has neither vmx nor svm)"
+                "the CPU does not support hardware virtualization (it has neither vmx nor svm)"
                     .to_owned(),
             )
         } else {
@@ -93,7 +93,7 @@ impl HostFeatures {
             Some(NoKvm::NoDevice)
         } else if self.pvm && !self.hardware_module {
             Some(NoKvm::Pvm)
-        } else if !self.virtualisation {
+        } else if !self.virtualization {
             Some(NoKvm::NoCpuSupport)
         } else {
             None
@@ -181,7 +181,7 @@ mod tests {
 
     fn usable() -> HostFeatures {
         HostFeatures {
-            virtualisation: true,
+            virtualization: true,
             hardware_module: true,
             ..HostFeatures::default()
         }
@@ -200,7 +200,7 @@ mod tests {
         features.device_denied = true;
         assert_eq!(features.obstacle_code(), Some(NoKvm::DeviceDenied));
         let mut features = usable();
-        features.virtualisation = false;
+        features.virtualization = false;
         assert!(features.obstacle().unwrap().contains("vmx"));
         assert_eq!(features.obstacle_code(), Some(NoKvm::NoCpuSupport));
         let mut features = usable();

@@ -1,14 +1,14 @@
-//! SPDX licence expressions: names, AND, OR, WITH and parentheses.
+//! SPDX license expressions: names, AND, OR, WITH and parentheses.
 //!
 //! (SPDX 2.3, annex D: WITH binds more tightly than AND, AND more tightly than OR. crates.io's old `MIT/Apache-2.0`
 //! means OR.)
 
 use anyhow::{Context, Result, ensure};
 
-/// Whether `expression` can be satisfied with licences that `allowed` accepts (`NAME` or `NAME WITH EXCEPTION`).
+/// Whether `expression` can be satisfied with licenses that `allowed` accepts (`NAME` or `NAME WITH EXCEPTION`).
 ///
 /// # Errors
-/// `expression` is not a licence expression.
+/// `expression` is not a license expression.
 pub fn satisfied(expression: &str, allowed: &dyn Fn(&str) -> bool) -> Result<bool> {
     let spaced = expression
         .replace('/', " OR ")
@@ -17,10 +17,10 @@ pub fn satisfied(expression: &str, allowed: &dyn Fn(&str) -> bool) -> Result<boo
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let mut rest = words.as_slice();
     let result = either(&mut rest, allowed)
-        .with_context(|| format!("{expression:?} is not a licence expression"))?;
+        .with_context(|| format!("{expression:?} is not a license expression"))?;
     ensure!(
         rest.is_empty(),
-        "{expression:?} is not a licence expression"
+        "{expression:?} is not a license expression"
     );
     Ok(result)
 }

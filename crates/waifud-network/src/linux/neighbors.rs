@@ -1,4 +1,4 @@
-//! Neighbour entries of the kernel: ARP entries, addresses that it answers ARP for, and what bridges have learned.
+//! Neighbor entries of the kernel: ARP entries, addresses that it answers ARP for, and what bridges have learned.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,11 +13,11 @@ use waifud_types::MacAddr;
 use super::netlink::kernel_error;
 use crate::{METADATA, NetworkError};
 
-/// All IPv4 neighbours.
+/// All IPv4 neighbors.
 pub(super) async fn list(handle: &Handle) -> Result<Vec<NeighbourMessage>, NetworkError> {
     let request = handle.neighbours().get();
     let request = request.set_address_family(AddressFamily::Inet);
-    read(request, "listing neighbours").await
+    read(request, "listing neighbors").await
 }
 
 /// IPv4 addresses that the kernel answers ARP for.
@@ -44,7 +44,7 @@ async fn read(
     entries.map_err(kernel_error(what))
 }
 
-/// Adds a neighbour that never expires, so that the kernel does not ask by ARP for its MAC address.
+/// Adds a neighbor that never expires, so that the kernel does not ask by ARP for its MAC address.
 pub(super) async fn add_permanent(
     handle: &Handle,
     link: u32,
@@ -55,7 +55,7 @@ pub(super) async fn add_permanent(
     let request = request
         .link_layer_address(&mac.bytes())
         .state(NeighbourState::Permanent);
-    replace(request, "adding a neighbour").await
+    replace(request, "adding a neighbor").await
 }
 
 /// Answers ARP for the metadata address on `link`: some images have an on-link route to all of 169.254.0.0/16
@@ -78,7 +78,7 @@ pub(super) async fn resolve(
     let request = request
         .flags(NeighbourFlags::Use)
         .state(NeighbourState::None);
-    replace(request, "resolving a neighbour").await
+    replace(request, "resolving a neighbor").await
 }
 
 async fn replace(request: NeighbourAddRequest, what: &str) -> Result<(), NetworkError> {
@@ -88,13 +88,13 @@ async fn replace(request: NeighbourAddRequest, what: &str) -> Result<(), Network
 
 pub(super) async fn delete(
     handle: &Handle,
-    neighbour: NeighbourMessage,
+    neighbor: NeighbourMessage,
 ) -> Result<(), NetworkError> {
-    let done = handle.neighbours().del(neighbour).execute().await;
-    done.map_err(kernel_error("removing a neighbour"))
+    let done = handle.neighbours().del(neighbor).execute().await;
+    done.map_err(kernel_error("removing a neighbor"))
 }
 
-/// The IPv4 address of a neighbour.
+/// The IPv4 address of a neighbor.
 pub(super) fn address_of(message: &NeighbourMessage) -> Option<Ipv4Addr> {
     message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
@@ -102,7 +102,7 @@ pub(super) fn address_of(message: &NeighbourMessage) -> Option<Ipv4Addr> {
     })
 }
 
-/// The MAC address of a neighbour or of a bridge's entry.
+/// The MAC address of a neighbor or of a bridge's entry.
 pub(super) fn mac_of(message: &NeighbourMessage) -> Option<MacAddr> {
     message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::LinkLayerAddress(mac) => {

@@ -8,13 +8,13 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// One end of a stream in memory, with a value.
 #[derive(Debug)]
-pub struct LabelledStream<L> {
+pub struct LabeledStream<L> {
     /// The value.
     pub label: L,
     stream: DuplexStream,
 }
 
-impl<L> LabelledStream<L> {
+impl<L> LabeledStream<L> {
     /// Both ends of a new stream, of which this one has the label. Each direction holds `buffer` bytes.
     pub fn pair(label: L, buffer: usize) -> (Self, DuplexStream) {
         let (stream, other) = tokio::io::duplex(buffer);
@@ -22,7 +22,7 @@ impl<L> LabelledStream<L> {
     }
 }
 
-impl<L: Unpin> AsyncRead for LabelledStream<L> {
+impl<L: Unpin> AsyncRead for LabeledStream<L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -32,7 +32,7 @@ impl<L: Unpin> AsyncRead for LabelledStream<L> {
     }
 }
 
-impl<L: Unpin> AsyncWrite for LabelledStream<L> {
+impl<L: Unpin> AsyncWrite for LabeledStream<L> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
