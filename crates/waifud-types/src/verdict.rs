@@ -285,7 +285,11 @@ mod tests {
                 "unsuitable-bridge",
                 "cannot use br0, which has no uplink except wlan0",
             ),
-            (group, "spread-group", "already has 1 of the instances in group db"),
+            (
+                group,
+                "spread-group",
+                "already has 1 of the instances in group db",
+            ),
             (
                 Verdict::Unreachable { fits: true },
                 "unreachable",

@@ -218,10 +218,12 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
         let have = to.placement.get_or_insert_default();
         set(&mut have.node, requested.node);
         have.require.extend(requested.require);
-        let spread = requested.spread.map(|spread| description::SpreadDescription {
-            group: spread.group,
-            strict: spread.strict,
-        });
+        let spread = requested
+            .spread
+            .map(|spread| description::SpreadDescription {
+                group: spread.group,
+                strict: spread.strict,
+            });
         set(&mut have.spread, spread);
     }
     Ok(())
@@ -249,10 +251,7 @@ async fn check(
     document: Document,
     source: Source<'_>,
 ) -> Result<Checked, Failure> {
-    let Document {
-        description,
-        label,
-    } = document;
+    let Document { description, label } = document;
     let written = description.clone();
     let request =
         description::request(description, source).map_err(|failure| failure.about(&label))?;

@@ -345,7 +345,9 @@ impl Metadata {
     async fn fetch(&self, bundle: Digest) -> Result<Bytes, MetadataError> {
         let fetched = self.link.fetch_bundle(bundle).await;
         let bytes = fetched.map_err(|error| MetadataError::Refused {
-            message: format!("cannot fetch the instance's metadata and user-data from waifud: {error}"),
+            message: format!(
+                "cannot fetch the instance's metadata and user-data from waifud: {error}"
+            ),
         })?;
         self.cache.store(bundle, &bytes);
         Ok(bytes)
