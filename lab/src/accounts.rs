@@ -1,7 +1,7 @@
 //! The node's `/etc/passwd` and `/etc/group` with the accounts that packages would create.
 //!
 //! The accounts exist only inside. Their numbers are from the range that Debian Policy (9.2.2) reserves for allocation
-//! on request, so that files of the lab do not belong to an account of the machine.
+//! on request, so that files of the lab do not belong to an account of the host.
 
 use std::fmt::Write as _;
 
@@ -30,24 +30,24 @@ pub(crate) const KVM: u32 = 64_915;
 /// The number in Debian's libvirt packages.
 pub(crate) const LIBVIRT_QEMU: u32 = 64_055;
 
-/// The account of the machine that is copied: the caller's group under sudo.
+/// The account of the host that is copied: the caller's group under sudo.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Machine {
-    pub caller_gid: Option<u32>,
+pub(crate) struct Caller {
+    pub gid: Option<u32>,
 }
 
-impl Machine {
+impl Caller {
     pub(crate) fn look() -> Self {
         let caller = std::env::var("SUDO_GID").ok();
         let caller = caller.and_then(|gid| gid.parse().ok());
         Self {
-            caller_gid: caller.filter(|&gid| gid != 0),
+            gid: caller.filter(|&gid| gid != 0),
         }
     }
 
     /// `waifud-admin`: the caller's group, if any, so that the user who called sudo can use the socket.
     pub(crate) fn admin_gid(self) -> u32 {
-        self.caller_gid.unwrap_or(ADMIN)
+        self.gid.unwrap_or(ADMIN)
     }
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn passwd() -> String {
 }
 
 /// `/etc/group`.
-pub(crate) fn group(machine: Machine) -> String {
+pub(crate) fn group(caller: Caller) -> String {
     let mut text = String::new();
     for (name, gid, members) in [
         ("root", 0, ""),
@@ -81,7 +81,7 @@ pub(crate) fn group(machine: Machine) -> String {
         ("disk", 6, ""),
         ("kvm", KVM, ""),
         ("waifud", WAIFUD, ""),
-        ("waifud-admin", machine.admin_gid(), "waifud"),
+        ("waifud-admin", caller.admin_gid(), "waifud"),
         ("waifud-metadata", METADATA, ""),
         ("waifud-image", IMAGE, ""),
         ("libvirt-qemu", LIBVIRT_QEMU, "libvirt-qemu"),
@@ -98,17 +98,15 @@ mod tests {
 
     #[test]
     fn qemu_has_debians_number_and_admins_have_the_callers_group() {
-        let machine = Machine {
-            caller_gid: Some(1000),
-        };
+        let caller = Caller { gid: Some(1000) };
         assert!(passwd().contains("\nlibvirt-qemu:x:64055:64915:"));
-        assert!(group(machine).contains("\nkvm:x:64915:\n"));
-        assert!(group(machine).contains("\nwaifud-admin:x:1000:waifud\n"));
+        assert!(group(caller).contains("\nkvm:x:64915:\n"));
+        assert!(group(caller).contains("\nwaifud-admin:x:1000:waifud\n"));
     }
 
     #[test]
     fn no_two_users_and_no_two_groups_share_a_number() {
-        for text in [passwd(), group(Machine::default())] {
+        for text in [passwd(), group(Caller::default())] {
             let mut numbers: Vec<_> = text
                 .lines()
                 .filter_map(|line| line.split(':').nth(2))

@@ -1,14 +1,16 @@
-//! The protocol of a node's supervisor: one line of JSON in each direction over a unix socket.
+//! The protocols of a node's supervisor and of the guard: one line of JSON in each direction over a unix socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The supervisor answers at once. A client that does not send or read its line within this time is disconnected.
+/// A supervisor answers at once. A client that does not send or read its line within this time is disconnected.
 const LIMIT: Duration = Duration::from_secs(5);
 const LONGEST_LINE: u64 = 64 * 1024;
 
@@ -88,30 +90,58 @@ pub(crate) fn socket(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.ctl"))
 }
 
+/// Listens on `socket`, for root only. A socket that an ended process left is replaced.
+pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
+    let bind = || {
+        if let Err(error) = std::fs::remove_file(socket)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let listener = UnixListener::bind(socket)?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().with_context(|| format!("cannot listen on {}", socket.display()))
+}
+
 /// Sends a request to the node `name` of the lab in `dir`.
 ///
 /// # Errors
 /// The node does not answer, or refuses the request.
 pub fn ask(dir: &Path, name: &str, request: &Request) -> Result<Reply> {
-    let socket = socket(dir, name);
-    let stream = UnixStream::connect(&socket)
-        .with_context(|| format!("{name} does not answer on {}", socket.display()))?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    send(&stream, request)?;
-    match receive(&stream)? {
+    match exchange(&socket(dir, name), name, request, LIMIT)? {
         Reply::Refused(reason) => bail!("{name}: {reason}"),
         reply => Ok(reply),
     }
 }
 
-/// The supervisor's side: one request and one reply per connection.
-pub(crate) fn serve(stream: &UnixStream, answer: impl FnOnce(Request) -> Reply) -> Result<()> {
+/// Sends `question` to `socket`, on which `name` listens, and returns the answer, which takes at most `limit`.
+pub(crate) fn exchange<A: DeserializeOwned>(
+    socket: &Path,
+    name: &str,
+    question: &impl Serialize,
+    limit: Duration,
+) -> Result<A> {
+    let stream = UnixStream::connect(socket)
+        .with_context(|| format!("{name} does not answer on {}", socket.display()))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    send(&stream, question)?;
+    receive(&stream)
+}
+
+/// The other side of [`exchange`]: one question and one answer per connection.
+pub(crate) fn serve<Q: DeserializeOwned, A: Serialize>(
+    stream: &UnixStream,
+    answer: impl FnOnce(Q) -> A,
+) -> Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    let request = receive(stream)?;
-    send(stream, &answer(request))
+    let question = receive(stream)?;
+    send(stream, &answer(question))
 }
 
 fn send(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
@@ -120,7 +150,7 @@ fn send(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
     stream.write_all(&line).context("cannot send the message")
 }
 
-fn receive<T: for<'de> Deserialize<'de>>(stream: &UnixStream) -> Result<T> {
+fn receive<T: DeserializeOwned>(stream: &UnixStream) -> Result<T> {
     let mut line = String::new();
     BufReader::new(stream.take(LONGEST_LINE))
         .read_line(&mut line)
@@ -136,7 +166,7 @@ mod tests {
     fn a_request_and_its_reply_cross_the_socket() {
         let (here, there) = UnixStream::pair().unwrap();
         let server = std::thread::spawn(move || {
-            serve(&there, |request| match request {
+            serve(&there, |request: Request| match request {
                 Request::Kill { service, signal: 9 } => Reply::Refused(service),
                 _ => Reply::Done,
             })

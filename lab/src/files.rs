@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use crate::net;
-use crate::options::{LabSpec, NodeSpec};
+use crate::options::{LabSpec, MachineSpec, Role};
 
 /// `libvirtd.conf`: unix sockets for root only, an own host UUID, and a log inside the lab.
-pub(crate) fn libvirtd_conf(node: &NodeSpec) -> String {
+pub(crate) fn libvirtd_conf(node: &MachineSpec) -> String {
     format!(
         "host_uuid = \"{}\"\n\
          listen_tls = 0\n\
@@ -32,7 +32,7 @@ pub(crate) const QEMU_CONF: &str = "user = \"libvirt-qemu\"\n\
 /// `/etc/hosts`: the lab's names only.
 pub(crate) fn hosts(spec: &LabSpec) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
-    for node in &spec.nodes {
+    for node in &spec.machines {
         let _ = writeln!(text, "{} {}", net::address(node.index), node.name);
     }
     text
@@ -46,10 +46,19 @@ pub(crate) fn resolv_conf() -> String {
     )
 }
 
-/// `/etc/nsswitch.conf`: files and DNS, independent of the machine's settings.
+/// `/etc/nsswitch.conf`: files and DNS, independent of the host's settings.
 pub(crate) const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n";
 
 /// `agentd.toml`: all other keys have defaults.
-pub(crate) fn agentd_toml(node: &NodeSpec) -> String {
+pub(crate) fn agentd_toml(node: &MachineSpec) -> String {
     format!("node = \"{}\"\n", node.name)
+}
+
+/// `waifud.toml`: a waifud without agent on its machine accepts connections from the home network.
+pub(crate) fn waifud_toml(machine: &MachineSpec) -> String {
+    if machine.role == Role::Waifud {
+        "listen = [\"0.0.0.0:7373\"]\n".to_owned()
+    } else {
+        String::new()
+    }
 }

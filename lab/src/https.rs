@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::accounts::Machine;
+use crate::accounts::Caller;
 use crate::{Lab, relay, wait};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -49,7 +49,7 @@ pub(crate) fn make(lab: &Lab, node: &str) -> Result<()> {
     fs::write(&new, "")?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
     fs::write(&new, token)?;
-    if let Some(gid) = Machine::look().caller_gid {
+    if let Some(gid) = Caller::look().gid {
         // The user who called sudo may call `lab env` without it.
         chown(&new, None, Some(gid))?;
         fs::set_permissions(&new, fs::Permissions::from_mode(0o640))?;

@@ -1,12 +1,10 @@
 //! A node's PID 1: sets up file system and network, then supervises the services.
 
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::accounts::Machine;
+use crate::accounts::Caller;
 use crate::options::LabSpec;
 use crate::supervisor::Supervisor;
 use crate::{control, guard, mounts, net, services};
@@ -22,19 +20,14 @@ pub(crate) fn run(dir: &Path, name: &str) -> Result<()> {
     }
     let signals = guard::signals()?;
     let spec = LabSpec::read(dir)?;
-    let node = spec.node(name)?;
-    let machine = Machine::look();
-
-    let socket = control::socket(dir, name);
-    let listener = UnixListener::bind(&socket)
-        .with_context(|| format!("cannot listen on {}", socket.display()))?;
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
+    let node = spec.machine(name)?;
+    let caller = Caller::look();
+    let listener = control::listen(&control::socket(dir, name))?;
 
     mounts::make(dir, name, &spec.visible)?;
     std::env::set_current_dir("/")?;
     nix::unistd::sethostname(name).context("cannot set the host name")?;
     net::configure(node)?;
 
-    Supervisor::new(services::of(node, machine), &spec, node).run(&signals, &listener)
+    Supervisor::new(services::of(node, caller), &spec, node).run(&signals, &listener)
 }

@@ -15,11 +15,15 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// The file with the token inside the node. It exists only while the node joins.
 pub(crate) const TOKEN: &str = "/run/waifud-agent/join-token";
 
-/// Joins a node to the waifud that runs on it. `command` creates a command in the node, and `file` is the path outside of
-/// [`TOKEN`].
-pub(crate) fn join(command: impl Fn(&[&str]) -> Result<Command>, file: &Path) -> Result<()> {
+/// Joins a node. `waifud` creates a command on waifud's machine and `node` one on the node; they may be the same. `file` is
+/// the path outside of the node's [`TOKEN`].
+pub(crate) fn join(
+    waifud: impl Fn(&[&str]) -> Result<Command>,
+    node: impl Fn(&[&str]) -> Result<Command>,
+    file: &Path,
+) -> Result<()> {
     let args = ["waifuctl", "node", "token", "create", "--json"];
-    let text = wait::run(&mut command(&args)?, LIMIT).context("cannot create a join token")?;
+    let text = wait::run(&mut waifud(&args)?, LIMIT).context("cannot create a join token")?;
     let made: serde_json::Value = serde_json::from_str(&text)?;
     let token = made["token"]
         .as_str()
@@ -28,7 +32,7 @@ pub(crate) fn join(command: impl Fn(&[&str]) -> Result<Command>, file: &Path) ->
     fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
     fs::write(file, token)?;
     let args = ["waifud-agentd", "join", "--token-file", TOKEN];
-    let joined = wait::run(&mut command(&args)?, LIMIT);
+    let joined = wait::run(&mut node(&args)?, LIMIT);
     fs::remove_file(file)?;
     joined.context("the node could not join").map(drop)
 }

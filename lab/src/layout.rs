@@ -1,8 +1,8 @@
 //! The lab's directory, which is written before any process starts.
 //!
 //! `DIR/NODE/run`, `etc`, `tmp`, `var/lib`, `var/log`, `var/cache` become those directories of the node. Entries of the
-//! machine's `/etc`, `/var/lib` and `/var/cache` that the lab does not replace are symbolic links into
-//! `/run/waifud-lab/host`, where the node's init binds the originals. So no mount point is created on the machine.
+//! host's `/etc`, `/var/lib` and `/var/cache` that the lab does not replace are symbolic links into
+//! `/run/waifud-lab/host`, where the node's init binds the originals. So no mount point is created on the host.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -10,11 +10,12 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::accounts::{self, Machine};
+use crate::accounts::{self, Caller};
 use crate::files;
-use crate::options::{LabSpec, NodeSpec};
+use crate::options::{LabSpec, MachineSpec};
+use crate::stale::remove;
 
-/// Directories of a node that belong to the lab. Those with `true` contain links to the machine's other entries.
+/// Directories of a node that belong to the lab. Those with `true` contain links to the host's other entries.
 pub(crate) const OWNED: [(&str, bool); 6] = [
     ("/etc", true),
     ("/var/lib", true),
@@ -23,6 +24,9 @@ pub(crate) const OWNED: [(&str, bool); 6] = [
     ("/tmp", false),
     ("/run", false),
 ];
+
+/// Those that are empty after a boot.
+const VOLATILE: [&str; 2] = ["/tmp", "/run"];
 
 /// The place inside a node of the originals of the linked directories.
 pub(crate) const HOST_VIEW: &str = "/run/waifud-lab/host";
@@ -40,21 +44,24 @@ pub(crate) fn outside_path(dir: &Path, node: &str, path: &Path) -> PathBuf {
 pub(crate) fn write(
     dir: &Path,
     spec: &LabSpec,
-    node: &NodeSpec,
+    node: &MachineSpec,
     extra: &[(PathBuf, String)],
 ) -> Result<()> {
-    let machine = Machine::look();
+    let caller = Caller::look();
     let root = dir.join(&node.name);
     let place = |path: &str| root.join(path.trim_start_matches('/'));
     directory(&root, 0, 0o711)?;
     directory(&place("/var"), 0, 0o755)?;
-    for (path, _) in OWNED {
-        directory(&place(path), 0, if path == "/tmp" { 0o1777 } else { 0o755 })?;
+    for (path, _) in OWNED.iter().filter(|(path, _)| !VOLATILE.contains(path)) {
+        directory(&place(path), 0, 0o755)?;
     }
     for (path, uid, mode) in directories(node) {
-        directory(&place(path), uid, mode)?;
+        if !is_volatile(path) {
+            directory(&place(path), uid, mode)?;
+        }
     }
-    for (path, text) in texts(spec, node, machine) {
+    power_cycle(dir, spec, node)?;
+    for (path, text) in texts(spec, node, caller) {
         let target = place(path);
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
@@ -72,8 +79,27 @@ pub(crate) fn write(
         fs::write(&target, text).with_context(|| format!("cannot write {}", target.display()))?;
     }
     for (path, _) in OWNED.iter().filter(|(_, linked)| *linked) {
-        fs::create_dir_all(place(&format!("{HOST_VIEW}{path}")))?;
         link_others(Path::new(path), &place(path))?;
+    }
+    Ok(())
+}
+
+/// Empties `/run` and `/tmp` of a machine that does not run, as a power cut does, and creates what it needs to boot.
+pub(crate) fn power_cycle(dir: &Path, spec: &LabSpec, node: &MachineSpec) -> Result<()> {
+    let root = dir.join(&node.name);
+    let place = |path: &str| root.join(path.trim_start_matches('/'));
+    for path in VOLATILE {
+        remove(&place(path))?;
+        let mode = if path == "/tmp" { 0o1777 } else { 0o755 };
+        directory(&place(path), 0, mode)?;
+    }
+    for (path, uid, mode) in directories(node) {
+        if is_volatile(path) {
+            directory(&place(path), uid, mode)?;
+        }
+    }
+    for (path, _) in OWNED.iter().filter(|(_, linked)| *linked) {
+        fs::create_dir_all(place(&format!("{HOST_VIEW}{path}")))?;
     }
     for path in &spec.visible {
         let target = outside_path(dir, &node.name, path);
@@ -84,8 +110,12 @@ pub(crate) fn write(
     Ok(())
 }
 
+fn is_volatile(path: &str) -> bool {
+    VOLATILE.iter().any(|own| Path::new(path).starts_with(own))
+}
+
 /// Directories with their owner and mode. The group is the owner's.
-fn directories(node: &NodeSpec) -> Vec<(&'static str, u32, u32)> {
+fn directories(node: &MachineSpec) -> Vec<(&'static str, u32, u32)> {
     let mut list = vec![
         ("/run/lock", 0, 0o1777),
         ("/run/waifud-lab", 0, 0o755),
@@ -112,11 +142,12 @@ fn directories(node: &NodeSpec) -> Vec<(&'static str, u32, u32)> {
     list
 }
 
-fn texts(spec: &LabSpec, node: &NodeSpec, machine: Machine) -> Vec<(&'static str, String)> {
+fn texts(spec: &LabSpec, node: &MachineSpec, caller: Caller) -> Vec<(&'static str, String)> {
     let mut list = vec![
         ("/etc/passwd", accounts::passwd()),
-        ("/etc/group", accounts::group(machine)),
+        ("/etc/group", accounts::group(caller)),
         ("/etc/hostname", format!("{}\n", node.name)),
+        ("/etc/machine-id", format!("{}\n", node.machine_id)),
         ("/etc/hosts", files::hosts(spec)),
         ("/etc/resolv.conf", files::resolv_conf()),
         ("/etc/nsswitch.conf", files::NSSWITCH.to_owned()),
@@ -125,7 +156,7 @@ fn texts(spec: &LabSpec, node: &NodeSpec, machine: Machine) -> Vec<(&'static str
         list.extend([
             ("/etc/libvirt/libvirtd.conf", files::libvirtd_conf(node)),
             ("/etc/libvirt/qemu.conf", files::QEMU_CONF.to_owned()),
-            ("/etc/waifud/waifud.toml", String::new()),
+            ("/etc/waifud/waifud.toml", files::waifud_toml(node)),
             ("/etc/waifud/agentd.toml", files::agentd_toml(node)),
             ("/etc/waifud/metadatad.toml", String::new()),
         ]);
@@ -142,7 +173,7 @@ fn directory(path: &Path, uid: u32, mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// Creates a link in `to` for each entry of the machine's `from` that `to` does not have yet.
+/// Creates a link in `to` for each entry of the host's `from` that `to` does not have yet.
 fn link_others(from: &Path, to: &Path) -> Result<()> {
     let entries = match fs::read_dir(from) {
         Ok(entries) => entries,
@@ -168,7 +199,40 @@ fn link_others(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Uid;
+
     use super::*;
+    use crate::options::Role;
+
+    #[test]
+    fn a_power_cycle_empties_run_and_tmp_and_keeps_the_rest() {
+        if !Uid::effective().is_root() {
+            waifud_kit::testing::report_skipped("only root changes the owner of a directory");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let machine = MachineSpec::for_test("alder", 1, Role::Node);
+        let spec = LabSpec::for_test(vec![machine.clone()]);
+        write(dir.path(), &spec, &machine, &[]).unwrap();
+        let at = |path: &str| outside_path(dir.path(), "alder", Path::new(path));
+        for path in [
+            "/run/x",
+            "/tmp/x",
+            "/run/waifud-agent/x",
+            "/etc/x",
+            "/var/lib/waifud-agent/x",
+        ] {
+            fs::write(at(path), "x").unwrap();
+        }
+        power_cycle(dir.path(), &spec, &machine).unwrap();
+        let kept = |path: &str| at(path).exists();
+        assert!(!kept("/run/x") && !kept("/tmp/x") && !kept("/run/waifud-agent/x"));
+        assert!(kept("/etc/x") && kept("/var/lib/waifud-agent/x") && kept("/run/waifud-agent"));
+        assert_eq!(
+            fs::metadata(at("/tmp")).unwrap().permissions().mode() & 0o7777,
+            0o1777
+        );
+    }
 
     #[test]
     fn only_paths_of_the_lab_differ_outside() {

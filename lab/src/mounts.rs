@@ -12,7 +12,7 @@ use crate::layout::{HOST_VIEW, OWNED, outside_path};
 
 const NONE: Option<&str> = None;
 
-/// One bind mount. Paths are those of the machine.
+/// One bind mount. Paths are those of the host.
 #[derive(Debug, PartialEq, Eq)]
 struct Bind {
     from: PathBuf,
@@ -21,7 +21,7 @@ struct Bind {
     deep: bool,
 }
 
-/// All binds in order: first the visible paths of the machine, then the lab's directories over the machine's, and last
+/// All binds in order: first the visible paths of the host, then the lab's directories over the host's, and last
 /// the one that hides the lab's directory.
 fn plan(dir: &Path, node: &str, visible: &[PathBuf]) -> Vec<Bind> {
     let mut binds = Vec::new();
@@ -94,12 +94,23 @@ pub(crate) fn make(dir: &Path, node: &str, visible: &[PathBuf]) -> Result<()> {
         Some("mode=1777"),
     )
     .context("cannot mount /dev/shm")?;
+    own_boot_id()?;
     kvm_for_its_group()
+}
+
+/// Gives the machine a boot id of its own. Otherwise all machines of the lab have the kernel's, also after their boots.
+fn own_boot_id() -> Result<()> {
+    let id = std::fs::read("/proc/sys/kernel/random/uuid").context("cannot read a random id")?;
+    let file = Path::new(HOST_VIEW).with_file_name("boot-id");
+    std::fs::write(&file, id)?;
+    let place = Path::new("/proc/sys/kernel/random/boot_id");
+    mount(Some(&file), place, NONE, MsFlags::MS_BIND, NONE).context("cannot bind the boot id")?;
+    read_only(place)
 }
 
 /// Creates `/dev/kvm` for root and the group `kvm`, as udev does on an installed Debian.
 ///
-/// On a machine without udev, only root can open it. libvirt queries QEMU's capabilities as root but checks the result
+/// On a host without udev, only root can open it. libvirt queries QEMU's capabilities as root but checks the result
 /// as QEMU's user. The two differ, so it queries again: ten times, one second each, for every guest that it starts.
 fn kvm_for_its_group() -> Result<()> {
     let kvm = Path::new("/dev/kvm");
@@ -124,7 +135,7 @@ fn kvm_for_its_group() -> Result<()> {
     mount(Some(&own), kvm, NONE, MsFlags::MS_BIND, NONE).context("cannot bind /dev/kvm")
 }
 
-/// Makes `path` read-only in this namespace. The machine's own mount keeps its flags.
+/// Makes `path` read-only in this namespace. The host's own mount keeps its flags.
 fn read_only(path: &Path) -> Result<()> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(NONE, path, NONE, flags, NONE)

@@ -7,29 +7,35 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::OUTSIDE;
 use crate::stale::PREFIX;
+use crate::{OUTSIDE, names};
 
 /// Increased when guard, init and library must change together, so that an older `xtask` is refused.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
+
+/// The index of the machine of waifud in a lab with several nodes: 192.0.2.200, after all nodes.
+const WAIFUD_INDEX: u8 = 199;
 
 /// The caller's options. The default is one node "alder" with libvirtd and without our daemons.
 #[derive(Debug, Clone)]
 pub struct LabOptions {
     /// The directory of our programs; if absent, that of `init_exe`.
     pub bin_dir: Option<PathBuf>,
-    /// Start waifud, waifud-metadatad and waifud-agentd too.
+    /// Start waifud, waifud-metadatad and waifud-agentd too. With one node, all of them run on it. With several, waifud
+    /// runs on a machine of its own, "rowan".
     pub daemons: bool,
-    /// The node's name, a DNS label.
+    /// The name of the first node, a DNS label.
     pub node: String,
+    /// The number of nodes, 1 to [`NODES_MAX`](crate::NODES_MAX). The others are called birch, cedar, dogwood, ….
+    pub nodes: usize,
     /// The parent of the lab's directory; if absent, `$WAIFUD_LAB_BASE` or the temporary directory.
     pub base: Option<PathBuf>,
     /// A program whose `main` starts with [`crate::init_if_asked`]; if absent, that of [`crate::testing::init_exe`].
     pub init_exe: Option<PathBuf>,
-    /// Files that are written before the services start: absolute path in the node, and content. Only in directories of
-    /// the lab (`/etc/waifud/waifud.toml`, …).
+    /// Files that are written on every machine before the services start: absolute path inside, and content. Only in
+    /// directories of the lab (`/etc/waifud/waifud.toml`, …).
     pub files: Vec<(PathBuf, String)>,
-    /// Paths of the machine below `/tmp` and `/run`, which the node hides, that stay visible read-only.
+    /// Paths of the host below `/tmp` and `/run`, which the lab hides, that stay visible read-only.
     pub visible: Vec<PathBuf>,
     /// Environment variables of all services.
     pub env: Vec<(String, String)>,
@@ -45,6 +51,7 @@ impl Default for LabOptions {
             bin_dir: None,
             daemons: false,
             node: "alder".into(),
+            nodes: 1,
             base: None,
             init_exe: None,
             files: Vec::new(),
@@ -72,22 +79,53 @@ impl LabOptions {
 pub(crate) struct LabSpec {
     pub protocol: u32,
     pub name: String,
-    pub nodes: Vec<NodeSpec>,
+    /// The first is `outside`.
+    pub machines: Vec<MachineSpec>,
     pub visible: Vec<PathBuf>,
     pub env: Vec<(String, String)>,
     pub stay: bool,
 }
 
-/// One set of namespaces. The first is `outside`; the others are nodes in the order of their addresses.
+/// One set of namespaces: a node, the machine of waifud, or `outside`.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub(crate) struct NodeSpec {
+pub(crate) struct MachineSpec {
     pub name: String,
-    /// 0 is outside (192.0.2.1); node n has 192.0.2.(n+1).
+    /// Its address is 192.0.2.(index+1); 0 is outside.
     pub index: u8,
     pub bin_dir: PathBuf,
     pub host_uuid: String,
-    pub libvirt: bool,
-    pub daemons: bool,
+    pub machine_id: String,
+    pub role: Role,
+}
+
+/// What runs on a machine of the lab.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Role {
+    /// The home network and the internet: no service.
+    Outside,
+    /// libvirt only.
+    Bare,
+    /// libvirt, waifud-metadatad and waifud-agentd.
+    Node,
+    /// waifud only.
+    Waifud,
+    /// A node that also runs waifud.
+    NodeWithWaifud,
+}
+
+impl Role {
+    pub(crate) fn has_libvirt(self) -> bool {
+        matches!(self, Self::Bare | Self::Node | Self::NodeWithWaifud)
+    }
+
+    pub(crate) fn has_waifud(self) -> bool {
+        matches!(self, Self::Waifud | Self::NodeWithWaifud)
+    }
+
+    pub(crate) fn has_agent(self) -> bool {
+        matches!(self, Self::Node | Self::NodeWithWaifud)
+    }
 }
 
 impl LabSpec {
@@ -104,20 +142,28 @@ impl LabSpec {
         Ok(spec)
     }
 
-    pub(crate) fn node(&self, name: &str) -> Result<&NodeSpec> {
-        self.nodes
-            .iter()
-            .find(|node| node.name == name)
-            .with_context(|| {
-                format!(
-                    "the lab has no node {name:?}; its nodes are {}",
-                    self.names().join(", ")
-                )
-            })
+    pub(crate) fn machine(&self, name: &str) -> Result<&MachineSpec> {
+        let found = self.machines.iter().find(|machine| machine.name == name);
+        found.with_context(|| {
+            let names: Vec<_> = self.machines.iter().map(|it| it.name.as_str()).collect();
+            format!(
+                "the lab has no machine {name:?}; it has {}",
+                names.join(", ")
+            )
+        })
     }
 
-    fn names(&self) -> Vec<&str> {
-        self.nodes.iter().map(|node| node.name.as_str()).collect()
+    /// The nodes, in the order of their addresses.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &MachineSpec> {
+        let machines = self.machines.iter();
+        machines.filter(|machine| machine.role.has_libvirt())
+    }
+
+    /// The machine on which waifud runs, if it runs in this lab.
+    pub(crate) fn waifud(&self) -> Option<&MachineSpec> {
+        self.machines
+            .iter()
+            .find(|machine| machine.role.has_waifud())
     }
 }
 
@@ -149,20 +195,33 @@ pub(crate) fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> 
     visible.dedup();
     let random = uuid()?;
     let short = random.get(..6).unwrap_or("000000");
-    let node = |name: &str, index| -> Result<NodeSpec> {
-        Ok(NodeSpec {
+    let machine = |name: &str, index, role| -> Result<MachineSpec> {
+        Ok(MachineSpec {
             name: name.to_owned(),
             index,
             bin_dir: bin_dir.clone(),
             host_uuid: uuid()?,
-            libvirt: index != 0,
-            daemons: index != 0 && options.daemons,
+            machine_id: uuid()?.replace('-', ""),
+            role,
         })
     };
+    let nodes = names::nodes(&options.node, options.nodes)?;
+    let (node, with_waifud) = match (options.daemons, nodes.len()) {
+        (false, _) => (Role::Bare, false),
+        (true, 1) => (Role::NodeWithWaifud, false),
+        (true, _) => (Role::Node, true),
+    };
+    let mut machines = vec![machine(OUTSIDE, 0, Role::Outside)?];
+    if with_waifud {
+        machines.push(machine(names::WAIFUD, WAIFUD_INDEX, Role::Waifud)?);
+    }
+    for (name, index) in nodes.iter().zip(1..) {
+        machines.push(machine(name, index, node)?);
+    }
     Ok(LabSpec {
         protocol: PROTOCOL,
         name: format!("{PREFIX}{}-{short}", std::process::id()),
-        nodes: vec![node(OUTSIDE, 0)?, node(&options.node, 1)?],
+        machines,
         visible,
         env: options.env.clone(),
         stay: options.stay,
@@ -176,41 +235,84 @@ fn uuid() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// A node's name becomes a host name, a directory and part of an interface's name.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    let fits = !name.is_empty()
-        && name.len() <= 12
-        && name != OUTSIDE
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-        && !name.ends_with('-');
-    ensure!(
-        fits,
-        "{name:?} cannot name a node: 1 to 12 of a-z, 0-9 and -, beginning with a letter, and not \"outside\""
-    );
-    Ok(())
+#[cfg(test)]
+impl MachineSpec {
+    pub(crate) fn for_test(name: &str, index: u8, role: Role) -> Self {
+        Self {
+            name: name.to_owned(),
+            index,
+            bin_dir: "/b".into(),
+            host_uuid: "u".into(),
+            machine_id: "m".into(),
+            role,
+        }
+    }
+}
+
+#[cfg(test)]
+impl LabSpec {
+    pub(crate) fn for_test(machines: Vec<MachineSpec>) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            name: format!("{PREFIX}1-a"),
+            machines,
+            visible: Vec::new(),
+            env: Vec::new(),
+            stay: false,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn roles(options: &LabOptions) -> Vec<(String, u8, Role)> {
+        // The directory of this program; nothing in it is run.
+        let exe = std::env::current_exe().unwrap();
+        let spec = specify(options, &exe).unwrap();
+        let mut uuids: Vec<_> = spec.machines.iter().map(|it| &it.machine_id).collect();
+        uuids.sort();
+        uuids.dedup();
+        assert_eq!(uuids.len(), spec.machines.len());
+        let machines = spec.machines.into_iter();
+        machines.map(|it| (it.name, it.index, it.role)).collect()
+    }
+
     #[test]
-    fn names_that_are_not_short_labels_are_refused() {
-        for bad in [
-            "",
-            "outside",
-            "-a",
-            "a-",
-            "A",
-            "a b",
-            "../x",
-            "a23456789012345",
-        ] {
-            assert!(check_name(bad).is_err(), "{bad:?}");
+    fn waifud_runs_on_the_only_node_or_on_a_machine_of_its_own() {
+        let bin = tempfile::tempdir().unwrap();
+        for program in ["waifud", "waifud-agentd", "waifud-metadatad"] {
+            fs::write(bin.path().join(program), "").unwrap();
         }
-        check_name("alder").unwrap();
+        let options = |nodes, daemons| LabOptions {
+            bin_dir: Some(bin.path().to_owned()),
+            nodes,
+            daemons,
+            ..LabOptions::default()
+        };
+        let list = |list: &[(&str, u8, Role)]| -> Vec<_> {
+            let list = list.iter();
+            list.map(|(name, index, role)| ((*name).to_owned(), *index, *role))
+                .collect()
+        };
+        let outside = ("outside", 0, Role::Outside);
+        assert_eq!(
+            roles(&options(1, true)),
+            list(&[outside, ("alder", 1, Role::NodeWithWaifud)])
+        );
+        assert_eq!(
+            roles(&options(2, true)),
+            list(&[
+                outside,
+                ("rowan", WAIFUD_INDEX, Role::Waifud),
+                ("alder", 1, Role::Node),
+                ("birch", 2, Role::Node)
+            ])
+        );
+        assert_eq!(
+            roles(&options(2, false)),
+            list(&[outside, ("alder", 1, Role::Bare), ("birch", 2, Role::Bare)])
+        );
     }
 }

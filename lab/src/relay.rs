@@ -1,7 +1,7 @@
-//! The relay: forwards a loopback port of the machine to waifud in its node's network namespace.
+//! The relay: forwards a loopback port of the host to waifud in the network namespace of its machine.
 //!
-//! waifud listens on the node's loopback, which is not reachable from outside. The guard accepts connections on the
-//! machine's loopback and opens the second half of each in the node's namespace. A socket stays in the namespace in
+//! waifud listens on its machine's loopback, which is not reachable from outside. The guard accepts connections on the
+//! host's loopback and opens the second half of each in the node's namespace. A socket stays in the namespace in
 //! which it was created, so only the thread that creates it enters the namespace. Bytes are forwarded unchanged: TLS
 //! ends at waifud.
 
@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,33 +19,60 @@ use nix::unistd::Pid;
 
 use crate::wait;
 
-/// The file in the lab's directory that contains the machine's port, in decimal.
+/// The file in the lab's directory that contains the host's port, in decimal.
 const PORT: &str = "relay.port";
 /// waifud's default address inside the node.
 const WAIFUD: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7373);
-/// Short, because both ends are on this machine.
+/// Short, because both ends are on this host.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Limit of simultaneous connections; more are closed. Each uses two threads.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Starts the relay's threads, which end with the guard. The guard calls this when the node's `init` exists and all
-/// processes are cloned.
-pub(crate) fn start(dir: &Path, init: Pid) -> Result<()> {
-    let namespace = File::open(format!("/proc/{init}/ns/net"))
-        .context("cannot open the node's network namespace")?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .context("cannot listen on a port for the relay")?;
-    let port = listener.local_addr()?.port();
-    thread::Builder::new()
-        .name("relay".into())
-        .spawn(move || accept(&listener, &Arc::new(namespace)))?;
-    // Replaced by a rename, so that readers never see an incomplete file.
-    let new = dir.join("relay.port.new");
-    fs::write(&new, port.to_string())?;
-    fs::rename(new, dir.join(PORT)).context("cannot store the relay's port")
+/// The relay of a lab. Its threads end with the guard.
+pub(crate) struct Relay {
+    /// The network namespace of waifud's machine, unless that is off.
+    namespace: Namespace,
 }
 
-/// The machine's port; `None` when no waifud runs in the lab.
+type Namespace = Arc<Mutex<Option<Arc<File>>>>;
+
+impl Relay {
+    /// Starts the relay. It refuses connections until [`Relay::lead_to`].
+    pub(crate) fn start(dir: &Path) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .context("cannot listen on a port for the relay")?;
+        let port = listener.local_addr()?.port();
+        let namespace = Namespace::default();
+        let held = Arc::clone(&namespace);
+        thread::Builder::new()
+            .name("relay".into())
+            .spawn(move || accept(&listener, &held))?;
+        // Replaced by a rename, so that readers never see an incomplete file.
+        let new = dir.join("relay.port.new");
+        fs::write(&new, port.to_string())?;
+        fs::rename(new, dir.join(PORT)).context("cannot store the relay's port")?;
+        Ok(Self { namespace })
+    }
+
+    /// Sets the init of waifud's machine, or none while that is off.
+    pub(crate) fn lead_to(&self, init: Option<Pid>) -> Result<()> {
+        let file = match init {
+            Some(init) => Some(Arc::new(
+                File::open(format!("/proc/{init}/ns/net"))
+                    .context("cannot open the network namespace of waifud's machine")?,
+            )),
+            None => None,
+        };
+        *current(&self.namespace) = file;
+        Ok(())
+    }
+}
+
+fn current(namespace: &Namespace) -> MutexGuard<'_, Option<Arc<File>>> {
+    namespace.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The host's port; `None` when no waifud runs in the lab.
 pub(crate) fn port(dir: &Path) -> Result<Option<u16>> {
     match fs::read_to_string(dir.join(PORT)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -53,7 +80,8 @@ pub(crate) fn port(dir: &Path) -> Result<Option<u16>> {
     }
 }
 
-fn accept(listener: &TcpListener, namespace: &Arc<File>) {
+fn accept(listener: &TcpListener, namespace: &Namespace) {
+    let connections = Arc::new(());
     loop {
         let client = match listener.accept() {
             Ok((client, _)) => client,
@@ -64,17 +92,21 @@ fn accept(listener: &TcpListener, namespace: &Arc<File>) {
                 continue;
             }
         };
-        // The listener holds one reference.
-        if Arc::strong_count(namespace) > CONNECTIONS_MAX {
+        let Some(inside) = current(namespace).clone() else {
+            continue;
+        };
+        // This function holds one reference.
+        if Arc::strong_count(&connections) > CONNECTIONS_MAX {
             continue;
         }
-        let held = Arc::clone(namespace);
+        let held = Arc::clone(&connections);
         let made = thread::Builder::new()
             .name("relay-connection".into())
             .spawn(move || {
-                if let Err(error) = serve(client, &held) {
+                if let Err(error) = serve(client, &inside) {
                     eprintln!("relay: {error:#}");
                 }
+                drop(held);
             });
         if let Err(error) = made {
             eprintln!("relay: {error}");

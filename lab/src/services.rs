@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::accounts::{self, Identity, Machine};
-use crate::options::NodeSpec;
+use crate::accounts::{self, Caller, Identity};
+use crate::options::MachineSpec;
 
 /// The condition under which a service is ready and the next one may start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +73,9 @@ impl Service {
 }
 
 /// The services of `node`, in the order in which they start.
-pub(crate) fn of(node: &NodeSpec, machine: Machine) -> Vec<Service> {
+pub(crate) fn of(node: &MachineSpec, caller: Caller) -> Vec<Service> {
     let mut list = Vec::new();
-    if node.libvirt {
+    if node.role.has_libvirt() {
         list.push(Service::new(
             "virtlogd",
             ["virtlogd"],
@@ -89,26 +89,28 @@ pub(crate) fn of(node: &NodeSpec, machine: Machine) -> Vec<Service> {
             Ready::Socket("/run/libvirt/libvirt-sock".into()),
         ));
     }
-    if node.daemons {
-        let daemon = |name: &'static str, config: &str, identity, ready| {
-            let program = node.bin_dir.join(name).to_string_lossy().into_owned();
-            Service::new(
-                name,
-                [program.as_str(), "--config", config],
-                identity,
-                ready,
-            )
-        };
+    let daemon = |name: &'static str, config: &str, identity, ready| {
+        let program = node.bin_dir.join(name).to_string_lossy().into_owned();
+        Service::new(
+            name,
+            [program.as_str(), "--config", config],
+            identity,
+            ready,
+        )
+    };
+    if node.role.has_waifud() {
         list.push(daemon(
             "waifud",
             "/etc/waifud/waifud.toml",
             Identity {
                 uid: accounts::WAIFUD,
                 gid: accounts::WAIFUD,
-                groups: vec![machine.admin_gid()],
+                groups: vec![caller.admin_gid()],
             },
             Ready::Socket("/run/waifud/waifud.sock".into()),
         ));
+    }
+    if node.role.has_agent() {
         list.push(daemon(
             "waifud-metadatad",
             "/etc/waifud/metadatad.toml",
@@ -129,43 +131,50 @@ pub(crate) fn of(node: &NodeSpec, machine: Machine) -> Vec<Service> {
     list
 }
 
+/// The names of the services of `node`.
+pub(crate) fn names(node: &MachineSpec) -> Vec<&'static str> {
+    let services = of(node, Caller::default());
+    services.iter().map(|service| service.name).collect()
+}
+
+/// The search path of all processes in a node.
+pub(crate) fn search_path(bin_dir: &Path) -> String {
+    format!(
+        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        bin_dir.display()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Role;
 
-    fn node(daemons: bool) -> NodeSpec {
-        NodeSpec {
-            name: "alder".into(),
-            index: 1,
-            bin_dir: "/b".into(),
-            host_uuid: "u".into(),
-            libvirt: true,
-            daemons,
-        }
+    fn node(role: Role) -> MachineSpec {
+        MachineSpec::for_test("alder", 1, role)
     }
 
     #[test]
     fn libvirt_comes_before_our_daemons_and_the_agent_last() {
-        let names: Vec<_> = of(&node(true), Machine::default())
-            .iter()
-            .map(|service| service.name)
-            .collect();
-        assert_eq!(
-            names,
-            [
-                "virtlogd",
-                "libvirtd",
-                "waifud",
-                "waifud-metadatad",
-                "waifud-agentd"
-            ]
-        );
-        assert_eq!(of(&node(false), Machine::default()).len(), 2);
+        let libvirt = ["virtlogd", "libvirtd"];
+        let agent = ["waifud-metadatad", "waifud-agentd"];
+        for (role, services) in [
+            (Role::Outside, vec![]),
+            (Role::Bare, libvirt.to_vec()),
+            (Role::Node, [libvirt, agent].concat()),
+            (Role::Waifud, vec!["waifud"]),
+            (
+                Role::NodeWithWaifud,
+                [&libvirt[..], &["waifud"], &agent].concat(),
+            ),
+        ] {
+            assert_eq!(names(&node(role)), services, "{role:?}");
+        }
     }
 
     #[test]
     fn daemons_that_face_users_and_guests_have_no_capabilities() {
-        for service in of(&node(true), Machine::default()) {
+        for service in of(&node(Role::NodeWithWaifud), Caller::default()) {
             let drops = service
                 .command()
                 .iter()
@@ -176,10 +185,11 @@ mod tests {
 
     #[test]
     fn waifud_is_in_the_group_of_its_socket() {
-        let machine = Machine {
-            caller_gid: Some(1000),
-        };
-        let waifud = of(&node(true), machine).remove(2).command().join(" ");
+        let caller = Caller { gid: Some(1000) };
+        let waifud = of(&node(Role::NodeWithWaifud), caller)
+            .remove(2)
+            .command()
+            .join(" ");
         assert!(waifud.contains("--groups=1000 "), "{waifud}");
         assert!(
             waifud.ends_with("-- /b/waifud --config /etc/waifud/waifud.toml"),

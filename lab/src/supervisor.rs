@@ -28,9 +28,8 @@ use nix::unistd::Pid;
 
 use crate::backoff::Backoff;
 use crate::control::{self, Reply, Request, ServiceState, ServiceStatus};
-use crate::lab::search_path;
-use crate::options::{LabSpec, NodeSpec};
-use crate::services::{Ready, Service};
+use crate::options::{LabSpec, MachineSpec};
+use crate::services::{Ready, Service, search_path};
 use crate::wait::CHECK_INTERVAL;
 
 /// Time between SIGTERM and SIGKILL of a service when the node stops.
@@ -69,7 +68,7 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn new(services: Vec<Service>, spec: &LabSpec, node: &NodeSpec) -> Self {
+    pub(crate) fn new(services: Vec<Service>, spec: &LabSpec, node: &MachineSpec) -> Self {
         let mut environment = vec![
             ("PATH".to_owned(), search_path(&node.bin_dir)),
             ("LANG".to_owned(), "C.UTF-8".to_owned()),

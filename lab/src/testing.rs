@@ -41,7 +41,7 @@ pub fn skip(reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// The reason why no lab can run on this machine: missing root rights or programs. `None` if a lab can run.
+/// The reason why no lab can run on this host: missing root rights or programs. `None` if a lab can run.
 pub fn why_no_lab() -> Option<String> {
     if !Uid::effective().is_root() {
         return Some("a lab needs root".into());

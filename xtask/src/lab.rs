@@ -11,6 +11,9 @@ use waifud_lab::{Lab, LabOptions, current};
 
 use crate::root;
 
+/// Limit for waifud to list several nodes as ready after they have joined.
+const READY_LIMIT: Duration = Duration::from_mins(2);
+
 #[derive(Parser)]
 pub struct Args {
     #[command(subcommand)]
@@ -21,9 +24,12 @@ pub struct Args {
 enum Command {
     /// Start the lab; it runs until `lab down`
     Up {
-        /// Name of the node
-        #[arg(long, default_value = "alder")]
-        node: String,
+        /// Number of nodes: alder, birch, cedar, …. With more than one, waifud runs on a machine of its own, rowan
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        nodes: usize,
+        /// Name of the only node [default: alder]
+        #[arg(long, value_name = "NAME", conflicts_with = "nodes")]
+        node: Option<String>,
         /// Start libvirt only, without our daemons
         #[arg(long)]
         bare: bool,
@@ -33,15 +39,16 @@ enum Command {
     },
     /// Print shell commands that set the lab's environment variables: eval "$(cargo xtask lab env)"
     Env,
-    /// Run a command as root in a node, or in "outside", the simulated home network
+    /// Run a command as root in a node or another machine, or in "outside", the simulated home network
     Exec {
-        /// A node in `WAIFUD_LAB_NODES`, or "outside"
+        /// A machine in `lab status`, or "outside"
+        #[arg(value_name = "MACHINE")]
         node: String,
         /// The program and its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Show the services of all nodes
+    /// Show the services of all machines, the machines that are off, and the links that are cut
     Status,
     /// Restart a service
     Restart(ServiceName),
@@ -49,31 +56,53 @@ enum Command {
     Stop(ServiceName),
     /// Start a stopped service
     Start(ServiceName),
-    /// Send a signal to a service; the lab restarts the service if it ends
+    /// Kill a machine with its guests, as a power cut does, or send a signal to a service
+    ///
+    /// The lab restarts a service that ends. A machine stays off until `lab boot`.
     Kill {
-        #[command(flatten)]
-        of: ServiceName,
-        /// Number or name of the signal, for example TERM
-        #[arg(default_value = "KILL")]
-        signal: String,
+        /// A machine, or a service in `lab status`: SERVICE, or MACHINE/SERVICE if several machines have it
+        #[arg(value_name = "MACHINE|SERVICE")]
+        target: String,
+        /// For a service: number or name of the signal, for example TERM [default: KILL]
+        signal: Option<String>,
     },
+    /// Boot a machine that was killed
+    ///
+    /// It has a new boot id, and /run and /tmp are empty. /etc and /var are kept.
+    Boot {
+        /// A machine that is off
+        machine: String,
+    },
+    /// Drop all traffic between two machines, in both directions
+    Cut(Ends),
+    /// Undo `lab cut`
+    Heal(Ends),
     /// Stop the lab and remove everything that belongs to it
     Down,
 }
 
 #[derive(clap::Args)]
 struct ServiceName {
-    /// Name of the service in `lab status`
+    /// A service in `lab status`: SERVICE, or MACHINE/SERVICE if several machines have it
     service: String,
+}
+
+#[derive(clap::Args)]
+struct Ends {
+    /// A machine, or "outside"
+    a: String,
+    /// Another machine
+    b: String,
 }
 
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Up {
+            nodes,
             node,
             bare,
             bin_dir,
-        } => up(node, bare, bin_dir),
+        } => up(nodes, node, bare, bin_dir),
         Command::Env => {
             for (key, value) in the_lab()?.env()? {
                 println!("export {key}={}", quoted(&value));
@@ -107,16 +136,26 @@ pub fn run(args: Args) -> Result<()> {
             report(&service, "started and ready");
             Ok(())
         }
-        Command::Kill {
-            of: ServiceName { service },
-            signal,
-        } => {
+        Command::Kill { target, signal } => {
             root::become_root("controlling the lab")?;
-            the_lab()?.kill(&service, parse_signal(&signal)?)?;
-            report(
-                &service,
-                "the signal was sent; if the service ends, the lab restarts it",
-            );
+            kill(&the_lab()?, &target, signal.as_deref())
+        }
+        Command::Boot { machine } => {
+            root::become_root("controlling the lab")?;
+            the_lab()?.boot_machine(&machine)?;
+            report(&machine, "booted, and its services are ready");
+            Ok(())
+        }
+        Command::Cut(Ends { a, b }) => {
+            root::become_root("controlling the lab")?;
+            the_lab()?.cut(&a, &b)?;
+            report(&format!("{a} and {b}"), "cut");
+            Ok(())
+        }
+        Command::Heal(Ends { a, b }) => {
+            root::become_root("controlling the lab")?;
+            the_lab()?.heal(&a, &b)?;
+            report(&format!("{a} and {b}"), "healed");
             Ok(())
         }
         Command::Down => {
@@ -126,11 +165,33 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-fn report(service: &str, result: &str) {
-    eprintln!("{service}: {result}");
+fn report(what: &str, result: &str) {
+    eprintln!("{what}: {result}");
 }
 
-fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
+fn kill(lab: &Lab, target: &str, signal: Option<&str>) -> Result<()> {
+    if !lab.machines().contains(&target) {
+        lab.kill(target, parse_signal(signal.unwrap_or("KILL"))?)?;
+        report(
+            target,
+            "the signal was sent; if the service ends, the lab restarts it",
+        );
+        return Ok(());
+    }
+    if let Some(signal) = signal {
+        bail!(
+            "{target} is a machine and gets no signal: omit {signal}, or name a service of it, for example {target}/libvirtd"
+        );
+    }
+    lab.kill_machine(target)?;
+    report(
+        target,
+        &format!("off, until `cargo xtask lab boot {target}`"),
+    );
+    Ok(())
+}
+
+fn up(nodes: usize, node: Option<String>, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
     root::become_root("starting a lab")?;
     let place = current::place();
     if let Some(lab) = current::lab(&place)? {
@@ -139,8 +200,10 @@ fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
             lab.dir().display()
         );
     }
+    let defaults = LabOptions::default();
     let lab = Lab::up(&LabOptions {
-        node,
+        node: node.unwrap_or(defaults.node),
+        nodes,
         daemons: !bare,
         bin_dir,
         stay: true,
@@ -150,7 +213,12 @@ fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
             .collect(),
         ..LabOptions::default()
     })?;
-    if let Err(error) = current::set(&place, &lab) {
+    let ready = match nodes {
+        1 => Ok(()),
+        _ if bare => Ok(()),
+        _ => lab.wait_nodes_ready(READY_LIMIT),
+    };
+    if let Err(error) = ready.and_then(|()| current::set(&place, &lab)) {
         lab.down()?;
         return Err(error);
     }
@@ -158,7 +226,7 @@ fn up(node: String, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
     eprintln!("  eval \"$(cargo xtask lab env)\"");
     eprintln!(
         "  cargo xtask lab exec {} -- virsh -c qemu:///system list",
-        lab.nodes().join(" ")
+        lab.nodes().first().unwrap_or(&"")
     );
     eprintln!("  cargo xtask lab down");
     Ok(())
@@ -187,19 +255,27 @@ fn down() -> Result<()> {
 fn status(lab: &Lab) -> Result<()> {
     println!(
         "{:<8} {:<18} {:<12} {:>8} {:>8}",
-        "NODE", "SERVICE", "STATE", "PID", "RESTARTS"
+        "MACHINE", "SERVICE", "STATE", "PID", "RESTARTS"
     );
-    for node in lab.nodes() {
+    let power = lab.power()?;
+    for node in lab.machines() {
+        if power.off.contains(node) {
+            println!("{node:<8} {:<18} off", "-");
+            continue;
+        }
         for service in lab.status(node)? {
             let state = format!("{:?}", service.state).to_lowercase();
             let pid = lab
-                .pid_of(&service.name)?
+                .pid_of(&format!("{node}/{}", service.name))?
                 .map_or("-".to_owned(), |pid| pid.to_string());
             println!(
                 "{node:<8} {:<18} {state:<12} {pid:>8} {:>8}",
                 service.name, service.restarts
             );
         }
+    }
+    for link in power.cut {
+        println!("cut: {link}");
     }
     lab.wait_ready(Duration::ZERO)
 }

@@ -1,5 +1,6 @@
 //! A complete lab: it starts libvirt, runs guests as `libvirt-qemu`, and leaves nothing behind, however it ends.
 
+mod several;
 mod traces;
 
 use std::fs;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use waifud_lab::{Lab, testing, wait};
+use waifud_lab::{Lab, OUTSIDE, testing, wait};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -81,7 +81,7 @@ impl Traces {
         let mut namespaces = BTreeSet::new();
         for kind in ["pid", "net", "mnt", "uts"] {
             let shared = namespace(own, kind).context("no namespace")?;
-            for node in ["outside", "alder"] {
+            for node in std::iter::once(OUTSIDE).chain(lab.machines()) {
                 let id =
                     namespace(lab.init_pid(node)?, kind).context("an init without namespaces")?;
                 ensure!(id != shared, "{node} shares the machine's {kind} namespace");
@@ -95,15 +95,27 @@ impl Traces {
             })
         };
         let mut processes: BTreeSet<_> = all().filter(inside).filter_map(identity).collect();
+        let nodes = lab.nodes().len();
         ensure!(
-            processes.len() >= 4,
-            "two inits, virtlogd and libvirtd should be seen: {processes:?}"
+            processes.len() > 3 * nodes,
+            "{nodes} nodes with init, virtlogd and libvirtd, and outside should be seen: {processes:?}"
         );
         processes.extend(identity(lab.guard_pid()));
         Ok(Self {
             dir: lab.dir().to_owned(),
             name: lab.name().to_owned(),
             processes,
+        })
+    }
+
+    /// Those that show up in the environment, the arguments or the directory of the lab in `dir`, whose processes are not
+    /// known.
+    pub fn in_dir(dir: &Path) -> Result<Self> {
+        let name = dir.file_name().context("a lab without a name")?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            name: name.to_string_lossy().into_owned(),
+            processes: BTreeSet::new(),
         })
     }
 
@@ -183,6 +195,15 @@ pub fn sigkill(pid: i32) -> Result<()> {
         LIMIT,
     )
     .map(|_| ())
+}
+
+/// The PID of the guard of the lab in `dir`, if it has been started.
+pub fn guard_of(dir: &Path) -> Option<i32> {
+    let call = format!("lab-guard\0{}\0", dir.display());
+    all().find(|pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).ends_with(&call)
+    })
 }
 
 /// The rest of the first line of `child`'s output that starts with `start`.
