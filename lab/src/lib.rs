@@ -34,7 +34,8 @@
 //! | the guard ends, even by SIGKILL | the kernel kills the inits (`PDEATHSIG`); the next `up` or `down` removes the directory |
 //!
 //! [`Lab::kill_machine`] and [`Lab::boot_machine`] are a power cut and its end. They differ from a real one in what is on the
-//! disk: everything that was written, synced or not. [`Lab::cut`] and [`Lab::heal`] change the links between machines.
+//! disk: everything that was written, synced or not. [`Lab::cut`], [`Lab::slow`] and [`Lab::heal`] change the
+//! links between machines.
 //!
 //! Inside a node, `/run`, `/etc`, `/tmp`, `/var/lib`, `/var/log` and `/var/cache` are directories of the lab. The rest
 //! of the host is visible read-only, `/sys` is new (own network devices, no cgroups), and `/etc/passwd` contains the
@@ -76,9 +77,13 @@ mod names;
 mod net;
 mod options;
 mod orders;
+mod packets;
 mod pids;
+mod pipe;
 mod relay;
 mod services;
+pub mod shape;
+mod slow;
 mod spawn;
 pub mod ssh;
 mod stale;
@@ -93,7 +98,7 @@ pub use lab::Lab;
 pub use names::NODES_MAX;
 pub use nix::sys::signal::Signal;
 pub use options::LabOptions;
-pub use orders::{Link, Power};
+pub use orders::{Disturbances, Link};
 pub use stale::remove_stale;
 
 /// The name of the namespace that simulates the home network and the internet.

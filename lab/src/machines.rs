@@ -12,9 +12,9 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
 
-use crate::links::Links;
+use crate::links::{Differences, Links, Place};
 use crate::options::{LabSpec, MachineSpec};
-use crate::orders::{Answer, Link, Order, Power};
+use crate::orders::{Answer, Disturbances, Link, Order};
 use crate::pids::Pids;
 use crate::relay::Relay;
 use crate::{layout, net, spawn, wait};
@@ -109,11 +109,19 @@ impl<'a> Machines<'a> {
     /// Carries out an order.
     pub(crate) fn obey(&mut self, order: Order) -> Answer {
         let result = match order {
-            Order::Status => return Answer::Power(self.power()),
+            Order::Status => return Answer::Disturbances(self.disturbances()),
             Order::Kill { machine } => self.kill(&machine),
             Order::Boot { machine } => self.boot(&machine),
-            Order::Cut { link } => self.change_link(&link, |links, link| links.cut(link)),
-            Order::Heal { link } => self.change_link(&link, |links, link| links.heal(&link)),
+            Order::Cut { link } => self.change_link(&link, |to| {
+                to.cut.insert(link.clone());
+            }),
+            Order::Slow { link, shape } => self.change_link(&link, |to| {
+                to.slow.insert(link.clone(), shape);
+            }),
+            Order::Heal { link } => self.change_link(&link, |to| {
+                to.cut.remove(&link);
+                to.slow.remove(&link);
+            }),
         };
         match result {
             Ok(()) => Answer::Done,
@@ -121,11 +129,13 @@ impl<'a> Machines<'a> {
         }
     }
 
-    fn power(&self) -> Power {
+    fn disturbances(&self) -> Disturbances {
         let off = self.list.iter().filter(|machine| machine.init.is_none());
-        Power {
+        let slow = &self.links.differences().slow;
+        Disturbances {
             off: off.map(|machine| machine.spec.name.clone()).collect(),
-            cut: self.links.all_cut(),
+            cut: self.links.differences().cut.clone(),
+            slow: slow.clone().into_iter().collect(),
         }
     }
 
@@ -149,6 +159,7 @@ impl<'a> Machines<'a> {
         };
         end_at_once(init).with_context(|| format!("{name} did not end"))?;
         machine.init = None;
+        self.links.release(name);
         self.write_pids()?;
         self.lead_relay()?;
         let machine = self.list.get(index).context("no such machine")?;
@@ -169,22 +180,19 @@ impl<'a> Machines<'a> {
         }
         machine.init = Some(init);
         self.lead_relay()?;
-        self.write_pids()
+        self.write_pids()?;
+        let place = place(self.dir, self.spec, &self.list);
+        self.links.apply(&place)
     }
 
-    fn change_link(&mut self, link: &Link, change: impl FnOnce(&mut Links, Link)) -> Result<()> {
+    fn change_link(&mut self, link: &Link, change: impl FnOnce(&mut Differences)) -> Result<()> {
         for end in link.ends() {
             self.index(end)?;
         }
-        let before = self.links.clone();
-        change(&mut self.links, link.clone());
-        let applied = self
-            .outside()
-            .and_then(|outside| self.links.apply(self.dir, outside));
-        if applied.is_err() {
-            self.links = before;
-        }
-        applied
+        let mut to = self.links.differences().clone();
+        change(&mut to);
+        let place = place(self.dir, self.spec, &self.list);
+        self.links.change(to, &place)
     }
 
     /// Stops all machines, kills those that do not stop, and returns when all have ended. `wait` on a PID 1 returns after
@@ -216,6 +224,18 @@ impl<'a> Machines<'a> {
             let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], time);
             while let Ok(Some(_)) = signals.read_signal() {}
         }
+    }
+}
+
+fn place<'a>(dir: &'a Path, spec: &'a LabSpec, list: &[Machine<'a>]) -> Place<'a> {
+    let on = list.iter().filter_map(|machine| {
+        let init = machine.init?.as_raw();
+        Some((machine.spec.name.as_str(), init))
+    });
+    Place {
+        dir,
+        spec,
+        inits: on.collect(),
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::control;
+use crate::shape::Shape;
 
 /// Longer than a machine takes to end, and than the commands that change the network.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -25,7 +26,9 @@ pub(crate) enum Order {
     Boot { machine: String },
     /// Drop all traffic on a link.
     Cut { link: Link },
-    /// Undo [`Order::Cut`].
+    /// Limit and delay the traffic on a link, and lose a part of it.
+    Slow { link: Link, shape: Shape },
+    /// Undo [`Order::Cut`] and [`Order::Slow`].
     Heal { link: Link },
 }
 
@@ -33,18 +36,20 @@ pub(crate) enum Order {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Answer {
-    Power(Power),
+    Disturbances(Disturbances),
     Done,
     Refused(String),
 }
 
 /// The machines that are off, and the links that differ from a plain network.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Power {
+pub struct Disturbances {
     /// Machines that were killed and not booted since.
     pub off: BTreeSet<String>,
     /// Links on which all traffic is dropped.
     pub cut: BTreeSet<Link>,
+    /// Links that are slow.
+    pub slow: Vec<(Link, Shape)>,
 }
 
 /// Two machines of a lab, in alphabetical order: a link has no direction.

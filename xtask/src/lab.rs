@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use waifud_lab::shape::{Shape, parse_delay, parse_loss, parse_rate};
 use waifud_lab::{Lab, LabOptions, current};
 
 use crate::root;
@@ -48,7 +49,7 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Show the services of all machines, the machines that are off, and the links that are cut
+    /// Show the services of all machines, the machines that are off, and the links that are cut or slow
     Status,
     /// Restart a service
     Restart(ServiceName),
@@ -75,7 +76,21 @@ enum Command {
     },
     /// Drop all traffic between two machines, in both directions
     Cut(Ends),
-    /// Undo `lab cut`
+    /// Limit and delay the traffic between two machines, and lose a part of it; in each direction for itself
+    Slow {
+        #[command(flatten)]
+        ends: Ends,
+        /// Bits per second, for example 800k, 10M or 1G
+        #[arg(long, value_parser = parse_rate)]
+        rate: Option<u64>,
+        /// Time that each frame takes, for example 50ms or 2s
+        #[arg(long, value_parser = parse_delay)]
+        delay: Option<Duration>,
+        /// Share of frames that are lost, for example 2% or 0.1%
+        #[arg(long, value_parser = parse_loss)]
+        loss: Option<u32>,
+    },
+    /// Undo `lab cut` and `lab slow`
     Heal(Ends),
     /// Stop the lab and remove everything that belongs to it
     Down,
@@ -150,6 +165,22 @@ pub fn run(args: Args) -> Result<()> {
             root::become_root("controlling the lab")?;
             the_lab()?.cut(&a, &b)?;
             report(&format!("{a} and {b}"), "cut");
+            Ok(())
+        }
+        Command::Slow {
+            ends: Ends { a, b },
+            rate,
+            delay,
+            loss,
+        } => {
+            root::become_root("controlling the lab")?;
+            let shape = Shape {
+                rate,
+                delay: delay.unwrap_or_default(),
+                loss: loss.unwrap_or_default(),
+            };
+            the_lab()?.slow(&a, &b, shape)?;
+            report(&format!("{a} and {b}"), &shape.to_string());
             Ok(())
         }
         Command::Heal(Ends { a, b }) => {
@@ -257,9 +288,9 @@ fn status(lab: &Lab) -> Result<()> {
         "{:<8} {:<18} {:<12} {:>8} {:>8}",
         "MACHINE", "SERVICE", "STATE", "PID", "RESTARTS"
     );
-    let power = lab.power()?;
+    let disturbances = lab.disturbances()?;
     for node in lab.machines() {
-        if power.off.contains(node) {
+        if disturbances.off.contains(node) {
             println!("{node:<8} {:<18} off", "-");
             continue;
         }
@@ -274,8 +305,11 @@ fn status(lab: &Lab) -> Result<()> {
             );
         }
     }
-    for link in power.cut {
+    for link in disturbances.cut {
         println!("cut: {link}");
+    }
+    for (link, shape) in disturbances.slow {
+        println!("slow: {link}: {shape}");
     }
     lab.wait_ready(Duration::ZERO)
 }

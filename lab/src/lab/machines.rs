@@ -1,13 +1,14 @@
-//! Power and links of a lab's machines.
+//! Disturbances and links of a lab's machines.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Lab, START_LIMIT};
 use crate::control::ServiceState;
-use crate::orders::{Answer, Link, Order, Power, order};
+use crate::orders::{Answer, Disturbances, Link, Order, order};
+use crate::shape::Shape;
 use crate::wait;
 
 /// Limit of a command of waifuctl.
@@ -18,9 +19,9 @@ impl Lab {
     ///
     /// # Errors
     /// The lab's guard does not answer.
-    pub fn power(&self) -> Result<Power> {
+    pub fn disturbances(&self) -> Result<Disturbances> {
         match order(&self.dir, &Order::Status)? {
-            Answer::Power(power) => Ok(power),
+            Answer::Disturbances(disturbances) => Ok(disturbances),
             other => bail!("the lab's guard answered {other:?} to a question for its status"),
         }
     }
@@ -62,7 +63,21 @@ impl Lab {
         self.tell(&Order::Cut { link })
     }
 
-    /// Undoes [`Lab::cut`].
+    /// Limits and delays the traffic between two machines, of which one may be "outside", and loses a part of it, in each
+    /// direction for itself. VLAN tags are lost on a slow link.
+    ///
+    /// # Errors
+    /// A machine does not exist, or the shape is that of a plain link.
+    pub fn slow(&self, one: &str, other: &str, shape: Shape) -> Result<()> {
+        ensure!(
+            !shape.is_plain(),
+            "a slow link needs a rate, a delay or a loss"
+        );
+        let link = Link::between(one, other)?;
+        self.tell(&Order::Slow { link, shape })
+    }
+
+    /// Undoes [`Lab::cut`] and [`Lab::slow`].
     ///
     /// # Errors
     /// A machine does not exist, or the rules cannot be changed.

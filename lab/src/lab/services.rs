@@ -153,12 +153,12 @@ impl Lab {
     }
 
     pub(super) fn unready(&self) -> Vec<String> {
-        let Ok(power) = self.power() else {
+        let Ok(disturbances) = self.disturbances() else {
             return vec!["the lab's guard (no answer)".to_owned()];
         };
         let mut unready = Vec::new();
         let machines = self.spec.machines.iter();
-        for machine in machines.filter(|machine| !power.off.contains(&machine.name)) {
+        for machine in machines.filter(|machine| !disturbances.off.contains(&machine.name)) {
             match self.status(&machine.name) {
                 Err(_) => unready.push(format!("{} (no answer)", machine.name)),
                 Ok(list) => unready.extend(

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
+use waifud_lab::shape::Shape;
 use waifud_lab::{Lab, LabOptions, OUTSIDE, testing, wait};
 
 use crate::traces::{self, Machine, Traces};
@@ -54,6 +59,16 @@ fn node(lab: &Lab, name: &str) -> Result<Value> {
 fn reaches(lab: &Lab, from: &str, to: &str) -> Result<bool> {
     let ping = ["ping", "-q", "-c", "1", "-W", "1", to];
     Ok(ask(lab, from, &ping)?.status.success())
+}
+
+/// Returns when pings between the two are answered in both directions. After a cut, that takes a new address resolution.
+fn must_reach(lab: &Lab, one: &str, other: &str) -> Result<()> {
+    for (from, to) in [(one, other), (other, one)] {
+        wait::until(&format!("{from} to reach {to}"), LIMIT, || {
+            Ok(reaches(lab, from, to)?.then_some(()))
+        })?;
+    }
+    Ok(())
 }
 
 /// The PIDs of all services of these machines.
@@ -129,20 +144,145 @@ fn a_cut_stops_two_machines_from_reaching_each_other_and_nothing_else() -> Resul
     with_three_nodes(|lab| {
         for (one, other, third) in [("alder", "birch", "cedar"), ("cedar", OUTSIDE, "alder")] {
             lab.cut(other, one)?;
-            let power = lab.power()?;
-            assert_eq!(power.cut.len(), 1, "{power:?}");
+            let disturbances = lab.disturbances()?;
+            assert_eq!(disturbances.cut.len(), 1, "{disturbances:?}");
             assert!(!reaches(lab, one, other)? && !reaches(lab, other, one)?);
             for machine in [one, other] {
-                assert!(reaches(lab, machine, third)? && reaches(lab, third, machine)?);
+                must_reach(lab, machine, third)?;
             }
             lab.heal(one, other)?;
-            assert!(reaches(lab, one, other)? && reaches(lab, other, one)?);
-            assert!(lab.power()?.cut.is_empty());
+            must_reach(lab, one, other)?;
+            assert!(lab.disturbances()?.cut.is_empty());
         }
         assert!(lab.cut("alder", "alder").is_err());
         assert!(lab.cut("alder", "oak").is_err());
         Ok(())
     })
+}
+
+/// The shortest round-trip time in milliseconds of `count` pings, and how many were answered.
+fn pings(lab: &Lab, from: &str, to: &str, count: u32) -> Result<(f64, u32)> {
+    let count = count.to_string();
+    let words = ["ping", "-q", "-i", "0.01", "-W", "2", "-c", &count, to];
+    let text = String::from_utf8(ask(lab, from, &words)?.stdout)?;
+    let answered = text.split(" packets transmitted, ").nth(1);
+    let answered = answered.and_then(|rest| rest.split(' ').next()?.parse().ok());
+    let times = text.split(" = ").nth(1).unwrap_or_default();
+    let shortest = times.split('/').next().and_then(|time| time.parse().ok());
+    Ok((
+        shortest.unwrap_or(f64::INFINITY),
+        answered.with_context(|| format!("no result: {text}"))?,
+    ))
+}
+
+#[test]
+fn a_slow_link_delays_and_loses_in_both_directions_also_after_a_boot() -> Result<()> {
+    with_three_nodes(|lab| {
+        let millis = Duration::from_millis;
+        let late = Shape {
+            delay: millis(100),
+            ..Shape::default()
+        };
+        for (one, other, third) in [("alder", "cedar", "birch"), (OUTSIDE, "cedar", "alder")] {
+            lab.slow(one, other, late)?;
+            assert_eq!(lab.disturbances()?.slow.len(), 1);
+            for (from, to) in [(one, other), (other, one)] {
+                let (shortest, answered) = pings(lab, from, to, 5)?;
+                assert!(
+                    answered == 5 && shortest >= 200.0,
+                    "{from}: {shortest} {answered}"
+                );
+            }
+            assert!(pings(lab, one, third, 5)?.0 < 200.0);
+            lab.heal(one, other)?;
+            assert!(pings(lab, one, other, 5)?.0 < 200.0);
+        }
+
+        lab.slow("alder", "cedar", late)?;
+        lab.kill_machine("cedar")?;
+        lab.boot_machine("cedar")?;
+        must_reach(lab, "alder", "cedar")?;
+        assert!(pings(lab, "cedar", "alder", 2)?.0 >= 200.0);
+        // A cut has precedence, and heal ends both.
+        lab.cut("alder", "cedar")?;
+        assert!(!reaches(lab, "alder", "cedar")?);
+        lab.heal("alder", "cedar")?;
+        must_reach(lab, "alder", "cedar")?;
+        assert!(pings(lab, "cedar", "alder", 2)?.0 < 200.0);
+
+        let loss = Shape {
+            loss: 300_000,
+            ..Shape::default()
+        };
+        lab.slow("alder", "cedar", loss)?;
+        let (_, answered) = pings(lab, "alder", "cedar", 200)?;
+        // 49 % are expected to survive both directions; the bounds are seven standard deviations away.
+        assert!((50..150).contains(&answered), "{answered}");
+        lab.heal("alder", "cedar")?;
+        assert!(lab.slow("alder", "cedar", Shape::default()).is_err());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_connection_passes_all_bytes_over_a_slow_link_at_its_rate() -> Result<()> {
+    with_three_nodes(|lab| {
+        let rate = Shape {
+            rate: Some(8_000_000),
+            ..Shape::default()
+        };
+        lab.slow("alder", "cedar", rate)?;
+        let file = lab.path_outside_of("alder", "/tmp/bytes");
+        let bytes: Vec<u8> = (0..1_500_000_u32).flat_map(u32::to_le_bytes).collect();
+        fs::write(&file, &bytes[..2_000_000])?;
+        let begun = Instant::now();
+        let copied = copy(lab, "alder", "/tmp/bytes", "cedar")?;
+        let took = begun.elapsed();
+        assert_eq!(copied.len(), 2_000_000);
+        assert!(copied == bytes[..2_000_000], "the bytes were changed");
+        // 2 MB at 1 MB/s, less what the buffers of both ends hold.
+        assert!(took >= Duration::from_secs(1), "{took:?}");
+        lab.heal("alder", "cedar")
+    })
+}
+
+/// Sends a file over TCP, and returns what arrived.
+fn copy(lab: &Lab, from: &str, path: &str, to: &str) -> Result<Vec<u8>> {
+    let namespace = |machine: &str| -> Result<fs::File> {
+        Ok(fs::File::open(format!(
+            "/proc/{}/ns/net",
+            lab.init_pid(machine)?
+        ))?)
+    };
+    let (here, there) = (namespace(to)?, namespace(from)?);
+    let address = address(lab, to)?;
+    let bytes = fs::read(lab.path_outside_of(from, path))?;
+    let (listens, listening) = mpsc::channel();
+    // A socket belongs to the namespace in which its thread creates it.
+    let receiver = thread::spawn(move || -> Result<Vec<u8>> {
+        setns(&here, CloneFlags::CLONE_NEWNET)?;
+        let listener = TcpListener::bind((address, 0))?;
+        listens.send(listener.local_addr()?)?;
+        let mut got = Vec::new();
+        listener.accept()?.0.read_to_end(&mut got)?;
+        Ok(got)
+    });
+    let sender = thread::spawn(move || -> Result<()> {
+        setns(&there, CloneFlags::CLONE_NEWNET)?;
+        let mut stream = TcpStream::connect_timeout(&listening.recv()?, LIMIT)?;
+        stream.write_all(&bytes)?;
+        Ok(())
+    });
+    sender.join().ok().context("the sender panicked")??;
+    receiver.join().ok().context("the receiver panicked")?
+}
+
+/// The address of a machine, from its `/etc/hosts`.
+fn address(lab: &Lab, machine: &str) -> Result<Ipv4Addr> {
+    let hosts = must(lab, machine, &["cat", "/etc/hosts"])?;
+    let mut lines = hosts.lines().filter_map(|line| line.split_once(' '));
+    let found = lines.find(|(_, name)| *name == machine);
+    Ok(found.context("the machine has no address")?.0.parse()?)
 }
 
 #[test]
@@ -165,7 +305,10 @@ fn a_killed_node_loses_its_guests_and_boots_with_its_identity_while_the_others_r
 
         lab.kill_machine("birch")?;
         assert!(!Path::new(&format!("/proc/{init}")).exists());
-        assert_eq!(lab.power()?.off, BTreeSet::from(["birch".to_owned()]));
+        assert_eq!(
+            lab.disturbances()?.off,
+            BTreeSet::from(["birch".to_owned()])
+        );
         assert!(lab.init_pid("birch").is_err() && lab.status("birch").is_err());
         assert!(lab.kill_machine("birch").is_err());
         assert!(!reaches(lab, "alder", "birch")?);
@@ -193,7 +336,8 @@ fn a_killed_node_loses_its_guests_and_boots_with_its_identity_while_the_others_r
         assert_eq!(after["id"], before["id"]);
         assert_eq!(after["subnets"], before["subnets"]);
         assert_eq!(nodes(lab)?.len(), NODES.len());
-        assert!(reaches(lab, "alder", "birch")? && reaches(lab, "birch", OUTSIDE)?);
+        must_reach(lab, "birch", "alder")?;
+        must_reach(lab, "birch", OUTSIDE)?;
         assert_eq!(pids(lab, &others)?, running);
         Ok(())
     })
