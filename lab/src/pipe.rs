@@ -92,7 +92,7 @@ impl Chance {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         let mixed = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        u32::try_from(mixed * 1_000_000 >> 32).unwrap_or(0)
+        u32::try_from((mixed * 1_000_000) >> 32).unwrap_or(0)
     }
 }
 
@@ -109,7 +109,8 @@ mod tests {
         }
         let mut times = Vec::new();
         while let Some(leaves) = pipe.next() {
-            assert!(pipe.pop(leaves - Duration::from_nanos(1)).is_none());
+            let before = leaves.checked_sub(Duration::from_nanos(1)).unwrap();
+            assert!(pipe.pop(before).is_none());
             assert_eq!(pipe.pop(leaves).unwrap(), b"frame");
             times.push(leaves.duration_since(start).as_millis());
         }

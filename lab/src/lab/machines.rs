@@ -101,12 +101,12 @@ impl Lab {
         let waifud = &self.waifud()?.name;
         let mut last = String::new();
         let ready = wait::until("all nodes to be ready", limit, || {
-            let list = ["waifuctl", "node", "list", "--json"];
-            let output = wait::output(&mut self.command(waifud, list)?, COMMAND_LIMIT)?;
+            let words = ["waifuctl", "node", "list", "--json"];
+            let output = wait::output(&mut self.command(waifud, words)?, COMMAND_LIMIT)?;
             let text = [output.stdout.clone(), output.stderr].concat();
             last = String::from_utf8_lossy(&text).into_owned();
-            let list: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            Ok(self.all_ready(&list).then_some(()))
+            let nodes: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            Ok(self.all_ready(&nodes).then_some(()))
         });
         ready.with_context(|| format!("waifuctl node list: {last}"))
     }

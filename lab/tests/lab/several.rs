@@ -315,7 +315,7 @@ fn a_killed_node_loses_its_guests_and_boots_with_its_identity_while_the_others_r
         // The others are not disturbed, and the lab goes on.
         assert_eq!(pids(lab, &others)?, running);
         lab.wait_ready(LIMIT)?;
-        let last_contact = node(lab, "birch")?["last_contact"].to_string();
+        let last_contact = node(lab, "birch")?["last_contact"].clone();
 
         lab.boot_machine("birch")?;
         assert!(lab.boot_machine("birch").is_err());
@@ -329,7 +329,7 @@ fn a_killed_node_loses_its_guests_and_boots_with_its_identity_while_the_others_r
         );
         wait::until("birch to be in contact again", LIMIT, || {
             let now = node(lab, "birch")?;
-            let heard = now["last_contact"].to_string() != last_contact;
+            let heard = now["last_contact"] != last_contact;
             Ok((heard && now["state"] == "ready").then_some(()))
         })?;
         let after = node(lab, "birch")?;
