@@ -16,14 +16,18 @@ pub struct Login<'a> {
     pub own: &'a [String],
     /// User-data, if the caller is allowed to read it.
     pub user_data: Option<&'a str>,
+    /// The additional public keys of the rescue system, if the instance is in rescue mode. The rescue system also has the
+    /// keys of the instance, and does not apply its user-data.
+    pub rescue: Option<&'a [String]>,
 }
 
 /// One sentence each, most likely first.
 pub fn hints(login: &Login<'_>) -> Vec<String> {
     let name = login.name;
+    let user_data = login.user_data.filter(|_| login.rescue.is_none());
     let mut hints = Vec::new();
     if let (Some(user), true) = (login.user, login.is_default)
-        && let Some(users) = login.user_data.and_then(users)
+        && let Some(users) = user_data.and_then(users)
         && !users.contains("default")
         && !users.contains(user)
     {
@@ -37,16 +41,21 @@ pub fn hints(login: &Login<'_>) -> Vec<String> {
         let mut words = key.split_whitespace();
         Some((words.next()?.to_owned(), words.next()?.to_owned()))
     };
-    let given: BTreeSet<_> = login.given.iter().filter_map(bare).collect();
+    let added = login.rescue.unwrap_or_default();
+    let given: BTreeSet<_> = login.given.iter().chain(added).filter_map(bare).collect();
     let has_one = login
         .own
         .iter()
         .filter_map(bare)
         .any(|key| given.contains(&key));
-    let in_user_data = login
-        .user_data
+    let in_user_data = user_data
         .is_some_and(|text| text.contains("ssh_authorized_keys") || text.contains("ssh_import_id"));
-    if !has_one && !in_user_data {
+    if !has_one && login.rescue.is_some() {
+        hints.push(format!(
+            "none of the keys in ~/.ssh was added to the rescue system of {name}: use another key with --identity FILE, or end the \
+             rescue (waifuctl rescue {name} --end) and begin it again with --ssh-key FILE"
+        ));
+    } else if !has_one && !in_user_data {
         hints.push(format!(
             "none of the keys in ~/.ssh was added to {name} when it was created: use another key with --identity FILE, or set a \
              password with waifuctl passwd {name} and log in with waifuctl console {name}"
@@ -89,8 +98,37 @@ mod tests {
             given: &["ssh-ed25519 AAAA ana@laptop".to_owned()],
             own: &own,
             user_data,
+            rescue: None,
         })
         .join("\n")
+    }
+
+    #[test]
+    fn hints_during_a_rescue_are_about_the_rescue_system() {
+        let own = ["ssh-ed25519 BBBB bob@desk".to_owned()];
+        let user_data = Some("#cloud-config\nusers: [ana]\nssh_authorized_keys: [x]\n");
+        let of = |rescue: &[&str]| {
+            let rescue: Vec<_> = rescue.iter().map(|key| (*key).to_owned()).collect();
+            let login = Login {
+                name: "web",
+                user: Some("alpine"),
+                is_default: true,
+                given: &["ssh-ed25519 AAAA ana@laptop".to_owned()],
+                own: &own,
+                user_data,
+                rescue: Some(&rescue),
+            };
+            hints(&login).join("\n")
+        };
+        let with_key = of(&["ssh-ed25519 BBBB"]);
+        assert!(
+            !with_key.contains("user-data") && !with_key.contains("none of the keys"),
+            "{with_key}"
+        );
+        // A key in the user-data is not in the rescue system.
+        let without = of(&[]);
+        assert!(without.contains("waifuctl rescue web --end"), "{without}");
+        assert!(!without.contains("user-data"), "{without}");
     }
 
     #[test]

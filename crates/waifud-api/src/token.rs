@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waifud_types::{Name, Role, Secret, Timestamp};
+use waifud_types::{Digest, Name, Role, Secret, Timestamp};
 
 /// The prefix of every token, which secret scanners can recognize in source code.
 pub const TOKEN_PREFIX: &str = "waifud_";
@@ -49,6 +49,12 @@ pub struct CreatedToken {
     /// The secret, to be sent as `Authorization: Bearer …`. It is shown only once.
     #[schema(value_type = String)]
     pub secret: Secret<String>,
+    /// The URLs of waifud, `https://HOST:PORT`, at which the token can be used; empty if waifud only has the unix socket.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// The SHA-256 of the certificate of waifud's CA, for `waifuctl login --fingerprint`. Older versions do not send it.
+    #[serde(default)]
+    pub ca_fingerprint: Option<Digest>,
 }
 
 /// `GET /v1/whoami`: the authenticated caller.

@@ -46,7 +46,7 @@ pub fn checked_limit(limit: Option<u32>) -> Result<u32, Problem> {
         limit @ 1..=LIMIT_MAX => Ok(limit),
         _ => Err(problems::bad_query(
             "limit",
-            "limit is out of range",
+            "the parameter `limit` is out of range",
             format!("use a value from 1 to {LIMIT_MAX}"),
         )),
     }
@@ -98,7 +98,7 @@ impl Cursor {
             .ok_or_else(|| {
                 problems::bad_query(
                     "cursor",
-                    "cursor is not valid",
+                    "the parameter `cursor` is not valid",
                     "use `next` of the previous page",
                 )
             })

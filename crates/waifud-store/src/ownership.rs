@@ -40,6 +40,15 @@ impl ReadTx<'_> {
         )
     }
 
+    /// The epoch of an instance whose owner, or last owner, is the node; `None` for an instance of another node.
+    pub fn epoch_on(&self, id: InstanceId, node: NodeId) -> Result<Option<Epoch>, StoreError> {
+        self.first(
+            "SELECT epoch FROM instances WHERE id = ?1 AND node = ?2",
+            (id16(&id), node16(&node)),
+            |row| Ok(Epoch(count(row, "epoch")?)),
+        )
+    }
+
     /// The lowest epoch that may be assigned; 0 unless the database was restored.
     pub fn epoch_floor(&self) -> Result<Epoch, StoreError> {
         crate::backup::epoch_floor(self.conn)

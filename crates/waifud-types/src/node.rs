@@ -14,7 +14,7 @@ use crate::{ByteSize, Name, PoolKind};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// Has joined but has not reported yet.
+    /// It has joined but has not reported yet.
     Joining,
     /// Accepts new instances.
     Ready,
@@ -22,7 +22,7 @@ pub enum NodeState {
     Cordoned,
     /// Its instances are being moved to other nodes.
     Draining,
-    /// Has not reported lately; it may be off.
+    /// It has not reported lately; it may be off.
     Unreachable,
 }
 

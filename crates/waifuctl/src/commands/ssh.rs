@@ -70,5 +70,10 @@ async fn hints(
             .user_data
             .as_ref()
             .map(|text| text.expose().as_str()),
+        rescue: instance
+            .spec
+            .rescue
+            .as_ref()
+            .map(|rescue| rescue.ssh_keys.as_slice()),
     })
 }

@@ -1,8 +1,10 @@
 //! `waifuctl token …`
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use waifud_api::client::ListQuery;
-use waifud_api::{CreateToken, Token};
+use waifud_api::{CreateToken, CreatedToken, ServerUrl, Token};
 
 use crate::cli::TokenCommand;
 use crate::context::Context;
@@ -26,9 +28,10 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
                 .printer
                 .print(&created, || created.secret.expose().clone())?;
             context.printer.note(&format!(
-                "note: token {} has the role {}; its secret is shown only once. On the other machine, run: waifuctl login URL",
+                "note: token {} has the role {}; its secret is shown only once. {}",
                 created.token.name,
-                created.token.role
+                created.token.role,
+                login(&created)
             ));
             Ok(())
         }
@@ -41,6 +44,33 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
                 .print(&result, || format!("{}: revoked", escape(&args.name)))
         }
     }
+}
+
+/// How to use the token on another machine. The fingerprint lets `login` verify waifud without a question.
+fn login(created: &CreatedToken) -> String {
+    let elsewhere = created.addresses.iter().find(|url| !is_loopback(url));
+    let (url, fingerprint) = match (elsewhere, created.ca_fingerprint) {
+        (Some(url), Some(fingerprint)) => (escape(url), fingerprint),
+        (None, Some(_)) => {
+            return "waifud does not accept connections from other machines; to use the token there, set `listen` in \
+                    /etc/waifud/waifud.toml"
+                .to_owned();
+        }
+        // An older waifud.
+        (_, None) => return "On the machine that will use it, run: waifuctl login URL".to_owned(),
+    };
+    format!(
+        "On the machine that will use it, run:\n  waifuctl login {url} --fingerprint {}",
+        waifud_pki::as_openssl_prints(fingerprint)
+    )
+}
+
+fn is_loopback(url: &str) -> bool {
+    let address = url
+        .parse()
+        .ok()
+        .and_then(|url: ServerUrl| url.host().parse::<IpAddr>().ok());
+    address.is_some_and(|address| address.is_loopback())
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {

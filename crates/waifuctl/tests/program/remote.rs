@@ -26,7 +26,13 @@ struct World {
 impl World {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let control = crate::common::control(dir.path()).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let urls = [
+            format!("https://127.0.0.1:{port}"),
+            format!("https://localhost:{port}"),
+        ];
+        let control = crate::common::control_at(dir.path(), urls.to_vec()).await;
 
         let socket = UnixListener::bind(dir.path().join("u.sock")).unwrap();
         let users = http::user_router(control.clone());
@@ -34,14 +40,12 @@ impl World {
             axum::serve(socket, users.into_make_service_with_connect_info::<Peer>()).await
         });
 
-        let ca = Authority::generate().unwrap();
+        let ca = Authority::open(&dir.path().join("pki")).unwrap();
         let own = ca
             .issue_server(&["127.0.0.1".to_owned(), "localhost".to_owned()])
             .unwrap();
         let acceptor =
             TlsAcceptor::from(waifud_pki::server_config(ca.certificate(), &own).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
         let router = http::tls_router(control);
         tokio::spawn(async move {
             while let Ok((stream, from)) = listener.accept().await {
@@ -217,6 +221,55 @@ async fn a_token_created_at_the_socket_works_remotely_until_it_is_revoked() {
     );
     ok(&world.run(&[], &["context", "remove", "home"], "").await);
     assert!(!std::fs::read_to_string(&file).unwrap().contains(&token));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_login_command_that_token_create_prints_works_on_another_machine() {
+    let world = World::start().await;
+    let socket = world.path("u.sock").display().to_string();
+    let env = [("WAIFUD_SOCKET", socket.as_str())];
+    let create = ["token", "create", "laptop", "--role", "viewer"];
+    let created = world.run(&env, &create, "").await;
+    let secret = ok(&created);
+    let note = text(&created.stderr);
+    let login = note
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("waifuctl "));
+    let login: Vec<_> = login.unwrap_or_default().split(' ').collect();
+    assert_eq!(login.first(), Some(&"login"), "{note}");
+    // Only the token is missing.
+    let login = [&login[..], &["--token-file", "-"]].concat();
+    let said = ok(&world.run(&[], &login, &secret).await);
+    assert!(said.contains("token=laptop (viewer)"), "{said}");
+    ok(&world.run(&[], &["list"], "").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_create_says_if_waifud_does_not_listen_for_other_machines() {
+    let dir = tempfile::tempdir().unwrap();
+    let loopback = ["https://127.0.0.1:7373", "https://[::1]:7373"].map(str::to_owned);
+    let control = crate::common::control_at(dir.path(), loopback.to_vec()).await;
+    let path = dir.path().join("u.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    let users = http::user_router(control);
+    tokio::spawn(async move {
+        axum::serve(socket, users.into_make_service_with_connect_info::<Peer>()).await
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waifuctl"));
+    command
+        .args(["token", "create", "ci", "--role", "viewer", "--socket"])
+        .arg(&path)
+        .env_clear()
+        .env("HOME", dir.path());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    assert!(ok(&output).starts_with("waifud_"));
+    let note = text(&output.stderr);
+    assert!(
+        note.contains("set `listen` in /etc/waifud/waifud.toml"),
+        "{note}"
+    );
+    assert!(!note.contains("waifuctl login"), "{note}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,33 +86,41 @@ impl InstanceRecord {
 
     /// Whether the instance is in the node's slice: to be kept, or to be released.
     pub fn is_in_slice(&self) -> bool {
-        self.managed || self.release.is_some_and(|record| record.in_slice)
+        self.managed || self.ordered_release().is_some()
+    }
+
+    /// The release that waifud still sends.
+    fn ordered_release(&self) -> Option<ReleaseRecord> {
+        self.release
+            .filter(|record| record.in_slice.unwrap_or(self.managed))
     }
 
     /// The instance has left the node's slice.
     pub fn leave_slice(&mut self) {
         self.managed = false;
         if let Some(record) = &mut self.release {
-            record.in_slice = false;
+            record.in_slice = Some(false);
         }
     }
 
     /// `held` means that deletions wait for an administrator.
     pub fn desired_state(&self, held: bool) -> DesiredState {
-        match (&self.tombstone, self.release, &self.instance) {
-            (Some(tombstone), _, instance) => DesiredState::Destroy(Deletion {
+        if let Some(tombstone) = &self.tombstone {
+            return DesiredState::Destroy(Deletion {
                 tombstone: tombstone.clone(),
                 held,
-                epoch: instance.as_ref().map(|instance| instance.epoch),
+                epoch: self.instance.as_ref().map(|instance| instance.epoch),
                 done: self.destroyed,
-            }),
-            (None, Some(record), instance) if record.in_slice => {
-                DesiredState::Release(Box::new(Handover {
-                    record,
-                    instance: instance.clone(),
-                }))
-            }
-            (None, None, Some(instance)) if self.managed => {
+            });
+        }
+        if let Some(record) = self.ordered_release() {
+            return DesiredState::Release(Box::new(Handover {
+                record,
+                instance: self.instance.clone(),
+            }));
+        }
+        match &self.instance {
+            Some(instance) if self.managed && self.release.is_none() => {
                 DesiredState::Keep(Box::new(instance.clone()))
             }
             _ => DesiredState::LeaveAlone,
@@ -151,13 +159,10 @@ pub struct ReleaseRecord {
     pub release: Release,
     /// The guest was seen off after the release was recorded, and its port and documents were removed.
     pub completed: bool,
-    /// Whether waifud still sends the release. If not, the copy is left alone, and still not started.
-    #[serde(default = "in_slice")]
-    pub in_slice: bool,
-}
-
-fn in_slice() -> bool {
-    true
+    /// Whether waifud still sends the release. If not, the copy is left alone, and still not started. `None` in files of
+    /// earlier versions, which kept this in `managed`.
+    #[serde(default)]
+    pub in_slice: Option<bool>,
 }
 
 /// A release, and the copy that it applies to.
@@ -302,6 +307,28 @@ pub enum RunMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_files_of_earlier_versions_managed_says_whether_waifud_still_sends_the_release() {
+        let read = |managed: bool, in_slice: &str| {
+            let id = InstanceId::generate();
+            let text = format!(
+                r#"{{"id":"{id}","instance":null,"managed":{managed},"tombstone":null,"destroyed":false,
+                    "release":{{"release":{{"instance":"{id}","epoch":1,"stop":true}},"completed":true{in_slice}}}}}"#
+            );
+            let record: InstanceRecord = serde_json::from_str(&text).unwrap();
+            let released = matches!(record.desired_state(false), DesiredState::Release(_));
+            assert_eq!(record.is_in_slice(), released);
+            if !released {
+                assert_eq!(record.desired_state(false), DesiredState::LeaveAlone);
+            }
+            released
+        };
+        assert!(read(true, ""));
+        assert!(!read(false, ""), "it has left the slice");
+        assert!(read(false, r#","in_slice":true"#));
+        assert!(!read(false, r#","in_slice":false"#));
+    }
 
     #[test]
     fn memory_is_one_flat_object_with_the_names_of_earlier_versions() {

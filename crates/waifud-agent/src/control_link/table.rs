@@ -227,7 +227,7 @@ impl Table {
         self.inner().peers.take_changed()
     }
 
-    /// Has the next watch start from the beginning.
+    /// Makes the next watch start from the beginning.
     pub fn forget_revision(&self) -> Result<(), DurableError> {
         let mut inner = self.inner();
         let mut node = inner.node.clone();
@@ -475,7 +475,7 @@ impl Table {
             record.release = Some(ReleaseRecord {
                 release,
                 completed,
-                in_slice: true,
+                in_slice: Some(true),
             });
         })?;
         Ok(Affected::Instances(vec![id]))

@@ -23,7 +23,7 @@ pub struct FakeDialer {
 }
 
 impl FakeDialer {
-    /// Has something listen at that address.
+    /// From now on, something listens at that address.
     pub fn listen(&self, address: Ipv4Addr, port: u16) {
         lock(&self.listening).insert((address, port));
     }

@@ -85,7 +85,7 @@ impl Assignments {
         self.known().held_since.get(&id).copied()
     }
 
-    /// Has the instance's documents served. Dropping the future after its first poll does not cancel the request.
+    /// Makes metadatad serve the instance's documents. Dropping the future after its first poll does not cancel the request.
     pub async fn assign(
         &self,
         id: InstanceId,
@@ -101,7 +101,7 @@ impl Assignments {
         self.request(id, || true, Some(served), send).await
     }
 
-    /// Has everything of the instance released, if `still` returns true once the request can be sent.
+    /// Makes metadatad release everything of the instance, if `still` returns true once the request can be sent.
     pub async fn release(
         &self,
         id: InstanceId,

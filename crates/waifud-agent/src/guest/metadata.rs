@@ -89,7 +89,7 @@ impl Metadata {
         &self.service
     }
 
-    /// Has the service checked soon.
+    /// Requests a check of the service.
     pub fn request_check(&self) {
         self.check.notify_one();
     }
@@ -206,7 +206,7 @@ impl Metadata {
         held
     }
 
-    /// Has metadatad release an instance, unless it has a living record by the time the request is sent.
+    /// Makes metadatad release an instance, unless it has a living record by the time the request is sent.
     pub async fn release_unknown(
         &self,
         table: &Table,
@@ -220,7 +220,7 @@ impl Metadata {
         self.assignments.release(id, unknown).await
     }
 
-    /// Has metadatad drop bundles that it serves to no instance and that no record uses.
+    /// Makes metadatad drop bundles that it serves to no instance and that no record uses.
     pub async fn drop_unused_bundles(&self, table: &Table) -> Result<(), MetadataError> {
         let unused = std::mem::take(&mut self.inner().unused);
         if unused.is_empty() {
@@ -263,7 +263,7 @@ impl Metadata {
         Ok((status, up.fresh))
     }
 
-    /// Has the instance's documents served. [`Metadata::refresh`] must have succeeded before.
+    /// Makes metadatad serve the instance's documents. [`Metadata::refresh`] must have succeeded before.
     pub async fn ensure(&self, want: &AgentInstance, memory: &Memory) -> Result<(), MetadataError> {
         let Some(address) = identity(want, memory) else {
             return Ok(());
@@ -300,7 +300,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Has metadatad release everything of the instance.
+    /// Makes metadatad release everything of the instance.
     pub async fn release(&self, id: InstanceId) -> Result<(), MetadataError> {
         self.assignments.release(id, || true).await?;
         self.inner().evidence.remove(id);

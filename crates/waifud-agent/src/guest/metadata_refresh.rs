@@ -27,7 +27,7 @@ pub(crate) async fn refresh(shared: &Shared) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has metadatad release instances without a record, which remain from a request of an earlier process or from a lost
+/// Makes metadatad release instances without a record, which remain from a request of an earlier process or from a lost
 /// database. A domain without a record is unmanaged and is left as it is, with its documents.
 async fn release_unknown(shared: &Shared) -> Result<(), Failure> {
     // Before the slice is known, an absent record proves nothing.

@@ -165,7 +165,7 @@ fn release(of: &AgentInstance, epoch: u64, stop: bool, completed: bool) -> Desir
         record: ReleaseRecord {
             release,
             completed,
-            in_slice: true,
+            in_slice: Some(true),
         },
         instance: Some(of.clone()),
     }))

@@ -23,7 +23,7 @@ fn record(run: RunMemory, release: Option<bool>) -> InstanceRecord {
             stop,
         },
         completed: false,
-        in_slice: true,
+        in_slice: Some(true),
     });
     record.memory.run = run;
     record.memory.start.started_with = Some(StartedWith {

@@ -36,7 +36,7 @@ pub(crate) async fn ensure_seed(
     })
 }
 
-/// Has the documents served; connects to the metadata service first if needed. May be dropped at any point.
+/// Makes metadatad serve the documents; connects to the metadata service first if needed. May be dropped at any point.
 pub(crate) async fn ensure_bundle(shared: &Shared, want: &AgentInstance) -> Result<(), Failure> {
     if shared.metadata.error().is_some() || !shared.metadata.is_connected() {
         metadata_refresh::refresh(shared).await?;
@@ -156,7 +156,7 @@ pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(
     Ok(())
 }
 
-/// Has metadatad release the instance.
+/// Makes metadatad release the instance.
 pub(crate) async fn release_bundle(shared: &Shared, id: InstanceId) -> Result<(), Failure> {
     Ok(shared.metadata.release(id).await?)
 }

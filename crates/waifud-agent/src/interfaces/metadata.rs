@@ -47,23 +47,23 @@ pub trait MetadataService: Send + Sync {
     /// The service's process and what it holds.
     async fn status(&self) -> Result<Status, MetadataError>;
 
-    /// Has the service accept this end of the tunnel.
+    /// Makes the service accept this end of the tunnel.
     async fn set_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadataError>;
 
-    /// Has the service hold these encrypted bytes.
+    /// Makes the service hold these encrypted bytes.
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError>;
 
-    /// Has the service drop these bytes, unless it serves them to an instance.
+    /// Makes the service drop these bytes, unless it serves them to an instance.
     async fn drop_bundle(&self, bundle: Digest) -> Result<(), MetadataError>;
 
-    /// Has the instance's documents served. After `Ok` the guest may be started.
+    /// Makes the service serve the instance's documents. After `Ok` the guest may be started.
     async fn assign(
         &self,
         instance: InstanceId,
         assignment: &Assignment,
     ) -> Result<(), MetadataError>;
 
-    /// Has the service release everything of the instance.
+    /// Makes the service release everything of the instance.
     async fn release(&self, instance: InstanceId) -> Result<(), MetadataError>;
 
     /// The observations after number `after`. Waits up to `wait` for the next one.

@@ -76,7 +76,7 @@ impl Network {
         }
     }
 
-    /// Has the network checked soon.
+    /// Requests a check of the network.
     pub fn request_check(&self) {
         self.check.notify_one();
     }
@@ -188,7 +188,7 @@ impl Network {
         self.apply(table, false).await.map(drop)
     }
 
-    /// Has the whole state applied again, because the applied state is unknown.
+    /// Requests that the whole state is applied again, because the applied state is unknown.
     pub fn invalidate(&self) {
         let mut inner = self.inner();
         inner.applied = None;

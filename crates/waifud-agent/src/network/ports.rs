@@ -229,7 +229,7 @@ mod tests {
             given_up.release = Some(ReleaseRecord {
                 release,
                 completed,
-                in_slice: true,
+                in_slice: Some(true),
             });
             let records = [given_up.clone()];
             let none = BTreeSet::new();

@@ -100,15 +100,22 @@ async fn an_image_stays_while_an_unmanaged_instance_needs_it() {
 
 #[tokio::test]
 async fn the_grace_period_of_an_unused_image_begins_again_with_the_agent() {
-    const GRACE: Duration = Duration::from_secs(3);
-    let node = TestNode::started_after(|node| node.settings.timing.image_grace = GRACE);
+    const GRACE: Duration = Duration::from_secs(1);
+    let mut node = TestNode::started_after(|node| {
+        // Long, so that this agent does not remove it.
+        node.settings.timing.image_grace = Duration::from_hours(1);
+    });
     let id = node.run_one("web").await;
     let image = node.instance("other").spec.image;
     node.delete(id).await;
-    // It has been seen unused for several runs of the collector.
+    let unused = Instant::now();
     until_collected_again(&node).await;
+    // It has been seen unused for longer than the grace period of the next agent.
+    node.until("longer", async || unused.elapsed() > GRACE * 2)
+        .await;
     node.kill().await;
     assert!(node.pool.has_image(image).await.unwrap());
+    node.settings.timing.image_grace = GRACE;
     let restarted = Instant::now();
     node.start();
     node.until("the image is gone", async || {

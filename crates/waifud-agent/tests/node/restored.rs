@@ -51,6 +51,37 @@ async fn an_instance_that_exists_in_a_restored_backup_is_kept() {
     assert!(node.waifud.destroyed().is_empty());
 }
 
+/// waifud takes over the epoch from this report.
+#[tokio::test]
+async fn a_node_reports_its_newer_copy_to_a_restored_waifud_and_follows_it_in_that_epoch() {
+    let (node, id) = TestNode::with_instance("web").await;
+    let old = node.waifud.instance(id).unwrap();
+    let mut newer = old.clone();
+    newer.epoch = old.epoch.next();
+    node.waifud
+        .edit(id, |instance| instance.epoch = newer.epoch);
+    node.until_status(id, "in the next epoch", |s| s.epoch == newer.epoch)
+        .await;
+    node.kill().await;
+    node.waifud.restore(0xbeef);
+    let mut restored = old.clone();
+    restored.spec.run = false;
+    node.waifud.put(restored.clone());
+    let before = node.waifud.status_history(id).len();
+    node.start();
+    node.until("reported again", async || {
+        node.waifud.status_history(id).len() > before
+    })
+    .await;
+    node.until_more_reports(3).await;
+    let status = node.waifud.status(id).unwrap();
+    assert_eq!(status.epoch, newer.epoch, "the older epoch was followed");
+    assert_eq!(node.domain(id).await, Some(DomainState::Running));
+    restored.epoch = newer.epoch;
+    node.waifud.put(restored);
+    node.until_state(id, InstanceState::Stopped).await;
+}
+
 #[tokio::test]
 async fn instances_deleted_after_the_backup_are_not_created_again_before_a_confirmation() {
     let (node, living) = TestNode::with_instance("web").await;

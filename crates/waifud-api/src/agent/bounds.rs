@@ -1,8 +1,9 @@
 //! Limits on messages of nodes: counts, lengths and numbers in [`Hello`] and [`AgentReport`].
 //!
 //! Both sides walk over a message with the same code. waifud checks messages and refuses those out of bounds, with the
-//! name of the field. The agent fits its own messages before it sends them: long texts and lists are truncated,
-//! control characters replaced with spaces, numbers capped. A fitted message passes the check.
+//! name of the field; it only drops bridges with impossible names. The agent fits its own messages before it sends them:
+//! long texts and lists are truncated, control characters replaced with spaces, numbers capped. A fitted message passes
+//! the check.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -295,22 +296,12 @@ impl Walk {
             });
         }
         self.list("pools", &mut facts.pools, SHORT_LIST_MAX, Self::pool);
-        if self.fit {
-            facts.bridges.retain(|bridge| is_interface(bridge));
-            facts.unfit_bridges.retain(|bridge, _| is_interface(bridge));
-        }
-        self.list(
-            "bridges",
-            &mut facts.bridges,
-            LONG_LIST_MAX,
-            |walk, bridge| walk.interface(bridge),
-        );
+        // Agents of earlier versions send names that Linux does not allow. No guest can use such a bridge, and the other
+        // facts are correct.
+        facts.bridges.retain(|bridge| is_interface(bridge));
+        facts.unfit_bridges.retain(|bridge, _| is_interface(bridge));
+        self.list("bridges", &mut facts.bridges, LONG_LIST_MAX, |_, _| {});
         let unfit = &mut facts.unfit_bridges;
-        self.at("unfit_bridges", |walk| {
-            for bridge in unfit.keys() {
-                walk.interface(bridge);
-            }
-        });
         self.map("unfit_bridges", unfit, LONG_LIST_MAX, (WORD, SENTENCE));
         if self.fit && facts.routes.len() > LONG_LIST_MAX {
             // Keeps the largest networks, which cover most addresses.

@@ -147,6 +147,8 @@ impl Control {
         Ok(CreatedToken {
             token: token_view(row),
             secret: Secret::new(secret),
+            addresses: self.config().addresses.clone(),
+            ca_fingerprint: Some(self.authority().fingerprint()),
         })
     }
 

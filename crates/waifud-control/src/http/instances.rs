@@ -185,7 +185,7 @@ fn dry_run(params: &mut Params) -> Result<bool, Problem> {
         Some("true") => Ok(true),
         Some(_) => Err(problems::bad_query(
             "dry_run",
-            "dry_run is neither true nor false",
+            "the parameter `dry_run` is neither true nor false",
             "use true or false",
         )),
     }
@@ -291,7 +291,7 @@ fn states(params: &mut Params) -> Result<Vec<InstanceState>, Problem> {
                         .collect();
                     problems::bad_query(
                         "state",
-                        "state is not the state of an instance",
+                        "unknown state in the parameter `state`",
                         all.join(", "),
                     )
                 })

@@ -102,7 +102,7 @@ impl Params {
         if values.len() > 1 {
             return Err(problems::bad_query(
                 name,
-                format!("{name} is given more than once"),
+                format!("the parameter `{name}` is given more than once"),
                 "send it once",
             ));
         }
@@ -116,7 +116,7 @@ impl Params {
             Some("true" | "") => Ok(true),
             Some(_) => Err(problems::bad_query(
                 name,
-                format!("{name} is not a boolean"),
+                format!("the parameter `{name}` is not a boolean"),
                 "use true or false",
             )),
         }
@@ -129,7 +129,7 @@ impl Params {
                 text.parse().map_err(|_| {
                     problems::bad_query(
                         name,
-                        format!("{name} is not a number"),
+                        format!("the parameter `{name}` is not a number"),
                         "use a number, for example 100",
                     )
                 })

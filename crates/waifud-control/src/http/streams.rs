@@ -106,7 +106,7 @@ impl FromParams for ForwardParams {
             Some(Ok(port)) if port > 0 => Ok(Self { port }),
             _ => Err(problems::bad_query(
                 "port",
-                "port is missing or out of range",
+                "the parameter `port` is missing or out of range",
                 "use a port from 1 to 65535, for example ?port=80",
             )),
         }
@@ -149,7 +149,7 @@ impl FromParams for LogParams {
         if lines > LOG_LINES_MAX {
             return Err(problems::bad_query(
                 "lines",
-                "lines is out of range",
+                "the parameter `lines` is out of range",
                 format!("use a value from 0 to {LOG_LINES_MAX}"),
             ));
         }

@@ -185,14 +185,26 @@ pub(crate) fn require_newest(
     epoch: Epoch,
     name: &Name,
 ) -> Result<(), ControlError> {
+    match node_with_newer_copy(tx, id, epoch)? {
+        Some(node) => Err(node_problems::newer_copy(name, &node).into()),
+        None => Ok(()),
+    }
+}
+
+/// A node that has an unmanaged copy of the instance with a newer epoch than `epoch`.
+pub(crate) fn node_with_newer_copy(
+    tx: &ReadTx<'_>,
+    id: InstanceId,
+    epoch: Epoch,
+) -> Result<Option<Name>, StoreError> {
     for (node, copy) in tx.unmanaged_copies(id)? {
         if copy > Some(epoch)
             && let Some(node) = tx.node(node)?
         {
-            return Err(node_problems::newer_copy(name, &node.name).into());
+            return Ok(Some(node.name));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Whether a node reports a release, or that a released guest is off, which is not stored yet.

@@ -9,6 +9,7 @@ mod hello;
 pub(crate) mod joining;
 mod list;
 pub(crate) mod monitor;
+mod newer_copies;
 pub(crate) mod problems;
 mod report;
 mod slice;

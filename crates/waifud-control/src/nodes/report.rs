@@ -9,6 +9,7 @@ use waifud_types::status::InstanceStatus;
 use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 
 use super::hello::{differ, out_of_bounds};
+use super::newer_copies::newer_copies;
 use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::is_new_release;
@@ -119,6 +120,7 @@ impl Control {
             ))?;
             tx.set_node_unmanaged(node, unmanaged)?;
         }
+        self.take_over_epochs(tx, &row, report, cause)?;
         let reported = by_id(report);
         for instance in reported_rows(tx, node, report)? {
             if let Some(of_instance) = reported.get(&instance.id) {
@@ -238,7 +240,8 @@ fn changes_anything(
     let releases = given_up.try_fold(false, |releases, one| {
         Ok::<_, ControlError>(releases || is_new_release(tx, row.id, *one)?)
     })?;
-    Ok(!row.reachable || facts || unmanaged || statuses || confirms || releases)
+    let newer = !newer_copies(tx, row, report)?.is_empty();
+    Ok(!row.reachable || facts || unmanaged || statuses || confirms || releases || newer)
 }
 
 /// Whether the list of unmanaged objects has changed, or is the first one since a restore.

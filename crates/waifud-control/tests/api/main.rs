@@ -22,6 +22,7 @@ mod instance_updates;
 mod joining;
 mod lifecycle;
 mod mirror;
+mod newer_copies;
 mod node_admin;
 mod node_capacities;
 mod peers;

@@ -13,7 +13,7 @@ const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUP7dMLzDzGLqrnXjvMqXPZ2jkFMhPk1rjYxbTZtGbq test";
 
 /// A server whose database was restored from a backup of `of`, with a new incarnation.
-async fn restored(of: &Server) -> Server {
+pub(crate) async fn restored(of: &Server) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("waifud.db");
     backup::snapshot(&of.dir.path().join("waifud.db"), &db).unwrap();
@@ -202,7 +202,7 @@ async fn agent_record(server: &Server, agent: &Agent) -> AgentInstance {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restored_instances_are_marked_until_an_operator_confirms_the_node() {
+async fn restored_instances_are_marked_until_an_administrator_confirms_the_node() {
     let (yesterday, mut agent) = Server::with_watching_node().await;
     yesterday.create_instance("web").await;
     assert!(!agent.put().await.restored);

@@ -168,7 +168,7 @@ fn answer(mut stream: TcpStream) {
     let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
 }
 
-/// Has cloud-init's own reporter post the events of these stages. Returns the time that they took, and how many events
+/// Makes cloud-init's own reporter post the events of these stages. Returns the time that they took, and how many events
 /// could not be posted.
 fn report(guest: &Namespace, cloud_init: &Path, stages: &[u32]) -> (Duration, u64) {
     // As in vendor-data.

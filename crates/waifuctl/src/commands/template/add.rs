@@ -72,7 +72,7 @@ async fn current(context: &Context, name: &str) -> Result<Option<Digest>, Failur
     }
 }
 
-/// Has waifud download an image, and waits.
+/// Makes waifud download an image, and waits.
 async fn fetch(context: &Context, args: TemplateAddArgs) -> Result<(), Failure> {
     let request = CreateDownload {
         name: args.name.clone(),

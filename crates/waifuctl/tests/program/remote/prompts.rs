@@ -105,8 +105,15 @@ impl Terminal {
         };
         // Without anyone at its other side, the terminal ends after what was written to it.
         drop(self.slave);
-        for bytes in self.output {
-            self.shown.push_str(&text(&bytes));
+        loop {
+            let left = DEADLINE.saturating_sub(begun.elapsed());
+            match self.output.recv_timeout(left) {
+                Ok(bytes) => self.shown.push_str(&text(&bytes)),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("the terminal does not end: {}", self.shown)
+                }
+            }
         }
         (status.code(), self.shown)
     }

@@ -140,6 +140,7 @@ impl Driver {
         let Some(mut view) = self.shared.table.view(self.id) else {
             return Pass::Gone;
         };
+        tracing::trace!(instance = %self.id, "pass");
         let ensured = self.ensured(&view.desired);
         let observation =
             observe::observe(&self.shared, &view.record, &view.desired, ensured).await;

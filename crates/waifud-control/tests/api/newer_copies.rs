@@ -1,0 +1,156 @@
+//! Copies on nodes that are newer than a restored database: waifud takes over their epochs, if nothing speaks against it.
+
+use serde_json::json;
+use waifud_api::agent::{
+    AgentInstance, AgentReport, InstanceReport, Released, Unmanaged, WatchFrame,
+};
+use waifud_control::Cause;
+use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState};
+
+use crate::common::{Agent, Server, report};
+use crate::unmanaged::restored;
+
+/// What a node has that the restored database does not know.
+struct Newer {
+    copy: AgentInstance,
+    /// As the node reports it while the instance is not in its slice.
+    unmanaged: Unmanaged,
+}
+
+impl Newer {
+    /// As the node reports it while the instance is in its slice.
+    fn managed(&self) -> InstanceReport {
+        InstanceReport {
+            epoch: self.copy.epoch,
+            ..report(self.copy.id, InstanceState::Running)
+        }
+    }
+}
+
+/// A server with `web` on its watching node `alder`, and a backup from before `web` got another epoch. Returns the server
+/// that was restored from that backup.
+async fn restored_with_newer_copy() -> (Server, Agent, Newer) {
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    let web = yesterday.create_instance("web").await;
+    agent.put().await;
+    let today = restored(&yesterday).await;
+
+    let release = yesterday
+        .control
+        .begin_release(web.id, true, Cause::system());
+    release.await.unwrap();
+    let order = agent.frame().await;
+    assert!(matches!(order, WatchFrame::Release { .. }), "{order:?}");
+    let withdraw = yesterday.control.withdraw_release(web.id, Cause::system());
+    withdraw.await.unwrap();
+    let copy = agent.put().await;
+    assert_eq!(copy.epoch, Epoch(2));
+    let unmanaged = agent.unmanaged(&copy).await;
+
+    let mut agent = today.agent_again(&agent).await;
+    agent.watch_from_now().await;
+    assert_eq!(epoch(&today, web.id).await, Epoch::FIRST);
+    (today, agent, Newer { copy, unmanaged })
+}
+
+async fn epoch(server: &Server, id: InstanceId) -> Epoch {
+    let row = server.control.store().read(move |tx| tx.instance(id)).await;
+    row.unwrap().unwrap().epoch
+}
+
+/// Changes and deletes `web`; the node receives both in the epoch of its copy.
+async fn is_changed_and_deleted(server: &Server, mut agent: Agent, newer: &Newer) {
+    let put = agent.put().await;
+    assert_eq!((put.id, put.epoch), (newer.copy.id, newer.copy.epoch));
+    server
+        .patched("web", &json!({"memory_bytes": 3_u64 << 30}))
+        .await;
+    let put = agent.put().await;
+    assert_eq!(put.epoch, newer.copy.epoch);
+    assert_eq!(put.spec.memory_bytes, ByteSize::gib(3));
+    server.delete("/v1/instances/web").await.expect(202);
+    let tombstone = agent.tombstone().await;
+    assert_eq!(tombstone.epoch, newer.copy.epoch);
+    agent.destroyed(tombstone).await;
+    server.get("/v1/instances/web").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_copy_that_its_node_manages_is_changed_and_deleted_after_a_restore() {
+    let (server, agent, newer) = restored_with_newer_copy().await;
+    agent.report_instance(newer.managed()).await;
+    // The same report already counts.
+    let web = server.instance("web").await;
+    assert_eq!(web.status.state, InstanceState::Running);
+    let kinds = server.kinds("instance/web").await;
+    assert!(
+        kinds.contains(&"instance.newer-copy".to_owned()),
+        "{kinds:?}"
+    );
+    is_changed_and_deleted(&server, agent, &newer).await;
+}
+
+/// After a restore without the instance, its node kept it as unmanaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_copy_that_was_unmanaged_is_changed_and_deleted_after_a_restore() {
+    let (server, agent, newer) = restored_with_newer_copy().await;
+    agent.report_unmanaged(vec![newer.unmanaged.clone()]).await;
+    is_changed_and_deleted(&server, agent, &newer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_was_ordered_before_the_report_reaches_the_newer_copy() {
+    let (server, mut agent, newer) = restored_with_newer_copy().await;
+    server.delete("/v1/instances/web").await.expect(202);
+    assert_eq!(agent.tombstone().await.epoch, Epoch::FIRST);
+    // The node ignores it, and reports its copy.
+    agent.report_instance(newer.managed()).await;
+    let tombstone = agent.tombstone().await;
+    assert_eq!(tombstone.epoch, newer.copy.epoch);
+    agent.destroyed(tombstone).await;
+    server.get("/v1/instances/web").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_epoch_of_a_copy_that_another_node_may_have_taken_over_is_not_used() {
+    let (server, agent, newer) = restored_with_newer_copy().await;
+    let id = newer.copy.id;
+    // The node has released it.
+    let released = Released {
+        instance: id,
+        epoch: newer.copy.epoch,
+        off: true,
+    };
+    agent
+        .report(&AgentReport {
+            instances: vec![newer.managed()],
+            released: vec![released],
+            ..AgentReport::default()
+        })
+        .await;
+    assert_eq!(epoch(&server, id).await, Epoch::FIRST);
+    // Another node has an even newer copy.
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    let mut newest = newer.unmanaged.clone();
+    newest.record.as_mut().unwrap().epoch = newer.copy.epoch.next();
+    birch.report_unmanaged(vec![newest]).await;
+    agent.report_instance(newer.managed()).await;
+    assert_eq!(epoch(&server, id).await, Epoch::FIRST);
+    // That of a node that does not own the instance is never used.
+    birch.report_instance(newer.managed()).await;
+    assert_eq!(epoch(&server, id).await, Epoch::FIRST);
+    birch.report_unmanaged(Vec::new()).await;
+    agent.report_instance(newer.managed()).await;
+    assert_eq!(epoch(&server, id).await, newer.copy.epoch);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_cannot_raise_an_epoch_without_a_restore() {
+    let (server, mut agent) = Server::with_watching_node().await;
+    let web = server.create_instance("web").await;
+    let copy = agent.put().await;
+    let mut report = report(web.id, InstanceState::Running);
+    report.epoch = copy.epoch.next();
+    agent.report_instance(report).await;
+    assert_eq!(epoch(&server, web.id).await, copy.epoch);
+}
