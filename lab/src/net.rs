@@ -47,7 +47,8 @@ fn inside(node: &MachineSpec) -> Vec<Vec<String>> {
             "link add switch0 type bridge forward_delay 0",
             "link add lan0 address HARDWARE type veth peer name to-outside",
             "link set to-outside master switch0",
-            "link set switch0 up",
+            // Without ARP: otherwise the bridge itself answers for lan0's address, and frames for it pass cut links.
+            "link set switch0 arp off up",
             "link set to-outside up",
             "address add OWN dev lan0",
             "link set lan0 up",

@@ -93,7 +93,7 @@ impl Lab {
         }
     }
 
-    /// Returns when waifud lists all nodes as ready.
+    /// Returns when waifud lists all nodes as ready, with their capacity.
     ///
     /// # Errors
     /// No waifud runs in the lab, or `limit` has passed. The error contains what waifuctl said last.
@@ -115,7 +115,11 @@ impl Lab {
         let items = list.pointer("/items").and_then(Value::as_array);
         self.nodes().iter().all(|name| {
             let mut items = items.into_iter().flatten();
-            items.any(|item| item["name"] == *name && item["state"] == "ready")
+            // A node is ready before it knows its capacity.
+            items.any(|item| {
+                let cpus = item.pointer("/capacity/cpus").and_then(Value::as_u64);
+                item["name"] == *name && item["state"] == "ready" && cpus > Some(0)
+            })
         })
     }
 }
