@@ -45,7 +45,8 @@ impl<'a> Machine<'a> {
         let user_data = world.waifuctl.home.join("machine.yaml");
         std::fs::write(
             &user_data,
-            "#cloud-config\ndisable_root: false\nlocale: false\n",
+            "#cloud-config\ndisable_root: false\nlocale: false\nssh_genkeytypes: [ecdsa, ed25519]\n\
+             grub_dpkg: {enabled: false}\n",
         )?;
         let user_data = user_data.display().to_string();
         let key = world.public_key.display().to_string();
@@ -71,7 +72,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// It is not ready in time.
     pub fn wait_until_ready(&self) -> Result<()> {
-        let words = ["wait", &self.name, "--for", "ready", "--timeout", "9m"];
+        let words = ["wait", &self.name, "--for", "ready", "--timeout", "15m"];
         self.world.waifuctl.json(&words).map(drop)
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use waifud_lab::{Https, wait};
 
 /// Longer than every `--wait` in the suites.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(16);
 
 /// The program and the waifud that it uses.
 #[derive(Clone)]

@@ -28,7 +28,7 @@ pub use answer::{Answer, GuestRequest, Method, path_of};
 pub use bundle::{BundleError, SEAL_ENTROPY, SealedBundle, digest_of, open, seal};
 pub use documents::Documents;
 pub use render::render;
-pub use reporting::{UserDataKey, key_of_module, replaces_final_message, unreported};
+pub use reporting::{ReportSettings, UserDataKey, key_of_module, report_settings};
 pub use source::{NicDoc, Source, VendorOptions, instance_id, next_instance_id};
 pub use ssh_key::{SSH_KEY_TYPES, SshKey, SshKeyError};
 pub use token::{TTL_MAX, Tokens};

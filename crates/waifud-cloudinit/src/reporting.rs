@@ -5,9 +5,9 @@
 
 use waifud_types::spec::Unreported;
 
-use crate::user_data::{UserDataKind, validate_user_data};
+use crate::user_data::{UserDataError, UserDataKind, validate_user_data};
 use crate::vendor::REPORTER;
-use crate::yaml::{self, Node};
+use crate::yaml::{self, Document, Node};
 
 /// The key of the message.
 const FINAL_MESSAGE: &str = "final_message";
@@ -21,30 +21,46 @@ pub struct UserDataKey {
     pub line: usize,
 }
 
-/// The part of the user-data that disables reports to waifud; `None` if none is found.
-pub fn unreported(user_data: &str) -> Option<Unreported> {
-    match validate_user_data(user_data).ok()? {
-        UserDataKind::CloudConfig => turned_off(user_data),
-        // cloud-init merges the parts, so each part is searched separately.
-        UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja => {
-            (some_part_has(user_data, "reporting") || some_part_has(user_data, "vendor_data"))
-                .then_some(Unreported::PartMayOverride)
-        }
-        _ => None,
-    }
+/// What waifud cannot learn from a guest with this user-data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReportSettings {
+    /// The part of the user-data that disables reports to waifud; `None` if none is found.
+    pub unreported: Option<Unreported>,
+    /// Whether the user-data, or a part of it, may replace the final message that cloud-init writes to the console.
+    pub replaces_final_message: bool,
 }
 
-/// Whether the user-data, or a part of it, may replace the final message that cloud-init writes to the console.
-pub fn replaces_final_message(user_data: &str) -> bool {
-    match validate_user_data(user_data) {
-        Ok(UserDataKind::CloudConfig) => yaml::load(user_data).is_ok_and(|document| {
-            let root = document.root();
-            root.is_some_and(|root| document.get(root, FINAL_MESSAGE).is_some())
-        }),
-        Ok(UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja) => {
-            some_part_has(user_data, FINAL_MESSAGE)
+/// Checks user-data and finds what it changes about cloud-init's reports. Parses it only as often as necessary: the
+/// time grows with its size.
+///
+/// # Errors
+/// As [`validate_user_data`].
+pub fn report_settings(user_data: &str) -> Result<ReportSettings, UserDataError> {
+    let some_part_has = |key| some_part_has(user_data, key);
+    Ok(match validate_user_data(user_data)? {
+        UserDataKind::CloudConfig => of_cloud_config(user_data),
+        // cloud-init merges the parts, so each part is searched separately.
+        UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja => {
+            ReportSettings {
+                unreported: (some_part_has("reporting") || some_part_has("vendor_data"))
+                    .then_some(Unreported::PartMayOverride),
+                replaces_final_message: some_part_has(FINAL_MESSAGE),
+            }
         }
-        _ => false,
+        _ => ReportSettings::default(),
+    })
+}
+
+fn of_cloud_config(user_data: &str) -> ReportSettings {
+    let Ok(document) = yaml::load(user_data) else {
+        return ReportSettings::default();
+    };
+    let Some(root) = document.root() else {
+        return ReportSettings::default();
+    };
+    ReportSettings {
+        unreported: turned_off(&document, root),
+        replaces_final_message: document.get(root, FINAL_MESSAGE).is_some(),
     }
 }
 
@@ -54,9 +70,7 @@ fn some_part_has(user_data: &str, key: &str) -> bool {
     lines.any(|line| is_key(line, key))
 }
 
-fn turned_off(user_data: &str) -> Option<Unreported> {
-    let document = yaml::load(user_data).ok()?;
-    let root = document.root()?;
+fn turned_off(document: &Document, root: &Node) -> Option<Unreported> {
     let enabled = document
         .get(root, "vendor_data")
         .and_then(|vendor_data| document.get(vendor_data, "enabled"));
@@ -175,6 +189,15 @@ mod tests {
 
     use super::*;
 
+    fn settings(user_data: &str) -> ReportSettings {
+        report_settings(user_data).unwrap()
+    }
+
+    #[test]
+    fn user_data_that_the_guest_would_not_read_is_refused() {
+        assert!(report_settings("#cloud-config\n\tpackages: []\n").is_err());
+    }
+
     #[test]
     fn only_settings_that_disable_the_reporter_are_detected() {
         for reported in [
@@ -186,7 +209,7 @@ mod tests {
             "#cloud-config\nphone_home: {url: http://x}\n",
             "#cloud-config\nwrite_files:\n- content: |\n    reporting:\n",
         ] {
-            assert_eq!(unreported(reported), None, "{reported}");
+            assert_eq!(settings(reported).unreported, None, "{reported}");
         }
         for (user_data, what) in [
             ("#cloud-config\nreporting: null\n", ReporterOverridden),
@@ -208,7 +231,7 @@ mod tests {
                 PartMayOverride,
             ),
         ] {
-            assert_eq!(unreported(user_data), Some(what), "{user_data}");
+            assert_eq!(settings(user_data).unreported, Some(what), "{user_data}");
         }
     }
 
@@ -219,7 +242,7 @@ mod tests {
             "#cloud-config\n\"final_message\": |\n  ready\n",
             "## template: jinja\n#cloud-config\nfinal_message: ready\n",
         ] {
-            assert!(replaces_final_message(replaced), "{replaced}");
+            assert!(settings(replaced).replaces_final_message, "{replaced}");
         }
         for kept in [
             "",
@@ -227,7 +250,7 @@ mod tests {
             "#cloud-config\npackages: [htop]\n",
             "#cloud-config\nwrite_files:\n- content: |\n    final_message: ready\n",
         ] {
-            assert!(!replaces_final_message(kept), "{kept}");
+            assert!(!settings(kept).replaces_final_message, "{kept}");
         }
     }
 

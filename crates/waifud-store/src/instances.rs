@@ -1,7 +1,6 @@
 //! Instances: spec, status and node. One row for each instance that exists, including those being deleted.
 
 use rusqlite::{Row, named_params};
-use waifud_api::PlacementVerdict;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::status::InstanceStatus;
 use waifud_types::template::Datasource;
@@ -12,7 +11,9 @@ use crate::codec::{
     to_i64, to_json, to_word, word,
 };
 use crate::error::taken;
-use crate::{ImageTraits, Labels, ReadTx, StoreError, Taken, Topic, WriteTx, waiting};
+use crate::{
+    ImageTraits, Labels, ReadTx, StoreError, StoredVerdicts, Taken, Topic, WriteTx, waiting,
+};
 
 /// An instance to create.
 #[derive(Clone, PartialEq, Debug)]
@@ -65,7 +66,7 @@ pub struct InstanceRow {
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Why the node was chosen, or why no node was.
-    pub placement: Vec<PlacementVerdict>,
+    pub placement: StoredVerdicts,
     /// The architecture that it needs.
     pub arch: String,
     /// How the guest finds its documents.
@@ -350,7 +351,7 @@ pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
             last_contact: maybe_time(row, "last_contact")?,
         },
         deleting: row.get("deleting")?,
-        placement: json(row, "placement")?,
+        placement: StoredVerdicts::of(row, "placement")?,
         arch: row.get("arch")?,
         datasource: word(row, "datasource")?,
         cloud_id: row.get("cloud_id")?,

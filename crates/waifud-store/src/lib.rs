@@ -67,7 +67,7 @@ pub use networks::{NetworkRow, NicRow};
 pub use nodes::{NewNode, NodeRow, UnmanagedSummary};
 pub use ownership::ReleaseRow;
 pub use peers::{DeletedObject, PeerRow};
-pub use placing::{NodeCapacity, PlacementRow, PoolPromise};
+pub use placing::{NodeCapacity, PlacementRow, PoolPromise, StoredVerdicts};
 pub use query::InstanceFilter;
 pub use slice::SliceRow;
 pub use templates::{ImageTraits, NewTemplate, TemplateRow, TemplateSource};

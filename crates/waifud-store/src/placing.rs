@@ -3,13 +3,14 @@
 //! Both are used in one job of the writer, so that no other placement can reserve the same capacity in between.
 
 use ipnet::Ipv4Net;
+use rusqlite::Row;
 use waifud_api::PlacementVerdict;
 use waifud_types::node::Resources;
 use waifud_types::spec::{DiskSpec, InstanceSpec};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{ByteSize, InstanceId, Name, NodeId, Revision};
 
-use crate::codec::{count, id16, name, node_id, node16, size, to_i64, to_json};
+use crate::codec::{corrupt, count, id16, name, node_id, node16, size, to_i64, to_json};
 use crate::nodes::node;
 use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
@@ -45,7 +46,29 @@ pub struct PlacementRow<'a> {
     /// The status with the node.
     pub status: &'a InstanceStatus,
     /// Why the node was chosen.
-    pub verdicts: &'a [PlacementVerdict],
+    pub verdicts: &'a StoredVerdicts,
+}
+
+/// Verdicts of a placement as they are stored. Lists of instances do not need them, so they are not parsed before they
+/// are read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredVerdicts(String);
+
+impl StoredVerdicts {
+    /// Encodes verdicts.
+    pub fn new(verdicts: &[PlacementVerdict]) -> Result<Self, StoreError> {
+        to_json("verdicts", &verdicts).map(Self)
+    }
+
+    /// Verdicts from a column.
+    pub(crate) fn of(row: &Row<'_>, column: &'static str) -> Result<Self, StoreError> {
+        Ok(Self(row.get(column)?))
+    }
+
+    /// Parses the verdicts.
+    pub fn read(&self) -> Result<Vec<PlacementVerdict>, StoreError> {
+        serde_json::from_str(&self.0).map_err(|e| corrupt("placement")(e.into()))
+    }
 }
 
 impl ReadTx<'_> {
@@ -121,7 +144,7 @@ impl WriteTx<'_> {
                 to_json("a spec", choice.spec)?,
                 to_json("a status", choice.status)?,
                 choice.status.state.as_str(),
-                to_json("verdicts", &choice.verdicts)?,
+                &choice.verdicts.0,
                 to_i64(revision.number),
             ))?;
         self.conn
@@ -214,11 +237,11 @@ impl WriteTx<'_> {
     pub fn set_verdicts(
         &mut self,
         id: InstanceId,
-        verdicts: &[PlacementVerdict],
+        verdicts: &StoredVerdicts,
     ) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE instances SET placement = ?2 WHERE id = ?1")?
-            .execute((id16(&id), to_json("verdicts", &verdicts)?))?;
+            .execute((id16(&id), &verdicts.0))?;
         Ok(())
     }
 }

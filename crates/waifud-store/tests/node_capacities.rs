@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use waifud_store::{
     ImageRow, ImageTraits, NewInstance, NewNode, NodeCapacity, PlacementRow, Store, StoreError,
-    WriteTx,
+    StoredVerdicts, WriteTx,
 };
 use waifud_types::node::{NodeFacts, Resources};
 use waifud_types::spec::InstanceSpec;
@@ -135,7 +135,7 @@ fn place(
         node: node_id(node),
         spec,
         status: &status,
-        verdicts: &[],
+        verdicts: &StoredVerdicts::new(&[]).unwrap(),
     };
     tx.place(&choice, revision)
 }

@@ -17,7 +17,7 @@ use waifud_lab::wait;
 
 use super::output::{self, Summary};
 use super::programs::Program;
-use super::queues::{self, Queues};
+use super::queues::{self, Limits, Queues};
 use super::slowest;
 use crate::{cargo, root};
 
@@ -44,6 +44,7 @@ const FIRST: &[(&str, f64)] = &[
     ("waifud-tests::demo", 150.0),
     ("waifud-tests::restarts", 100.0),
     ("waifud-tests::life", 90.0),
+    ("waifud-images::tiny", 80.0),
 ];
 
 /// A job that is not a test program, for example a lint. It runs at the lowest priority beside the tests.
@@ -78,22 +79,18 @@ fn run_in(target: &Path, programs: &[Program], background: Vec<Other<'_>>) -> Re
         let known = expected.get(name).copied();
         known.or(first.map(|(_, seconds)| *seconds)).unwrap_or(0.0)
     };
-    let (mut guests, mut tests): (Vec<&Program>, Vec<&Program>) = programs
-        .iter()
-        .partition(|program| program.package == GUESTS);
+    let (mut guests, mut tests): (Vec<&Program>, Vec<&Program>) =
+        programs.iter().partition(|program| boots_guests(program));
     // Longest first, so that no long suite is left for the end.
     for list in [&mut guests, &mut tests] {
         list.sort_by(|one, other| seconds(&other.name()).total_cmp(&seconds(&one.name())));
     }
     let processors = processors();
-    let others = background.into_iter().map(Work::Other);
-    let (first, background): (Vec<_>, Vec<_>) =
-        others.partition(|_| !queues::has_time_for_the_background(processors));
     let queues = Queues::new(
         guests.into_iter().map(Work::Tests),
-        first.into_iter().chain(tests.into_iter().map(Work::Tests)),
-        background,
-        guests_at_once(memory()),
+        tests.into_iter().map(Work::Tests),
+        background.into_iter().map(Work::Other),
+        Limits::new(processors, guests_at_once(memory())),
     );
     let workers = queues::workers(processors);
     let (working, all_ended) = channel();
@@ -116,6 +113,12 @@ fn run_in(target: &Path, programs: &[Program], background: Vec<Other<'_>>) -> Re
         runner.remind(&all_ended);
     });
     runner.finish()
+}
+
+/// Whether a program belongs to the guest suites: those of [`GUESTS`], and the one that boots the tiny guest without
+/// waifud, one guest at a time.
+fn boots_guests(program: &Program) -> bool {
+    program.package == GUESTS || program.name() == "waifud-images::tiny"
 }
 
 /// Two guest suites at most, and only where there is memory for both.

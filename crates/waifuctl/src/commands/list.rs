@@ -1,5 +1,6 @@
 //! `waifuctl list`
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -305,7 +306,8 @@ fn text(page: &Page<Instance>, shape: &Shape) -> String {
     let rows = page.items.iter().map(|instance| {
         let mut known = row(instance, now);
         known.extend(wide_row(instance));
-        let value = serde_json::to_value(instance).unwrap_or_default();
+        // Only custom columns need it, and it takes longer than the rest of the row.
+        let value = LazyCell::new(|| serde_json::to_value(instance).unwrap_or_default());
         let cell = |column: &Column| match column {
             Column::Known(place) => known.get(*place).cloned().unwrap_or_default(),
             Column::Path(_, path) => escape(&columns::cell(path.of(&value))),

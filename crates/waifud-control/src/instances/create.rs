@@ -94,7 +94,7 @@ impl Control {
             status: InstanceStatus::pending(None),
             ssh_keys: wanted.ssh_keys.clone(),
             cloud_id: String::new(),
-            user_data: wanted.user_data.clone(),
+            user_data: wanted.user_data.as_ref().map(|it| it.text.clone()),
             at: self.now(),
         };
         let new = NewInstance {

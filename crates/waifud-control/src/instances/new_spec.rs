@@ -5,7 +5,7 @@ use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
 use waifud_types::{ByteSize, MacAddr, Name, PowerSpec};
 
 use super::problems;
-use super::validate::{self, Checked};
+use super::validate::Checked;
 use crate::network::nics::WantedNic;
 use crate::network::subnet;
 use crate::{ControlError, env};
@@ -86,6 +86,6 @@ pub(super) fn spec(
         user_data: wanted
             .user_data
             .as_ref()
-            .and_then(validate::user_data_facts),
+            .and_then(|checked| checked.facts.clone()),
     })
 }

@@ -9,7 +9,7 @@ use super::{IfMatch, amend, find, power, rescue, resize};
 use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
-use crate::instances::validate;
+use crate::instances::validate::{self, CheckedUserData};
 use crate::network;
 use crate::{Control, ControlError};
 
@@ -28,9 +28,8 @@ impl Control {
         if_match: IfMatch,
         cause: Cause,
     ) -> Result<Instance, ControlError> {
-        if let Some(text) = &change.user_data {
-            validate::user_data(text)?;
-        }
+        let user_data = change.user_data.clone().map(validate::user_data);
+        let user_data = user_data.transpose()?;
         amend::check(&change)?;
         let control = self.clone();
         let wanted = name_or_id.to_owned();
@@ -43,7 +42,7 @@ impl Control {
                     return Err(instance_problems::deleting(&row.name).into());
                 }
                 let before = rescue_image(&row);
-                let row = control.update_in(tx, row, &change, &cause)?;
+                let row = control.update_in(tx, row, &change, user_data.as_ref(), &cause)?;
                 let former = before.filter(|image| rescue_image(&row) != Some(*image));
                 Ok::<_, ControlError>((control.instance_view(row), former))
             })
@@ -58,6 +57,7 @@ impl Control {
         tx: &mut WriteTx<'_>,
         mut row: InstanceRow,
         change: &UpdateInstance,
+        user_data: Option<&CheckedUserData>,
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
         let before = row.spec.clone();
@@ -84,8 +84,8 @@ impl Control {
                 changes.push("published ports changed".to_owned());
             }
         }
-        if let Some(text) = &change.user_data {
-            row.spec.user_data = validate::user_data_facts(text);
+        if let Some(checked) = user_data {
+            row.spec.user_data.clone_from(&checked.facts);
             if row.spec.user_data != before.user_data {
                 changes.push("user-data changed, effective at the next boot".to_owned());
             }
@@ -128,10 +128,10 @@ impl Control {
         }
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
         let new_user_data = (row.spec.user_data != before.user_data)
-            .then_some(change.user_data.as_ref())
+            .then_some(user_data)
             .flatten();
-        if let Some(text) = new_user_data {
-            tx.set_user_data(row.id, text)?;
+        if let Some(checked) = new_user_data {
+            tx.set_user_data(row.id, &checked.text)?;
         }
         if change.re_run {
             tx.set_cloud_id(row.id, &row.cloud_id)?;

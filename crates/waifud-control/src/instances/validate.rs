@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waifud_api::{CreateInstance, Problem, Publish};
-use waifud_cloudinit::{SshKey, validate_user_data};
+use waifud_cloudinit::{ReportSettings, SshKey, report_settings};
 use waifud_types::spec::{
     InstanceSpec, PlacementSpec, PublishSpec, RestartPolicy, UserDataFacts, limits,
 };
@@ -37,7 +37,7 @@ pub struct Checked {
     /// The pool of the root disk.
     pub pool: Name,
     /// The user-data.
-    pub user_data: Option<Secret<String>>,
+    pub user_data: Option<CheckedUserData>,
     /// The SSH public keys.
     pub ssh_keys: Vec<String>,
     /// Whether it should run.
@@ -94,9 +94,6 @@ pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
     }
     labels("labels", &request.labels)?;
     labels("spec.placement.require", &request.placement.require)?;
-    if let Some(text) = &request.user_data {
-        user_data(text)?;
-    }
     Ok(Checked {
         name,
         labels: request.labels,
@@ -105,7 +102,7 @@ pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
         memory,
         disk: request.disk_bytes,
         pool,
-        user_data: request.user_data,
+        user_data: request.user_data.map(user_data).transpose()?,
         ssh_keys: ssh_keys(&request.ssh_keys)?,
         run: request.run.unwrap_or(true),
         restart: request.restart,
@@ -179,21 +176,36 @@ pub fn given_spec(spec: &InstanceSpec) -> Result<(), &'static str> {
     }
 }
 
-/// Checks user-data.
-pub fn user_data(text: &Secret<String>) -> Result<(), Problem> {
-    validate_user_data(text.expose())
-        .map(drop)
-        .map_err(|e| instance_problems::bad_user_data(&e))
+/// User-data that a guest can use.
+#[derive(Clone, Debug)]
+pub struct CheckedUserData {
+    /// The text.
+    pub text: Secret<String>,
+    /// The facts about it that may be shown; `None` if it is empty.
+    pub facts: Option<UserDataFacts>,
 }
 
-/// The facts about user-data that may be shown; `None` if it is empty.
-pub fn user_data_facts(text: &Secret<String>) -> Option<UserDataFacts> {
-    let text = text.expose();
+/// Checks user-data. This parses it, which takes time in proportion to its size: not in a write transaction, which all
+/// others wait for.
+pub fn user_data(text: Secret<String>) -> Result<CheckedUserData, Problem> {
+    let settings =
+        report_settings(text.expose()).map_err(|e| instance_problems::bad_user_data(&e))?;
+    let facts = user_data_facts(text.expose(), settings);
+    Ok(CheckedUserData { text, facts })
+}
+
+/// The facts about user-data from a node's record, which waifud checked when it sent it.
+pub fn recorded_user_data_facts(text: &Secret<String>) -> Option<UserDataFacts> {
+    let settings = report_settings(text.expose()).unwrap_or_default();
+    user_data_facts(text.expose(), settings)
+}
+
+fn user_data_facts(text: &str, settings: ReportSettings) -> Option<UserDataFacts> {
     (!text.is_empty()).then(|| UserDataFacts {
         size_bytes: text.len() as u64,
         sha256: waifud_types::Digest::of(text.as_bytes()),
-        unreported: waifud_cloudinit::unreported(text),
-        replaces_final_message: waifud_cloudinit::replaces_final_message(text),
+        unreported: settings.unreported,
+        replaces_final_message: settings.replaces_final_message,
     })
 }
 

@@ -29,7 +29,7 @@ impl Control {
             .store()
             .read(move |tx| {
                 let row = find(&tx, &wanted)?;
-                let mut placement = row.placement.clone();
+                let mut placement = row.placement.read()?;
                 let mut largest = None;
                 if row.node.is_none() {
                     let capacities = tx.node_capacities()?;

@@ -9,7 +9,7 @@ use waifud_api::agent::{AgentInstance, Tombstone, Unmanaged};
 use waifud_api::{AdoptInstance, Instance, Node};
 use waifud_store::{
     ImageRow, ImageTraits, LeaseRow, NewInstance, NodeRow, PlacementRow, ReadTx, StoreError,
-    StoredBundle, Taken, WriteTx,
+    StoredBundle, StoredVerdicts, Taken, WriteTx,
 };
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Epoch, InstanceId, Name, WaitReason};
@@ -73,7 +73,7 @@ impl Control {
         spec.user_data = adoption
             .user_data
             .as_ref()
-            .and_then(crate::instances::validate::user_data_facts);
+            .and_then(crate::instances::validate::recorded_user_data_facts);
         let mut status = InstanceStatus::pending(None);
         status.set_wait(&WaitReason::NodePreparing {
             node: node.name.clone(),
@@ -140,7 +140,7 @@ impl Control {
             node: node.id,
             spec: &spec,
             status: &status,
-            verdicts: &[],
+            verdicts: &StoredVerdicts::new(&[])?,
         };
         tx.place(&placement, revision)?;
         tx.put_bundle(record.id, &adoption.bundle, self.now())?;

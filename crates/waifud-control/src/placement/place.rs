@@ -1,7 +1,9 @@
 //! Places an instance: its node, its address and its bundle, in the transaction that reserves them.
 
 use waifud_api::PlacementVerdict;
-use waifud_store::{InstanceRow, NodeCapacity, NodeRow, PlacementRow, ReadTx, StoreError, WriteTx};
+use waifud_store::{
+    InstanceRow, NodeCapacity, NodeRow, PlacementRow, ReadTx, StoreError, StoredVerdicts, WriteTx,
+};
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{Coded, NodeId, Verdict, WaitReason};
 
@@ -122,17 +124,17 @@ impl Control {
         .generation(row.generation)
         .details(serde_json::json!({ "node": node.name, "address": address, "verdicts": choice.verdicts }));
         let revision = tx.emit(&event)?;
+        row.placement = StoredVerdicts::new(&choice.verdicts)?;
         let placement = PlacementRow {
             instance: row.id,
             node: node.id,
             spec: &row.spec,
             status: &row.status,
-            verdicts: &choice.verdicts,
+            verdicts: &row.placement,
         };
         tx.place(&placement, revision)?;
         row.node = Some(node.id);
         network::reserve_ports(tx, &row, &row.spec.publish)?;
-        row.placement = choice.verdicts;
         self.put_bundle(tx, &row, node)?;
         Ok(row)
     }
@@ -166,9 +168,10 @@ impl Control {
         emit: bool,
     ) -> Result<InstanceRow, ControlError> {
         choice.verdicts.truncate(VERDICTS_KEPT);
-        if row.placement != choice.verdicts {
-            tx.set_verdicts(row.id, &choice.verdicts)?;
-            row.placement = choice.verdicts;
+        let verdicts = StoredVerdicts::new(&choice.verdicts)?;
+        if row.placement != verdicts {
+            tx.set_verdicts(row.id, &verdicts)?;
+            row.placement = verdicts;
         }
         self.set_reason(tx, &mut row, choice.reason.as_ref(), cause, emit)?;
         Ok(row)

@@ -1,19 +1,21 @@
 //! Renders the XML of a domain from its spec.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
-use waifud_types::VolumeSource;
 use waifud_types::status::HypervisorKind;
 use waifud_types::template::Firmware;
+use waifud_types::{ByteSize, VolumeSource};
 
 use super::managed::{NAMESPACE, alias, disk_alias};
 use super::smbios;
 use super::tree::Element;
 use crate::{DomainDisk, DomainNic, DomainSpec};
 
-/// QEMU's cache of translated code for emulation, in MiB. QEMU's default is a quarter of the guest's memory or more;
-/// guests boot as fast with this size.
-const TB_CACHE_MIB: u32 = 64;
+/// The limits of QEMU's cache of translated code for emulation, in MiB; see ADR 18.
+const TB_CACHE_MIB: RangeInclusive<u64> = 64..=256;
+/// The share of the guest's memory that the cache gets between these limits: one eighth.
+const TB_CACHE_SHARE: u64 = 8;
 /// A virtio disk's serial has 20 bytes (virtio 1.2, 5.2.6.4).
 const SERIAL_MAX: usize = 20;
 
@@ -56,7 +58,7 @@ pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) ->
         )
         .child(os(spec))
         .child(smbios::sysinfo(spec))
-        .child(features(spec.kind))
+        .child(features(spec.kind, spec.memory))
         .child(cpu(spec.kind))
         .child(Element::new("clock").with("offset", "utc"))
         .child(Element::new("on_poweroff").text("destroy"))
@@ -95,7 +97,7 @@ fn os(spec: &DomainSpec) -> Element {
     .child(Element::new("smbios").with("mode", "sysinfo"))
 }
 
-fn features(kind: HypervisorKind) -> Element {
+fn features(kind: HypervisorKind, memory: ByteSize) -> Element {
     let features = Element::new("features")
         .child(Element::new("acpi"))
         .child(Element::new("apic"));
@@ -105,10 +107,16 @@ fn features(kind: HypervisorKind) -> Element {
             Element::new("tcg").child(
                 Element::new("tb-cache")
                     .with("unit", "MiB")
-                    .text(TB_CACHE_MIB),
+                    .text(tb_cache_mib(memory)),
             ),
         ),
     }
+}
+
+/// The size of QEMU's cache of translated code for a guest with this memory, in MiB.
+fn tb_cache_mib(memory: ByteSize) -> u64 {
+    let share = (memory.bytes() >> 20) / TB_CACHE_SHARE;
+    share.clamp(*TB_CACHE_MIB.start(), *TB_CACHE_MIB.end())
 }
 
 fn cpu(kind: HypervisorKind) -> Element {
@@ -321,7 +329,7 @@ fn vnc(socket: &Path) -> Element {
 pub(super) mod tests {
     use super::*;
     use waifud_types::template::Datasource;
-    use waifud_types::{ByteSize, Epoch, InstanceId, TapName};
+    use waifud_types::{Epoch, InstanceId, TapName};
 
     pub(crate) fn spec() -> DomainSpec {
         let id: InstanceId = "0198c0de-0000-7000-8000-00000000abcd".parse().unwrap();
@@ -365,6 +373,13 @@ pub(super) mod tests {
     #[test]
     fn xml_of_an_emulated_domain() {
         insta::assert_snapshot!(render(&spec(), RenderOptions::default(), "DIGEST"));
+    }
+
+    #[test]
+    fn emulation_gets_one_eighth_of_the_memory_for_translated_code_within_limits() {
+        for (memory, cache) in [(64, 64), (512, 64), (1024, 128), (2048, 256), (65536, 256)] {
+            assert_eq!(tb_cache_mib(ByteSize::mib(memory)), cache, "{memory} MiB");
+        }
     }
 
     #[test]
