@@ -307,6 +307,12 @@ fn address(lab: &Lab, machine: &str) -> Result<Ipv4Addr> {
     Ok(found.context("the machine has no address")?.0.parse()?)
 }
 
+/// How often an init has reported that a service of its machine ended. One that is killed itself reports nothing.
+fn orderly_stops(lab: &Lab) -> Result<usize> {
+    let log = fs::read_to_string(lab.dir().join("guard.log"))?;
+    Ok(log.matches(" ended: ").count())
+}
+
 #[test]
 fn a_killed_node_loses_its_guests_and_boots_with_its_identity_while_the_others_run_on() -> Result<()>
 {
@@ -325,7 +331,9 @@ fn a_killed_node_loses_its_guests_and_boots_with_its_identity_while_the_others_r
         must(lab, "birch", &["pgrep", "--uid", "64055"])?;
         let init = lab.init_pid("birch")?;
 
+        let stops = orderly_stops(lab)?;
         lab.kill_machine("birch")?;
+        assert_eq!(orderly_stops(lab)?, stops, "services had time to stop");
         assert!(!Path::new(&format!("/proc/{init}")).exists());
         assert_eq!(
             lab.disturbances()?.off,
