@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use waifud_tests::World;
+use waifud_tests::world::{TINY, creation, file};
 
 /// All instances and templates of waifud, and its files.
 fn everything(world: &World) -> Result<String> {
@@ -20,7 +21,7 @@ fn everything(world: &World) -> Result<String> {
 }
 
 /// Runs a command that must be refused, and checks that it changed nothing.
-fn refused(world: &World, args: &[&str], field: Option<&str>, code: &str) -> Result<()> {
+fn refused(world: &World, args: &[&str], field: &str, code: &str) -> Result<()> {
     let before = everything(world)?;
     let outcome = world.waifuctl.run(&[args, &["--json"]].concat())?;
     ensure!(
@@ -34,12 +35,10 @@ fn refused(world: &World, args: &[&str], field: Option<&str>, code: &str) -> Res
         problem["code"] == code,
         "{args:?}: the code is not {code}: {problem}"
     );
-    if let Some(field) = field {
-        ensure!(
-            problem["field"] == field,
-            "{args:?}: the field is not {field}: {problem}"
-        );
-    }
+    ensure!(
+        problem["field"] == field,
+        "{args:?}: the field is not {field}: {problem}"
+    );
     ensure!(
         problem["hint"].as_str().is_some_and(|h| !h.is_empty()),
         "{args:?}: no hint: {problem}"
@@ -54,64 +53,24 @@ fn refused(world: &World, args: &[&str], field: Option<&str>, code: &str) -> Res
     Ok(())
 }
 
-fn file(content: &[u8]) -> Result<(tempfile::NamedTempFile, String)> {
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), content)?;
-    let path = file.path().display().to_string();
-    Ok((file, path))
-}
-
 #[test]
 fn invalid_names_templates_and_sizes_are_refused() -> Result<()> {
     World::with(|world| {
-        refused(
-            world,
-            &["create", "x", "-t", "debain-12"],
-            Some("spec.template"),
-            "unknown-template",
-        )?;
-        refused(
-            world,
-            &["create", "Not_A_Label", "-t", "tiny"],
-            Some("name"),
-            "invalid-name",
-        )?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--cpus", "0"],
-            Some("spec.cpus"),
-            "out-of-range",
-        )?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--cpus", "4000"],
-            Some("spec.cpus"),
-            "out-of-range",
-        )?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--memory", "900T"],
-            Some("spec.memory_bytes"),
-            "out-of-range",
-        )?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--memory", "1K"],
-            Some("spec.memory_bytes"),
-            "out-of-range",
-        )?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--disk", "2M"],
-            Some("spec.disks[0].size_bytes"),
-            "disk-too-small",
-        )?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--disk", "900P"],
-            Some("spec.disks[0].size_bytes"),
-            "out-of-range",
-        )?;
+        let unknown = ["create", "x", "-t", "debain-12"];
+        refused(world, &unknown, "spec.template", "unknown-template")?;
+        let unnamed = ["create", "Not_A_Label", "-t", "tiny"];
+        refused(world, &unnamed, "name", "invalid-name")?;
+        for (option, value, field, code) in [
+            ("--cpus", "0", "spec.cpus", "out-of-range"),
+            ("--cpus", "4000", "spec.cpus", "out-of-range"),
+            ("--memory", "900T", "spec.memory_bytes", "out-of-range"),
+            ("--memory", "1K", "spec.memory_bytes", "out-of-range"),
+            ("--disk", "2M", "spec.disks[0].size_bytes", "disk-too-small"),
+            ("--disk", "900P", "spec.disks[0].size_bytes", "out-of-range"),
+        ] {
+            let create = ["create", "x", "-t", "tiny", option, value];
+            refused(world, &create, field, code)?;
+        }
         Ok(())
     })
 }
@@ -120,14 +79,10 @@ fn invalid_names_templates_and_sizes_are_refused() -> Result<()> {
 fn sizes_without_a_unit_and_sizes_that_are_not_positive_are_usage_errors() -> Result<()> {
     World::with(|world| {
         for size in ["20", "0G", "-1G", "big", ""] {
-            let outcome =
-                world
-                    .waifuctl
-                    .run(&["create", "x", "-t", "tiny", &format!("--disk={size}")])?;
-            ensure!(
-                outcome.code == 1 && outcome.stderr.contains("--disk"),
-                "{size:?}: {outcome:?}"
-            );
+            let disk = format!("--disk={size}");
+            let create = ["create", "x", "-t", "tiny", &disk];
+            let outcome = world.waifuctl.run(&create)?;
+            outcome.is_refused("--disk").context(disk)?;
         }
         Ok(())
     })
@@ -136,27 +91,20 @@ fn sizes_without_a_unit_and_sizes_that_are_not_positive_are_usage_errors() -> Re
 #[test]
 fn invalid_user_data_is_refused() -> Result<()> {
     World::with(|world| {
-        let (_yaml, yaml) = file(b"#cloud-config\nruncmd: [unclosed\n")?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--user-data", &yaml],
-            Some("user_data"),
-            "user-data-invalid",
-        )?;
-        let (_large, large) = file(&vec![b'#'; (1 << 20) + 1])?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--user-data", &large],
-            Some("--user-data"),
-            "user-data-too-large",
-        )?;
-        let (_binary, binary) = file(b"\x7fELF\0\0\x01\xff")?;
-        refused(
-            world,
-            &["create", "x", "-t", "tiny", "--user-data", &binary],
-            Some("--user-data"),
-            "user-data-binary",
-        )?;
+        let large = vec![b'#'; (1 << 20) + 1];
+        for (text, field, code) in [
+            (
+                &b"#cloud-config\nruncmd: [unclosed\n"[..],
+                "user_data",
+                "user-data-invalid",
+            ),
+            (&large, "--user-data", "user-data-too-large"),
+            (b"\x7fELF\0\0\x01\xff", "--user-data", "user-data-binary"),
+        ] {
+            let (_file, path) = file(text)?;
+            let create = ["create", "x", "-t", "tiny", "--user-data", &path];
+            refused(world, &create, field, code)?;
+        }
         Ok(())
     })
 }
@@ -164,54 +112,31 @@ fn invalid_user_data_is_refused() -> Result<()> {
 #[test]
 fn files_that_are_not_images_are_refused_before_the_upload() -> Result<()> {
     World::with(|world| {
-        let (_text, text) = file(b"hello")?;
-        refused(
-            world,
-            &["template", "add", "bad", "--file", &text],
-            Some("--file"),
-            "invalid-image",
-        )?;
+        let is_invalid = |image: &[u8]| {
+            let (_file, path) = file(image)?;
+            let add = ["template", "add", "bad", "--file", &path];
+            refused(world, &add, "--file", "invalid-image")
+        };
+        is_invalid(b"hello")?;
         let mut backed = std::fs::read(&world.tiny.qcow2).context("no tiny image")?;
         backed.truncate(4096);
         if let Some(offset) = backed.get_mut(8..20) {
             offset.copy_from_slice(&[0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 9]);
         }
-        let (_backed, backed) = file(&backed)?;
-        refused(
-            world,
-            &["template", "add", "bad", "--file", &backed],
-            Some("--file"),
-            "invalid-image",
-        )?;
+        is_invalid(&backed)?;
         let mut absurd = std::fs::read(&world.tiny.qcow2)?;
         absurd.truncate(4096);
         if let Some(size) = absurd.get_mut(24..32) {
             size.copy_from_slice(&u64::MAX.to_be_bytes());
         }
-        let (_absurd, absurd) = file(&absurd)?;
-        refused(
-            world,
-            &["template", "add", "bad", "--file", &absurd],
-            Some("--file"),
-            "invalid-image",
-        )
+        is_invalid(&absurd)
     })
 }
 
 #[test]
 fn a_name_is_unique_and_an_idempotency_key_belongs_to_one_request() -> Result<()> {
     World::with(|world| {
-        let create = [
-            "create",
-            "taken",
-            "-t",
-            "tiny",
-            "--memory",
-            "128M",
-            "--disk",
-            "1G",
-            "--no-ssh-key",
-        ];
+        let create = creation(TINY, "taken", &["--no-ssh-key"]);
         let keyed = [&create[..], &["--idempotency-key", "once"]].concat();
         let first = world.waifuctl.json(&keyed)?;
         let again = world.waifuctl.json(&keyed)?;
@@ -225,15 +150,9 @@ fn a_name_is_unique_and_an_idempotency_key_belongs_to_one_request() -> Result<()
         ]
         .concat();
         let outcome = world.waifuctl.run(&other)?;
-        ensure!(
-            outcome.code == 1 && outcome.problem()?["status"] == 409,
-            "{outcome:?}"
-        );
+        outcome.is_problem("status", 409)?;
         let taken = world.waifuctl.run(&[&create[..], &["--json"]].concat())?;
-        ensure!(
-            taken.code == 1 && taken.problem()?["code"] == "name-taken",
-            "{taken:?}"
-        );
+        taken.is_problem("code", "name-taken")?;
         world.delete("taken")
     })
 }
@@ -241,17 +160,7 @@ fn a_name_is_unique_and_an_idempotency_key_belongs_to_one_request() -> Result<()
 #[test]
 fn without_capacity_an_instance_waits_and_why_reports_the_reason() -> Result<()> {
     World::with(|world| {
-        let created = world.waifuctl.json(&[
-            "create",
-            "giant",
-            "-t",
-            "tiny",
-            "--memory",
-            "900G",
-            "--disk",
-            "1G",
-            "--no-ssh-key",
-        ])?;
+        let created = world.create("giant", &["--memory", "900G", "--no-ssh-key"])?;
         ensure!(created["status"]["state"] == "pending", "{created}");
         let why = world.waifuctl.run(&["why", "giant"])?;
         ensure!(
@@ -293,32 +202,13 @@ fn delete_requires_confirmation_and_reports_unknown_names() -> Result<()> {
         let unknown = world
             .waifuctl
             .run(&["delete", "nobody", "--yes", "--json"])?;
-        ensure!(
-            unknown.code == 1 && unknown.problem()?["status"] == 404,
-            "{unknown:?}"
-        );
-        world.waifuctl.json(&[
-            "create",
-            "careful",
-            "-t",
-            "tiny",
-            "--memory",
-            "900G",
-            "--disk",
-            "1G",
-            "--no-ssh-key",
-        ])?;
+        unknown.is_problem("status", 404)?;
+        world.create("careful", &["--memory", "900G", "--no-ssh-key"])?;
         let unasked = world.waifuctl.run(&["delete", "careful"])?;
-        ensure!(
-            unasked.code == 1 && unasked.stderr.contains("--yes"),
-            "{unasked:?}"
-        );
+        unasked.is_refused("--yes")?;
         world.waifuctl.json(&["protect", "careful"])?;
         let protected = world.waifuctl.run(&["delete", "careful", "--yes"])?;
-        ensure!(
-            protected.code == 1 && protected.stderr.contains("--off"),
-            "{protected:?}"
-        );
+        protected.is_refused("--off")?;
         world.waifuctl.json(&["protect", "careful", "--off"])?;
         world.delete("careful")
     })

@@ -111,11 +111,16 @@ fn a_guest_is_created_configured_by_its_own_documents_and_leaves_nothing_when_de
     })
 }
 
+/// A small guest with this user-data, once it is ready.
+fn with_user_data<'a>(world: &'a World, name: &str, text: &[u8]) -> Result<Guest<'a>> {
+    let (_file, path) = file(text)?;
+    world.ready_guest(name, &["--user-data", &path])
+}
+
 #[test]
 fn the_next_boot_reads_user_data_that_was_edited_without_a_re_run() -> Result<()> {
     World::with(|world| {
-        let (_first, path) = file(b"#!/bin/sh\necho first >> /root/ran\n")?;
-        let guest = world.ready_guest("edited", &["--user-data", &path])?;
+        let guest = with_user_data(world, "edited", b"#!/bin/sh\necho first >> /root/ran\n")?;
         guest.run_when_up("grep first /root/ran && grep first /var/lib/cloud/user-data")?;
 
         let change =
@@ -189,8 +194,7 @@ fn run_again(guest: &Guest) -> Result<()> {
 #[test]
 fn a_guest_with_forged_requests_gets_only_its_own_documents() -> Result<()> {
     World::with(|world| {
-        let (_secret, path) = file(b"#!/bin/sh\n# the-secret-of-victim\n")?;
-        let victim = world.ready_guest("victim", &["--user-data", &path])?;
+        let victim = with_user_data(world, "victim", b"#!/bin/sh\n# the-secret-of-victim\n")?;
         world.add_template("by-url", &["--datasource", "nocloud"])?;
         let attacker = world.ready_guest_of("by-url", "attacker", &[])?;
         found_by(

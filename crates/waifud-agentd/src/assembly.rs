@@ -158,7 +158,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::captured_log::CapturedLog;
+    use waifud_kit::testing::captured_log::CapturedLog;
 
     /// Owners that exist nowhere, so that the result does not depend on the machine.
     const BASE: &str =

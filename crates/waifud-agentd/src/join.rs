@@ -96,7 +96,7 @@ mod tests {
     use waifud_types::{Digest, Secret};
 
     use super::*;
-    use crate::captured_log::CapturedLog;
+    use waifud_kit::testing::captured_log::CapturedLog;
 
     #[tokio::test]
     async fn a_join_that_fails_shows_neither_the_token_nor_its_secret() {

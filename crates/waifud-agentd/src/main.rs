@@ -4,8 +4,6 @@
 //! SIGTERM and SIGINT stop it; guests, their firewall rules and DHCP keep running.
 
 mod assembly;
-#[cfg(test)]
-mod captured_log;
 mod config;
 mod host;
 mod join;

@@ -125,11 +125,11 @@ fn read_or_create_key(path: &Path) -> anyhow::Result<PrivateKey> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use waifud_kit::testing::temp_path;
 
     #[test]
     fn the_key_is_created_once_with_mode_0600() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("wireguard.key");
+        let (_dir, path) = temp_path("wireguard.key");
         let key = read_or_create_key(&path).unwrap();
         let again = read_or_create_key(&path).unwrap();
         assert_eq!(key.to_base64(), again.to_base64());
@@ -141,9 +141,8 @@ mod tests {
 
     #[test]
     fn the_key_is_neither_logged_nor_in_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("wireguard.key");
-        let log = crate::captured_log::CapturedLog::begin();
+        let (_dir, path) = temp_path("wireguard.key");
+        let log = waifud_kit::testing::captured_log::CapturedLog::begin();
         let listen = SocketAddr::from(([127, 0, 0, 1], 51822));
         let tunnel = Tunnel::open("wfmeta0".to_owned(), listen, &path).unwrap();
         let shown = format!("{:?}", tunnel.tunnel_up(true).public_key);

@@ -108,8 +108,7 @@ impl MetadatadClient {
 
     /// Ensures that the service does not store the bundle unless an instance uses it.
     pub async fn drop_bundle(&self, digest: Digest) -> Result<(), MetadatadError> {
-        let path = format!("/v1/bundles/{digest}");
-        self.done(Method::DELETE, &path, Bytes::new()).await
+        self.delete(&format!("/v1/bundles/{digest}")).await
     }
 
     /// Ensures that the service serves the documents of this instance. After `Ok`, the guest can be started.
@@ -127,8 +126,7 @@ impl MetadatadClient {
 
     /// Ensures that the service neither stores nor serves anything of the instance.
     pub async fn delete_instance(&self, instance: InstanceId) -> Result<(), MetadatadError> {
-        let path = format!("/v1/instances/{instance}");
-        self.done(Method::DELETE, &path, Bytes::new()).await
+        self.delete(&format!("/v1/instances/{instance}")).await
     }
 
     /// Gets observations after number `after` (0 for all stored ones). Waits up to `wait`, in whole seconds and at
@@ -158,6 +156,10 @@ impl MetadatadClient {
             status: status.as_u16(),
             source: Some(source),
         })
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), MetadatadError> {
+        self.done(Method::DELETE, path, Bytes::new()).await
     }
 
     async fn done(&self, method: Method, path: &str, body: Bytes) -> Result<(), MetadatadError> {

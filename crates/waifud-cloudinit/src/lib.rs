@@ -29,7 +29,7 @@ pub use bundle::{BundleError, SEAL_ENTROPY, SealedBundle, digest_of, open, seal}
 pub use documents::Documents;
 pub use render::render;
 pub use reporting::{ReportSettings, UserDataKey, key_of_module, report_settings};
-pub use source::{NicDoc, Source, VendorOptions, instance_id, next_instance_id};
+pub use source::{NicAddress, NicDoc, Source, VendorOptions, instance_id, next_instance_id};
 pub use ssh_key::{SSH_KEY_TYPES, SshKey, SshKeyError};
 pub use token::{TTL_MAX, Tokens};
 pub use user_data::{UserDataError, UserDataKind, unpack_user_data, validate_user_data};

@@ -13,7 +13,7 @@ const ADDITIONAL_NIC_METRIC: u32 = 2048;
 
 /// The document; empty if it is not needed. JSON, which is valid YAML.
 pub(crate) fn document(source: &Source) -> String {
-    if source.nics.len() < 2 && source.nics.iter().all(|nic| !nic.is_static) {
+    if source.nics.len() < 2 && source.nics.iter().all(|nic| nic.static_address().is_none()) {
         return String::new();
     }
     let nics = source.nics.iter().enumerate();
@@ -36,7 +36,7 @@ fn ethernet(nic: &NicDoc, is_first: bool) -> Value {
     if let Some(mtu) = nic.mtu {
         set("mtu", json!(mtu));
     }
-    match nic.address.filter(|_| nic.is_static) {
+    match nic.static_address() {
         None => {
             set("dhcp4", json!(true));
             if !is_first {
@@ -50,8 +50,8 @@ fn ethernet(nic: &NicDoc, is_first: bool) -> Value {
         }
         Some(address) => {
             set("dhcp4", json!(false));
-            set("addresses", json!([address.to_string()]));
-            if let Some(gateway) = nic.gateway.filter(|_| is_first) {
+            set("addresses", json!([address.net.to_string()]));
+            if let Some(gateway) = address.gateway.filter(|_| is_first) {
                 set("routes", json!([{ "to": "0.0.0.0/0", "via": gateway }]));
             }
             if !nic.dns.is_empty() && is_first {

@@ -95,13 +95,13 @@ fn network(source: &Source) -> Value {
                 "link": format!("nic{index}"),
                 "network_id": format!("network{index}"),
             });
-            if let Some(address) = nic.address.filter(|_| nic.is_static)
+            if let Some(address) = nic.static_address()
                 && let Some(map) = network.as_object_mut()
             {
                 map.insert("type".to_owned(), json!("ipv4"));
-                map.insert("ip_address".to_owned(), json!(address.addr()));
-                map.insert("netmask".to_owned(), json!(address.netmask()));
-                let routes = nic.gateway.filter(|_| index == 0).map(|gateway| {
+                map.insert("ip_address".to_owned(), json!(address.net.addr()));
+                map.insert("netmask".to_owned(), json!(address.net.netmask()));
+                let routes = address.gateway.filter(|_| index == 0).map(|gateway| {
                     json!({ "network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": gateway })
                 });
                 map.insert("routes".to_owned(), json!(Vec::from_iter(routes)));
@@ -142,7 +142,7 @@ fn ec2(source: &Source) -> Tree {
     if let Some(nic) = source.nics.first() {
         put("meta-data/mac", Leaf::text(nic.mac.to_string()));
         if let Some(address) = nic.address {
-            let address = address.addr().to_string();
+            let address = address.net.addr().to_string();
             put("meta-data/local-ipv4", Leaf::text(address));
         }
     }
@@ -180,8 +180,8 @@ fn interface(tree: &mut Tree, index: usize, nic: &NicDoc) {
     put("interface-id", format!("eni-{index}"));
     put("mac", nic.mac.to_string());
     if let Some(address) = nic.address {
-        put("local-ipv4s", address.addr().to_string());
-        put("subnet-ipv4-cidr-block", address.trunc().to_string());
+        put("local-ipv4s", address.net.addr().to_string());
+        put("subnet-ipv4-cidr-block", address.net.trunc().to_string());
     }
 }
 
@@ -191,7 +191,7 @@ fn identity(source: &Source) -> Value {
         "instanceId": source.instance_id,
         "availabilityZone": source.availability_zone,
         "region": "waifud",
-        "privateIp": source.nics.first().and_then(|nic: &NicDoc| nic.address).map(|net| net.addr()),
+        "privateIp": source.nics.first().and_then(|nic: &NicDoc| nic.address).map(|address| address.net.addr()),
         "version": "2017-09-30",
     })
 }

@@ -89,18 +89,32 @@ impl Default for VendorOptions {
 pub struct NicDoc {
     /// The name that the guest should use, for example `eth0`. Not all formats support it.
     pub name: Name,
-    /// Whether the guest configures the address statically, instead of with DHCP.
-    pub is_static: bool,
     /// Its MAC address.
     pub mac: MacAddr,
-    /// Its address with the prefix length of the subnet; `None` on networks where waifud does not assign addresses.
-    pub address: Option<Ipv4Net>,
-    /// The default gateway, if there is one.
-    pub gateway: Option<Ipv4Addr>,
+    /// Its address; `None` on networks where waifud does not assign addresses.
+    pub address: Option<NicAddress>,
     /// The MTU in bytes; `None` if the guest decides.
     pub mtu: Option<u16>,
     /// Name servers.
     pub dns: Vec<Ipv4Addr>,
+}
+
+/// The address of a network interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NicAddress {
+    /// The address, with the prefix length of the subnet.
+    pub net: Ipv4Net,
+    /// Whether the guest configures it statically, instead of with DHCP.
+    pub is_static: bool,
+    /// The default gateway, if there is one.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+impl NicDoc {
+    /// The address that the guest configures statically.
+    pub(crate) fn static_address(&self) -> Option<NicAddress> {
+        self.address.filter(|address| address.is_static)
+    }
 }
 
 /// cloud-init's instance-id of the `run`-th first boot of `instance`: `i-UUID-RUN`.

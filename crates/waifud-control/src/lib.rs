@@ -50,9 +50,10 @@ mod problems;
 mod server;
 pub mod streams;
 
-pub use auth::principal::{Cause, ConnectionProof, Peer, Principal, source_network};
+pub use auth::principal::{ConnectionProof, Peer, Principal, source_network};
 pub use control::{Control, ControlConfig};
 pub use error::ControlError;
 pub use images::downloads::{DownloadConfig, Pace};
 pub use instances::progress::ProgressFrame;
 pub use network::subnet::{GATEWAY_MAC, NODE_PREFIX, free_address, free_subnet, gateway};
+pub use waifud_types::event::Cause;

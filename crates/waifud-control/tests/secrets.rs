@@ -15,37 +15,15 @@
 #[path = "api/common/mod.rs"]
 mod common;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
 use axum::http::Method;
 use common::{Server, collect};
 use serde_json::json;
 use waifud_control::Peer;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
+use waifud_kit::testing::captured_log::CapturedProcessLog;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_events_lists_and_problems_contain_no_secret() {
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
-        .with_writer(move || writer.clone())
-        .init();
+    let log = CapturedProcessLog::begin();
 
     let (server, _alder) = Server::with_node(waifud_types::ByteSize::gib(64)).await;
     let token = server.token("laptop", "operator", None).await;
@@ -88,7 +66,7 @@ async fn logs_events_lists_and_problems_contain_no_secret() {
     server.delete("/v1/tokens/laptop").await.expect(204);
     answers.extend(server.get("/v1/events?limit=1000").await.expect(200).bytes);
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert!(
         log.contains("refused an unknown, revoked or expired token"),
         "the log was not captured: {log}"

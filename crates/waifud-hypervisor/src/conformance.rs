@@ -145,11 +145,7 @@ async fn absent_domains_can_be_removed_but_not_started(
     hypervisor: &dyn Hypervisor,
 ) -> Result<(), Violation> {
     let id = InstanceId::generate();
-    expect(
-        get(hypervisor, id).await?.is_none(),
-        "an absent domain is not found",
-        &id,
-    )?;
+    is_absent(hypervisor, id, "an absent domain is not found").await?;
     succeeds("ensure_off of an absent domain", hypervisor.ensure_off(id)).await?;
     succeeds(
         "ensure_absent of an absent domain",
@@ -205,12 +201,7 @@ async fn a_definition_is_idempotent_and_applies_changes(
     for _ in 0..2 {
         succeeds("ensure_absent", hypervisor.ensure_absent(spec.id)).await?;
     }
-    let removed = get(hypervisor, spec.id).await?;
-    expect(
-        removed.is_none(),
-        "a removed domain does not exist",
-        &removed,
-    )
+    is_absent(hypervisor, spec.id, "a removed domain does not exist").await
 }
 
 async fn a_name_belongs_to_one_domain(
@@ -275,12 +266,7 @@ async fn starting_and_stopping_are_idempotent(
         hypervisor.ensure_absent(spec.id),
     )
     .await?;
-    let removed = get(hypervisor, spec.id).await?;
-    expect(
-        removed.is_none(),
-        "a running domain can be removed",
-        &removed,
-    )
+    is_absent(hypervisor, spec.id, "a running domain can be removed").await
 }
 
 async fn a_running_domain_survives_redefinition(
@@ -395,6 +381,15 @@ async fn a_missing_agent_differs_from_an_absent_domain(
         expect(holds, "a guest without an agent does not answer", &answer)?;
     }
     succeeds("ensure_absent", hypervisor.ensure_absent(spec.id)).await
+}
+
+async fn is_absent(
+    hypervisor: &dyn Hypervisor,
+    id: InstanceId,
+    rule: &str,
+) -> Result<(), Violation> {
+    let found = get(hypervisor, id).await?;
+    expect(found.is_none(), rule, &found)
 }
 
 fn parse_name(name: &str) -> Name {

@@ -68,6 +68,7 @@ fn key(line: Option<&str>) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::temp_path;
 
     #[derive(Debug, PartialEq, Eq, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -76,8 +77,7 @@ mod tests {
     }
 
     fn load_text(text: &str) -> Result<Option<Settings>, String> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("settings.toml");
+        let (_directory, path) = temp_path("settings.toml");
         std::fs::write(&path, text).unwrap();
         load(&path).map_err(|error| error.to_string())
     }

@@ -1,6 +1,6 @@
-//! For tests: compares the type of a configuration file with its section in docs/reference/config.md.
+//! For tests of configuration files: compares a type with its section in docs/reference/config.md, and checks refusals.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 
 use serde::de::DeserializeOwned;
 
@@ -46,4 +46,20 @@ pub fn documented<C: DeserializeOwned + Debug>(page: &str, file: &str) -> String
         }
     }
     example.to_owned()
+}
+
+/// Each of these texts is refused with an error that contains the words beside it.
+///
+/// # Panics
+/// One is not.
+#[track_caller]
+#[expect(
+    clippy::unwrap_used,
+    reason = "only tests call it, and they stop at the first surprise"
+)]
+pub fn refused<C, E: Display>(parse: impl Fn(&str) -> Result<C, E>, texts: &[(&str, &str)]) {
+    for (text, words) in texts {
+        let error = format!("{:#}", parse(text).err().unwrap());
+        assert!(error.contains(words), "{text}: {error}");
+    }
 }

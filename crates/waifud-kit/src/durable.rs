@@ -125,11 +125,11 @@ fn remove_if_present(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::temp_path;
 
     #[test]
     fn a_file_is_created_and_replaced_with_its_permissions_and_no_draft_is_left() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("key.pem");
+        let (directory, path) = temp_path("key.pem");
         replace(&path, b"first", 0o640).unwrap();
         replace(&path, b"second", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");

@@ -15,7 +15,7 @@
 //! | [`sha256`] | SHA-256 of bytes, readers and files; hexadecimal text |
 //! | [`sync`] | locking a mutex whatever happened to its last holder |
 //! | [`terminal`] | text from elsewhere made safe for a terminal |
-//! | [`testing`] | skipping a test where the machine cannot run it; sample texts, filesystems and numbers for tests |
+//! | [`testing`] | skipping a test where the machine cannot run it; sample texts, filesystems, numbers and the log for tests |
 
 pub mod clock;
 pub mod config;

@@ -1,9 +1,11 @@
 //! For tests: skipping where the machine cannot run them (no root, a missing program, no archive), and what several crates
-//! use: sample texts, filesystems, pseudo-random numbers.
+//! use: sample texts, filesystems, pseudo-random numbers, temporary paths, the captured log.
 //!
 //! With `WAIFUD_TEST_NO_SKIP=1` a test that would skip fails instead, except for the [`kernel_module::KernelModule`]s that this
 //! kernel does not have. Any other value, or none, allows skipping.
 
+#[cfg(feature = "test-tools")]
+pub mod captured_log;
 pub mod kernel_module;
 pub mod new_filesystem;
 pub mod random;
@@ -35,6 +37,22 @@ pub const UNSAFE_TEXTS: &[&str] = &[
     "\\",
     "\"",
 ];
+
+/// A path with this name in a new temporary directory, which exists as long as the first value.
+///
+/// # Panics
+/// The directory cannot be created.
+#[cfg(feature = "test-tools")]
+#[must_use]
+#[expect(
+    clippy::unwrap_used,
+    reason = "only tests call it, and they stop at the first surprise"
+)]
+pub fn temp_path(name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    (directory, path)
+}
 
 /// Whether tests may skip what this machine cannot run.
 pub fn may_skip() -> bool {

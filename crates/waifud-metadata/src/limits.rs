@@ -1,13 +1,9 @@
 //! Limits for each guest, so that one guest cannot keep others from being served.
 
-use std::{
-    collections::HashMap,
-    net::Ipv4Addr,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
+use waifud_kit::sync::lock;
 
 /// Limits for guests. The tunnel's TCP stack limits connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,7 +68,7 @@ impl RateLimiter {
 
     /// Whether `source` may send another request now.
     pub fn allows(&self, source: Ipv4Addr, now: Instant) -> bool {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = lock(&self.buckets);
         if buckets.len() >= SWEEP_AT && !buckets.contains_key(&source) {
             buckets.retain(|_, bucket| self.refilled(*bucket, now) < self.burst);
         }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use waifud_api::metadatad::{Observation, Observations, Observed};
+use waifud_kit::sync::lock;
 use waifud_types::{InstanceId, Timestamp};
 
 /// Requests kept per instance: more than during a boot.
@@ -107,7 +108,7 @@ impl ObservationLog {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
-        act(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.inner))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex as SyncMutex, MutexGuard},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use waifud_api::metadatad::{Assignment, Observations, Status, Tunnel};
 use waifud_cloudinit::{BundleError, Tokens, digest_of, open};
+use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId, Timestamp};
 use waifud_wireguard::{KeyError, PeerConfig, WireguardError};
 
@@ -367,7 +368,7 @@ impl MetadataService {
 }
 
 fn set<T>(shared: &SyncMutex<BTreeSet<T>>) -> MutexGuard<'_, BTreeSet<T>> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(shared)
 }
 
 /// A random id of 128 bits as text.

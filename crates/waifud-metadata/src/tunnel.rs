@@ -2,9 +2,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
+use waifud_kit::sync::lock;
 use waifud_wireguard::{PeerConfig, PublicKey, TunnelServer, WireguardError};
 
 /// This end of the tunnel.
@@ -54,10 +55,7 @@ pub struct FakeTunnel(Mutex<Option<PeerConfig>>);
 impl FakeTunnel {
     /// The peer that was set last.
     pub fn peer(&self) -> Option<PeerConfig> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.0).clone()
     }
 }
 
@@ -74,7 +72,7 @@ impl TunnelEnd for FakeTunnel {
         if peer.allowed.is_empty() {
             return Err(WireguardError::NothingAllowed);
         }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+        *lock(&self.0) = Some(peer);
         Ok(())
     }
 }

@@ -48,10 +48,10 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use waifud_kit::testing::temp_path;
 
     fn read(text: &str) -> Result<Config> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("metadatad.toml");
+        let (_directory, path) = temp_path("metadatad.toml");
         fs::write(&path, text).unwrap();
         Config::read(&path)
     }
@@ -73,13 +73,11 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_wrong_values_are_refused_by_name() {
-        for (text, word) in [
+        let texts = [
             ("sokcet = \"/x\"\n", "sokcet"),
             ("wireguard_listen = 7\n", "wireguard_listen"),
-        ] {
-            let error = format!("{:#}", read(text).unwrap_err());
-            assert!(error.contains(word), "{error}");
-        }
+        ];
+        waifud_kit::config_page::refused(read, &texts);
     }
 
     /// The documentation. Its example is complete: it contains every key with its default.

@@ -23,20 +23,27 @@ pub(crate) const QUESTIONS_MAX: u32 = 10_000;
 /// The parts of the configuration that do not come from the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct DhcpSettings {
-    /// The guests' leases, by MAC address: [`leases`].
-    pub(crate) leases_file: PathBuf,
-    /// The guests' names: [`names`].
-    pub(crate) names_file: PathBuf,
-    /// dnsmasq's lease database.
-    pub(crate) memory_file: PathBuf,
-    /// Where it writes its process id.
-    pub(crate) pid_file: PathBuf,
+    /// The files that it reads and writes.
+    pub(crate) files: DhcpFiles,
     /// The host's list of name servers.
     pub(crate) resolv_conf: PathBuf,
     /// The user and group that it switches to once its sockets are open.
     pub(crate) user: Option<(String, String)>,
     /// How long a lease is valid.
     pub(crate) lease_time: Duration,
+}
+
+/// The files of dnsmasq besides its configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct DhcpFiles {
+    /// The guests' leases, by MAC address: [`leases`].
+    pub(crate) leases: PathBuf,
+    /// The guests' names: [`names`].
+    pub(crate) names: PathBuf,
+    /// dnsmasq's lease database.
+    pub(crate) memory: PathBuf,
+    /// Where it writes its process id.
+    pub(crate) pid: PathBuf,
 }
 
 /// The configuration file.
@@ -54,10 +61,7 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         ..
     } = state;
     let DhcpSettings {
-        leases_file,
-        names_file,
-        memory_file,
-        pid_file,
+        files,
         resolv_conf,
         user,
         lease_time,
@@ -65,12 +69,12 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
     let show = |path: &Path| path.display().to_string();
     let mut lines = vec![
         "# Written by waifud-agentd; changes are overwritten.".to_owned(),
-        format!("pid-file={}", show(pid_file)),
+        format!("pid-file={}", show(&files.pid)),
         format!("interface={bridge}"),
         "except-interface=lo".to_owned(),
         "bind-dynamic".to_owned(),
         "no-hosts".to_owned(),
-        format!("addn-hosts={}", show(names_file)),
+        format!("addn-hosts={}", show(&files.names)),
         format!("resolv-file={}", show(resolv_conf)),
         "domain-needed".to_owned(),
         format!("dns-forward-max={QUESTIONS_MAX}"),
@@ -83,8 +87,8 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
             subnet.netmask(),
             lease_time.as_secs()
         ),
-        format!("dhcp-hostsfile={}", show(leases_file)),
-        format!("dhcp-leasefile={}", show(memory_file)),
+        format!("dhcp-hostsfile={}", show(&files.leases)),
+        format!("dhcp-leasefile={}", show(&files.memory)),
         format!(
             "dhcp-lease-max={}",
             u64::from(u32::from(subnet.broadcast())) - u64::from(u32::from(subnet.network()))
@@ -177,10 +181,12 @@ mod tests {
 
     fn settings() -> DhcpSettings {
         DhcpSettings {
-            leases_file: "/run/waifud/network/leases".into(),
-            names_file: "/run/waifud/network/names".into(),
-            memory_file: "/var/lib/waifud/network/dnsmasq.leases".into(),
-            pid_file: "/run/waifud/network/dnsmasq.pid".into(),
+            files: DhcpFiles {
+                leases: "/run/waifud/network/leases".into(),
+                names: "/run/waifud/network/names".into(),
+                memory: "/var/lib/waifud/network/dnsmasq.leases".into(),
+                pid: "/run/waifud/network/dnsmasq.pid".into(),
+            },
             resolv_conf: "/etc/resolv.conf".into(),
             user: Some(("dnsmasq".to_owned(), "nogroup".to_owned())),
             lease_time: Duration::from_hours(12),

@@ -135,40 +135,40 @@ mod tests {
 
     #[test]
     fn subnets_in_conflict_are_refused_with_the_reason() {
-        let with = |subnet: &str, fabric: Option<&str>| RemoteSubnet {
-            subnet: net(subnet),
-            fabric: fabric.map(str::to_owned),
-            ..remote(2)
-        };
-        is_refused(
-            with("10.144.0.0/16", Some("fab0")),
-            &[],
-            "own subnet 10.144.1.0/24",
-        );
-        is_refused(with("10.144.1.128/25", Some("fab0")), &[], "own subnet");
-        is_refused(
-            with("10.99.0.128/25", Some("fab0")),
-            &[],
-            "which instance guest-0 may use",
-        );
-        is_refused(
-            with("10.144.2.0/24", Some("fab0")),
-            &["192.168.1.0/24", "10.144.0.0/12"],
-            "overlaps 10.144.0.0/12, which this host already has a route to",
-        );
-        is_refused(with("10.144.2.1/24", Some("fab0")), &[], "host bits");
-        is_refused(with("10.144.2.0/31", Some("fab0")), &[], "too small");
-        is_refused(
-            with("169.254.0.0/24", Some("fab0")),
-            &[],
-            "cannot be routed",
-        );
-        is_refused(with("10.144.2.0/24", Some("a\"b")), &[], "interface");
-        is_refused(
-            with("10.144.2.0/24", Some("waifu0")),
-            &[],
-            "not the interface of a fabric",
-        );
+        let own = ["192.168.1.0/24", "10.144.0.0/12"];
+        for (subnet, fabric, routes, words) in [
+            ("10.144.0.0/16", "fab0", &[][..], "own subnet 10.144.1.0/24"),
+            ("10.144.1.128/25", "fab0", &[], "own subnet"),
+            (
+                "10.99.0.128/25",
+                "fab0",
+                &[],
+                "which instance guest-0 may use",
+            ),
+            (
+                "10.144.2.0/24",
+                "fab0",
+                &own,
+                "overlaps 10.144.0.0/12, which this host already has a route to",
+            ),
+            ("10.144.2.1/24", "fab0", &[], "host bits"),
+            ("10.144.2.0/31", "fab0", &[], "too small"),
+            ("169.254.0.0/24", "fab0", &[], "cannot be routed"),
+            ("10.144.2.0/24", "a\"b", &[], "interface"),
+            (
+                "10.144.2.0/24",
+                "waifu0",
+                &[],
+                "not the interface of a fabric",
+            ),
+        ] {
+            let remote = RemoteSubnet {
+                subnet: net(subnet),
+                fabric: Some(fabric.to_owned()),
+                ..remote(2)
+            };
+            is_refused(remote, routes, words);
+        }
     }
 
     #[test]

@@ -20,8 +20,6 @@ pub trait VolumeFormat: Sized + Send + Sync + 'static {
     const KIND: PoolKind;
     /// The format of volumes, as the hypervisor opens them.
     const FORMAT: DiskFormat;
-    /// The ending of the names of files.
-    const ENDING: &'static str;
 
     /// Checks that the filesystem is suitable. Blocking.
     fn open(config: &FilePoolConfig, layout: &Layout) -> Result<Self, StorageError>;
@@ -96,7 +94,7 @@ impl<F: VolumeFormat> FilePool<F> {
     /// Opens the pool: creates its directories and removes the unfinished files of a crash. Fails on a filesystem that does
     /// not support this kind of pool.
     pub fn open(config: FilePoolConfig) -> Result<Self, StorageError> {
-        let layout = Layout::open(&config, F::ENDING)?;
+        let layout = Layout::open(&config, F::FORMAT)?;
         let format = F::open(&config, &layout)?;
         Ok(Self {
             volumes: Volumes {

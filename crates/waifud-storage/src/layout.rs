@@ -19,7 +19,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use waifud_kit::{durable, filesystem};
-use waifud_types::{ByteSize, Digest, Name, VolumeId};
+use waifud_types::{ByteSize, Digest, DiskFormat, Name, VolumeId};
 
 use crate::{FilePoolConfig, PoolUsage, StorageError};
 
@@ -32,8 +32,8 @@ const STALE: Duration = Duration::from_hours(7 * 24);
 pub struct Layout {
     pub(crate) pool: Name,
     root: PathBuf,
-    /// The suffix of the names of images and volumes.
-    suffix: &'static str,
+    /// The format of images and volumes, whose name is the ending of their names.
+    format: DiskFormat,
     /// The user and group ids that new volumes belong to, if they differ from ours.
     pub(crate) owner: Option<(u32, u32)>,
 }
@@ -43,15 +43,12 @@ impl Layout {
     ///
     /// QEMU's user can open files in `images` and `volumes` by their names, but cannot list the directories. Only the
     /// owner can enter `staging`.
-    pub(crate) fn open(
-        config: &FilePoolConfig,
-        suffix: &'static str,
-    ) -> Result<Self, StorageError> {
+    pub(crate) fn open(config: &FilePoolConfig, format: DiskFormat) -> Result<Self, StorageError> {
         let root = &config.path;
         let mut layout = Self {
             pool: config.name.clone(),
             root: root.clone(),
-            suffix,
+            format,
             owner: config.volume_owner.filter(|_| geteuid().is_root()),
         };
         layout.open_root()?;
@@ -143,7 +140,7 @@ impl Layout {
 
     pub(crate) fn image(&self, image: Digest) -> PathBuf {
         self.images()
-            .join(format!("{}{}", image.hex(), self.suffix))
+            .join(format!("{}.{}", image.hex(), self.format))
     }
 
     /// The path of an image that must be in the pool.
@@ -161,7 +158,7 @@ impl Layout {
     }
 
     pub(crate) fn volume(&self, id: &VolumeId) -> PathBuf {
-        self.volumes().join(format!("{id}{}", self.suffix))
+        self.volumes().join(format!("{id}.{}", self.format))
     }
 
     /// The temporary path of an unfinished image.
@@ -221,12 +218,17 @@ impl Layout {
         })
     }
 
+    /// The name without its ending; `None` if it has another ending.
+    fn stem<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_suffix(self.format.as_str())?.strip_suffix('.')
+    }
+
     /// The id and path of every volume, from the file names. Other files are skipped.
     pub(crate) fn volume_files(&self) -> Result<Vec<(VolumeId, PathBuf)>, StorageError> {
         let directory = self.volumes();
         let names = self.names(&directory)?;
         let volume = |name: String| {
-            let id = name.strip_suffix(self.suffix)?.parse().ok()?;
+            let id = self.stem(&name)?.parse().ok()?;
             Some((id, directory.join(name)))
         };
         Ok(names.into_iter().filter_map(volume).collect())
@@ -235,7 +237,7 @@ impl Layout {
     /// The digest of every image, from the file names. Other files are skipped.
     pub(crate) fn image_files(&self) -> Result<Vec<Digest>, StorageError> {
         let image = |name: String| {
-            let digest: Digest = name.strip_suffix(self.suffix)?.parse().ok()?;
+            let digest: Digest = self.stem(&name)?.parse().ok()?;
             name.starts_with(&digest.hex()).then_some(digest)
         };
         let names = self.names(&self.images())?;

@@ -154,7 +154,6 @@ fn probe(layout: &Layout) -> Result<(), StorageError> {
 impl VolumeFormat for Clones {
     const KIND: PoolKind = PoolKind::Reflink;
     const FORMAT: DiskFormat = DiskFormat::Raw;
-    const ENDING: &'static str = ".raw";
 
     /// Fails on a filesystem without reflinks.
     fn open(config: &FilePoolConfig, layout: &Layout) -> Result<Self, StorageError> {

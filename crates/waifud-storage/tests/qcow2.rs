@@ -43,6 +43,16 @@ fn open(path: &Path) -> Qcow2Pool {
     Qcow2Pool::open(config(path)).unwrap()
 }
 
+/// A pool in a temporary directory. `None` without `qemu-img`; the skip is reported.
+fn empty_pool() -> Option<(TempDir, Qcow2Pool)> {
+    if skip(without_qemu_img()) {
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let pool = open(directory.path());
+    Some((directory, pool))
+}
+
 async fn import(pool: &Qcow2Pool, bytes: &[u8], image: Digest) -> Result<(), StorageError> {
     stage(pool, image, bytes).await.unwrap();
     pool.import_image(image).await
@@ -59,11 +69,7 @@ struct TestPool {
 impl TestPool {
     /// Imports an empty image of this virtual size. `None` without `qemu-img`; the skip is reported.
     async fn with_image(size: ByteSize) -> Option<Self> {
-        if skip(without_qemu_img()) {
-            return None;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let pool = open(directory.path());
+        let (directory, pool) = empty_pool()?;
         let (bytes, image) = image_bytes(size, 1);
         import(&pool, &bytes, image).await.unwrap();
         Some(Self {
@@ -122,11 +128,10 @@ fn qemu_img(arguments: &[&str]) -> String {
 
 #[tokio::test]
 async fn the_qcow2_pool_passes_the_conformance_tests() {
-    if skip(without_qemu_img()) {
+    let Some((directory, pool)) = empty_pool() else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    conformance::run_all(&open(directory.path())).await.unwrap();
+    };
+    conformance::run_all(&pool).await.unwrap();
     assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
 }
 
@@ -164,11 +169,9 @@ async fn qemu_img_accepts_new_volumes_of_any_size() {
 
 #[tokio::test]
 async fn written_data_survives_growing_and_images_are_never_written() {
-    if skip(without_qemu_img()) {
+    let Some((directory, pool)) = empty_pool() else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let pool = open(directory.path());
+    };
     // An image that contains a megabyte of sevens.
     let raw = directory.path().join("raw");
     fs::write(&raw, vec![7; 1 << 20]).unwrap();
@@ -198,11 +201,9 @@ async fn written_data_survives_growing_and_images_are_never_written() {
 
 #[tokio::test]
 async fn an_image_with_invalid_tables_is_refused_by_the_tool() {
-    if skip(without_qemu_img()) {
+    let Some((directory, pool)) = empty_pool() else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let pool = open(directory.path());
+    };
     let (mut bytes, _) = image_bytes(ByteSize::mib(8), 1);
     // The only entry of the L1 table refers to an offset far beyond the end of the file (qcow2.txt: bits 9 to 55 are
     // the offset).

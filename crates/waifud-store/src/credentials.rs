@@ -24,16 +24,21 @@ pub struct Credentials {
 /// The result for the credentials of a copy.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Voided {
-    /// Deleted API tokens.
-    pub tokens: Vec<Name>,
-    /// Valid API tokens.
-    pub tokens_kept: Vec<Name>,
+    /// API tokens: those that are void are deleted.
+    pub tokens: Validity,
     /// Deleted join tokens.
     pub join_tokens: Vec<String>,
-    /// Nodes without access.
-    pub nodes: Vec<Name>,
-    /// Nodes with access.
-    pub nodes_kept: Vec<Name>,
+    /// Nodes: those that are void have no access.
+    pub nodes: Validity,
+}
+
+/// The credentials of one kind, by the names of their holders.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Validity {
+    /// Those that give no access any more.
+    pub void: Vec<Name>,
+    /// Those that give access.
+    pub valid: Vec<Name>,
 }
 
 /// Reads the credentials in the database at `path`.
@@ -65,10 +70,10 @@ pub fn delete_credentials(
     let known: Option<BTreeSet<_>> = today.map(|it| it.tokens.iter().map(|(_, id)| *id).collect());
     for (name, id) in copy.tokens {
         if keep_tokens && known.as_ref().is_none_or(|known| known.contains(&id)) {
-            voided.tokens_kept.push(name);
+            voided.tokens.valid.push(name);
         } else {
             tx.execute("DELETE FROM tokens WHERE id = ?1", [id])?;
-            voided.tokens.push(name);
+            voided.tokens.void.push(name);
         }
     }
     for (node, name, key) in copy.nodes {
@@ -76,16 +81,16 @@ pub fn delete_credentials(
         match now {
             Some(None) => {
                 tx.execute("DELETE FROM node_keys WHERE node = ?1", [node16(&node)])?;
-                voided.nodes.push(name);
+                voided.nodes.void.push(name);
             }
             Some(Some((_, _, newer))) if *newer != key => {
                 tx.execute(
                     "UPDATE node_keys SET key = ?2 WHERE node = ?1",
                     (node16(&node), newer.bytes()),
                 )?;
-                voided.nodes_kept.push(name);
+                voided.nodes.valid.push(name);
             }
-            _ => voided.nodes_kept.push(name),
+            _ => voided.nodes.valid.push(name),
         }
     }
     tx.commit()?;

@@ -1,7 +1,7 @@
 //! The history: extended by every change, read by lists and watches, trimmed by number and age.
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
-use waifud_types::event::{Actor, Event, ObjectRef};
+use waifud_types::event::{Actor, Cause, Event, ObjectRef};
 use waifud_types::{Generation, Revision, Timestamp};
 
 use crate::codec::{count, json, maybe_count, time, to_i64, to_json};
@@ -16,10 +16,8 @@ pub struct NewEvent {
     pub kind: &'static str,
     /// The object.
     pub object: ObjectRef,
-    /// The user or program that caused it.
-    pub actor: Actor,
-    /// The request that caused it.
-    pub request_id: Option<String>,
+    /// The actor and the request that caused it.
+    pub cause: Cause,
     /// The spec's generation.
     pub generation: Option<Generation>,
     /// A code for scripts.
@@ -78,8 +76,8 @@ impl WriteTx<'_> {
                 ":object_type": event.object.kind,
                 ":object_id": event.object.id,
                 ":object_name": event.object.name,
-                ":actor": to_json("an actor", &event.actor)?,
-                ":request_id": event.request_id,
+                ":actor": to_json("an actor", &event.cause.actor)?,
+                ":request_id": event.cause.request_id,
                 ":generation": event.generation.map(|g| to_i64(g.0)),
                 ":reason": event.reason,
                 ":message": event.message,

@@ -55,3 +55,38 @@ pub struct Actor {
     /// Origin of the request: `unix:uid=0` or an IP address; null for the system.
     pub from: Option<String>,
 }
+
+/// The actor and the request that cause a change, for its events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cause {
+    /// The actor.
+    pub actor: Actor,
+    /// Id of the request; `None` if waifud itself is the actor.
+    pub request_id: Option<String>,
+}
+
+impl Cause {
+    /// A request of an actor of this type, `user` or `node`.
+    pub fn request(kind: &str, name: &str, from: String, request_id: &str) -> Self {
+        Self {
+            actor: Actor {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+                from: Some(from),
+            },
+            request_id: Some(request_id.to_owned()),
+        }
+    }
+
+    /// waifud itself.
+    pub fn system() -> Self {
+        Self {
+            actor: Actor {
+                kind: "system".to_owned(),
+                name: "waifud".to_owned(),
+                from: None,
+            },
+            request_id: None,
+        }
+    }
+}

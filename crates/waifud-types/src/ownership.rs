@@ -114,10 +114,8 @@ impl Ownership {
 
     /// Orders the owner to release the instance.
     pub fn begin_release(&mut self, node: NodeId, stop: bool) -> Result<(), HandoverError> {
-        let part = self.find(node).ok_or(HandoverError::NotOwner)?;
-        if part.role != OwnershipRole::Owner {
-            return Err(HandoverError::NotOwner);
-        }
+        let part = self.find_as(node, OwnershipRole::Owner);
+        let part = part.ok_or(HandoverError::NotOwner)?;
         part.role = OwnershipRole::Releasing;
         part.stop = stop;
         part.off = false;
@@ -135,13 +133,14 @@ impl Ownership {
             return Err(HandoverError::NotReleased);
         }
         let epoch = self.next_epoch();
-        let part = self.find(node).ok_or(HandoverError::NotReleasing)?;
-        if !matches!(
-            part.role,
-            OwnershipRole::Releasing | OwnershipRole::Released
-        ) {
-            return Err(HandoverError::NotReleasing);
-        }
+        let given_up = |part: &&mut Part| {
+            matches!(
+                part.role,
+                OwnershipRole::Releasing | OwnershipRole::Released
+            )
+        };
+        let part = self.find(node).filter(given_up);
+        let part = part.ok_or(HandoverError::NotReleasing)?;
         *part = Part {
             node,
             epoch,
@@ -206,15 +205,17 @@ impl Ownership {
             });
         }
         let epoch = self.next_epoch();
-        let part = self.find(node).ok_or(HandoverError::NotReceiving)?;
-        if part.role != OwnershipRole::Receiving {
-            return Err(HandoverError::NotReceiving);
-        }
+        let part = self.find_as(node, OwnershipRole::Receiving);
+        let part = part.ok_or(HandoverError::NotReceiving)?;
         part.role = OwnershipRole::Owner;
         part.epoch = epoch;
         part.off = false;
         self.epoch = epoch;
         Ok(())
+    }
+
+    fn find_as(&mut self, node: NodeId, role: OwnershipRole) -> Option<&mut Part> {
+        self.find(node).filter(|part| part.role == role)
     }
 
     fn find(&mut self, node: NodeId) -> Option<&mut Part> {

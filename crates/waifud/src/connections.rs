@@ -8,10 +8,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
 use waifud_control::{ConnectionProof, source_network};
+use waifud_kit::sync::lock;
 
 /// The maximum number of connections: enough for 1,000 nodes with a watch, a report and a download each.
 const TOTAL: usize = 4096;
@@ -73,7 +74,7 @@ pub struct Place {
 
 impl Connections {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Admits a new connection, and closes others if a limit is exceeded.

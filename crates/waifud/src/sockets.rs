@@ -64,11 +64,11 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waifud_kit::testing::temp_path;
 
     #[tokio::test]
     async fn without_the_group_only_the_owner_and_root_can_connect() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("waifud.sock");
+        let (_dir, path) = temp_path("waifud.sock");
         let _listener = listen(&path, 0o660, "no-such-group-of-waifud").unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -24,6 +24,7 @@ use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_api::{CreateInstance, CreateTemplate, Problem, UpdateInstance};
 use waifud_kit::testing::new_filesystem::NewFilesystem;
 use waifud_kit::testing::skip_if;
+use waifud_kit::testing::temp_path;
 use waifud_types::{Digest, DiskSpaceState, InstanceId, Timestamp};
 
 const MIB: u64 = 1 << 20;
@@ -348,8 +349,7 @@ fn a_backup_to_a_full_disk_is_refused_and_leaves_no_files() {
         return;
     };
     let disk = Disk { at };
-    let home = tempfile::tempdir().unwrap();
-    let state = home.path().join("state");
+    let (home, state) = temp_path("state");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config = home.path().join("waifud.toml");
     // A database created by waifud, on another filesystem.
@@ -365,12 +365,7 @@ fn a_backup_to_a_full_disk_is_refused_and_leaves_no_files() {
         .arg(&file)
         .output()
         .unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(
-        text.contains(disk.at.to_str().unwrap()) && text.contains("is free"),
-        "{text}"
-    );
+    kit::is_refused(&output, &[disk.at.to_str().unwrap(), "is free"]);
     let left: Vec<_> = fs::read_dir(&disk.at)
         .unwrap()
         .map(|e| e.unwrap().file_name())

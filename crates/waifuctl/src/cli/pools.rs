@@ -1,7 +1,7 @@
 //! Arguments of `pool` and `image`.
 
+use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
 use crate::complete;
@@ -13,14 +13,11 @@ pub enum PoolCommand {
         visible_alias = "ls",
         after_help = "Example:\n  waifuctl pool list alder"
     )]
-    List(PoolListArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct PoolListArgs {
-    /// List only the pools of this node
-    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
-    pub node: Option<String>,
+    List {
+        /// List only the pools of this node
+        #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+        node: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,12 +30,9 @@ pub enum ImageCommand {
         visible_alias = "rm",
         after_help = "Example:\n  waifuctl image delete 3f9c21"
     )]
-    Delete(ImageDeleteArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct ImageDeleteArgs {
-    /// The digest of the image, or its first digits
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub digest: String,
+    Delete {
+        /// The digest of the image, or its first digits
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        digest: String,
+    },
 }

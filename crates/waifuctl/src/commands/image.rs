@@ -17,8 +17,8 @@ pub async fn run(context: &Context, command: ImageCommand) -> Result<(), Failure
             let items = serde_json::json!({"items": images, "next": null});
             context.printer.print(&items, || image_table(&images))
         }
-        ImageCommand::Delete(args) => {
-            let wanted = find(context, &args.digest).await?;
+        ImageCommand::Delete { digest } => {
+            let wanted = find(context, &digest).await?;
             context.client.delete_image(wanted).await?;
             let result = serde_json::json!({"digest": wanted, "state": "deleted"});
             context

@@ -8,8 +8,8 @@ use crate::pools::{pools_of, shown};
 
 /// Runs one of the pool commands.
 pub async fn run(context: &Context, command: PoolCommand) -> Result<(), Failure> {
-    let PoolCommand::List(args) = command;
-    let pools = match args.node {
+    let PoolCommand::List { node } = command;
+    let pools = match node {
         Some(name) => pools_of(vec![context.client.node(&name).await?]),
         None => pools_of(pagination::all_nodes(context).await?),
     };

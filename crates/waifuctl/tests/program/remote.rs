@@ -25,14 +25,13 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let urls = [
             format!("https://127.0.0.1:{port}"),
             format!("https://localhost:{port}"),
         ];
-        let control = crate::common::control_at(dir.path(), urls.to_vec()).await;
+        let (dir, control) = crate::common::control(urls.to_vec()).await;
 
         let socket = UnixListener::bind(dir.path().join("u.sock")).unwrap();
         let users = http::user_router(control.clone());
@@ -246,9 +245,8 @@ async fn the_login_command_that_token_create_prints_works_on_another_machine() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn token_create_says_if_waifud_does_not_listen_for_other_machines() {
-    let dir = tempfile::tempdir().unwrap();
     let loopback = ["https://127.0.0.1:7373", "https://[::1]:7373"].map(str::to_owned);
-    let control = crate::common::control_at(dir.path(), loopback.to_vec()).await;
+    let (dir, control) = crate::common::control(loopback.to_vec()).await;
     let path = dir.path().join("u.sock");
     let socket = UnixListener::bind(&path).unwrap();
     let users = http::user_router(control);

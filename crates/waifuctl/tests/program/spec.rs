@@ -23,8 +23,7 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let control = crate::common::control(dir.path()).await;
+        let (dir, control) = crate::common::control(Vec::new()).await;
         let listener = UnixListener::bind(dir.path().join("sock")).unwrap();
         let nodes = http::tls_router(control.clone());
         let router = http::user_router(control);

@@ -9,5 +9,7 @@ pub(crate) mod reporter;
 pub(crate) mod reports;
 pub(crate) mod table;
 #[cfg(test)]
+mod table_samples;
+#[cfg(test)]
 mod table_tests;
 pub(crate) mod watch;

@@ -2,23 +2,11 @@
 
 use proptest::prelude::*;
 use waifud_api::agent::{NodeSlice, Peer, SliceKey, SliceObject, WatchFrame, Welcome};
-use waifud_types::{Incarnation, MacAddr, NodeId, Revision};
+use waifud_types::{Incarnation, MacAddr, NodeId};
 
 use crate::control_link::table::Table;
+use crate::control_link::table_samples::{new_table, open, revision, sync};
 use crate::fake::sample_instance;
-
-fn open(dir: &tempfile::TempDir) -> Table {
-    let (table, damaged) = Table::open(dir.path().to_owned()).unwrap();
-    assert!(damaged.is_empty(), "{damaged:?}");
-    table
-}
-
-fn revision(number: u64) -> Revision {
-    Revision {
-        incarnation: Incarnation(1),
-        number,
-    }
-}
 
 fn peer(index: u8) -> Peer {
     let id = format!("01890a5d-ac96-774b-bcce-b302099a80{index:02x}");
@@ -42,12 +30,6 @@ fn delete(number: u64, id: NodeId) -> WatchFrame {
     WatchFrame::Delete {
         revision: revision(number),
         key: SliceKey::Peer(id),
-    }
-}
-
-fn sync(number: u64) -> WatchFrame {
-    WatchFrame::Sync {
-        revision: revision(number),
     }
 }
 
@@ -75,8 +57,7 @@ fn node(number: u64, confirmed: u32) -> WatchFrame {
 
 #[test]
 fn peers_take_effect_once_they_are_saved_and_before_the_revision_moves() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (dir, table) = new_table();
     assert_eq!(table.begin_watch(), None);
     table.apply(put(3, &peer(2))).unwrap();
     assert!(table.has_unsaved_peers() && table.peers().is_empty());
@@ -113,8 +94,7 @@ fn peers_take_effect_once_they_are_saved_and_before_the_revision_moves() {
 
 #[test]
 fn changes_that_were_not_saved_are_sent_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (_dir, table) = new_table();
     table.begin_watch();
     table.apply(sync(5)).unwrap();
     table.apply(put(6, &peer(2))).unwrap();
@@ -127,8 +107,7 @@ fn changes_that_were_not_saved_are_sent_again() {
 
 #[test]
 fn a_watch_from_the_beginning_removes_the_peers_that_it_omits() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (dir, table) = new_table();
     table.begin_watch();
     for index in [2, 3] {
         table.apply(put(3, &peer(index))).unwrap();
@@ -146,8 +125,7 @@ fn a_watch_from_the_beginning_removes_the_peers_that_it_omits() {
 
 #[test]
 fn a_restored_database_removes_peers_only_once_it_is_confirmed() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (dir, table) = new_table();
     table.welcome(&welcome(1)).unwrap();
     table.begin_watch();
     for index in [2, 3] {
@@ -187,8 +165,7 @@ fn an_agent_that_knows_new_kinds_watches_from_the_beginning() {
 
 #[test]
 fn a_damaged_file_of_peers_is_sent_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (dir, table) = new_table();
     table.begin_watch();
     table.apply(put(3, &peer(2))).unwrap();
     table.apply(sync(5)).unwrap();
@@ -247,8 +224,7 @@ proptest! {
 
     #[test]
     fn however_a_watch_is_cut_the_table_ends_with_the_peers_of_waifud(acts in proptest::collection::vec(act(), 1..40)) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut table = open(&dir);
+        let (dir, mut table) = new_table();
         let mut source = Source { number: 1, ..Source::default() };
         let connect = |table: &Table, source: &Source| {
             let since = table.begin_watch().map_or(0, |revision| revision.number);

@@ -3,10 +3,11 @@
 //! report is sent in several.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
 use waifud_api::agent::{AgentReport, InstanceReport, Released, Tombstone, Unmanaged, bounds};
+use waifud_kit::sync::lock;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::status::InstanceAddress;
@@ -289,7 +290,7 @@ impl Reports {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use waifud_api::agent::{
     AgentInstance, Peer, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
+use waifud_kit::sync::lock;
 use waifud_types::ownership::NodeCopy;
 use waifud_types::{Incarnation, InstanceId, Revision};
 
@@ -552,6 +553,6 @@ impl Table {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Each change is applied at once, after the disk: a panic elsewhere cannot leave it half done.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }

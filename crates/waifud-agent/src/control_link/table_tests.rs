@@ -1,21 +1,16 @@
 //! The table, tested with frames in any order and restarts at any point.
 
 use proptest::prelude::*;
+use tempfile::TempDir;
 use waifud_api::agent::{
     AgentInstance, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
-use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId, Revision};
+use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId};
 
 use crate::control_link::record::{DesiredState, RunMemory};
 use crate::control_link::table::{Affected, Table};
+use crate::control_link::table_samples::{new_table, open, revision, sync};
 use crate::fake::sample_instance;
-
-fn revision(number: u64) -> Revision {
-    Revision {
-        incarnation: Incarnation(1),
-        number,
-    }
-}
 
 fn put(number: u64, instance: &AgentInstance) -> WatchFrame {
     WatchFrame::Put {
@@ -46,16 +41,12 @@ fn release(number: u64, instance: &AgentInstance) -> WatchFrame {
     }
 }
 
-fn sync(number: u64) -> WatchFrame {
-    WatchFrame::Sync {
-        revision: revision(number),
-    }
-}
-
-fn open(dir: &tempfile::TempDir) -> Table {
-    let (table, damaged) = Table::open(dir.path().to_owned()).unwrap();
-    assert!(damaged.is_empty());
-    table
+/// A new table with an instance.
+fn with_instance() -> (TempDir, Table, AgentInstance) {
+    let (dir, table) = new_table();
+    let instance = sample_instance("a");
+    table.apply(put(1, &instance)).unwrap();
+    (dir, table, instance)
 }
 
 fn is_kept(table: &Table, id: InstanceId) -> bool {
@@ -72,8 +63,7 @@ fn is_deleted(table: &Table, id: InstanceId) -> bool {
 
 #[test]
 fn a_revision_is_stored_only_after_everything_before_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (dir, table) = new_table();
     assert_eq!(table.begin_watch(), None);
     table.apply(put(7, &sample_instance("a"))).unwrap();
     assert_eq!(open(&dir).begin_watch(), None, "the list was not complete");
@@ -87,8 +77,7 @@ fn a_revision_is_stored_only_after_everything_before_it() {
 
 #[test]
 fn a_complete_list_makes_omitted_instances_unmanaged_and_keeps_deletions() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (_dir, table) = new_table();
     let (a, b, c) = (
         sample_instance("a"),
         sample_instance("b"),
@@ -111,8 +100,7 @@ fn a_complete_list_makes_omitted_instances_unmanaged_and_keeps_deletions() {
 
 #[test]
 fn an_incomplete_list_leaves_everything_managed() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (dir, table) = new_table();
     let a = sample_instance("a");
     table.begin_watch();
     table.apply(put(1, &a)).unwrap();
@@ -127,8 +115,7 @@ fn an_incomplete_list_leaves_everything_managed() {
 
 #[test]
 fn older_epochs_are_ignored_and_deleted_instances_stay_deleted() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (_dir, table) = new_table();
     let mut instance = sample_instance("a");
     let old = instance.clone();
     instance.epoch = Epoch(2);
@@ -143,8 +130,7 @@ fn older_epochs_are_ignored_and_deleted_instances_stay_deleted() {
 
 #[test]
 fn another_incarnation_holds_deletions_until_it_is_confirmed() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (dir, table) = new_table();
     let instance = sample_instance("a");
     let welcome = |incarnation| Welcome {
         node: NodeId::from_uuid(*instance.id.as_uuid()),
@@ -173,10 +159,7 @@ fn another_incarnation_holds_deletions_until_it_is_confirmed() {
 
 #[test]
 fn a_request_to_start_overrides_a_stopped_instance() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
-    let mut instance = sample_instance("a");
-    table.apply(put(1, &instance)).unwrap();
+    let (_dir, table, mut instance) = with_instance();
     let stopped = |table: &Table| {
         table
             .remember(instance.id, |memory| memory.run = RunMemory::Stopped)
@@ -241,8 +224,7 @@ proptest! {
 
     #[test]
     fn what_is_in_memory_is_on_disk_after_every_frame(acts in proptest::collection::vec(act(), 1..25)) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut table = open(&dir);
+        let (dir, mut table) = new_table();
         let samples: Vec<_> = ["a", "b", "c"].into_iter().map(sample_instance).collect();
         // The newest epoch of each instance that the node has released.
         let mut released = [0; 3];
@@ -311,8 +293,7 @@ proptest! {
 
 #[test]
 fn a_release_is_kept_until_a_newer_epoch_and_an_older_one_is_ignored() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
+    let (dir, table) = new_table();
     let mut instance = sample_instance("a");
     let id = instance.id;
     let old = instance.clone();
@@ -353,11 +334,8 @@ fn a_release_is_kept_until_a_newer_epoch_and_an_older_one_is_ignored() {
 
 #[test]
 fn an_instance_that_returns_during_its_removal_is_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
-    let mut instance = sample_instance("a");
+    let (dir, table, mut instance) = with_instance();
     let id = instance.id;
-    table.apply(put(1, &instance)).unwrap();
     let leave = |number| WatchFrame::Delete {
         revision: revision(number),
         key: SliceKey::Instance(id),
@@ -389,11 +367,8 @@ fn an_instance_that_returns_during_its_removal_is_kept() {
 
 #[test]
 fn a_release_ends_an_older_deletion() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(&dir);
-    let mut instance = sample_instance("a");
+    let (dir, table, mut instance) = with_instance();
     let id = instance.id;
-    table.apply(put(1, &instance)).unwrap();
     for done in [false, true] {
         table.apply(order(2, &instance)).unwrap();
         if done {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use waifud_kit::labeled_stream::LabeledStream;
+use waifud_kit::sync::lock;
 use waifud_network::linux::{GuestNic, ReachError};
 use waifud_types::MacAddr;
 
-use super::lock;
 use crate::streams::{GuestConnection, GuestDialer};
 
 /// Clones share one state.

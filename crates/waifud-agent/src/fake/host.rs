@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use waifud_kit::sync::lock;
 use waifud_types::BootId;
 
-use super::lock;
 use crate::interfaces::HostPower;
 
 /// A host that a test controls. Clones share one state.

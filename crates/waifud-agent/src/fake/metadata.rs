@@ -14,9 +14,9 @@ use tokio::sync::watch;
 use waifud_api::metadatad::{
     Assignment, Held, Observation, Observations, Observed, Status, Tunnel,
 };
+use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
-use super::lock;
 use crate::interfaces::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
 
 /// The fake service. Clones share one state.
@@ -157,14 +157,8 @@ impl FakeMetadata {
     }
 
     fn online(&self) -> Result<MutexGuard<'_, State>, MetadataError> {
-        let state = lock(&self.state);
-        if state.online {
-            Ok(state)
-        } else {
-            Err(MetadataError::Unreachable {
-                message: "the fake metadata service is offline".to_owned(),
-            })
-        }
+        super::online(&self.state, "metadata service", |state| state.online)
+            .map_err(|message| MetadataError::Unreachable { message })
     }
 }
 

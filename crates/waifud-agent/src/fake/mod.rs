@@ -10,10 +10,11 @@ mod waifud;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use waifud_api::agent::{AgentInstance, BundleRef};
+use waifud_kit::sync::lock;
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
@@ -143,6 +144,16 @@ pub fn sample_instance(text: &str) -> AgentInstance {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The state of a fake daemon, or why it is unreachable.
+fn online<'a, S>(
+    state: &'a Mutex<S>,
+    daemon: &str,
+    is_online: impl FnOnce(&S) -> bool,
+) -> Result<MutexGuard<'a, S>, String> {
+    let state = lock(state);
+    if is_online(&state) {
+        Ok(state)
+    } else {
+        Err(format!("the fake {daemon} is offline"))
+    }
 }

@@ -13,10 +13,11 @@ use waifud_api::agent::{
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_hypervisor::ByteStream;
+use waifud_kit::sync::lock;
 use waifud_types::node::NodeFacts;
 use waifud_types::{BootId, Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
 
-use super::{lock, name};
+use super::name;
 use crate::interfaces::{ControlLink, Destination, FrameStream, LinkError};
 
 /// The fake. Clones share one state.
@@ -130,21 +131,20 @@ impl FakeWaifud {
     /// Adds an instance to the slice, or replaces its spec. An instance that exists has no tombstone.
     pub fn put(&self, instance: AgentInstance) {
         let id = instance.id;
-        {
-            let mut state = lock(&self.state);
+        self.change(Change::Instance(id), |state| {
             state.tombstones.remove(&id);
             state.instances.insert(id, instance);
-        }
-        self.commit(Change::Instance(id));
+        });
     }
 
     /// Changes an instance's spec and increments its generation.
     pub fn edit(&self, id: InstanceId, change: impl FnOnce(&mut AgentInstance)) {
-        if let Some(instance) = lock(&self.state).instances.get_mut(&id) {
-            instance.generation = instance.generation.next();
-            change(instance);
-        }
-        self.commit(Change::Instance(id));
+        self.change(Change::Instance(id), |state| {
+            if let Some(instance) = state.instances.get_mut(&id) {
+                instance.generation = instance.generation.next();
+                change(instance);
+            }
+        });
     }
 
     /// The instance as in the slice.
@@ -154,21 +154,24 @@ impl FakeWaifud {
 
     /// Removes the instance from the node's slice without a tombstone.
     pub fn remove_from_slice(&self, id: InstanceId) {
-        lock(&self.state).instances.remove(&id);
-        self.commit(Change::Removed(id));
+        self.change(Change::Removed(id), |state| {
+            state.instances.remove(&id);
+        });
     }
 
     /// Adds another node, or changes it.
     pub fn put_peer(&self, peer: Peer) {
         let id = peer.id;
-        lock(&self.state).peers.insert(id, peer);
-        self.commit(Change::Peer(id));
+        self.change(Change::Peer(id), |state| {
+            state.peers.insert(id, peer);
+        });
     }
 
     /// Removes another node.
     pub fn remove_peer(&self, id: NodeId) {
-        lock(&self.state).peers.remove(&id);
-        self.commit(Change::RemovedPeer(id));
+        self.change(Change::RemovedPeer(id), |state| {
+            state.peers.remove(&id);
+        });
     }
 
     /// Deletes the instance: adds a tombstone of its current epoch.
@@ -190,19 +193,18 @@ impl FakeWaifud {
     /// Adds this tombstone.
     pub fn add_tombstone(&self, tombstone: Tombstone) {
         let id = tombstone.instance;
-        lock(&self.state).tombstones.insert(id, tombstone);
-        self.commit(Change::Tombstone(id));
+        self.change(Change::Tombstone(id), |state| {
+            state.tombstones.insert(id, tombstone);
+        });
     }
 
     /// Orders the node to release this copy of the instance, which is not sent again.
     pub fn release(&self, release: Release) {
         let id = release.instance;
-        {
-            let mut state = lock(&self.state);
+        self.change(Change::Release(id), |state| {
             state.instances.remove(&id);
             state.releases.insert(id, release);
-        }
-        self.commit(Change::Release(id));
+        });
     }
 
     /// Withdraws a release: the instance comes back in the next epoch.
@@ -237,14 +239,12 @@ impl FakeWaifud {
 
     /// Confirms the restored database, as an administrator would.
     pub fn confirm(&self) {
-        {
-            let mut state = lock(&self.state);
+        self.change(Change::Node, |state| {
             state.slice.confirmed = Some(state.incarnation);
             for instance in state.instances.values_mut() {
                 instance.restored = false;
             }
-        }
-        self.commit(Change::Node);
+        });
     }
 
     /// Goes online or offline. Watches end when it goes offline.
@@ -316,8 +316,9 @@ impl FakeWaifud {
     pub fn request_stream(&self, order: StreamOrder) -> oneshot::Receiver<StreamOutcome> {
         let (sender, receiver) = oneshot::channel();
         let id = order.id.to_string();
-        lock(&self.state).streams.insert(id, sender);
-        self.commit(Change::Stream(order));
+        self.change(Change::Stream(order), |state| {
+            state.streams.insert(id, sender);
+        });
         receiver
     }
 
@@ -326,8 +327,10 @@ impl FakeWaifud {
         lock(&self.state).reports
     }
 
-    fn commit(&self, change: Change) {
+    /// Changes the state, and tells the watches what has changed.
+    fn change(&self, change: Change, edit: impl FnOnce(&mut State)) {
         let mut state = lock(&self.state);
+        edit(&mut state);
         state.number += 1;
         let number = state.number;
         state.history.push((number, change));
@@ -341,14 +344,8 @@ impl FakeWaifud {
     }
 
     fn online(&self) -> Result<std::sync::MutexGuard<'_, State>, LinkError> {
-        let state = lock(&self.state);
-        if state.online {
-            Ok(state)
-        } else {
-            Err(LinkError::Unreachable {
-                message: "the fake waifud is offline".to_owned(),
-            })
-        }
+        super::online(&self.state, "waifud", |state| state.online)
+            .map_err(|message| LinkError::Unreachable { message })
     }
 }
 

@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::task::JoinSet;
 use waifud_api::metadatad::{Assignment, Held};
+use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::failpoints;
@@ -31,6 +32,7 @@ pub(crate) struct Assignments {
     requests: Mutex<JoinSet<()>>,
 }
 
+/// Each change is applied at once: a panic elsewhere cannot leave it half done.
 #[derive(Debug, Default)]
 struct Known {
     /// Confirmed assignments.
@@ -182,7 +184,7 @@ impl Assignments {
     }
 
     fn spawn(&self, request: impl Future<Output = ()> + Send + 'static) {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = lock(&self.requests);
         while requests.try_join_next().is_some() {}
         requests.spawn(request);
     }
@@ -239,11 +241,6 @@ impl Known {
             self.held_since.insert(id, (digest, Timestamp::now()));
         }
     }
-}
-
-fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
-    // Each change is applied at once: a panic elsewhere cannot leave it half done.
-    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -141,6 +141,7 @@ mod tests {
     use proptest::prelude::*;
     use std::fs::{self, File};
     use std::io::Write as _;
+    use waifud_kit::testing::temp_path;
 
     const BEGIN: &str = "[   12.345678] cloud-init[402]: Cloud-init v. 22.4.2 running 'init-local' at Sat, 03 Jan 2026 10:00:00 +0000. Up 12.3 seconds.\r\n";
     const END: &str = "[   31.000000] cloud-init[555]: Cloud-init v. 25.1.4 finished at Sat, 03 Jan 2026 10:00:20 +0000. Datasource DataSourceOpenStackLocal [net,ver=2].  Up 31.00 seconds\r\n";
@@ -162,8 +163,7 @@ mod tests {
 
     #[test]
     fn the_end_of_cloud_init_is_found_once_its_line_is_complete() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("console.log");
+        let (_dir, log) = temp_path("console.log");
         let mut watch = ConsoleWatch::default();
         follow(&mut watch, 1, 0, &log);
         assert_eq!(watch.report().finished, None, "there is no log yet");
@@ -184,8 +184,7 @@ mod tests {
 
     #[test]
     fn lines_of_an_earlier_boot_are_ignored() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("console.log");
+        let (_dir, log) = temp_path("console.log");
         append(&log, END);
         // The next boot begins here.
         let start = scan(&log, None).unwrap();
@@ -210,8 +209,7 @@ mod tests {
 
     #[test]
     fn scanning_continues_after_a_rotated_log_and_after_a_flood() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("console.log");
+        let (_dir, log) = temp_path("console.log");
         append(&log, &"x".repeat(10_000));
         let mut watch = ConsoleWatch::default();
         follow(&mut watch, 1, 0, &log);
@@ -244,8 +242,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..6000),
             position in proptest::option::of(0_u64..8000),
         ) {
-            let dir = tempfile::tempdir().unwrap();
-            let log = dir.path().join("console.log");
+            let (_dir, log) = temp_path("console.log");
             fs::write(&log, &bytes).unwrap();
             let scan = scan(&log, position).unwrap();
             prop_assert!(scan.position <= bytes.len() as u64);

@@ -99,6 +99,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::fs::File;
+    use waifud_kit::testing::temp_path;
 
     #[test]
     fn errors_are_preferred_to_later_lines() {
@@ -125,8 +126,7 @@ mod tests {
 
     #[test]
     fn a_log_older_than_the_boot_is_ignored() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("console.log");
+        let (_dir, log) = temp_path("console.log");
         assert!(read(&log, Timestamp::UNIX_EPOCH).unwrap().is_empty());
         std::fs::write(&log, format!("{}\nKernel panic\n", "x".repeat(100_000))).unwrap();
         assert_eq!(read(&log, Timestamp::UNIX_EPOCH).unwrap(), ["Kernel panic"]);
@@ -135,8 +135,7 @@ mod tests {
 
     #[test]
     fn lines_of_the_boot_are_used_although_file_times_lag_by_a_tick() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("console.log");
+        let (_dir, log) = temp_path("console.log");
         std::fs::write(&log, "Kernel panic\n").unwrap();
         let boot: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
         let written = |before: u64| {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_api::metadatad::{Assignment, Observation, Status, Tunnel};
 use waifud_cloudinit::Documents;
+use waifud_kit::sync::lock;
 use waifud_network::IDENTITIES;
 use waifud_types::{Digest, InstanceId};
 
@@ -354,7 +355,7 @@ impl Metadata {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

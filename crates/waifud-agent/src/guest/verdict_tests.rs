@@ -95,6 +95,14 @@ impl Guest {
         self
     }
 
+    /// After its first boot, with a console and without an agent.
+    fn booted(datasource: Datasource) -> Self {
+        let mut guest = Self::new(datasource, false).with_console();
+        guest.start();
+        guest.boot(true, None);
+        guest
+    }
+
     /// A boot begins, whose lines on the console are told apart from earlier ones.
     fn clear_console(&mut self) {
         self.console = ConsoleReport {
@@ -369,9 +377,7 @@ fn a_replaced_final_message_is_not_waited_for() {
 
 #[test]
 fn the_console_of_another_boot_and_of_an_unknown_one_proves_nothing() {
-    let mut guest = Guest::new(Datasource::Ec2, false).with_console();
-    guest.start();
-    guest.boot(true, None);
+    let mut guest = Guest::booted(Datasource::Ec2);
     let earlier = guest.console.clone();
     guest.start();
     for boot in [earlier.boot, None] {
@@ -387,9 +393,7 @@ fn the_console_of_another_boot_and_of_an_unknown_one_proves_nothing() {
 
 #[test]
 fn when_the_reporters_last_event_is_lost_the_console_ends_the_boot_after_a_while() {
-    let mut guest = Guest::new(Datasource::Openstack, false).with_console();
-    guest.start();
-    guest.boot(true, None);
+    let mut guest = Guest::booted(Datasource::Openstack);
     guest.start();
     guest.module("modules-final/config-scripts-user", ModuleResult::Fail);
     guest.console.finished = Some(guest.now);

@@ -6,11 +6,12 @@
 pub(crate) mod collection;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
+use waifud_kit::sync::lock;
 use waifud_storage::{StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest, Name};
 
@@ -77,7 +78,7 @@ impl Images {
         image: Digest,
         size: ByteSize,
     ) -> (Shared<Work>, watch::Receiver<u8>) {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = lock(&self.jobs);
         jobs.retain(|_, job| job.work.upgrade().is_some_and(|work| work.peek().is_none()));
         let key = (pool.name().clone(), image);
         if let Some(job) = jobs.get(&key)

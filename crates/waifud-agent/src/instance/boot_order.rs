@@ -6,9 +6,10 @@
 //! that cannot start does not block the others for long.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
 /// After this time, every instance may start.
@@ -56,7 +57,7 @@ impl BootOrder {
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.turns)
     }
 }
 

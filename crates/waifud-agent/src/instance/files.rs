@@ -332,6 +332,7 @@ fn make_dir(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waifud_kit::testing::temp_path;
 
     fn files(root: &Path) -> Files {
         let own = (geteuid().as_raw(), getegid().as_raw());
@@ -368,8 +369,7 @@ mod tests {
 
     #[tokio::test]
     async fn anything_in_the_place_of_a_file_or_socket_is_removed_with_its_guest() {
-        let root = tempfile::tempdir().unwrap();
-        let kept = root.path().join("kept");
+        let (root, kept) = temp_path("kept");
         std::fs::write(&kept, "kept").unwrap();
         let files = files(root.path());
         let id = InstanceId::generate();
@@ -420,8 +420,7 @@ mod tests {
 
     #[test]
     fn a_directory_left_with_another_mode_by_a_crash_is_corrected() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("guest");
+        let (root, path) = temp_path("guest");
         DirBuilder::new().mode(0o700).create(&path).unwrap();
         for _ in 0..2 {
             own_dir(&path, 0o711).unwrap();

@@ -1,8 +1,9 @@
 //! Caches which hypervisor (KVM or TCG) this host runs guests with.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use waifud_hypervisor::{Hypervisor, HypervisorError};
+use waifud_kit::sync::lock;
 use waifud_types::status::HypervisorKind;
 
 pub(crate) struct HypervisorKindCache {
@@ -20,7 +21,7 @@ impl HypervisorKindCache {
 
     /// Asks the hypervisor the first time; later calls use the cached value.
     pub async fn get(&self) -> Result<HypervisorKind, HypervisorError> {
-        let known = *self.kind.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *lock(&self.kind);
         if let Some(kind) = known {
             return Ok(kind);
         }
@@ -31,6 +32,6 @@ impl HypervisorKindCache {
 
     /// The facts keep the cached value up to date.
     pub fn set(&self, kind: HypervisorKind) {
-        *self.kind.lock().unwrap_or_else(PoisonError::into_inner) = Some(kind);
+        *lock(&self.kind) = Some(kind);
     }
 }

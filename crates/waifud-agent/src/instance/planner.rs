@@ -203,12 +203,19 @@ fn destroy(deletion: &Deletion, seen: &Observed) -> Step {
         Step::Undefine
     } else if seen.leftovers {
         Step::DestroyVolumes
-    } else if seen.assigned {
-        Step::ReleaseBundle
-    } else if seen.port {
-        Step::ReleasePort
     } else {
-        Step::ConfirmDestroyed
+        disconnect(seen).unwrap_or(Step::ConfirmDestroyed)
+    }
+}
+
+/// The next step until nothing serves the instance any more; `None` then.
+fn disconnect(seen: &Observed) -> Option<Step> {
+    if seen.assigned {
+        Some(Step::ReleaseBundle)
+    } else if seen.port {
+        Some(Step::ReleasePort)
+    } else {
+        None
     }
 }
 
@@ -229,12 +236,8 @@ fn release(handover: &Handover, memory: &Memory, seen: &Observed, now: Circumsta
         }
     } else if record.completed {
         Step::Idle
-    } else if seen.assigned {
-        Step::ReleaseBundle
-    } else if seen.port {
-        Step::ReleasePort
     } else {
-        Step::CompleteRelease
+        disconnect(seen).unwrap_or(Step::CompleteRelease)
     }
 }
 

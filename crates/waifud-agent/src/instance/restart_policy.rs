@@ -166,6 +166,13 @@ mod tests {
         remember(&ran(), want, seen, host_stopping).stopped_by
     }
 
+    /// It was stopped by this one, after which it starts again under every policy.
+    #[track_caller]
+    fn assert_starts_again(memory: &Memory, stopped_by: StoppedBy) {
+        assert_eq!(memory.stopped_by, Some(stopped_by));
+        assert!(may_start(memory, RestartPolicy::Never));
+    }
+
     #[test]
     fn a_requested_stop_is_the_users_even_when_the_desired_state_has_changed_back() {
         let mut want = sample_instance("web");
@@ -174,8 +181,7 @@ mod tests {
             ..ran()
         };
         let memory = remember(&requested, &want, off(OffReason::GuestShutdown), false);
-        assert_eq!(memory.stopped_by, Some(StoppedBy::User));
-        assert!(may_start(&memory, RestartPolicy::Never));
+        assert_starts_again(&memory, StoppedBy::User);
         want.spec.run = false;
         assert_eq!(stopped_by(&want, false), Some(StoppedBy::User));
     }
@@ -240,8 +246,7 @@ mod tests {
         let mut want = sample_instance("web");
         for reason in [OffReason::GuestShutdown, OffReason::Destroyed] {
             let memory = remember(&ran(), &want, off(reason), true);
-            assert_eq!(memory.stopped_by, Some(StoppedBy::Host));
-            assert!(may_start(&memory, RestartPolicy::Never));
+            assert_starts_again(&memory, StoppedBy::Host);
         }
         want.spec.run = false;
         assert_eq!(stopped_by(&want, true), Some(StoppedBy::User));

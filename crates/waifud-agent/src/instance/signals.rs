@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, mpsc};
+use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
 /// One driver's signal. Several signals before the next pass are merged.
@@ -104,6 +105,6 @@ impl Signals {
     }
 
     fn signals(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Signal>>> {
-        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.signals)
     }
 }

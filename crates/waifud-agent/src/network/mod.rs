@@ -12,11 +12,12 @@ pub(crate) mod published;
 pub(crate) mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use waifud_kit::sync::lock;
 use waifud_network::{GuestNetwork, NetworkState, PortObservation};
 use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
@@ -302,7 +303,7 @@ impl Network {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use waifud_api::agent_client::{AgentClient, AgentClientError};
 use waifud_api::join::{JoinRequest, JoinToken, Joined};
+use waifud_kit::sync::lock;
 use waifud_pki::{
     Identity, NodeKey, NodePeer, PkiError, certificates, client_config, fingerprint, join_config,
     server_name, valid_until, write_durably,
@@ -172,7 +173,7 @@ impl Membership {
     }
 
     fn stored(&self) -> MutexGuard<'_, Stored> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stored)
     }
 }
 

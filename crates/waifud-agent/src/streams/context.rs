@@ -1,10 +1,11 @@
 //! What serving streams needs from the rest of the agent, and who has each console.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 use waifud_hypervisor::Hypervisor;
+use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
 use super::dial::GuestDialer;
@@ -37,7 +38,7 @@ impl Consoles {
     /// the previous client is canceled.
     pub(super) fn take_over(&self, id: InstanceId) -> CancellationToken {
         let mine = CancellationToken::new();
-        let mut consoles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut consoles = lock(&self.0);
         consoles.retain(|_, token| !token.is_cancelled());
         if let Some(before) = consoles.insert(id, mine.clone()) {
             before.cancel();

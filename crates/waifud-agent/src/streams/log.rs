@@ -147,6 +147,7 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waifud_kit::testing::temp_path;
 
     #[test]
     fn the_last_lines_are_found() {
@@ -162,8 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_rotated_log_is_followed_into_the_new_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("console.log");
+        let (dir, path) = temp_path("console.log");
         std::fs::write(&path, "one\ntwo\n").unwrap();
         let tail = open(path.clone(), 1, true).await.unwrap();
         let (mut client, wire) = tokio::io::duplex(1024);

@@ -22,10 +22,11 @@ use waifud_storage::fake::{FakePool, image_bytes};
 use waifud_types::ByteSize;
 
 use crate::DEADLINE;
+use crate::answer::Answer;
 use crate::machine::Machine;
 use crate::metadatad::{self, Metadatad};
 use crate::verbs::{InitialState, RELEASE, Verb};
-use crate::waifud::{self, Answer, Waifud};
+use crate::waifud::{self, Waifud};
 
 pub struct Cluster {
     pub waifud: Arc<Waifud>,
@@ -223,11 +224,11 @@ impl Cluster {
             }
             // A task that unwound was killed with its daemon.
             let answer = asked.await.ok().flatten();
-            let Some(answer) = answer.filter(|answer| answer.status < 500) else {
+            let Some(answer) = answer.filter(|answer| !answer.status.is_server_error()) else {
                 self.replace_the_dead().await;
                 continue;
             };
-            let done_before = match answer.status {
+            let done_before = match answer.status.as_u16() {
                 412 => verb.method == Method::PATCH,
                 404 | 409 => {
                     verb.method == Method::DELETE
@@ -238,7 +239,7 @@ impl Cluster {
             };
             let body = String::from_utf8_lossy(&answer.bytes);
             assert!(
-                answer.status < 300 || self.deaths() > 0 && done_before,
+                answer.status.is_success() || self.deaths() > 0 && done_before,
                 "{}: {} {body}",
                 verb.name,
                 answer.status

@@ -6,6 +6,12 @@
     reason = "tests stop at the first surprise"
 )]
 
+#[allow(
+    dead_code,
+    reason = "these tests use few of the helpers of waifud's own"
+)]
+#[path = "../../../waifud-control/tests/api/common/answer.rs"]
+mod answer;
 mod cluster;
 mod digest;
 mod libvirt;

@@ -7,10 +7,9 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{Method, Request};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use waifud_agent::interfaces::{ControlLink, Destination, FrameStream, LinkError};
@@ -21,6 +20,8 @@ use waifud_control::{Cause, Control, ControlConfig, ControlError, Peer, http};
 use waifud_hypervisor::ByteStream;
 use waifud_store::{Mode, Store, StoreError};
 use waifud_types::{Digest, Incarnation, Revision};
+
+use crate::answer::{Answer, collect};
 
 /// Only its directory survives when waifud is killed.
 pub struct Waifud {
@@ -36,25 +37,6 @@ struct Process {
     user: Router,
     tls: Router,
     alive: CancellationToken,
-}
-
-/// A complete answer.
-pub struct Answer {
-    pub status: u16,
-    pub bytes: Vec<u8>,
-}
-
-impl Answer {
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.bytes)
-            .unwrap_or_else(|_| panic!("no JSON: {:?}", String::from_utf8_lossy(&self.bytes)))
-    }
-
-    pub fn expect(self, status: u16) -> Self {
-        let body = String::from_utf8_lossy(&self.bytes);
-        assert_eq!(self.status, status, "{body}");
-        self
-    }
 }
 
 impl Waifud {
@@ -149,7 +131,8 @@ impl Waifud {
                 Err(_) => 500,
             };
             Answer {
-                status,
+                status: StatusCode::from_u16(status).unwrap(),
+                headers: HeaderMap::new(),
                 bytes: Vec::new(),
             }
         };
@@ -187,12 +170,12 @@ impl Waifud {
             .run_until_cancelled(call)
             .await
             .ok_or_else(gone)?;
-        if answer.status == 410 {
+        if answer.status == StatusCode::GONE {
             return Err(LinkError::Gone);
         }
-        if answer.status >= 300 {
+        if !answer.status.is_success() {
             return Err(LinkError::Refused {
-                status: answer.status,
+                status: answer.status.as_u16(),
                 message: String::from_utf8_lossy(&answer.bytes).into_owned(),
             });
         }
@@ -212,13 +195,7 @@ async fn send(router: Router, mut request: Request<Body>, peer: Peer) -> axum::r
 }
 
 async fn call(router: Router, request: Request<Body>, peer: Peer) -> Answer {
-    let response = send(router, request, peer).await;
-    let status = response.status().as_u16();
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    Answer {
-        status,
-        bytes: bytes.to_vec(),
-    }
+    collect(send(router, request, peer).await).await
 }
 
 /// The node's connection to a waifud.

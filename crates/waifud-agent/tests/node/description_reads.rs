@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use waifud_hypervisor::fake::Op;
+use waifud_kit::testing::captured_log::CapturedLog;
 use waifud_types::InstanceId;
 
-use crate::captured_log::CapturedLog;
 use crate::test_node::TestNode;
 
 /// So many events that one read too many per event cannot be mistaken for a pass that has only begun.

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use waifud_agent::interfaces::{ControlLink, Destination, HttpLink, LinkError};
 use waifud_api::agent_client::AgentClient;
+use waifud_kit::testing::temp_path;
 use waifud_types::Digest;
 
 /// Answers successive connections with these bytes, and returns the headers of the requests.
@@ -17,8 +18,7 @@ fn serve(
     tokio::task::JoinHandle<Vec<String>>,
     tempfile::TempDir,
 ) {
-    let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("agent.sock");
+    let (dir, socket) = temp_path("agent.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let task = tokio::spawn(async move {
         let mut heads = Vec::new();

@@ -1,7 +1,6 @@
 //! The behavior of an agent on a node of fakes, which survive when the agent is killed.
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
-mod captured_log;
 mod churn;
 mod datasource;
 mod description_reads;

@@ -5,10 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use waifud_api::guest_command::{GuestCommand, SetPassword};
 use waifud_hypervisor::HypervisorError;
 use waifud_hypervisor::fake::Op;
+use waifud_kit::testing::captured_log::CapturedLog;
 use waifud_types::Secret;
 use waifud_types::template::Datasource;
 
-use crate::captured_log::CapturedLog;
 use crate::datasource::bundle;
 use crate::guest_command::{agent, ask, exec};
 use crate::test_node::TestNode;

@@ -116,6 +116,12 @@ async fn frames_arrive_however_the_bytes_are_cut_and_unknown_kinds_are_skipped()
     );
 }
 
+#[track_caller]
+fn is_unexpected(frame: Result<Option<WatchFrame>, AgentClientError>) {
+    let unexpected = matches!(frame, Err(AgentClientError::Unexpected { .. }));
+    assert!(unexpected, "{frame:?}");
+}
+
 #[tokio::test]
 async fn objects_of_unknown_kinds_are_ignored_and_malformed_known_ones_are_errors() {
     let (client, _, _dir) = serve(|_, _| {
@@ -133,10 +139,7 @@ async fn objects_of_unknown_kinds_are_ignored_and_malformed_known_ones_are_error
     let mut watch = client.watch(None).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
     assert_eq!(watch.ignored, BTreeSet::from(["route".to_owned()]));
-    assert!(matches!(
-        watch.next().await,
-        Err(AgentClientError::Unexpected { .. })
-    ));
+    is_unexpected(watch.next().await);
 }
 
 #[tokio::test]
@@ -149,10 +152,7 @@ async fn an_open_watch_gives_its_frames_at_once_and_a_broken_line_is_an_error() 
     });
     let mut watch = client.watch(None).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
-    assert!(matches!(
-        watch.next().await,
-        Err(AgentClientError::Unexpected { .. })
-    ));
+    is_unexpected(watch.next().await);
 }
 
 #[tokio::test]

@@ -2,15 +2,20 @@
 
 use crate::common::{documents, source};
 use proptest::prelude::*;
-use waifud_cloudinit::{BundleError, SEAL_ENTROPY, digest_of, open, render, seal};
+use waifud_cloudinit::{BundleError, SEAL_ENTROPY, SealedBundle, digest_of, open, render, seal};
 use waifud_types::Secret;
 
 const ENTROPY: [u8; SEAL_ENTROPY] = [9; SEAL_ENTROPY];
 
+/// The same documents, sealed with different keys.
+fn sealed_twice() -> (SealedBundle, SealedBundle) {
+    let sealed = |entropy| seal(&documents(), entropy).unwrap();
+    (sealed(&ENTROPY), sealed(&[8; SEAL_ENTROPY]))
+}
+
 #[test]
 fn another_key_does_not_open_it() {
-    let sealed = seal(&documents(), &ENTROPY).unwrap();
-    let other = seal(&documents(), &[8; SEAL_ENTROPY]).unwrap();
+    let (sealed, other) = sealed_twice();
     assert!(matches!(
         open(&sealed.ciphertext, sealed.digest, &other.key),
         Err(BundleError::Sealed)
@@ -26,8 +31,7 @@ fn another_key_does_not_open_it() {
 
 #[test]
 fn another_digest_or_format_is_refused_before_the_key_is_used() {
-    let sealed = seal(&documents(), &ENTROPY).unwrap();
-    let other = seal(&documents(), &[8; SEAL_ENTROPY]).unwrap();
+    let (sealed, other) = sealed_twice();
     assert!(matches!(
         open(&sealed.ciphertext, other.digest, &sealed.key),
         Err(BundleError::WrongDigest { .. })

@@ -1,7 +1,8 @@
 //! A source to render from, and helpers to request documents.
 
 use waifud_cloudinit::{
-    Answer, Documents, GuestRequest, NicDoc, Source, Tokens, VendorOptions, instance_id, render,
+    Answer, Documents, GuestRequest, NicAddress, NicDoc, Source, Tokens, VendorOptions,
+    instance_id, render,
 };
 use waifud_types::{InstanceId, Secret};
 
@@ -23,10 +24,12 @@ pub fn source() -> Source {
         datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
             name: "eth0".parse().unwrap(),
-            is_static: false,
             mac: "52:54:00:12:34:56".parse().unwrap(),
-            address: Some("10.144.3.7/24".parse().unwrap()),
-            gateway: Some("10.144.3.1".parse().unwrap()),
+            address: Some(NicAddress {
+                net: "10.144.3.7/24".parse().unwrap(),
+                is_static: false,
+                gateway: Some("10.144.3.1".parse().unwrap()),
+            }),
             mtu: Some(1420),
             dns: vec!["10.144.3.1".parse().unwrap()],
         }],

@@ -122,10 +122,12 @@ fn several(first_is_static: bool) -> Source {
     let usual = source.nics.remove(0);
     let bridge = waifud_cloudinit::NicDoc {
         name: "eth1".parse().unwrap(),
-        is_static: true,
         mac: "52:54:00:00:00:02".parse().unwrap(),
-        address: Some("192.168.1.50/24".parse().unwrap()),
-        gateway: Some("192.168.1.1".parse().unwrap()),
+        address: Some(waifud_cloudinit::NicAddress {
+            net: "192.168.1.50/24".parse().unwrap(),
+            is_static: true,
+            gateway: Some("192.168.1.1".parse().unwrap()),
+        }),
         mtu: None,
         dns: vec!["192.168.1.1".parse().unwrap()],
     };

@@ -8,8 +8,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
+
+use waifud_kit::sync::lock;
 
 use crate::auth::principal::source_network;
 
@@ -28,10 +30,7 @@ pub struct FailedLogins {
 impl FailedLogins {
     /// How long the address stays blocked; `None` if one more attempt is allowed.
     pub fn blocked(&self, from: IpAddr, now: Duration) -> Option<Duration> {
-        let addresses = self
-            .expires_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let addresses = lock(&self.expires_at);
         let left = addresses.get(&source_network(from))?.checked_sub(now)?;
         left.checked_sub(STEP * (BURST - 1))
             .filter(|left| !left.is_zero())
@@ -39,10 +38,7 @@ impl FailedLogins {
 
     /// Records a failure.
     pub fn record(&self, from: IpAddr, now: Duration) {
-        let mut addresses = self
-            .expires_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = lock(&self.expires_at);
         let from = source_network(from);
         if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(&from) {
             addresses.retain(|_, forgiven| *forgiven > now);

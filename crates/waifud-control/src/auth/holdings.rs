@@ -1,9 +1,10 @@
 //! Limits of concurrent requests, waits and streams per token, so that one misused token does not block others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use waifud_api::Problem;
+use waifud_kit::sync::lock;
 
 use crate::auth::principal::Principal;
 use crate::auth::problems as auth_problems;
@@ -66,7 +67,7 @@ pub(crate) struct Held {
 
 impl Holdings {
     fn counts(&self) -> MutexGuard<'_, HashMap<[u8; 8], [usize; KINDS]>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Counts one more. Local users have no token and are not counted.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use waifud_store::TokenRow;
-use waifud_types::event::Actor;
-use waifud_types::{Digest, NodeId, Role};
+use waifud_types::event::Cause;
+use waifud_types::{Digest, Name, NodeId, Role};
 
 /// The other end of a connection, as identified by the kernel or by TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +47,11 @@ impl Peer {
             Self::Tls { from } | Self::Certificate { from, .. } => from.ip().to_string(),
             Self::Unknown => "unknown".to_owned(),
         }
+    }
+
+    /// A request of the agent of this node as the cause of events.
+    pub(crate) fn cause_of(&self, node: &Name, request_id: &str) -> Cause {
+        Cause::request("node", node.as_str(), self.from(), request_id)
     }
 
     /// Whether it is root on this machine.
@@ -123,58 +128,16 @@ impl Principal {
         }
     }
 
+    /// A request of this caller as the cause of events.
+    pub fn cause(&self, request_id: &str) -> Cause {
+        Cause::request("user", &self.name, self.from.clone(), request_id)
+    }
+
     /// The owner of idempotency keys. A new token under the name of a revoked one is another owner.
     pub fn key_owner(&self) -> String {
         self.token.map_or_else(
             || self.name.clone(),
             |id| format!("token:{:016x}", u64::from_be_bytes(id)),
         )
-    }
-}
-
-/// The actor and the request that cause a change.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Cause {
-    /// The actor of events.
-    pub actor: Actor,
-    /// The request id of events.
-    pub request_id: Option<String>,
-}
-
-impl Cause {
-    /// A user's request.
-    pub fn user(principal: &Principal, request_id: &str) -> Self {
-        Self {
-            actor: Actor {
-                kind: "user".to_owned(),
-                name: principal.name.clone(),
-                from: Some(principal.from.clone()),
-            },
-            request_id: Some(request_id.to_owned()),
-        }
-    }
-
-    /// A request of a node's agent.
-    pub fn node(name: &str, peer: Peer, request_id: &str) -> Self {
-        Self {
-            actor: Actor {
-                kind: "node".to_owned(),
-                name: name.to_owned(),
-                from: Some(peer.from()),
-            },
-            request_id: Some(request_id.to_owned()),
-        }
-    }
-
-    /// waifud itself.
-    pub fn system() -> Self {
-        Self {
-            actor: Actor {
-                kind: "system".to_owned(),
-                name: "waifud".to_owned(),
-                from: None,
-            },
-            request_id: None,
-        }
     }
 }

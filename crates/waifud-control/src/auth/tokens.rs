@@ -15,11 +15,12 @@ use tokio::sync::watch;
 use waifud_api::token::TOKEN_PREFIX;
 use waifud_api::{CreateToken, CreatedToken, Page, Problem, Token};
 use waifud_store::{ReadTx, StoreError, Taken, TokenRow};
+use waifud_types::event::Cause;
 use waifud_types::{Digest, Secret, Timestamp};
 
 use crate::auth::failed_logins::FailedLogins;
 use crate::auth::holdings::{Held, Holdings, Kind};
-use crate::auth::principal::{Cause, Principal};
+use crate::auth::principal::Principal;
 use crate::auth::problems as auth_problems;
 use crate::events::event_builder;
 use crate::pagination::{self, PageRequest};

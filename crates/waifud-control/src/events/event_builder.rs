@@ -2,11 +2,10 @@
 
 use serde_json::Value;
 use waifud_store::{NewEvent, TokenRow};
-use waifud_types::event::ObjectRef;
+use waifud_types::event::{Cause, ObjectRef};
 use waifud_types::{Digest, Generation, Incarnation, InstanceId, Name, NodeId, Timestamp};
 
 use crate::Control;
-use crate::auth::principal::Cause;
 
 /// All types of objects of events.
 pub const OBJECT_TYPES: [&str; 8] = [
@@ -37,8 +36,7 @@ pub fn event(
         at,
         kind,
         object,
-        actor: cause.actor.clone(),
-        request_id: cause.request_id.clone(),
+        cause: cause.clone(),
         generation: None,
         reason: None,
         message: message.into(),

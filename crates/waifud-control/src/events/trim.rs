@@ -1,8 +1,9 @@
 //! Trims the history and the stored responses, and removes in-memory state about deleted objects.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
+use waifud_kit::sync::lock;
 use waifud_store::StoreError;
 
 use crate::instances::idempotency::RETENTION;
@@ -83,7 +84,7 @@ pub(crate) struct HistoryClock(Mutex<Duration>);
 impl HistoryClock {
     /// The time since the previous call.
     fn since_last(&self, running: Duration) -> Duration {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.0);
         running.saturating_sub(std::mem::replace(&mut last, running))
     }
 }
@@ -99,11 +100,11 @@ mod tests {
     use super::*;
     use crate::ControlConfig;
     use crate::env::{SystemClock, SystemEntropy};
+    use waifud_kit::testing::temp_path;
 
     #[tokio::test]
     async fn entries_of_unknown_nodes_and_instances_are_removed_from_memory() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("waifud.db");
+        let (dir, path) = temp_path("waifud.db");
         let store = Store::open(&path, Mode::Inline, Incarnation(1)).unwrap();
         let config = ControlConfig::new(dir.path().to_owned());
         let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));

@@ -187,84 +187,49 @@ fn fields(schemas: &mut Value) {
         tokens::LIFETIME_MIN.as_secs(),
         tokens::LIFETIME_MAX.as_secs(),
     );
-    for (schema, field, limits) in [
-        ("CreateInstance", "name", &name),
-        ("CreateInstance", "template", &name),
-        ("CreateInstance", "pool", &name),
-        ("CreateInstance", "cpus", &cpus),
-        ("CreateInstance", "memory_bytes", &memory),
-        ("CreateInstance", "disk_bytes", &disk),
-        ("CreateInstance", "labels", &labels),
-        (
-            "CreateInstance",
-            "ssh_keys",
-            &json!({"maxItems": validate::SSH_KEYS_MAX}),
-        ),
-        (
-            "CreateInstance",
-            "nics",
-            &json!({"maxItems": crate::network::nics::NICS_MAX}),
-        ),
-        ("UpdateInstance", "cpus", &cpus),
-        ("UpdateInstance", "memory_bytes", &memory),
-        ("UpdateInstance", "disk_bytes", &disk),
-        ("UpdateInstance", "labels", &labels),
-        ("UpdateNode", "labels", &labels),
-        ("CreateNic", "network", &name),
-        ("Publish", "port", &port),
-        ("Publish", "guest_port", &port),
-        ("CreateTemplate", "name", &name),
-        ("CreateDownload", "name", &name),
-        (
-            "CreateToken",
-            "expires_in_s",
-            &json!({"minimum": least, "maximum": most}),
-        ),
-        ("CreateToken", "name", &name),
-        (
-            "CreateJoinToken",
-            "expires_in_s",
-            &json!({"minimum": 60, "maximum": join::LIFETIME_MAX_S}),
-        ),
-        ("CreateNetwork", "name", &name),
-        (
-            "CreateNetwork",
-            "bridge",
-            &json!({"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"}),
-        ),
-        ("AdoptInstance", "name", &name),
-        (
-            "ExecRequest",
-            "command",
-            &json!({"minItems": 1, "prefixItems": [{"type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$"}]}),
-        ),
-        (
-            "ExecRequest",
-            "timeout_s",
-            &json!({"minimum": 1, "maximum": EXEC_TIMEOUT_MAX}),
-        ),
-        (
-            "SetPassword",
-            "user",
-            &json!({"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f:/-][^\\u0000-\\u001f\\u007f-\\u009f:/]*$", "maxLength": 256}),
-        ),
-        (
-            "SetPassword",
-            "password",
-            &json!({"type": "string", "pattern": NO_CONTROL_CHARACTERS, "minLength": 1, "maxLength": PASSWORD_MAX}),
-        ),
-    ] {
-        let path = format!("/{schema}/properties/{field}");
-        if limits.get("type").is_some()
-            && let Some(found) = schemas.pointer_mut(&path)
-        {
-            // Replaces a reference, to which no limits can be added.
-            let description = ["/description", "/oneOf/0/description"]
-                .into_iter()
-                .find_map(|at| found.pointer(at).cloned());
-            *found = json!({"description": description});
+    let limits = json!({
+        "CreateInstance": {
+            "name": name,
+            "template": name,
+            "pool": name,
+            "cpus": cpus,
+            "memory_bytes": memory,
+            "disk_bytes": disk,
+            "labels": labels,
+            "ssh_keys": {"maxItems": validate::SSH_KEYS_MAX},
+            "nics": {"maxItems": crate::network::nics::NICS_MAX},
+        },
+        "UpdateInstance": {
+            "cpus": cpus,
+            "memory_bytes": memory,
+            "disk_bytes": disk,
+            "labels": labels,
+        },
+        "UpdateNode": {"labels": labels},
+        "CreateNic": {"network": name},
+        "Publish": {"port": port, "guest_port": port},
+        "CreateTemplate": {"name": name},
+        "CreateDownload": {"name": name},
+        "CreateToken": {"expires_in_s": {"minimum": least, "maximum": most}, "name": name},
+        "CreateJoinToken": {"expires_in_s": {"minimum": 60, "maximum": join::LIFETIME_MAX_S}},
+        "CreateNetwork": {
+            "name": name,
+            "bridge": {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"},
+        },
+        "AdoptInstance": {"name": name},
+        "ExecRequest": {
+            "command": {"minItems": 1, "prefixItems": [{"type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$"}]},
+            "timeout_s": {"minimum": 1, "maximum": EXEC_TIMEOUT_MAX},
+        },
+        "SetPassword": {
+            "user": {"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f:/-][^\\u0000-\\u001f\\u007f-\\u009f:/]*$", "maxLength": 256},
+            "password": {"type": "string", "pattern": NO_CONTROL_CHARACTERS, "minLength": 1, "maxLength": PASSWORD_MAX},
+        },
+    });
+    for (schema, fields) in limits.as_object().into_iter().flatten() {
+        for (field, limits) in fields.as_object().into_iter().flatten() {
+            restrict_field(schemas, &format!("/{schema}/properties/{field}"), limits);
         }
-        restrict(schemas, &path, limits);
     }
     for schema in ["CreateInstance", "UpdateInstance", "UpdateNode"] {
         let values = format!("/{schema}/properties/labels/additionalProperties");
@@ -272,6 +237,19 @@ fn fields(schemas: &mut Value) {
     }
     let words = "/ExecRequest/properties/command/items";
     restrict(schemas, words, &json!({"pattern": "^[^\\u0000]*$"}));
+}
+
+/// Adds limits to a field of a request. Those with a type replace a reference, to which no limits can be added.
+fn restrict_field(schemas: &mut Value, path: &str, limits: &Value) {
+    if limits.get("type").is_some()
+        && let Some(found) = schemas.pointer_mut(path)
+    {
+        let description = ["/description", "/oneOf/0/description"]
+            .into_iter()
+            .find_map(|at| found.pointer(at).cloned());
+        *found = json!({"description": description});
+    }
+    restrict(schemas, path, limits);
 }
 
 /// Adds limits to the schema at a JSON pointer (RFC 6901).

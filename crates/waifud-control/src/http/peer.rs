@@ -5,12 +5,13 @@ use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::http::request::Parts;
 use axum::serve::IncomingStream;
 use tokio::net::UnixListener;
+use waifud_types::event::Cause;
 use waifud_types::{Digest, NodeId};
 
 use super::Refusal;
 use super::envelope::RequestId;
 use crate::Control;
-use crate::auth::principal::{Cause, ConnectionProof, Peer, Principal};
+use crate::auth::principal::{ConnectionProof, Peer, Principal};
 use crate::auth::problems as auth_problems;
 use crate::nodes::problems as node_problems;
 
@@ -47,7 +48,7 @@ impl FromRequestParts<Control> for AuthenticatedUser {
         let id = request_id(parts);
         Ok(Self {
             control: control.clone(),
-            cause: Cause::user(&principal, &id),
+            cause: principal.cause(&id),
             principal,
         })
     }

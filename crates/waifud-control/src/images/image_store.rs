@@ -12,7 +12,7 @@ use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as Lock, MutexGuard};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -20,6 +20,7 @@ use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 use waifud_api::Problem;
+use waifud_kit::sync::lock;
 use waifud_types::qcow2::{self, HEADER_BYTES, Qcow2Header};
 use waifud_types::{ByteSize, Digest};
 
@@ -57,7 +58,7 @@ struct Verdicts {
 
 impl Verdicts {
     fn known(&self) -> MutexGuard<'_, HashMap<Digest, (Identity, bool)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     /// Whether this version of the file is intact; `None` if it was not verified.
@@ -200,10 +201,7 @@ impl ImageStore {
         let shown = path.display().to_string();
         // The verification continues if the caller gives up, so that the next caller finds its result.
         let read = tokio::task::spawn_blocking(move || {
-            let _one_at_a_time = verdicts
-                .reading
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _one_at_a_time = lock(&verdicts.reading);
             let file = File::open(&path)?;
             let identity = Identity::of(&file.metadata()?);
             if !again && let Some(intact) = verdicts.of(digest, identity) {

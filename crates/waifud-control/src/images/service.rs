@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures::Stream;
 use waifud_api::{Hint, Image, Page, Problem};
 use waifud_store::{ImageRow, ReadTx, Store, StoreError, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::{ByteSize, Digest};
 
 use super::image_store::ImageStore;
 use super::problems as image_problems;
-use crate::auth::principal::Cause;
 use crate::env::Clock;
 use crate::events::event_builder;
 use crate::pagination::{self, PageRequest};

@@ -3,9 +3,9 @@
 use waifud_api::{CreateTemplate, Download, Page};
 use waifud_store::{ImageTraits, NewTemplate, ReadTx, StoreError, WriteTx};
 use waifud_types::Name;
+use waifud_types::event::Cause;
 use waifud_types::template::Template;
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::images::problems as image_problems;
 use crate::pagination::{self, PageRequest};

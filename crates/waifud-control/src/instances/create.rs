@@ -2,12 +2,12 @@
 
 use waifud_api::{CreateInstance, Instance};
 use waifud_store::{ImageTraits, InstanceRow, LeaseRow, NewInstance, StoreError, Taken, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{InstanceId, Name};
 
 use super::idempotency::IdempotencyKey;
 use super::new_spec::{choose_macs, spec};
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::documents;
 use crate::instances::generated_names;

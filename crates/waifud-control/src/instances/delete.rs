@@ -8,11 +8,11 @@
 use waifud_api::Instance;
 use waifud_api::agent::Tombstone;
 use waifud_store::{InstanceRow, NodeRow, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
 use waifud_types::{Digest, Epoch};
 
 use super::{IfMatch, find};
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 use crate::{Control, ControlError};

@@ -1,7 +1,9 @@
 //! The sealed bundle of a placed instance: the documents that its guest reads.
 
 use ipnet::Ipv4Net;
-use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, SealedBundle, Source, VendorOptions, render, seal};
+use waifud_cloudinit::{
+    NicAddress, NicDoc, SEAL_ENTROPY, SealedBundle, Source, VendorOptions, render, seal,
+};
 use waifud_store::{InstanceRow, NodeRow, StoredBundle};
 use waifud_types::Secret;
 use waifud_types::node::feature;
@@ -76,14 +78,15 @@ fn nic_doc(nic: &NicSpec, net: Ipv4Net) -> NicDoc {
         nic.gateway
     };
     let prefix = nic.prefix_len.unwrap_or(net.prefix_len());
+    let net = nic.address.and_then(|ip| Ipv4Net::new(ip, prefix).ok());
     NicDoc {
         name: nic.name.clone(),
-        is_static: nic.prefix_len.is_some(),
         mac: nic.mac,
-        address: nic
-            .address
-            .and_then(|address| Ipv4Net::new(address, prefix).ok()),
-        gateway,
+        address: net.map(|net| NicAddress {
+            net,
+            is_static: nic.prefix_len.is_some(),
+            gateway,
+        }),
         mtu: None,
         dns: gateway.into_iter().collect(),
     }

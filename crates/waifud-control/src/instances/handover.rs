@@ -6,11 +6,11 @@
 use waifud_api::Problem;
 use waifud_api::agent::Released;
 use waifud_store::{InstanceRow, NodeRow, ReadTx, StoreError, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::node::feature;
 use waifud_types::ownership::{HandoverError, Ownership};
 use waifud_types::{Epoch, InstanceId, Name, NodeId};
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 use crate::nodes::problems as node_problems;

@@ -74,9 +74,9 @@ pub(super) fn spec(
                     name: word(&format!("eth{index}"))?,
                     network: nic.network.clone(),
                     mac,
-                    address: nic.address,
-                    prefix_len: nic.prefix_len,
-                    gateway: nic.gateway,
+                    address: nic.address.map(|address| address.ip),
+                    prefix_len: nic.address.and_then(|address| address.prefix_len),
+                    gateway: nic.address.and_then(|address| address.gateway),
                     allow_addresses: nic.allow_addresses.clone(),
                 })
             })

@@ -39,36 +39,28 @@ pub fn name_taken(name: &Name) -> Problem {
 
 /// The roles of the nodes do not allow the change.
 pub fn handover_refused(name: &Name, error: HandoverError) -> Problem {
-    let title = format!("cannot hand over {name}: {error}");
-    Problem::new(409, "handover-refused", title).hint(Hint::on(
-        &HintAction::Explain,
-        HintKind::Instance,
-        name.as_str(),
-    ))
+    let hint = Hint::on(&HintAction::Explain, HintKind::Instance, name.as_str());
+    no_handover(name, &error.to_string(), hint)
 }
 
 /// An administrator has not confirmed the restored database for every node.
 pub fn handover_unconfirmed(name: &Name, node: &Name) -> Problem {
-    let title = format!(
-        "cannot hand over {name}: waifud's database was restored, and node {node} is not confirmed"
-    );
-    Problem::new(409, "handover-refused", title).hint(Hint::on(
-        &HintAction::Confirm,
-        HintKind::Node,
-        node.as_str(),
-    ))
+    let why = format!("waifud's database was restored, and node {node} is not confirmed");
+    let hint = Hint::on(&HintAction::Confirm, HintKind::Node, node.as_str());
+    no_handover(name, &why, hint)
 }
 
 /// A node has not reported what is on it since waifud's database was restored.
 pub fn handover_unreported(name: &Name, node: &Name) -> Problem {
-    let title = format!(
-        "cannot hand over {name}: node {node} has not reported its instances since waifud's database was restored"
-    );
-    Problem::new(409, "handover-refused", title).hint(Hint::on(
-        &HintAction::Show,
-        HintKind::Node,
-        node.as_str(),
-    ))
+    let why =
+        format!("node {node} has not reported its instances since waifud's database was restored");
+    let hint = Hint::on(&HintAction::Show, HintKind::Node, node.as_str());
+    no_handover(name, &why, hint)
+}
+
+fn no_handover(name: &Name, why: &str, hint: Hint) -> Problem {
+    let title = format!("cannot hand over {name}: {why}");
+    Problem::new(409, "handover-refused", title).hint(hint)
 }
 
 /// The template does not exist.

@@ -1,10 +1,11 @@
 //! The current step of each instance and what was observed of its guest: in memory only, and sent to followers of events.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::broadcast;
 use waifud_api::agent::InstanceReport;
+use waifud_kit::sync::lock;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::status::StepStatus;
 use waifud_types::{InstanceId, Name};
@@ -47,7 +48,7 @@ impl Default for InstanceProgress {
 
 impl InstanceProgress {
     fn lock(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tables)
     }
 
     /// Records what a node reported of an instance, and sends a changed step to followers.

@@ -2,11 +2,11 @@
 
 use waifud_api::{Instance, UpdateInstance};
 use waifud_store::{InstanceRow, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::status::StoppedBy;
 use waifud_types::{Digest, InstanceState};
 
 use super::{IfMatch, amend, find, power, rescue, resize};
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 use crate::instances::validate::{self, CheckedUserData};

@@ -5,10 +5,10 @@
 
 use waifud_api::{CreateNetwork, Network, NetworkNode, Page, Problem};
 use waifud_store::{NetworkRow, NodeCapacity, ReadTx, StoreError, Taken};
+use waifud_types::event::Cause;
 use waifud_types::node::NodeFacts;
 use waifud_types::{Coded, Name, Verdict};
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::network::problems as network_problems;
 use crate::pagination::{self, PageRequest};

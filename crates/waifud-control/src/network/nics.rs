@@ -28,13 +28,20 @@ pub struct WantedNic {
     /// A fixed MAC address; otherwise waifud chooses one.
     pub mac: Option<MacAddr>,
     /// A fixed address; otherwise waifud or DHCP assigns one.
-    pub address: Option<Ipv4Addr>,
-    /// With an address on a bridge: the prefix length of its network.
-    pub prefix_len: Option<u8>,
-    /// With an address on a bridge: the router.
-    pub gateway: Option<Ipv4Addr>,
+    pub address: Option<WantedAddress>,
     /// Further source addresses that the guest may use.
     pub allow_addresses: Vec<IpNet>,
+}
+
+/// A requested address, checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WantedAddress {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// On a bridge: the prefix length of its network.
+    pub prefix_len: Option<u8>,
+    /// On a bridge: the router, if the user gave one.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// Checks the requested nics. Without any, there is one on `default`. `mac` is the older field for the first nic's MAC
@@ -62,7 +69,8 @@ pub fn check(nics: &[CreateNic], mac: Option<MacAddr>) -> Result<Vec<WantedNic>,
         if wanted.mac.is_some() && checked.iter().any(|other| other.mac == wanted.mac) {
             return Err(network_problems::duplicate_mac(index));
         }
-        let same = |other: &WantedNic| other.address.is_some() && other.address == wanted.address;
+        let ip = |nic: &WantedNic| nic.address.map(|address| address.ip);
+        let same = |other: &WantedNic| ip(other).is_some() && ip(other) == ip(&wanted);
         if checked.iter().any(same) {
             return Err(network_problems::duplicate_address(index));
         }
@@ -80,8 +88,6 @@ fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {
         network,
         mac: None,
         address: None,
-        prefix_len: None,
-        gateway: None,
         allow_addresses: allowed(index, &nic.allow_addresses)?,
     };
     let (address, gateway) = (nic.address.as_deref(), nic.gateway.as_deref());
@@ -100,9 +106,13 @@ fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {
             ));
         }
         wanted.address = address
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| network_problems::bad_address(index, text))
+            .map(|text| match text.parse() {
+                Ok(ip) => Ok(WantedAddress {
+                    ip,
+                    prefix_len: None,
+                    gateway: None,
+                }),
+                Err(_) => Err(network_problems::bad_address(index, text)),
             })
             .transpose()?;
         return Ok(wanted);
@@ -114,8 +124,11 @@ fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {
         };
     };
     let net = address_with_prefix(index, text)?;
-    wanted.address = Some(net.addr());
-    wanted.prefix_len = Some(net.prefix_len());
+    let mut wanted_address = WantedAddress {
+        ip: net.addr(),
+        prefix_len: Some(net.prefix_len()),
+        gateway: None,
+    };
     if let Some(text) = gateway {
         if index > 0 {
             return Err(network_problems::gateway_not_on_first_nic(index));
@@ -124,9 +137,10 @@ fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {
             .parse()
             .ok()
             .filter(|gateway| is_host_of(net, *gateway) && *gateway != net.addr());
-        wanted.gateway =
+        wanted_address.gateway =
             Some(gateway.ok_or_else(|| network_problems::bad_gateway(index, text, net.trunc()))?);
     }
+    wanted.address = Some(wanted_address);
     Ok(wanted)
 }
 
@@ -239,8 +253,8 @@ mod tests {
     #[test]
     fn an_address_on_a_bridge_needs_a_prefix_and_its_gateway_is_in_the_same_network() {
         let good = nic("lan", Some("192.168.1.50/24"), Some("192.168.1.1"));
-        let checked = check(&[good], None).unwrap().remove(0);
-        assert_eq!(checked.address.unwrap().to_string(), "192.168.1.50");
+        let checked = check(&[good], None).unwrap().remove(0).address.unwrap();
+        assert_eq!(checked.ip.to_string(), "192.168.1.50");
         assert_eq!(checked.prefix_len, Some(24));
         assert_eq!(checked.gateway.unwrap().to_string(), "192.168.1.1");
         for (address, gateway, code, part) in [

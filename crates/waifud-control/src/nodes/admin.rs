@@ -5,10 +5,10 @@
 
 use waifud_api::{Node, UpdateNode};
 use waifud_store::{NodeRow, ReadTx, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::{Digest, Name, NodeId};
 
 use super::list::find_node;
-use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::instances::validate;
 use crate::nodes::problems as node_problems;

@@ -5,10 +5,10 @@
 //! so it also checks its own boot id: nodes with waifud's previous boot id are on the same machine.
 
 use waifud_store::{InstanceRow, NodeRow, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::status::{InstanceStatus, StoppedBy};
 use waifud_types::{BootId, InstanceState as S};
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::{Control, ControlError};
 

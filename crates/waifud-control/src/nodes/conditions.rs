@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use waifud_store::{NodeRow, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::status::Condition;
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::{Control, ControlError};
 

@@ -3,9 +3,10 @@
 //! In memory only: after a restart it is empty and fills with the next reports, so an idle cluster writes nothing to disk.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use waifud_kit::sync::lock;
 use waifud_types::node::{PoolFacts, Resources};
 use waifud_types::{NodeId, Timestamp};
 
@@ -44,7 +45,7 @@ struct Tables {
 
 impl NodeContacts {
     fn lock(&self) -> MutexGuard<'_, Tables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Records a contact, with the time of the node's own clock if it sent one.

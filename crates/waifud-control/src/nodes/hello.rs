@@ -3,10 +3,10 @@
 use waifud_api::agent::bounds::OutOfBounds;
 use waifud_api::agent::{Hello, Welcome};
 use waifud_store::{NewNode, NodeRow, StoreError, Taken, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::node::NodeFacts;
 use waifud_types::{Name, NodeId};
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::network::subnet;
 use crate::nodes::contacts::ContactTime;
@@ -45,7 +45,7 @@ impl Control {
                     .node_key(node)?
                     .ok_or_else(node_problems::unknown_node)?
                     .name;
-                let cause = Cause::node(name.as_str(), peer, &request_id);
+                let cause = peer.cause_of(&name, &request_id);
                 let introduction = Introduction {
                     node,
                     name: &name,

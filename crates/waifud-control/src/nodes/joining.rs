@@ -7,10 +7,9 @@ use waifud_api::join::{
 };
 use waifud_pki::{NodeRequest, fingerprint};
 use waifud_store::{JoinTokenRow, NodeKeyRow, ReadTx, StoreError, Taken, WriteTx};
-use waifud_types::event::ObjectRef;
+use waifud_types::event::{Cause, ObjectRef};
 use waifud_types::{Digest, Name, NodeId, Secret, Timestamp};
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer, env, problems};
@@ -144,7 +143,7 @@ impl Control {
             .map_err(|_| node_problems::join_token("it has an invalid format"))?;
         let csr =
             NodeRequest::parse(&request.csr).map_err(|error| node_problems::bad_csr(&error))?;
-        let cause = Cause::node(request.name.as_str(), peer, request_id);
+        let cause = peer.cause_of(&request.name, request_id);
         let control = self.clone();
         let joined = self
             .store()

@@ -2,8 +2,8 @@
 
 use waifud_store::StoreError;
 use waifud_types::NodeId;
+use waifud_types::event::Cause;
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder;
 use crate::nodes::contacts::ContactTime;
 use crate::{Control, ControlError};

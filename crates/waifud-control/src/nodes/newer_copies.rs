@@ -7,10 +7,10 @@
 
 use waifud_api::agent::{AgentReport, Tombstone};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
 use waifud_types::{Epoch, InstanceId};
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::node_with_newer_copy;
 use crate::{Control, ControlError};

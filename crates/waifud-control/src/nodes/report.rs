@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use waifud_api::agent::{AgentReport, InstanceReport, Unmanaged};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 
 use super::hello::{differ, out_of_bounds};
 use super::newer_copies::newer_copies;
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::is_new_release;
 use crate::instances::resize;
@@ -66,7 +66,7 @@ impl Control {
             return Ok(());
         }
         self.require_budget(node)?;
-        let cause = Cause::node(row.name.as_str(), peer, request_id);
+        let cause = peer.cause_of(&row.name, request_id);
         let control = self.clone();
         let stored = self
             .store()

@@ -11,11 +11,11 @@ use waifud_store::{
     ImageRow, ImageTraits, LeaseRow, NewInstance, NodeRow, PlacementRow, ReadTx, StoreError,
     StoredBundle, StoredVerdicts, Taken, WriteTx,
 };
+use waifud_types::event::Cause;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Epoch, InstanceId, Name, WaitReason};
 
 use super::list::find_node;
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::require_newest;
 use crate::instances::problems as instance_problems;

@@ -4,10 +4,10 @@ use waifud_api::PlacementVerdict;
 use waifud_store::{
     InstanceRow, NodeCapacity, NodeRow, PlacementRow, ReadTx, StoreError, StoredVerdicts, WriteTx,
 };
+use waifud_types::event::Cause;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{Coded, NodeId, Verdict, WaitReason};
 
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::documents;
 use crate::network;

@@ -13,9 +13,9 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use waifud_store::{NodeCapacity, WaitingPlace, WriteTx};
 use waifud_types::WaitReason;
+use waifud_types::event::Cause;
 
 use super::place::Outcome;
-use crate::auth::principal::Cause;
 use crate::{Control, ControlError};
 
 /// The maximum number of instances evaluated in one transaction.

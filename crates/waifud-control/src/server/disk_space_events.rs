@@ -1,10 +1,10 @@
 //! Events about the free space of the state directory.
 
 use waifud_store::StoreError;
+use waifud_types::event::Cause;
 use waifud_types::{DiskSpace, DiskSpaceState};
 
 use super::disk_space_monitor::Change;
-use crate::auth::principal::Cause;
 use crate::events::event_builder::{self, EventExt};
 use crate::{Control, ControlError};
 

@@ -6,9 +6,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use waifud_api::{DirectorySpace, Problem};
+use waifud_kit::sync::lock;
 use waifud_types::disk_space::FULL_BELOW;
 use waifud_types::{ByteSize, DiskSpace, DiskSpaceState, Timestamp};
 
@@ -57,7 +58,7 @@ impl DiskSpaceMonitor {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 
     /// Records a measurement. The state improves only with a margin of 1/8, so that a few bytes cause no events.

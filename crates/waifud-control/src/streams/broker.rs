@@ -1,7 +1,7 @@
 //! Matches clients that wait for a stream with agents that open it, and sends stream orders to the nodes' watches.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use waifud_api::Problem;
 use waifud_api::stream::{StreamId, StreamKind, StreamOrder, StreamRefusal};
+use waifud_kit::sync::lock;
 use waifud_types::{Epoch, InstanceId, NodeId};
 
 use super::StreamLimits;
@@ -75,7 +76,7 @@ pub struct StreamTarget {
 
 impl StreamBroker {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Registers a node's watch.

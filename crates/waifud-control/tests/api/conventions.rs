@@ -1,8 +1,8 @@
 //! The conventions of docs/reference/api.md that hold for all answers.
 
-use crate::common::{Server, report};
+use crate::common::Server;
 use serde_json::{Value, json};
-use waifud_types::{ByteSize, InstanceState};
+use waifud_types::ByteSize;
 
 /// Checks that an answer has every property of its schema, at every level, unless the property's description says that it
 /// may be absent. Returns the number of properties.
@@ -41,10 +41,7 @@ fn complete(value: &Value, schema: &Value, all: &Value, at: &str) -> usize {
 
 #[tokio::test]
 async fn unknown_values_are_null_and_absent_only_where_the_document_says_so() {
-    let (server, agent, web) = Server::with_placed_instance().await;
-    agent
-        .report_instance(report(web.id, InstanceState::Running))
-        .await;
+    let server = Server::with_running_instance().await;
     let lan = json!({"name": "lan", "bridge": "br0"});
     server.post("/v1/networks", &lan).await.expect(201);
     server.token("laptop", "viewer", None).await;

@@ -72,9 +72,19 @@ fn partials(server: &Server) -> usize {
         .count()
 }
 
-/// A request for a template from `a.qcow2` of the mirror.
-fn from_mirror(mirror: &Mirror, checksum: &str) -> Value {
-    json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum})
+/// A mirror that serves the returned image as `a.qcow2`, after it has given these replies to the first requests.
+async fn scripted(replies: Vec<Reply>) -> (Mirror, Server, Vec<u8>) {
+    let bytes = large_image();
+    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    mirror.script("/a.qcow2", replies);
+    (mirror, Server::with(settings).await, bytes)
+}
+
+/// Begins to download the template `a` from `a.qcow2` of the mirror.
+async fn begin_a(server: &Server, mirror: &Mirror, bytes: &[u8]) {
+    let checksum = digest(bytes).to_string();
+    let body = json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum});
+    begin(server, &body).await.expect(202);
 }
 
 #[tokio::test]
@@ -115,14 +125,8 @@ async fn a_downloaded_image_is_verified_and_becomes_a_template() {
 
 #[tokio::test]
 async fn an_interrupted_download_resumes_where_it_stopped() {
-    let bytes = large_image();
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
-    mirror.script("/a.qcow2", vec![Reply::cut(100_000), Reply::cut(50_000)]);
-    let server = Server::with(settings).await;
-    let checksum = digest(&bytes).to_string();
-    begin(&server, &from_mirror(&mirror, &checksum))
-        .await
-        .expect(202);
+    let (mirror, server, bytes) = scripted(vec![Reply::cut(100_000), Reply::cut(50_000)]).await;
+    begin_a(&server, &mirror, &bytes).await;
     end(&server, "a").await.unwrap();
     let requests = mirror.requests("/a.qcow2");
     assert_eq!(requests.len(), 3);
@@ -146,9 +150,7 @@ async fn an_image_that_changes_during_its_download_is_fetched_from_the_start() {
     mirror.then_serves("/a.qcow2", &new);
     let server = Server::with(settings).await;
     let checksum = digest(&new).to_string();
-    begin(&server, &from_mirror(&mirror, &checksum))
-        .await
-        .expect(202);
+    begin_a(&server, &mirror, &new).await;
     let template = end(&server, "a").await.unwrap();
     assert_eq!(template["current"], checksum.as_str());
     let requests = mirror.requests("/a.qcow2");
@@ -157,13 +159,9 @@ async fn an_image_that_changes_during_its_download_is_fetched_from_the_start() {
 
 #[tokio::test]
 async fn a_download_resumes_after_waifud_is_killed() {
-    let bytes = large_image();
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
-    mirror.script("/a.qcow2", vec![Reply::stall(200_000)]);
-    let mut server = Server::with(settings).await;
+    let (mirror, mut server, bytes) = scripted(vec![Reply::stall(200_000)]).await;
     let checksum = digest(&bytes).to_string();
-    let body = from_mirror(&mirror, &checksum);
-    begin(&server, &body).await.expect(202);
+    begin_a(&server, &mirror, &bytes).await;
     mirror.until_sent("/a.qcow2", 200_000).await;
     let here = server.dir.path().join("images");
     let arrived = async {
@@ -189,10 +187,7 @@ async fn a_download_resumes_after_waifud_is_killed() {
 
 #[tokio::test]
 async fn templates_of_one_image_share_a_download_and_one_can_be_canceled() {
-    let bytes = large_image();
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
-    mirror.script("/a.qcow2", vec![Reply::stall(100_000)]);
-    let server = Server::with(settings).await;
+    let (mirror, server, bytes) = scripted(vec![Reply::stall(100_000)]).await;
     let checksum = digest(&bytes).to_string();
     for name in ["one", "two", "three"] {
         let body = json!({"name": name, "url": mirror.url("/a.qcow2"), "checksum": checksum});
@@ -215,10 +210,7 @@ async fn templates_of_one_image_share_a_download_and_one_can_be_canceled() {
 
 #[tokio::test]
 async fn a_canceled_download_leaves_no_files() {
-    let bytes = large_image();
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
-    mirror.script("/a.qcow2", vec![Reply::stall(100_000)]);
-    let server = Server::with(settings).await;
+    let (mirror, server, bytes) = scripted(vec![Reply::stall(100_000)]).await;
     let body =
         json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": digest(&bytes).to_string()});
     begin(&server, &body).await.expect(202);
@@ -299,16 +291,9 @@ async fn permanent_failures_are_reported_and_leave_no_files() {
 
 #[tokio::test]
 async fn an_unavailable_source_is_retried_and_finally_given_up() {
-    let bytes = large_image();
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
-    mirror.script(
-        "/a.qcow2",
-        vec![Reply::status(503), Reply::status(429), Reply::cut(0)],
-    );
-    let server = Server::with(settings).await;
-    let checksum = digest(&bytes).to_string();
-    let body = from_mirror(&mirror, &checksum);
-    begin(&server, &body).await.expect(202);
+    let (mirror, server, bytes) =
+        scripted(vec![Reply::status(503), Reply::status(429), Reply::cut(0)]).await;
+    begin_a(&server, &mirror, &bytes).await;
     end(&server, "a").await.unwrap();
 
     mirror.script("/b.qcow2", vec![Reply::status(503); 8]);
@@ -339,10 +324,7 @@ async fn an_attempt_that_transfers_64_kib_is_progress_and_a_shorter_one_is_a_fai
     let too_short = [failures(), vec![Reply::cut(PROGRESS - 1)]].concat();
     mirror.script("/b.qcow2", too_short);
     let server = Server::with(settings).await;
-    let checksum = digest(&bytes).to_string();
-    begin(&server, &from_mirror(&mirror, &checksum))
-        .await
-        .expect(202);
+    begin_a(&server, &mirror, &bytes).await;
     end(&server, "a").await.unwrap();
     assert_eq!(mirror.requests("/a.qcow2").len(), 7 + 1 + 7 + 9 + 1);
     // Images are known by their SHA-256: with it, this one would not be downloaded again.

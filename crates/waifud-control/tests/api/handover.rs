@@ -71,6 +71,25 @@ async fn next_release(agent: &mut Agent) -> Release {
     }
 }
 
+/// `web` on `alder`, and `birch`, which is to receive it.
+async fn with_receiver() -> (Server, Agent, Agent, Instance) {
+    let (server, alder, web) = with_instance().await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    let receiving = OwnershipRole::Receiving;
+    server.set_part(web.id, birch.id, receiving, 1).await;
+    (server, alder, birch, web)
+}
+
+/// `alder` releases the instance, and the new node `birch` becomes its owner.
+async fn move_to_birch(server: &Server, alder: &mut Agent, web: &Instance) {
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    server.release(web.id).await;
+    next_release(alder).await;
+    report_released(alder, web, 1).await;
+    let owner = OwnershipRole::Owner;
+    server.set_part(web.id, birch.id, owner, 2).await;
+}
+
 async fn report_released(agent: &Agent, instance: &Instance, epoch: u64) {
     agent.report(&released_report(instance, epoch, true)).await;
 }
@@ -212,11 +231,7 @@ async fn a_withdrawn_release_sends_the_instance_again_in_the_next_epoch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_node_receives_the_instance_only_as_its_owner() {
-    let (server, mut alder, web) = with_instance().await;
-    let mut birch = server.join("birch", ByteSize::gib(8)).await;
-    server
-        .set_part(web.id, birch.id, OwnershipRole::Receiving, 1)
-        .await;
+    let (server, mut alder, mut birch, web) = with_receiver().await;
     assert!(about_instances(&mut birch).await.is_empty());
     server.release(web.id).await;
     next_release(&mut alder).await;
@@ -262,11 +277,7 @@ async fn another_node_receives_the_instance_only_as_its_owner() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_during_a_release_wins_and_waits_for_every_node_with_a_part() {
-    let (server, mut alder, web) = with_instance().await;
-    let mut birch = server.join("birch", ByteSize::gib(8)).await;
-    server
-        .set_part(web.id, birch.id, OwnershipRole::Receiving, 1)
-        .await;
+    let (server, mut alder, mut birch, web) = with_receiver().await;
     server.release(web.id).await;
     next_release(&mut alder).await;
     server.delete("/v1/instances/web").await.expect(202);
@@ -356,10 +367,7 @@ async fn repeated_releases_of_an_instance_that_is_deleted_do_not_use_the_nodes_b
 
 /// `web` is being deleted and has parts on `alder`, where it ran, and on `birch`.
 async fn deleting_with_two_parts() -> (Server, Agent, Agent, Instance) {
-    let (server, alder, web) = with_instance().await;
-    let birch = server.join("birch", ByteSize::gib(8)).await;
-    let receiving = OwnershipRole::Receiving;
-    server.set_part(web.id, birch.id, receiving, 1).await;
+    let (server, alder, birch, web) = with_receiver().await;
     server.delete("/v1/instances/web").await.expect(202);
     (server, alder, birch, web)
 }
@@ -400,13 +408,7 @@ async fn a_node_that_still_has_published_ports_of_a_released_instance_can_be_rem
     let body = serde_json::json!({"name": "web", "template": "debian-12", "publish": publish});
     let web = server.created(&body).await;
     alder.put().await;
-    let birch = server.join("birch", ByteSize::gib(8)).await;
-    server.release(web.id).await;
-    next_release(&mut alder).await;
-    report_released(&alder, &web, 1).await;
-    server
-        .set_part(web.id, birch.id, OwnershipRole::Owner, 2)
-        .await;
+    move_to_birch(&server, &mut alder, &web).await;
     server.delete("/v1/nodes/alder").await.expect(204);
 }
 
@@ -416,13 +418,7 @@ async fn a_managed_copy_cannot_be_deleted_as_unmanaged() {
     let web = server.create_instance("web").await;
     let record = alder.put().await;
     let copy = alder.unmanaged(&record).await;
-    let birch = server.join("birch", ByteSize::gib(8)).await;
-    server.release(web.id).await;
-    next_release(&mut alder).await;
-    report_released(&alder, &web, 1).await;
-    server
-        .set_part(web.id, birch.id, OwnershipRole::Owner, 2)
-        .await;
+    move_to_birch(&server, &mut alder, &web).await;
     alder.report_unmanaged(vec![copy]).await;
     let path = format!("/v1/nodes/alder/unmanaged/{}", web.id);
     let problem = server.delete(&path).await.expect(409).problem();

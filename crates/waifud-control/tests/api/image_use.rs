@@ -1,9 +1,9 @@
 //! `DELETE /v1/images/{digest}`: refused while something uses the image.
 
-use crate::common::{Server, digest, image, report, tombstone};
+use crate::common::{Server, digest, image, tombstone};
 use axum::http::Method;
 use serde_json::json;
-use waifud_types::{ByteSize, Digest, InstanceState};
+use waifud_types::{ByteSize, Digest};
 
 impl Server {
     async fn upload(&self, virtual_size: u64) -> Digest {
@@ -59,10 +59,7 @@ async fn an_image_is_not_deleted_while_a_template_or_an_instance_uses_it() {
 
 #[tokio::test]
 async fn an_image_is_not_deleted_while_a_rescue_uses_it() {
-    let (server, agent, web) = Server::with_placed_instance().await;
-    agent
-        .report_instance(report(web.id, InstanceState::Running))
-        .await;
+    let server = Server::with_running_instance().await;
     let used = server.upload(1 << 30).await;
     let body = json!({"name": "small", "image": used});
     server.post("/v1/templates", &body).await.expect(201);

@@ -130,11 +130,7 @@ async fn a_satisfiable_placement_places_a_waiting_instance_and_never_moves_a_pla
 
 #[tokio::test]
 async fn each_re_run_gets_a_new_instance_id_and_an_edit_alone_does_not() {
-    let (server, mut agent) = Server::with_watching_node().await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\n"}))
-        .await
-        .expect(201);
+    let (server, mut agent) = Server::with_user_data().await;
     let mut ids = Vec::new();
     for change in [
         None,

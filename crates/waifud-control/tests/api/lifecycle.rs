@@ -48,10 +48,7 @@ async fn an_instance_is_created_becomes_ready_and_is_deleted() {
     let documents = agent.documents(&put.bundle).await;
     assert_eq!(documents.instance(), created.id);
     assert_eq!(user_data(&documents), "#cloud-config\n{}");
-    let bits = agent
-        .get(&format!("/v1/agent/images/{image}"))
-        .await
-        .expect(200);
+    let bits = agent.image(image).await.expect(200);
     assert_eq!(crate::common::digest(&bits.bytes), image);
 
     let waiting = {
@@ -278,11 +275,7 @@ async fn instances_of_an_unreachable_node_are_unknown_until_it_reconnects() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_increases_the_generation_and_keeps_the_cloud_init_instance_id() {
-    let (server, mut agent) = Server::with_watching_node().await;
-    server
-        .create(&json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\n"}))
-        .await
-        .expect(201);
+    let (server, mut agent) = Server::with_user_data().await;
     let first = agent.put().await;
     let before = agent.documents(&first.bundle).await;
 

@@ -12,24 +12,27 @@ use crate::common::{Agent, Server, facts, hello, report};
 /// Longer than waifud collects changes of peers.
 const COLLECTED: Duration = Duration::from_millis(400);
 
-async fn next_peer(agent: &mut Agent) -> Peer {
+/// The next frame, which must be about a peer: the peer, or the id of a deleted one.
+async fn next_change(agent: &mut Agent) -> Result<Peer, NodeId> {
     match agent.any_frame().await {
         WatchFrame::Put {
             object: SliceObject::Peer(peer),
             ..
-        } => peer,
+        } => Ok(peer),
+        WatchFrame::Delete {
+            key: SliceKey::Peer(id),
+            ..
+        } => Err(id),
         other => panic!("a peer was expected, not {other:?}"),
     }
 }
 
+async fn next_peer(agent: &mut Agent) -> Peer {
+    next_change(agent).await.unwrap()
+}
+
 async fn next_deletion(agent: &mut Agent) -> NodeId {
-    match agent.any_frame().await {
-        WatchFrame::Delete {
-            key: SliceKey::Peer(id),
-            ..
-        } => id,
-        other => panic!("a deletion was expected, not {other:?}"),
-    }
+    next_change(agent).await.unwrap_err()
 }
 
 /// The peers and deletions before the next `sync`, and its revision.

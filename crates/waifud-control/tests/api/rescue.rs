@@ -51,10 +51,7 @@ async fn a_rescue_uses_its_own_image_and_documents_until_it_ends() {
     assert_eq!(image.virtual_size_bytes, ByteSize::gib(1));
     assert_eq!(put.spec.image, web.spec.image);
     assert_eq!(put.spec.power.reboots, 1);
-    agent
-        .get(&format!("/v1/agent/images/{small}"))
-        .await
-        .expect(200);
+    agent.image(small).await.expect(200);
     let documents = agent.documents(&put.bundle).await;
     let text = format!(
         "{documents:?}{}",
@@ -73,20 +70,14 @@ async fn a_rescue_uses_its_own_image_and_documents_until_it_ends() {
     assert_eq!(again.instance().generation, ordered.generation);
     // The image stays while the rescue uses it.
     server.delete("/v1/templates/small").await.expect(204);
-    agent
-        .get(&format!("/v1/agent/images/{small}"))
-        .await
-        .expect(200);
+    agent.image(small).await.expect(200);
 
     let ended = server.patch(PATH, &json!({"rescue": "end"})).await;
     assert_eq!(ended.expect(200).instance().spec.rescue, None);
     let put = agent.put().await;
     assert_eq!((put.spec.rescue, put.rescue_image), (None, None));
     assert_eq!(put.spec.power.reboots, 2);
-    agent
-        .get(&format!("/v1/agent/images/{small}"))
-        .await
-        .expect(404);
+    agent.image(small).await.expect(404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

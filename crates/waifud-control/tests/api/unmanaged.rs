@@ -5,6 +5,7 @@ use serde_json::json;
 use waifud_api::agent::{AgentInstance, SliceObject, Unmanaged, WatchFrame};
 use waifud_api::hint::{HintAction, HintKind};
 use waifud_control::{Cause, ControlConfig};
+use waifud_kit::testing::temp_path;
 use waifud_store::backup;
 use waifud_types::{ByteSize, Epoch, Incarnation, InstanceState, Timestamp, WaitReason};
 
@@ -14,8 +15,7 @@ const KEY: &str =
 
 /// A server whose database was restored from a backup of `of`, with a new incarnation.
 pub(crate) async fn restored(of: &Server) -> Server {
-    let dir = tempfile::tempdir().unwrap();
-    let db = dir.path().join("waifud.db");
+    let (dir, db) = temp_path("waifud.db");
     backup::snapshot(&of.dir.path().join("waifud.db"), &db).unwrap();
     let before = backup::prepare_restored(&db, Incarnation(0xb), Timestamp::now()).unwrap();
     assert_eq!(before.revision.incarnation, Incarnation(0xa));
@@ -73,10 +73,7 @@ async fn an_instance_newer_than_the_backup_is_adopted_unchanged() {
     assert_eq!(shown["available"], false);
     let body = json!({"name": "from-it", "image": adopted.spec.image});
     today.post("/v1/templates", &body).await.expect(422);
-    agent
-        .get(&format!("/v1/agent/images/{}", adopted.spec.image))
-        .await
-        .expect(503);
+    agent.image(adopted.spec.image).await.expect(503);
     assert_eq!(adopted.spec.nics[0].address, Some(address));
     assert_eq!(adopted.spec.memory_bytes, ByteSize::mib(512));
     let text = today.get("/v1/instances/web/user-data").await.expect(200);

@@ -114,13 +114,17 @@ mod tests {
     const ITSELF: &str =
         "testing::new_filesystem::tests::the_second_process_runs_the_test_on_the_new_filesystem";
 
+    /// A filesystem and the directory for it; `None` where the test is skipped.
+    fn disk() -> Option<(NewFilesystem<'static>, tempfile::TempDir)> {
+        let disk = NewFilesystem::ext4(16 << 20);
+        (!skip_if(disk.obstacle())).then(|| (disk, tempfile::tempdir().unwrap()))
+    }
+
     #[test]
     fn the_second_process_runs_the_test_on_the_new_filesystem() {
-        let disk = NewFilesystem::ext4(16 << 20);
-        if skip_if(disk.obstacle()) {
+        let Some((disk, directory)) = disk() else {
             return;
-        }
-        let directory = tempfile::tempdir().unwrap();
+        };
         let Some(mount) = disk.run_again(ITSELF, directory.path()).unwrap() else {
             return;
         };
@@ -131,11 +135,9 @@ mod tests {
 
     #[test]
     fn an_unknown_test_name_is_an_error() {
-        let disk = NewFilesystem::ext4(16 << 20);
-        if skip_if(disk.obstacle()) {
+        let Some((disk, directory)) = disk() else {
             return;
-        }
-        let directory = tempfile::tempdir().unwrap();
+        };
         let none = disk.run_again("no_such_test", directory.path());
         let message = none.unwrap_err().to_string();
         assert!(message.contains("no_such_test"), "{message}");

@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use waifud_api::metadatad::{Assignment, Tunnel};
+use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId};
 
 use super::{BundleStore, StateStore, StoreError};
@@ -25,7 +26,7 @@ struct Held {
 
 impl FakeStore {
     fn with<T>(&self, act: impl FnOnce(&mut Held) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.0))
     }
 }
 

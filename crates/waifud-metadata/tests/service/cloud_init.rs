@@ -19,8 +19,8 @@ use waifud_api::{
     metadatad::{Assignment, Observed},
 };
 use waifud_cloudinit::{
-    NicDoc, SEAL_ENTROPY, Source, UserDataError, VendorOptions, instance_id, render, seal,
-    validate_user_data,
+    NicAddress, NicDoc, SEAL_ENTROPY, Source, UserDataError, VendorOptions, instance_id, render,
+    seal, validate_user_data,
 };
 use waifud_images::cloud_init_package;
 use waifud_kit::testing::skip;
@@ -280,10 +280,12 @@ pub(crate) fn guest_of(id: InstanceId, user_data: Option<&str>) -> Guest {
         datasource: waifud_types::template::Datasource::Openstack,
         nics: vec![NicDoc {
             name: "eth0".parse().unwrap(),
-            is_static: false,
             mac: MAC.parse().unwrap(),
-            address: Some(ipnet::Ipv4Net::new(address, 24).unwrap()),
-            gateway: Some("10.77.1.1".parse().unwrap()),
+            address: Some(NicAddress {
+                net: ipnet::Ipv4Net::new(address, 24).unwrap(),
+                is_static: false,
+                gateway: Some("10.77.1.1".parse().unwrap()),
+            }),
             mtu: Some(1420),
             dns: vec!["10.77.1.1".parse().unwrap()],
         }],

@@ -149,11 +149,18 @@ impl Fixture {
         }
     }
 
+    /// A service with the guest a on a store.
+    pub async fn with_guest(store: &FakeStore) -> (Self, Guest) {
+        let fixture = Self::on(store.clone(), GuestLimits::default()).await;
+        let a = Guest::new("a", A);
+        fixture.admit(&a).await;
+        (fixture, a)
+    }
+
     /// A service with the guests a and b.
     pub async fn new() -> (Self, Guest, Guest) {
-        let fixture = Self::on(FakeStore::default(), GuestLimits::default()).await;
-        let (a, b) = (Guest::new("a", A), Guest::new("b", B));
-        fixture.admit(&a).await;
+        let (fixture, a) = Self::with_guest(&FakeStore::default()).await;
+        let b = Guest::new("b", B);
         fixture.admit(&b).await;
         (fixture, a, b)
     }

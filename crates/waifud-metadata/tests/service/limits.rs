@@ -47,26 +47,33 @@ async fn others_are_served_during_a_thousand_connections_with_incomplete_request
     }
 }
 
-#[tokio::test]
-async fn a_connection_with_a_slow_request_head_is_closed() {
-    let fixture = fixture(impatient()).await;
-    let mut stream = fixture.connect(A);
+/// Repeats an exchange on a connection until the service has closed it: neither before the limit, nor because of the first
+/// exchange.
+async fn repeat_until_closed(limit: Duration, mut exchange: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
-    let mut taken = 0;
-    let dripping = async {
-        loop {
-            // Each byte arrives within the time limit of the head, but all together take longer.
-            if stream.write_all(b"G").await.is_err() {
-                break;
-            }
-            taken += 1;
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut done = 0;
+    let exchanges = async {
+        while exchange().await {
+            done += 1;
         }
     };
-    timeout(PATIENCE, dripping).await.unwrap();
-    // Not before its time, and not because of its first bytes.
-    assert!(begun.elapsed() >= Duration::from_millis(200));
-    assert!(taken > 1, "{taken} bytes were taken");
+    timeout(PATIENCE, exchanges).await.unwrap();
+    assert!(begun.elapsed() >= limit);
+    assert!(done > 1, "{done} exchanges");
+}
+
+#[tokio::test]
+async fn a_connection_with_a_slow_request_head_is_closed() {
+    let limits = impatient();
+    let fixture = fixture(limits.clone()).await;
+    let mut stream = fixture.connect(A);
+    repeat_until_closed(limits.head_timeout, async || {
+        // Each byte arrives within the time limit of the head, but all together take longer.
+        let taken = stream.write_all(b"G").await.is_ok();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        taken
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -93,23 +100,14 @@ async fn a_busy_connection_ends_with_its_lifetime() {
     .await;
     let mut stream = fixture.connect(A);
     let mut buffer = vec![0; 4096];
-    let begun = Instant::now();
-    let mut answers = 0;
-    let asking = async {
-        let request = format!("GET {PATH} HTTP/1.1\r\n\r\n");
-        while stream.write_all(request.as_bytes()).await.is_ok() {
-            if !matches!(stream.read(&mut buffer).await, Ok(1..)) {
-                break;
-            }
-            answers += 1;
-            // A pause leaves the processor to other tests. The connection is never idle for as long as its limits allow.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, asking).await.unwrap();
-    // Not before its time, and not because of its first requests.
-    assert!(begun.elapsed() >= LIFETIME);
-    assert!(answers > 1, "{answers} answers");
+    let request = format!("GET {PATH} HTTP/1.1\r\n\r\n");
+    repeat_until_closed(LIFETIME, async || {
+        // A pause leaves the processor to other tests. The connection is never idle for as long as its limits allow.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        stream.write_all(request.as_bytes()).await.is_ok()
+            && matches!(stream.read(&mut buffer).await, Ok(1..))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -49,9 +49,7 @@ async fn a_restarted_service_serves_the_stored_assignments() {
 #[tokio::test]
 async fn deleted_instances_stay_deleted_and_unused_bundles_are_removed() {
     let store = FakeStore::default();
-    let a = Guest::new("a", A);
-    let before = Fixture::on(store.clone(), GuestLimits::default()).await;
-    before.admit(&a).await;
+    let (before, a) = Fixture::with_guest(&store).await;
     let stray = Guest::new("stray", B);
     let ciphertext = stray.sealed.ciphertext.clone().into();
     before
@@ -73,9 +71,7 @@ async fn deleted_instances_stay_deleted_and_unused_bundles_are_removed() {
 #[tokio::test]
 async fn edited_user_data_is_served_at_the_next_request_and_the_old_bundle_removed() {
     let store = FakeStore::default();
-    let fixture = Fixture::on(store.clone(), GuestLimits::default()).await;
-    let first = Guest::new("a", A);
-    fixture.admit(&first).await;
+    let (fixture, first) = Fixture::with_guest(&store).await;
     let second = Guest::with_user_data(first.id, "a", A, "second");
     fixture.admit(&second).await;
     assert!(fixture.get(A, USER_DATA).await.1.contains("second"));
@@ -141,9 +137,7 @@ impl BundleStore for Unreadable {
 #[tokio::test]
 async fn a_bundle_that_was_unreadable_at_one_start_is_served_after_the_next() {
     let store = FakeStore::default();
-    let a = Guest::new("a", A);
-    let before = Fixture::on(store.clone(), GuestLimits::default()).await;
-    before.admit(&a).await;
+    let (before, a) = Fixture::with_guest(&store).await;
     drop(before);
     let parts = parts(Unreadable(store.clone()), store.clone());
     let blind = MetadataService::start(parts).await.unwrap();

@@ -1,7 +1,6 @@
 //! The complete path: a guest's kernel, routing, the TUN device, encrypted datagrams, the TCP stack, the service.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{
         Arc,
@@ -10,23 +9,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_util::sync::CancellationToken;
 use waifud_api::metadatad::Tunnel;
 use waifud_metadata::{DiskStore, MetadataService, Parts, WireguardEnd, serve_guests};
-use waifud_wireguard::{ServerConfig, StackLimits, TunnelServer};
+use waifud_wireguard::{NodeTunnel, ServerConfig, StackLimits, TunnelServer};
 
 use crate::{
     fixture::{Guest, parts, status},
-    kit::{World, guest_address},
+    kit::{World, client, guest_address},
 };
 
-const SERVICE: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 const USER_DATA: &str = "/openstack/latest/user_data";
 /// Far below the 19.5 s for which a plain WireGuard does not answer after its other end was restarted.
 const PROMPT: Duration = Duration::from_secs(10);
@@ -76,49 +70,45 @@ pub fn furnish(world: &World, service: &Arc<MetadataService>, guests: &[Guest]) 
     });
 }
 
-async fn connect(from: Ipv4Addr) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((from, 0)))?;
-    socket.connect(SERVICE).await
-}
-
-async fn get(from: Ipv4Addr, path: &str) -> std::io::Result<String> {
-    let mut stream = connect(from).await?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
-}
-
 /// What a guest reads within a deadline, on a new connection.
 fn read(world: &World, number: u8) -> String {
-    let from = guest_address(number);
-    world.guests.run(move || async move {
-        timeout(PROMPT, get(from, USER_DATA))
-            .await
-            .expect("in time")
-            .expect("an answer")
-    })
+    client::read(world, number, USER_DATA, PROMPT)
 }
 
-fn guests(count: u8) -> Vec<Guest> {
-    (0..count)
-        .map(|number| Guest::new(&format!("guest{number}"), guest_address(number)))
-        .collect()
+/// A started service that serves its own documents to each of some guests.
+struct Served {
+    guests: Vec<Guest>,
+    service: Arc<MetadataService>,
+    stop: CancellationToken,
+    root: TempDir,
+    _node: NodeTunnel,
+}
+
+impl Served {
+    fn start(world: &World, count: u8) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let guests: Vec<_> = (0..count)
+            .map(|number| Guest::new(&format!("guest{number}"), guest_address(number)))
+            .collect();
+        let (service, stop) = start(world, root.path());
+        let node = world.start_node();
+        furnish(world, &service, &guests);
+        Self {
+            guests,
+            service,
+            stop,
+            root,
+            _node: node,
+        }
+    }
 }
 
 #[test]
 fn each_guest_reads_its_own_user_data_through_the_tunnel_also_after_a_restart() {
     let Some(world) = World::new(3) else { return };
-    let root = tempfile::tempdir().unwrap();
-    let guests = guests(2);
-    let (service, stop) = start(&world, root.path());
-    let _node = world.start_node();
-    furnish(&world, &service, &guests);
+    let served = Served::start(&world, 2);
     let check = || {
-        for (number, guest) in (0..).zip(&guests) {
+        for (number, guest) in (0..).zip(&served.guests) {
             let answer = read(&world, number);
             assert!(answer.contains(&guest.secret()), "{answer}");
         }
@@ -127,8 +117,8 @@ fn each_guest_reads_its_own_user_data_through_the_tunnel_also_after_a_restart() 
     };
     check();
     // The service ends without notifying the node. Another one starts on the same disk, before an agent has connected.
-    stop.cancel();
-    drop(service);
+    served.stop.cancel();
+    drop(served.service);
     world.node.run(|| async {
         let free = async {
             while std::net::UdpSocket::bind("127.0.0.1:51821").is_err() {
@@ -137,13 +127,13 @@ fn each_guest_reads_its_own_user_data_through_the_tunnel_also_after_a_restart() 
         };
         timeout(PROMPT, free).await.expect("the port is free again");
     });
-    let _again = start(&world, root.path());
+    let _again = start(&world, served.root.path());
     check();
 }
 
 /// A request of guest 0 that never ends, as far as connections are admitted.
 async fn drip(open: Arc<AtomicUsize>) {
-    let Ok(mut stream) = connect(guest_address(0)).await else {
+    let Ok(mut stream) = client::connect(guest_address(0)).await else {
         return;
     };
     open.fetch_add(1, Ordering::Relaxed);
@@ -158,12 +148,8 @@ async fn drip(open: Arc<AtomicUsize>) {
 #[test]
 fn others_are_served_during_a_thousand_slow_connections_of_one_guest() {
     let Some(world) = World::new(4) else { return };
-    let root = tempfile::tempdir().unwrap();
-    let guests = guests(4);
-    let (service, _stop) = start(&world, root.path());
-    let _node = world.start_node();
-    furnish(&world, &service, &guests);
-    let secrets: Vec<String> = guests.iter().map(Guest::secret).collect();
+    let served = Served::start(&world, 4);
+    let secrets: Vec<String> = served.guests.iter().map(Guest::secret).collect();
     world.guests.run(move || async move {
         let open = Arc::new(AtomicUsize::new(0));
         let slow: Vec<_> = (0..1000)
@@ -179,7 +165,7 @@ fn others_are_served_during_a_thousand_slow_connections_of_one_guest() {
             .expect("as many as one guest may have");
         for round in 0..30 {
             for number in 1..4u8 {
-                let answer = timeout(PROMPT, get(guest_address(number), USER_DATA)).await;
+                let answer = timeout(PROMPT, client::get(guest_address(number), USER_DATA)).await;
                 let answer = answer.expect("in time").expect("an answer");
                 assert!(
                     answer.contains(&secrets[usize::from(number)]),

@@ -14,7 +14,7 @@ use waifud_api::{
     agent::BundleRef,
     metadatad::{Assignment, Tunnel},
 };
-use waifud_cloudinit::{NicDoc, SEAL_ENTROPY, Source, render, seal};
+use waifud_cloudinit::{NicAddress, NicDoc, SEAL_ENTROPY, Source, render, seal};
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::{NodeTunnel, NodeTunnelConfig, PrivateKey};
 
@@ -84,10 +84,12 @@ async fn serve(client: &MetadatadClient, number: u8) -> Result<()> {
         user_data: Some(Secret::new(user_data)),
         nics: vec![NicDoc {
             name: "eth0".parse()?,
-            is_static: false,
             mac: format!("52:54:00:12:34:{number:02x}").parse()?,
-            address: Some(ipnet::Ipv4Net::new(address, 24)?),
-            gateway: Some([10, 77, 1, 1].into()),
+            address: Some(NicAddress {
+                net: ipnet::Ipv4Net::new(address, 24)?,
+                is_static: false,
+                gateway: Some([10, 77, 1, 1].into()),
+            }),
             mtu: Some(1420),
             dns: vec![[10, 77, 1, 1].into()],
         }],

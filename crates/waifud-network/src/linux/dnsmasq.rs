@@ -19,7 +19,7 @@ use super::process::Process;
 use super::record::DnsmasqRecord;
 use super::tool::Tool;
 use super::{probe, release};
-use crate::dhcp::{self, DhcpSettings};
+use crate::dhcp::{self, DhcpFiles, DhcpSettings};
 use crate::{NetworkError, NetworkState};
 
 /// A reload takes milliseconds; this is for machines that swap.
@@ -47,10 +47,12 @@ impl Dnsmasq {
             tool,
             config: run_dir.join("dnsmasq.conf"),
             settings: DhcpSettings {
-                leases_file: run_dir.join("dnsmasq.hosts"),
-                names_file: run_dir.join("dnsmasq.names"),
-                memory_file: state_dir.join("dnsmasq.leases"),
-                pid_file: run_dir.join("dnsmasq.pid"),
+                files: DhcpFiles {
+                    leases: run_dir.join("dnsmasq.hosts"),
+                    names: run_dir.join("dnsmasq.names"),
+                    memory: state_dir.join("dnsmasq.leases"),
+                    pid: run_dir.join("dnsmasq.pid"),
+                },
                 resolv_conf,
                 user: unprivileged(),
                 lease_time,
@@ -90,10 +92,10 @@ impl Dnsmasq {
         self.stop(record).await?;
         for file in [
             &self.config,
-            &self.settings.leases_file,
-            &self.settings.names_file,
-            &self.settings.memory_file,
-            &self.settings.pid_file,
+            &self.settings.files.leases,
+            &self.settings.files.names,
+            &self.settings.files.memory,
+            &self.settings.files.pid,
         ] {
             files::remove(file)?;
         }
@@ -102,7 +104,7 @@ impl Dnsmasq {
 
     /// When each guest's lease was last confirmed, by MAC address.
     pub(super) fn acknowledged(&self) -> Result<BTreeMap<MacAddr, Timestamp>, NetworkError> {
-        let memory = files::read(&self.settings.memory_file)?.unwrap_or_default();
+        let memory = files::read(&self.settings.files.memory)?.unwrap_or_default();
         Ok(release::acknowledged(&memory, self.settings.lease_time))
     }
 
@@ -114,7 +116,7 @@ impl Dnsmasq {
 
     /// A process without a record, found by its pid file and command line.
     fn left_over(&self) -> Option<Process> {
-        let pid = files::read(&self.settings.pid_file).ok()??;
+        let pid = files::read(&self.settings.files.pid).ok()??;
         let process = Process::find(pid.trim().parse().ok()?)?;
         process
             .was_started_with(&self.argument())
@@ -138,11 +140,11 @@ impl Dnsmasq {
     ) -> Result<DnsmasqRecord, NetworkError> {
         self.stop(before).await?;
         let load = before.map_or(1, |record| record.load + 1);
-        release::prune(&self.settings.memory_file, state)?;
-        files::replace(&self.settings.leases_file, &dhcp::leases(state))?;
-        files::replace(&self.settings.names_file, &dhcp::names(state, load))?;
+        release::prune(&self.settings.files.memory, state)?;
+        files::replace(&self.settings.files.leases, &dhcp::leases(state))?;
+        files::replace(&self.settings.files.names, &dhcp::names(state, load))?;
         files::replace(&self.config, config)?;
-        files::remove(&self.settings.pid_file)?;
+        files::remove(&self.settings.files.pid)?;
         // It returns once the daemon has opened its sockets, or with an error.
         self.tool.run(&[self.argument()], "").await?;
         let process = self
@@ -160,7 +162,7 @@ impl Dnsmasq {
             Err(self.tool.failed(format!(
                 "it is running but does not answer on {}, port 53; can its user read {}?",
                 state.gateway,
-                self.settings.names_file.display()
+                self.settings.files.names.display()
             )))
         }
     }
@@ -173,8 +175,8 @@ impl Dnsmasq {
     ) -> Result<Option<DnsmasqRecord>, NetworkError> {
         let leases = dhcp::leases(state);
         let read = |path: &Path| files::read(path);
-        if read(&self.settings.leases_file)?.as_ref() == Some(&leases)
-            && read(&self.settings.names_file)? == Some(dhcp::names(state, record.load))
+        if read(&self.settings.files.leases)?.as_ref() == Some(&leases)
+            && read(&self.settings.files.names)? == Some(dhcp::names(state, record.load))
         {
             return Ok(Some(record.clone()));
         }
@@ -182,8 +184,8 @@ impl Dnsmasq {
             load: record.load + 1,
             ..record.clone()
         };
-        files::replace(&self.settings.leases_file, &leases)?;
-        files::replace(&self.settings.names_file, &dhcp::names(state, record.load))?;
+        files::replace(&self.settings.files.leases, &leases)?;
+        files::replace(&self.settings.files.names, &dhcp::names(state, record.load))?;
         let Some(process) = process(&record) else {
             return Ok(None);
         };
@@ -196,7 +198,7 @@ impl Dnsmasq {
     /// Releases leases of guests that no longer exist. False if dnsmasq does not release them.
     async fn forget_stale(&self, state: &NetworkState) -> Result<bool, NetworkError> {
         let read_stale = || {
-            let memory = files::read(&self.settings.memory_file)?.unwrap_or_default();
+            let memory = files::read(&self.settings.files.memory)?.unwrap_or_default();
             Ok::<_, NetworkError>(release::stale(&memory, state))
         };
         let leases = read_stale()?;

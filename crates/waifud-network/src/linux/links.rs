@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec};
 use waifud_types::MacAddr;
 
-use super::netlink::kernel_error;
+use super::netlink::{carry_out, kernel_error};
 use crate::{NetworkError, NetworkState};
 
 #[expect(
@@ -204,12 +204,11 @@ pub(super) async fn ensure_bridge(
                     .mtu(u32::from(state.mtu))
                     .up()
                     .build();
-                handle
-                    .link()
-                    .set(wanted)
-                    .execute()
-                    .await
-                    .map_err(kernel_error(&format!("setting up bridge {name}")))?;
+                carry_out(
+                    &format!("setting up bridge {name}"),
+                    handle.link().set(wanted).execute(),
+                )
+                .await?;
             }
             Ok(link.index)
         }
@@ -236,12 +235,11 @@ async fn create_bridge(
             InfoBridge::MulticastSnooping(false),
         ]))
         .build();
-    handle
-        .link()
-        .add(message)
-        .execute()
-        .await
-        .map_err(kernel_error(&format!("creating bridge {name}")))
+    carry_out(
+        &format!("creating bridge {name}"),
+        handle.link().add(message).execute(),
+    )
+    .await
 }
 
 /// Attaches a tap to the bridge.
@@ -286,26 +284,24 @@ pub(super) async fn ensure_gateway(
         let held = local(&address);
         let was_gateway = held == Some(gateway) || (held.is_some() && held == before);
         if was_gateway && !is_gateway(&address, state) {
-            handle
-                .address()
-                .del(address)
-                .execute()
-                .await
-                .map_err(kernel_error("removing an address of the bridge"))?;
+            carry_out(
+                "removing an address of the bridge",
+                handle.address().del(address).execute(),
+            )
+            .await?;
         }
     }
     if has_gateway(handle, bridge, state).await? {
         return Ok(());
     }
-    handle
-        .address()
-        .add(bridge, gateway, state.subnet.prefix_len())
-        .execute()
-        .await
-        .map_err(kernel_error(&format!(
-            "adding {gateway} to {}",
-            state.bridge
-        )))
+    carry_out(
+        &format!("adding {gateway} to {}", state.bridge),
+        handle
+            .address()
+            .add(bridge, gateway, state.subnet.prefix_len())
+            .execute(),
+    )
+    .await
 }
 
 async fn addresses(handle: &Handle, link: u32) -> Result<Vec<AddressMessage>, NetworkError> {
@@ -340,12 +336,11 @@ pub(super) async fn delete(handle: &Handle, links: &Links, name: &str) -> Result
     let Some(link) = links.named(name) else {
         return Ok(());
     };
-    handle
-        .link()
-        .del(link.index)
-        .execute()
-        .await
-        .map_err(kernel_error(&format!("deleting {name}")))
+    carry_out(
+        &format!("deleting {name}"),
+        handle.link().del(link.index).execute(),
+    )
+    .await
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::{Handle, NeighbourAddRequest, NeighbourGetRequest};
 use waifud_types::MacAddr;
 
-use super::netlink::kernel_error;
+use super::netlink::{carry_out, kernel_error};
 use crate::{METADATA, NetworkError};
 
 /// All IPv4 neighbors.
@@ -82,16 +82,18 @@ pub(super) async fn resolve(
 }
 
 async fn replace(request: NeighbourAddRequest, what: &str) -> Result<(), NetworkError> {
-    let done = request.replace().execute().await;
-    done.map_err(kernel_error(what))
+    carry_out(what, request.replace().execute()).await
 }
 
 pub(super) async fn delete(
     handle: &Handle,
     neighbor: NeighbourMessage,
 ) -> Result<(), NetworkError> {
-    let done = handle.neighbours().del(neighbor).execute().await;
-    done.map_err(kernel_error("removing a neighbor"))
+    carry_out(
+        "removing a neighbor",
+        handle.neighbours().del(neighbor).execute(),
+    )
+    .await
 }
 
 /// The IPv4 address of a neighbor.

@@ -31,3 +31,11 @@ pub(super) fn socket_error(what: &str) -> impl FnOnce(std::io::Error) -> Network
         message: error.to_string(),
     }
 }
+
+/// Sends a request to the kernel and waits for its result.
+pub(super) async fn carry_out<T>(
+    what: &str,
+    request: impl Future<Output = Result<T, rtnetlink::Error>>,
+) -> Result<T, NetworkError> {
+    request.await.map_err(kernel_error(what))
+}

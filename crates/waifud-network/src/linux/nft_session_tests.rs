@@ -64,6 +64,12 @@ async fn is_lost(session: &mut NftSession) -> String {
     }
 }
 
+async fn is_not_sent(session: &mut NftSession, statements: &str) {
+    let refused = session.run(statements).await;
+    let not_sent = matches!(refused, Err(SessionError::NotSent(_)));
+    assert!(not_sent, "{refused:?}");
+}
+
 #[test]
 fn a_transaction_is_in_force_when_it_is_confirmed() {
     in_namespace(|| async {
@@ -177,11 +183,7 @@ fn a_session_that_ends_floods_or_answers_another_request_is_dropped() {
             assert!(session.process.is_none());
         }
         let mut session = NftSession::new("/nonexistent/nft".into());
-        let missing = session.run("add table inet t").await;
-        assert!(
-            matches!(missing, Err(SessionError::NotSent(_))),
-            "{missing:?}"
-        );
+        is_not_sent(&mut session, "add table inet t").await;
     });
 }
 
@@ -199,12 +201,7 @@ fn lines_are_accepted_up_to_the_length_of_an_atomic_write() {
             set.contains("10.0.1.100") && set.contains("10.0.1.199"),
             "{set}"
         );
-        let long = fits.repeat(2);
-        let refused = session.run(&long).await;
-        assert!(
-            matches!(refused, Err(SessionError::NotSent(_))),
-            "{refused:?}"
-        );
+        is_not_sent(&mut session, &fits.repeat(2)).await;
     });
 }
 

@@ -14,7 +14,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
-use super::netlink::kernel_error;
+use super::netlink::{carry_out, kernel_error};
 use super::return_route::ReturnRoute;
 use crate::check::further_ranges;
 use crate::{IDENTITIES, METADATA, NetworkError, NetworkState};
@@ -317,10 +317,7 @@ async fn ensure_rules(handle: &Handle, state: &NetworkState) -> Result<(), Netwo
         if !found.iter().any(|f| same(rule, f)) {
             let mut request = handle.rule().add();
             *request.message_mut() = rule.clone();
-            request
-                .execute()
-                .await
-                .map_err(kernel_error("adding a routing rule"))?;
+            carry_out("adding a routing rule", request.execute()).await?;
         }
     }
     for rule in found {
@@ -387,12 +384,7 @@ fn same(wanted: &RuleMessage, found: &RuleMessage) -> bool {
 }
 
 async fn delete_rule(handle: &Handle, rule: RuleMessage) -> Result<(), NetworkError> {
-    handle
-        .rule()
-        .del(rule)
-        .execute()
-        .await
-        .map_err(kernel_error("removing a routing rule"))
+    carry_out("removing a routing rule", handle.rule().del(rule).execute()).await
 }
 
 /// Sets the routes to guests' further addresses. A single address is resolved by ARP on the bridge. A range is routed to
@@ -468,22 +460,15 @@ pub(super) async fn remove(handle: &Handle) -> Result<usize, NetworkError> {
 }
 
 async fn add(handle: &Handle, route: RouteMessage) -> Result<(), NetworkError> {
-    handle
-        .route()
-        .add(route)
-        .replace()
-        .execute()
-        .await
-        .map_err(kernel_error("adding a route"))
+    carry_out(
+        "adding a route",
+        handle.route().add(route).replace().execute(),
+    )
+    .await
 }
 
 async fn delete(handle: &Handle, route: RouteMessage) -> Result<(), NetworkError> {
-    handle
-        .route()
-        .del(route)
-        .execute()
-        .await
-        .map_err(kernel_error("removing a route"))
+    carry_out("removing a route", handle.route().del(route).execute()).await
 }
 
 #[cfg(test)]

@@ -128,7 +128,6 @@ fn header(layout: &Layout, path: &Path) -> Result<overlay::Overlay, StorageError
 impl VolumeFormat for Overlays {
     const KIND: PoolKind = PoolKind::Qcow2;
     const FORMAT: DiskFormat = DiskFormat::Qcow2;
-    const ENDING: &'static str = ".qcow2";
 
     fn open(config: &FilePoolConfig, _: &Layout) -> Result<Self, StorageError> {
         // The guest's QEMU can write anything to a volume, so the tool that grows it runs with QEMU's rights only.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use waifud_store::{Mode, NewEvent, Store, StoreError, WriteTx};
-use waifud_types::event::{Actor, ObjectRef};
+use waifud_types::event::{Cause, ObjectRef};
 use waifud_types::{Incarnation, Timestamp};
 
 pub fn open(dir: &Path) -> Store {
@@ -24,12 +24,7 @@ pub fn event(name: &str) -> NewEvent {
             id: name.into(),
             name: name.into(),
         },
-        actor: Actor {
-            kind: "system".into(),
-            name: "test".into(),
-            from: None,
-        },
-        request_id: None,
+        cause: Cause::system(),
         generation: None,
         reason: None,
         message: format!("{name} happened"),

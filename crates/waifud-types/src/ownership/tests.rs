@@ -33,6 +33,15 @@ fn role(of: &Ownership, number: usize) -> Option<(OwnershipRole, u64)> {
     of.part(node(number)).map(|part| (part.role, part.epoch.0))
 }
 
+/// The owner records its release with the guest off, and the other node takes over.
+fn hand_over(instance: &mut Ownership, from: usize, to: usize) {
+    let epoch = instance.part(node(from)).unwrap().epoch;
+    instance.begin_receiving(node(to)).unwrap();
+    instance.begin_release(node(from), true).unwrap();
+    assert!(instance.record_released(node(from), epoch, true));
+    instance.take_over(node(to)).unwrap();
+}
+
 #[test]
 fn an_instance_changes_owner_only_after_the_release_is_recorded() {
     let mut instance = owned();
@@ -56,10 +65,7 @@ fn an_instance_changes_owner_only_after_the_release_is_recorded() {
     assert_eq!(role(&instance, 0), Some((OwnershipRole::Released, 4)));
     assert_eq!(role(&instance, 1), Some((OwnershipRole::Owner, 5)));
     // And back.
-    instance.begin_receiving(node(0)).unwrap();
-    instance.begin_release(node(1), true).unwrap();
-    assert!(instance.record_released(node(1), Epoch(5), true));
-    instance.take_over(node(0)).unwrap();
+    hand_over(&mut instance, 1, 0);
     assert_eq!(role(&instance, 0), Some((OwnershipRole::Owner, 6)));
 }
 
@@ -94,10 +100,7 @@ fn an_epoch_is_at_least_the_floor_of_a_restored_database() {
     instance.begin_release(node(0), true).unwrap();
     instance.withdraw_release(node(0)).unwrap();
     assert_eq!(role(&instance, 0), Some((OwnershipRole::Owner, 1000)));
-    instance.begin_receiving(node(1)).unwrap();
-    instance.begin_release(node(0), true).unwrap();
-    assert!(instance.record_released(node(0), Epoch(1000), true));
-    instance.take_over(node(1)).unwrap();
+    hand_over(&mut instance, 0, 1);
     assert_eq!(role(&instance, 1), Some((OwnershipRole::Owner, 1001)));
 }
 
@@ -146,45 +149,26 @@ fn a_withdrawn_release_gives_the_node_the_next_epoch_whether_it_was_recorded_or_
 #[test]
 fn a_release_cannot_be_withdrawn_once_another_node_is_the_owner() {
     let mut instance = owned();
-    instance.begin_receiving(node(1)).unwrap();
-    instance.begin_release(node(0), true).unwrap();
-    instance.record_released(node(0), Epoch(4), true);
-    instance.take_over(node(1)).unwrap();
-    assert_eq!(
-        instance.withdraw_release(node(0)),
-        Err(HandoverError::NotReleasing)
-    );
+    hand_over(&mut instance, 0, 1);
+    let not_releasing = Err(HandoverError::NotReleasing);
+    assert_eq!(instance.withdraw_release(node(0)), not_releasing);
 }
 
 #[test]
 fn only_the_owner_releases_and_only_a_node_without_another_role_receives() {
     let mut instance = owned();
-    assert_eq!(
-        instance.begin_release(node(1), true),
-        Err(HandoverError::NotOwner)
-    );
-    assert_eq!(
-        instance.begin_receiving(node(0)),
-        Err(HandoverError::HasPart)
-    );
+    let not_owner = Err(HandoverError::NotOwner);
+    let has_part = Err(HandoverError::HasPart);
+    assert_eq!(instance.begin_release(node(1), true), not_owner);
+    assert_eq!(instance.begin_receiving(node(0)), has_part);
     instance.begin_release(node(0), true).unwrap();
-    assert_eq!(
-        instance.begin_release(node(0), true),
-        Err(HandoverError::NotOwner)
-    );
-    assert_eq!(
-        instance.begin_receiving(node(0)),
-        Err(HandoverError::HasPart)
-    );
+    assert_eq!(instance.begin_release(node(0), true), not_owner);
+    assert_eq!(instance.begin_receiving(node(0)), has_part);
     instance.record_released(node(0), Epoch(4), true);
-    assert_eq!(
-        instance.take_over(node(0)),
-        Err(HandoverError::NotReceiving)
-    );
-    assert_eq!(
-        instance.take_over(node(1)),
-        Err(HandoverError::NotReceiving)
-    );
+    for number in [0, 1] {
+        let taken = instance.take_over(node(number));
+        assert_eq!(taken, Err(HandoverError::NotReceiving), "{number}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -10,6 +10,8 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{MissedTickBehavior, interval},
 };
+
+use waifud_kit::sync::lock;
 
 use super::{NodeTunnelStats, link::Links, tun::Tun};
 use crate::{
@@ -22,10 +24,6 @@ use crate::{
 pub(super) struct Userspace {
     wire: Arc<Mutex<Wire>>,
     carrier: JoinHandle<()>,
-}
-
-fn lock(wire: &Mutex<Wire>) -> MutexGuard<'_, Wire> {
-    wire.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Userspace {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use tokio::{
     task::yield_now,
     time::{MissedTickBehavior, interval, sleep_until},
 };
+use waifud_kit::sync::lock;
 
 use super::stats::ServerStats;
 use crate::{
@@ -49,11 +50,6 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Shared")
     }
-}
-
-/// Ignores poisoning: packets are independent, so the others are processed after a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {

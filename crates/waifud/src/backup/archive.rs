@@ -224,6 +224,7 @@ fn header(size: u64) -> tar::Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waifud_kit::testing::temp_path;
     use waifud_types::{Incarnation, Revision};
 
     fn state() -> (tempfile::TempDir, Vec<(String, PathBuf)>) {
@@ -238,8 +239,7 @@ mod tests {
     }
 
     fn packed(files: &[(String, PathBuf)]) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("b.tar");
+        let (dir, path) = temp_path("b.tar");
         let snapshot = Snapshot {
             revision: Revision {
                 incarnation: Incarnation(1),

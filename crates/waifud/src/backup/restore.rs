@@ -140,11 +140,11 @@ fn words(voided: &Voided) -> Vec<String> {
     let kinds = [
         (
             "deleted API tokens: {} (create new ones with: waifuctl token create NAME --role ROLE)",
-            names(&voided.tokens),
+            names(&voided.tokens.void),
         ),
         (
             "valid API tokens: {} (revoke one with: waifuctl token revoke NAME)",
-            names(&voided.tokens_kept),
+            names(&voided.tokens.valid),
         ),
         (
             "deleted join tokens: {} (create new ones with: waifuctl node token create)",
@@ -152,11 +152,11 @@ fn words(voided: &Voided) -> Vec<String> {
         ),
         (
             "nodes without access, because they were removed since the backup: {}",
-            names(&voided.nodes),
+            names(&voided.nodes.void),
         ),
         (
             "nodes with access: {} (remove one with: waifuctl node remove NODE)",
-            names(&voided.nodes_kept),
+            names(&voided.nodes.valid),
         ),
     ];
     kinds

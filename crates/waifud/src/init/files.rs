@@ -141,6 +141,7 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use waifud_kit::testing::temp_path;
 
     #[test]
     fn written_files_are_valid_and_kept_by_a_second_run() {
@@ -176,8 +177,7 @@ mod tests {
 
     #[test]
     fn existing_files_are_not_overwritten_and_conflicting_flags_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("waifud.toml");
+        let (dir, file) = temp_path("waifud.toml");
         fs::write(&file, "log = 'debug'\n").unwrap();
         let listen = ["0.0.0.0:7373".parse().unwrap()];
         let error = plan_in(dir.path(), &listen, &[], None).unwrap_err();

@@ -4,10 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use nix::sys::signal::Signal;
 use waifud_api::client::ListQuery;
 
-use crate::kit::{self, upload_template};
+use crate::kit::{self, is_refused};
 use crate::process::Home;
 
 impl Home {
@@ -26,11 +25,10 @@ impl Home {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Runs a command that must fail with exit code 1; returns its error.
-    fn fails_with(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
+    /// Runs a command that must be refused with an error that contains all of this.
+    #[track_caller]
+    fn refuses(&self, arguments: &[&str], parts: &[&str]) {
+        is_refused(&self.run(arguments), parts);
     }
 
     /// The path of the backup, as an argument.
@@ -54,8 +52,7 @@ async fn a_backup_is_only_for_its_owner_and_an_existing_file_is_never_overwritte
     home.succeeds(&["backup", &file]);
     assert_eq!(mode(Path::new(&file)), 0o600);
     let before = std::fs::read(&file).unwrap();
-    let text = home.fails_with(&["backup", &file]);
-    assert!(text.contains("exists; choose another file"), "{text}");
+    home.refuses(&["backup", &file], &["exists; choose another file"]);
     assert!(std::fs::read(&file).unwrap() == before);
 }
 
@@ -69,8 +66,7 @@ async fn a_restore_without_a_terminal_needs_yes_and_one_over_a_database_needs_re
         (&["restore", "--replace", &file][..], "--yes"),
         (&["restore", "--yes", &file], "--replace"),
     ] {
-        let text = home.fails_with(arguments);
-        assert!(text.contains(option), "{text}");
+        home.refuses(arguments, &[option]);
         assert!(home.database() == before, "{option}");
     }
     home.succeeds(&["restore", "--replace", "--yes", &file]);
@@ -84,21 +80,16 @@ async fn a_restore_is_refused_while_waifud_runs() {
     let running = home.start().await;
     let file = home.backup_file();
     home.succeeds(&["backup", &file]);
-    let text = home.fails_with(&["restore", "--replace", "--yes", &file]);
-    assert!(
-        text.contains("another waifud uses") && text.contains("stop it first"),
-        "{text}"
+    home.refuses(
+        &["restore", "--replace", "--yes", &file],
+        &["another waifud uses", "stop it first"],
     );
     running.client.nodes(&ListQuery::default()).await.unwrap();
 }
 
 #[tokio::test]
 async fn images_are_restored_on_a_new_machine_only_if_they_are_in_the_backup() {
-    let home = Home::new();
-    let mut running = home.start().await;
-    upload_template(home.dir.path(), &running.client).await;
-    running.process.signal(Signal::SIGTERM);
-    running.process.ended().await;
+    let home = Home::with_template().await;
     for with_images in [false, true] {
         let file = home.path(&format!("with-{with_images}.tar"));
         let file = file.display().to_string();
@@ -115,11 +106,7 @@ async fn images_are_restored_on_a_new_machine_only_if_they_are_in_the_backup() {
 
 #[tokio::test]
 async fn a_backup_with_a_damaged_image_is_refused() {
-    let home = Home::new();
-    let mut running = home.start().await;
-    upload_template(home.dir.path(), &running.client).await;
-    running.process.signal(Signal::SIGTERM);
-    running.process.ended().await;
+    let home = Home::with_template().await;
     let file = home.backup_file();
     home.succeeds(&["backup", "--with-images", &file]);
     let mut bytes = std::fs::read(&file).unwrap();
@@ -128,10 +115,6 @@ async fn a_backup_with_a_damaged_image_is_refused() {
     bytes[image + 100] ^= 1;
     std::fs::write(&file, bytes).unwrap();
     let new = Home::new();
-    let text = new.fails_with(&["restore", "--yes", &file]);
-    assert!(
-        text.contains("images/") && text.contains("is damaged"),
-        "{text}"
-    );
+    new.refuses(&["restore", "--yes", &file], &["images/", "is damaged"]);
     assert!(!new.path("state/waifud.db").exists());
 }

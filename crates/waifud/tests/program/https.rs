@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::kit::{DEADLINE, Waifud};
+use crate::kit::{DEADLINE, Waifud, is_refused};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -205,10 +205,5 @@ async fn the_error_names_a_listen_address_in_use() {
         .arg(&config)
         .output()
         .unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(
-        text.contains(&waifud.at.to_string()) && text.contains("listen"),
-        "{text}"
-    );
+    is_refused(&output, &[&waifud.at.to_string(), "listen"]);
 }

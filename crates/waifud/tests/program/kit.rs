@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +23,16 @@ pub fn command(config: &Path) -> Command {
     }
     command.arg("--config").arg(config);
     command
+}
+
+/// The program ended with exit code 1, and its error contains all of this.
+#[track_caller]
+pub fn is_refused(output: &Output, parts: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
 }
 
 /// A process that is killed when it goes out of scope.

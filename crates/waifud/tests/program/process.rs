@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::kit::{DEADLINE, Process, upload_template};
+use crate::kit::{DEADLINE, Process, is_refused, upload_template};
 use futures::StreamExt;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,10 +75,25 @@ impl Home {
     /// A state directory that waifud has used before.
     pub async fn used() -> Self {
         let home = Self::new();
-        let mut running = home.start().await;
-        running.process.signal(Signal::SIGTERM);
-        running.process.ended().await;
+        home.start().await.stop().await;
         home
+    }
+
+    /// A state directory with the template `debian-12` and its image, after waifud has ended.
+    pub async fn with_template() -> Self {
+        let home = Self::new();
+        let running = home.start().await;
+        upload_template(home.dir.path(), &running.client).await;
+        running.stop().await;
+        home
+    }
+}
+
+impl Running {
+    /// Ends it with SIGTERM.
+    async fn stop(mut self) {
+        self.process.signal(Signal::SIGTERM);
+        self.process.ended().await;
     }
 }
 
@@ -136,22 +151,11 @@ async fn sigterm_ends_the_watches_and_the_process() {
     assert!(!home.path("waifud.sock").exists());
 }
 
-/// What waifud writes when it refuses to start.
-fn error_of(home: &Home) -> String {
-    let output = home.fails();
-    assert_eq!(output.status.code(), Some(1));
-    String::from_utf8(output.stderr).unwrap()
-}
-
 #[tokio::test]
 async fn a_second_waifud_on_the_same_state_is_refused_and_the_first_keeps_running() {
     let home = Home::new();
     let running = home.start().await;
-    let text = error_of(&home);
-    assert!(
-        text.contains("another waifud uses") && text.contains("state_dir"),
-        "{text}"
-    );
+    is_refused(&home.fails(), &["another waifud uses", "state_dir"]);
     running.client.nodes(&ListQuery::default()).await.unwrap();
 }
 
@@ -182,19 +186,14 @@ async fn the_socket_and_the_state_are_inaccessible_to_other_users() {
 fn an_unknown_configuration_key_is_refused_with_its_name_and_file() {
     let home = Home::new();
     home.configure("colour = 'blue'");
-    let text = error_of(&home);
-    assert!(
-        text.contains("colour") && text.contains("waifud.toml"),
-        "{text}"
-    );
+    is_refused(&home.fails(), &["colour", "waifud.toml"]);
 }
 
 #[test]
 fn a_file_at_the_path_of_the_socket_is_not_replaced() {
     let home = Home::new();
     std::fs::write(home.path("waifud.sock"), "mine").unwrap();
-    let text = error_of(&home);
-    assert!(text.contains("is not a socket"), "{text}");
+    is_refused(&home.fails(), &["is not a socket"]);
     assert_eq!(
         std::fs::read_to_string(home.path("waifud.sock")).unwrap(),
         "mine"
@@ -219,22 +218,12 @@ fn the_committed_openapi_document_is_current() {
     );
 }
 
-/// The error output of a run that must have failed.
-fn error_text(output: &Output) -> String {
-    assert!(!output.status.success());
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
 #[tokio::test]
 async fn a_lost_database_is_not_replaced_by_an_empty_one() {
     let home = Home::used().await;
     let database = home.path("state/waifud.db");
     std::fs::rename(&database, home.path("kept.db")).unwrap();
-    let text = error_text(&home.fails());
-    assert!(
-        text.contains("is missing") && text.contains("waifud restore"),
-        "{text}"
-    );
+    is_refused(&home.fails(), &["is missing", "waifud restore"]);
     assert!(!database.exists());
     // Once the remaining state is moved away on purpose, waifud starts with an empty database.
     std::fs::rename(home.path("state/pki"), home.path("pki")).unwrap();
@@ -303,9 +292,5 @@ async fn waifud_does_not_start_on_a_read_only_database() {
         // The caller owns the database and may not write to it.
         home.fails()
     };
-    let text = error_text(&output);
-    assert!(
-        text.contains("read-only") && text.contains("waifud.db"),
-        "{text}"
-    );
+    is_refused(&output, &["read-only", "waifud.db"]);
 }

@@ -20,6 +20,14 @@ impl Server {
         self.run(&line.split_whitespace().collect::<Vec<_>>(), code)
             .await
     }
+
+    /// Each of these lines is refused with an error that contains the words beside it.
+    async fn refuses(&self, lines: &[(&str, &str)]) {
+        for (line, words) in lines {
+            let said = self.line(line, 1).await;
+            assert!(said.contains(words), "{line}: {said}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,16 +61,15 @@ async fn a_list_has_the_requested_format_order_and_filter() {
     let page = read(&server.line("list web -o json", 0).await);
     assert_eq!(page["items"].as_array().unwrap().len(), 1);
     assert!(page["revision"].is_string());
-    for (bad, word) in [
-        ("list nosuch", "nosuch"),
-        ("list -o columns=colour", "colour"),
-        ("list --sort colour", "colour"),
-        ("list -l ,", "--label"),
-        ("list web --state running", "--state"),
-    ] {
-        let said = server.line(bad, 1).await;
-        assert!(said.contains(word), "{bad}: {said}");
-    }
+    server
+        .refuses(&[
+            ("list nosuch", "nosuch"),
+            ("list -o columns=colour", "colour"),
+            ("list --sort colour", "colour"),
+            ("list -l ,", "--label"),
+            ("list web --state running", "--state"),
+        ])
+        .await;
     let shown = server.line("show web db", 0).await;
     assert!(shown.contains("\n\nname         db\n"), "{shown}");
     let both = read(&server.line("show web db --json", 0).await);
@@ -106,16 +113,15 @@ async fn commands_accept_label_selectors_and_all() {
     assert_eq!((runs("web").await, runs("db").await), (true, false));
     assert_eq!(server.line("start --all", 0).await.lines().count(), 3);
     assert_eq!(server.line("reboot -l tier=nothing", 0).await, "");
-    for (bad, word) in [
-        ("stop", "required"),
-        ("stop web --all", "cannot be used with"),
-        ("stop web -l a=b", "cannot be used with"),
-        ("delete", "required"),
-        ("delete --all --unmanaged", "cannot be used with"),
-    ] {
-        let said = server.line(bad, 1).await;
-        assert!(said.contains(word), "{bad}: {said}");
-    }
+    server
+        .refuses(&[
+            ("stop", "required"),
+            ("stop web --all", "cannot be used with"),
+            ("stop web -l a=b", "cannot be used with"),
+            ("delete", "required"),
+            ("delete --all --unmanaged", "cannot be used with"),
+        ])
+        .await;
     // Without a terminal there is no prompt, and nothing is done.
     let said = server.line("delete --all", 1).await;
     assert!(said.contains("--yes"), "{said}");

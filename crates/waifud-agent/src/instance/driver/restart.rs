@@ -70,18 +70,7 @@ impl Driver {
         let evidence = self.shared.metadata.evidence(self.id);
         self.readiness.update_evidence(&evidence);
         after.documents = pending::documents(before, want, seen, evidence.asked_for);
-        if after != *before {
-            self.shared.table.remember(self.id, |memory| {
-                memory.run = after.run;
-                memory.stopped_by = after.stopped_by;
-                memory.stop_requested = after.stop_requested;
-                memory.documents = after.documents;
-                memory.reboots_done = after.reboots_done;
-                memory.restarts = after.restarts;
-            })?;
-            view.record.memory = after;
-        }
-        Ok(())
+        self.remember_run(view, after)
     }
 
     /// During a release only the run and its end matter: a withdrawn release continues from there.
@@ -96,11 +85,17 @@ impl Driver {
         };
         let before = &view.record.memory;
         let after = restart_policy::remember(before, instance, seen.domain, host_stopping);
-        if after != *before {
+        self.remember_run(view, after)
+    }
+
+    /// Stores what has changed in the memory of the run.
+    fn remember_run(&self, view: &mut View, after: Memory) -> Result<(), Failure> {
+        if after != view.record.memory {
             self.shared.table.remember(self.id, |memory| {
                 memory.run = after.run;
                 memory.stopped_by = after.stopped_by;
                 memory.stop_requested = after.stop_requested;
+                memory.documents = after.documents;
                 memory.reboots_done = after.reboots_done;
                 memory.restarts = after.restarts;
             })?;

@@ -123,27 +123,34 @@ mod tests {
         digit.repeat(digits)
     }
 
-    #[test]
-    fn debian_lists_sha512_of_many_files() {
-        let text = format!(
-            "{}  debian-12-generic-amd64.qcow2\n{}  debian-12-genericcloud-amd64.qcow2\n{}  debian-12-genericcloud-amd64.tar.xz\n",
-            hex("a", 128),
-            hex("b", 128),
-            hex("c", 128)
-        );
-        let found = find(&text, "debian-12-genericcloud-amd64.qcow2", false).unwrap();
-        assert_eq!(found.to_string(), format!("sha512:{}", hex("b", 128)));
+    /// The checksum of the file in this list of many files.
+    #[track_caller]
+    fn found(text: &str, name: &str) -> String {
+        find(text, name, false).unwrap().to_string()
     }
 
     #[test]
-    fn ubuntu_marks_files_as_binary() {
-        let text = format!(
-            "{} *ubuntu-24.04-server-cloudimg-amd64.img\n{} *ubuntu-24.04-server-cloudimg-amd64.manifest\n",
-            hex("1", 64),
-            hex("2", 64)
-        );
-        let found = find(&text, "ubuntu-24.04-server-cloudimg-amd64.img", false).unwrap();
-        assert_eq!(found.to_string(), format!("sha256:{}", hex("1", 64)));
+    fn debian_lists_sha512_and_ubuntu_marks_files_as_binary() {
+        let [a, b, c] = ["a", "b", "c"].map(|digit| hex(digit, 128));
+        let [one, two] = ["1", "2"].map(|digit| hex(digit, 64));
+        for (text, name, checksum) in [
+            (
+                format!(
+                    "{a}  debian-12-generic-amd64.qcow2\n{b}  debian-12-genericcloud-amd64.qcow2\n{c}  debian-12-genericcloud-amd64.tar.xz\n"
+                ),
+                "debian-12-genericcloud-amd64.qcow2",
+                format!("sha512:{b}"),
+            ),
+            (
+                format!(
+                    "{one} *ubuntu-24.04-server-cloudimg-amd64.img\n{two} *ubuntu-24.04-server-cloudimg-amd64.manifest\n"
+                ),
+                "ubuntu-24.04-server-cloudimg-amd64.img",
+                format!("sha256:{one}"),
+            ),
+        ] {
+            assert_eq!(found(&text, name), checksum);
+        }
     }
 
     #[test]
@@ -155,13 +162,8 @@ mod tests {
             hex("D", 64),
             hex("e", 64)
         );
-        let found = find(
-            &text,
-            "Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2",
-            false,
-        )
-        .unwrap();
-        assert_eq!(found.to_string(), format!("sha256:{}", hex("d", 64)));
+        let found = found(&text, "Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2");
+        assert_eq!(found, format!("sha256:{}", hex("d", 64)));
     }
 
     #[test]
@@ -204,8 +206,7 @@ mod tests {
             hex("3", 128),
             hex("4", 40)
         );
-        let found = find(&text, "a", false).unwrap();
-        assert_eq!(found.to_string(), format!("sha512:{}", hex("3", 128)));
+        assert_eq!(found(&text, "a"), format!("sha512:{}", hex("3", 128)));
         let weak = format!("{}  a\n", hex("1", 32));
         assert_eq!(find(&weak, "a", true), Err(ChecksumFileError::NoChecksums));
     }

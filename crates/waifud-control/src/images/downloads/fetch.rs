@@ -150,8 +150,10 @@ where
     let total = response
         .content_length()
         .map(|rest| rest.saturating_add(partial.length));
-    if total.is_some_and(|total| total > limits.max.bytes()) {
-        return Err(Failure::Permanent(problems::too_large(limits.max)));
+    if total.is_some_and(|total| total > limits.settings.image_max.bytes()) {
+        return Err(Failure::Permanent(problems::too_large(
+            limits.settings.image_max,
+        )));
     }
     let rest = total.map_or(0, |total| total.saturating_sub(partial.length));
     limits.disk_space.check(rest)?;
@@ -179,10 +181,13 @@ async fn stream(
 ) -> Result<(), Failure> {
     let mut next_check = partial.length;
     let mut header_checked = partial.head.len() == qcow2::HEADER_BYTES;
-    let mut pace = Measured::new(limits.pace, partial.received());
+    let mut pace = Measured::new(limits.settings.downloads.pace, partial.received());
     while let Some(chunk) = next(response, &mut pace, partial.received()).await? {
-        if partial.received().saturating_add(chunk.len() as u64) > limits.max.bytes() {
-            return Err(Failure::Permanent(problems::too_large(limits.max)));
+        if partial.received().saturating_add(chunk.len() as u64) > limits.settings.image_max.bytes()
+        {
+            return Err(Failure::Permanent(problems::too_large(
+                limits.settings.image_max,
+            )));
         }
         if partial.received() >= next_check {
             next_check = partial.received() + SPACE_CHECK_INTERVAL;

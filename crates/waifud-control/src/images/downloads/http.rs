@@ -46,11 +46,11 @@ pub(super) fn client(
     let mut builder = reqwest::Client::builder()
         .redirect(policy)
         .connect_timeout(CONNECT)
-        .read_timeout(limits.silence)
+        .read_timeout(limits.settings.downloads.silence)
         .referer(false)
         .user_agent(concat!("waifud/", env!("CARGO_PKG_VERSION")))
         .dns_resolver(Arc::new(Resolver { reach, trail }));
-    if !limits.proxies {
+    if !limits.settings.downloads.proxies {
         builder = builder.no_proxy();
     }
     builder.build()

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
+use waifud_kit::sync::lock;
 use waifud_store::ImageRow;
 use waifud_types::{Checksum, Digest};
 
@@ -76,10 +77,6 @@ pub(super) struct Jobs(Arc<JobTable>);
 struct JobTable {
     jobs: Mutex<HashMap<Digest, Job>>,
     numbers: AtomicU64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Jobs {
@@ -295,11 +292,8 @@ impl Worker {
         Limits {
             reach: settings.reach(),
             trail: Trail::default(),
-            proxies: settings.downloads.proxies,
-            max: settings.image_max,
+            settings: settings.clone(),
             disk_space: self.context.records.files().disk_space().clone(),
-            silence: settings.downloads.silence,
-            pace: settings.downloads.pace,
         }
     }
 
@@ -430,9 +424,9 @@ mod tests {
     use waifud_api::CreateDownload;
     use waifud_store::{Mode, Store};
     use waifud_types::Incarnation;
+    use waifud_types::event::Cause;
 
     use super::*;
-    use crate::auth::principal::Cause;
     use crate::env::{SystemClock, SystemEntropy};
     use crate::{Control, ControlConfig};
 

@@ -31,6 +31,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use waifud_api::{CreateDownload, Download, DownloadState, Page};
 use waifud_store::{DownloadRow, Store, StoreError};
+use waifud_types::event::Cause;
 use waifud_types::{ByteSize, Digest};
 
 pub(crate) use self::config::DownloadSettings;
@@ -38,7 +39,6 @@ pub use self::config::{DownloadConfig, Pace};
 use self::job::{Jobs, WorkerContext};
 use self::records::{DownloadRecords, begin};
 pub(crate) use self::source::refresh;
-use crate::auth::principal::Cause;
 use crate::env::Clock;
 use crate::events::event_builder;
 use crate::images::service::Images;

@@ -134,11 +134,11 @@ impl Partial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waifud_kit::testing::temp_path;
 
     #[tokio::test]
     async fn bytes_that_could_not_be_written_are_neither_counted_nor_hashed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("partial");
+        let (_dir, path) = temp_path("partial");
         let mut partial = Partial::open(&path).await.unwrap();
         partial.push(b"first ").await.unwrap();
         partial.flush().await.unwrap();

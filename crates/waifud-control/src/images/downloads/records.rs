@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use waifud_api::Problem;
 use waifud_store::{DownloadRow, ImageRow, ImageTraits, NewTemplate, Store, StoreError, WriteTx};
+use waifud_types::event::Cause;
 use waifud_types::template::TemplateOrigin;
 use waifud_types::{Checksum, Digest, Name, Timestamp};
 
 use super::problems;
 use crate::ControlError;
-use crate::auth::principal::Cause;
 use crate::env::Clock;
 use crate::events::event_builder::{self, EventExt};
 use crate::images::image_store::ImageStore;

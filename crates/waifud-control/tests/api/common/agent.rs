@@ -70,6 +70,11 @@ impl Agent {
         collect(self.call(Method::GET, path, Body::empty()).await).await
     }
 
+    /// Downloads an image.
+    pub async fn image(&self, digest: Digest) -> Answer {
+        self.get(&format!("/v1/agent/images/{digest}")).await
+    }
+
     pub async fn get_from(&self, path: &str, from: usize) -> Answer {
         let request = Request::builder()
             .uri(path)

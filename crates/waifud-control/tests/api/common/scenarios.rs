@@ -7,9 +7,9 @@ use waifud_api::Instance;
 use waifud_control::ControlConfig;
 use waifud_control::env::SystemEntropy;
 use waifud_store::Mode;
-use waifud_types::ByteSize;
+use waifud_types::{ByteSize, InstanceState};
 
-use super::{Agent, Answer, ManualClock, Server};
+use super::{Agent, Answer, ManualClock, Server, report};
 
 impl Server {
     /// A server whose clock the test moves.
@@ -48,6 +48,22 @@ impl Server {
         let (server, agent) = Self::with_node(ByteSize::gib(8)).await;
         let web = server.create_instance("web").await;
         (server, agent, web)
+    }
+
+    /// The same, and the node has reported that the instance is running.
+    pub async fn with_running_instance() -> Self {
+        let (server, agent, web) = Self::with_placed_instance().await;
+        let running = report(web.id, InstanceState::Running);
+        agent.report_instance(running).await;
+        server
+    }
+
+    /// A server like [`Self::with_watching_node`], and the instance `web` with user-data. The agent has not received it yet.
+    pub async fn with_user_data() -> (Self, Agent) {
+        let (server, agent) = Self::with_watching_node().await;
+        let body = json!({"name": "web", "template": "debian-12", "user_data": "#!/bin/sh\n"});
+        server.created(&body).await;
+        (server, agent)
     }
 
     /// Creates an instance of `debian-12` with default values.

@@ -8,7 +8,7 @@ use waifud_api::Hint;
 use waifud_api::hint::{HintAction, HintKind};
 use waifud_types::{ByteSize, Digest, InstanceState};
 
-use super::{begin, end, large_image, settings};
+use super::{begin, end, large_image, scripted, settings};
 use crate::common::{Answer, Server, digest, image, report, step};
 use crate::mirror::Mirror;
 
@@ -71,10 +71,8 @@ async fn an_upload_replaces_a_damaged_file() {
 
 #[tokio::test]
 async fn a_download_restores_a_missing_or_damaged_file() {
-    let bytes = large_image();
+    let (mirror, server, bytes) = scripted(Vec::new()).await;
     let name = digest(&bytes);
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
-    let server = Server::with(settings).await;
     let body = json!({
         "name": "a", "url": mirror.url("/a.qcow2"), "checksum": name.to_string(),
     });

@@ -1,60 +1,25 @@
 //! Failures of downloads from private addresses: the same for users, with their reasons in the log, and in the problem if
 //! the administrator chose the source.
 
-use std::io::Write;
-use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
+use waifud_kit::testing::captured_log::CapturedLog;
 
 use super::{begin, end, large_image, settings};
 use crate::common::{Server, digest};
 use crate::mirror::{Mirror, Reply};
 
-/// While there is a second dispatcher, tracing asks all of them whether a line is wanted, and not only that of the thread
-/// that reaches the line first.
-static SECOND: LazyLock<tracing::Dispatch> =
-    LazyLock::new(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default()));
-
-/// The log of the tasks of a test whose runtime has one thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Records until the result is dropped.
-    fn record(&self) -> tracing::subscriber::DefaultGuard {
-        LazyLock::force(&SECOND);
-        let writer = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    /// The codes of the failures that were hidden from users.
-    fn codes(&self) -> Vec<String> {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = log.lines();
-        let hidden = lines.filter(|line| line.contains("a download from a private address failed"));
-        hidden
-            .map(|line| {
-                let code = line.split("code=\"").nth(1).unwrap();
-                code.split('"').next().unwrap().to_owned()
-            })
-            .collect()
-    }
+/// The codes of the failures that were hidden from users.
+fn codes(log: &str) -> Vec<String> {
+    let lines = log.lines();
+    let hidden = lines.filter(|line| line.contains("a download from a private address failed"));
+    hidden
+        .map(|line| {
+            let code = line.split("code=\"").nth(1).unwrap();
+            code.split('"').next().unwrap().to_owned()
+        })
+        .collect()
 }
 
 #[tokio::test]
@@ -75,8 +40,7 @@ async fn failures_at_private_addresses_are_indistinguishable_and_logged_with_the
         config.downloads.private = vec!["127.0.0.0/8".parse().unwrap()];
     })
     .await;
-    let log = Log::default();
-    let _recorded = log.record();
+    let log = CapturedLog::begin();
     let mut failures = Vec::new();
     for (name, url) in [
         ("refused", refused),
@@ -110,7 +74,7 @@ async fn failures_at_private_addresses_are_indistinguishable_and_logged_with_the
             "{name}"
         );
     }
-    let mut logged = log.codes();
+    let mut logged = codes(&log.text());
     logged.sort();
     assert_eq!(
         logged,

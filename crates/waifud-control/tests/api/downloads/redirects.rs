@@ -2,19 +2,17 @@
 
 use serde_json::json;
 
-use super::{begin, end, from_mirror, large_image, settings, sha512};
-use crate::common::{Server, digest};
-use crate::mirror::{Mirror, Reply};
+use super::{begin, begin_a, end, scripted, sha512};
+use crate::common::digest;
+use crate::mirror::Reply;
 
 #[tokio::test]
 async fn five_redirects_are_followed_and_six_are_refused() {
-    let bytes = large_image();
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
+    let (mirror, server, bytes) = scripted(Vec::new()).await;
     for hop in 1..6 {
         mirror.redirect(&format!("/{hop}"), &format!("/{}", hop + 1));
     }
     mirror.redirect("/6", "/a.qcow2");
-    let server = Server::with(settings).await;
     let checksum = digest(&bytes).to_string();
     let body = |name: &str, path: &str| json!({"name": name, "url": mirror.url(path), "checksum": checksum});
     begin(&server, &body("six", "/1")).await.expect(202);
@@ -28,14 +26,9 @@ async fn five_redirects_are_followed_and_six_are_refused() {
 
 #[tokio::test]
 async fn requests_for_one_url_with_other_checksums_do_not_share_a_download() {
-    let bytes = large_image();
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
-    mirror.script("/a.qcow2", vec![Reply::stall(1000), Reply::stall(1000)]);
-    let server = Server::with(settings).await;
+    let (mirror, server, bytes) = scripted(vec![Reply::stall(1000), Reply::stall(1000)]).await;
     let checksum = digest(&bytes).to_string();
-    begin(&server, &from_mirror(&mirror, &checksum))
-        .await
-        .expect(202);
+    begin_a(&server, &mirror, &bytes).await;
     let other = format!("sha512:{}", sha512(&bytes));
     let body = json!({"name": "b", "url": mirror.url("/a.qcow2"), "checksum": other});
     begin(&server, &body).await.expect(202);

@@ -52,15 +52,12 @@ async fn the_number_of_concurrent_downloads_is_limited() {
 
 #[tokio::test]
 async fn a_download_survives_a_failure_of_the_image_store() {
-    let bytes = large_image();
-    let mirror = Mirror::serve(&[("/a.qcow2", &bytes)]).await;
-    let server = Server::with(settings).await;
+    let (mirror, server, bytes) = scripted(Vec::new()).await;
     let images = server.dir.path().join("images");
     let away = server.dir.path().join("away");
     std::fs::rename(&images, &away).unwrap();
     let checksum = digest(&bytes).to_string();
-    let body = json!({"name": "a", "url": mirror.url("/a.qcow2"), "checksum": checksum});
-    begin(&server, &body).await.expect(202);
+    begin_a(&server, &mirror, &bytes).await;
     let waiting = async {
         loop {
             let download = server.get("/v1/downloads/a").await.expect(200).json();

@@ -49,11 +49,14 @@ pub(super) fn store(
 mod tests {
     use std::path::PathBuf;
 
+    use tempfile::TempDir;
+
     use super::*;
 
-    /// Stores a result for the kernel `1` and the boot `a`. Returns the cache file and the result.
-    fn stored(directory: &Path, kind: HypervisorKind) -> (PathBuf, HypervisorFacts) {
-        let cache = directory.join("new/probe.json");
+    /// Stores a result for the kernel `1` and the boot `a`. Returns the directory, the cache file and the result.
+    fn stored(kind: HypervisorKind) -> (TempDir, PathBuf, HypervisorFacts) {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = directory.path().join("new/probe.json");
         assert_eq!(load(&cache, &features("1", "a")), None);
         let facts = HypervisorFacts {
             kind,
@@ -61,7 +64,7 @@ mod tests {
             cause: None,
         };
         store(&cache, features("1", "a"), &facts).unwrap();
-        (cache, facts)
+        (directory, cache, facts)
     }
 
     fn features(kernel: &str, boot_id: &str) -> HostFeatures {
@@ -74,32 +77,28 @@ mod tests {
 
     #[test]
     fn a_success_is_valid_after_a_reboot_but_not_for_another_kernel() {
-        let directory = tempfile::tempdir().unwrap();
-        let (cache, facts) = stored(directory.path(), HypervisorKind::Kvm);
+        let (_directory, cache, facts) = stored(HypervisorKind::Kvm);
         assert_eq!(load(&cache, &features("1", "b")), Some(facts));
         assert_eq!(load(&cache, &features("2", "a")), None);
     }
 
     #[test]
     fn a_failure_is_valid_until_the_next_boot() {
-        let directory = tempfile::tempdir().unwrap();
-        let (cache, facts) = stored(directory.path(), HypervisorKind::Tcg);
+        let (_directory, cache, facts) = stored(HypervisorKind::Tcg);
         assert_eq!(load(&cache, &features("1", "a")), Some(facts));
         assert_eq!(load(&cache, &features("1", "b")), None);
     }
 
     #[test]
     fn a_damaged_cache_is_ignored() {
-        let directory = tempfile::tempdir().unwrap();
-        let (cache, _) = stored(directory.path(), HypervisorKind::Kvm);
+        let (_directory, cache, _) = stored(HypervisorKind::Kvm);
         std::fs::write(&cache, "{").unwrap();
         assert_eq!(load(&cache, &features("1", "a")), None);
     }
 
     #[test]
     fn a_cache_of_an_older_version_is_read() {
-        let directory = tempfile::tempdir().unwrap();
-        let (cache, facts) = stored(directory.path(), HypervisorKind::Kvm);
+        let (_directory, cache, facts) = stored(HypervisorKind::Kvm);
         let text = std::fs::read_to_string(&cache).unwrap();
         std::fs::write(&cache, text.replace("\"features\"", "\"signs\"")).unwrap();
         assert_eq!(load(&cache, &features("1", "a")), Some(facts));

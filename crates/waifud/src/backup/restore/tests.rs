@@ -1,5 +1,7 @@
 //! Restores: which credentials are accepted afterwards, and interrupted restores.
 
+use waifud_kit::testing::temp_path;
+use waifud_store::credentials::Validity;
 use waifud_store::{Mode, NodeKeyRow, Store, StoreError, TokenRow};
 use waifud_types::{Digest, NodeId, Role, Timestamp};
 
@@ -37,8 +39,7 @@ fn token(text: &str, number: u8) -> TokenRow {
 impl World {
     /// Two API tokens, two nodes, a join token; and a backup of them.
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let state_dir = dir.path().join("state");
+        let (dir, state_dir) = temp_path("state");
         fs::create_dir(&state_dir).unwrap();
         let config = Config {
             state_dir,
@@ -262,11 +263,15 @@ fn each_restore_moves_the_old_files_to_a_new_directory() {
 #[test]
 fn a_restore_lists_what_was_restored_and_what_was_not() {
     let voided = Voided {
-        tokens: vec![name("ci"), name("laptop")],
-        tokens_kept: vec![name("kept")],
+        tokens: Validity {
+            void: vec![name("ci"), name("laptop")],
+            valid: vec![name("kept")],
+        },
         join_tokens: vec!["0000cafe".to_owned()],
-        nodes: vec![name("oak")],
-        nodes_kept: vec![name("alder")],
+        nodes: Validity {
+            void: vec![name("oak")],
+            valid: vec![name("alder")],
+        },
     };
     let text = words(&voided).join("\n");
     for part in ["ci, laptop", "kept", "0000cafe", "oak", "alder"] {
