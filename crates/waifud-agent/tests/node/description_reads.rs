@@ -93,11 +93,11 @@ async fn a_pass_reads_the_description_of_its_domain_once_and_of_no_other() {
     let before = watched.counts();
     for event in 0..EVENTS {
         let earlier = watched.counts();
-        let searches = watched.node.hypervisor.calls(Op::List);
+        let lists_before = watched.node.hypervisor.calls(Op::List);
         let device = format!("screen {event}");
         watched.node.hypervisor.add_device(watched.ids[0], &device);
         watched.until_passes(&earlier, 1).await;
-        let searched = async || watched.node.hypervisor.calls(Op::List) > searches;
+        let searched = async || watched.node.hypervisor.calls(Op::List) > lists_before;
         watched.node.until("a search", searched).await;
     }
     let passes = watched.passes_with_one_read_each(&before);

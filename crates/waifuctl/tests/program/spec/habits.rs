@@ -187,7 +187,7 @@ async fn version_events_resize_and_usage_errors_print_the_documented_output() {
     server.line("version --socket /nonexistent", 2).await;
 
     let said = server.line("events nosuch", 1).await;
-    assert!(said.contains("no event is about it"), "{said}");
+    assert!(said.contains("no object or event for"), "{said}");
     server.line("events template/nosuch", 1).await;
     server.line("events web", 0).await;
     server.line("events debian-12", 0).await;
