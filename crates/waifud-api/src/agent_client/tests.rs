@@ -117,7 +117,7 @@ async fn frames_arrive_however_the_bytes_are_cut_and_unknown_kinds_are_skipped()
 }
 
 #[track_caller]
-fn is_unexpected(frame: Result<Option<WatchFrame>, AgentClientError>) {
+fn is_unexpected(frame: &Result<Option<WatchFrame>, AgentClientError>) {
     let unexpected = matches!(frame, Err(AgentClientError::Unexpected { .. }));
     assert!(unexpected, "{frame:?}");
 }
@@ -139,7 +139,7 @@ async fn objects_of_unknown_kinds_are_ignored_and_malformed_known_ones_are_error
     let mut watch = client.watch(None).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
     assert_eq!(watch.ignored, BTreeSet::from(["route".to_owned()]));
-    is_unexpected(watch.next().await);
+    is_unexpected(&watch.next().await);
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn an_open_watch_gives_its_frames_at_once_and_a_broken_line_is_an_error() 
     });
     let mut watch = client.watch(None).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
-    is_unexpected(watch.next().await);
+    is_unexpected(&watch.next().await);
 }
 
 #[tokio::test]

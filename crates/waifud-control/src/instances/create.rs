@@ -85,7 +85,7 @@ impl Control {
         let new = NewInstance {
             id: InstanceId::from_uuid(env::uuid(self.clock(), self.entropy())),
             name: self.choose_name(tx, wanted)?,
-            labels: wanted.labels.clone(),
+            labels: wanted.request.labels.clone(),
             traits: ImageTraits {
                 datasource: documents::datasource(template.traits.datasource, &spec.nics),
                 ..template.traits

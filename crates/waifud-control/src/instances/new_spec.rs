@@ -43,7 +43,8 @@ pub(super) fn spec(
     macs: &[MacAddr],
 ) -> Result<InstanceSpec, ControlError> {
     let least = template.min_disk_bytes;
-    let disk = wanted.disk.unwrap_or(least.max(DISK_DEFAULT));
+    let request = &wanted.request;
+    let disk = request.disk_bytes.unwrap_or(least.max(DISK_DEFAULT));
     if disk < least {
         return Err(problems::disk_too_small(disk, &template.name, least).into());
     }
@@ -56,12 +57,12 @@ pub(super) fn spec(
         image: template.image,
         cpus: wanted.cpus,
         memory_bytes: wanted.memory,
-        run: wanted.run,
+        run: request.run.unwrap_or(true),
         power: PowerSpec::default(),
         rescue: None,
-        restart: wanted.restart,
-        priority: wanted.priority,
-        protected: wanted.protected,
+        restart: request.restart,
+        priority: request.priority,
+        protected: request.protected,
         disks: vec![DiskSpec {
             name: word("root")?,
             size_bytes: disk,
@@ -82,7 +83,7 @@ pub(super) fn spec(
             })
             .collect::<Result<_, ControlError>>()?,
         publish: wanted.publish.clone(),
-        placement: wanted.placement.clone(),
+        placement: request.placement.clone(),
         user_data: wanted
             .user_data
             .as_ref()

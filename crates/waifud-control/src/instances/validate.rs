@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use waifud_api::{CreateInstance, Problem, Publish};
 use waifud_cloudinit::{ReportSettings, SshKey, report_settings};
-use waifud_types::spec::{
-    InstanceSpec, PlacementSpec, PublishSpec, RestartPolicy, UserDataFacts, limits,
-};
+use waifud_types::spec::{InstanceSpec, PublishSpec, UserDataFacts, limits};
 use waifud_types::{ByteSize, Name, Secret};
 
 use crate::instances::problems as instance_problems;
@@ -22,42 +20,30 @@ pub const LABELS_MAX: usize = 64;
 /// A validated request.
 #[derive(Clone, Debug)]
 pub struct Checked {
+    /// The request, for the parts that are used as they are. Its user-data has been moved out.
+    pub request: CreateInstance,
     /// The name; `None` to generate one.
     pub name: Option<Name>,
-    /// The labels.
-    pub labels: BTreeMap<String, String>,
     /// The template's name.
     pub template: Name,
     /// The number of CPUs.
     pub cpus: u32,
     /// The memory.
     pub memory: ByteSize,
-    /// The size of the root disk; `None` for the default or what the template needs.
-    pub disk: Option<ByteSize>,
     /// The pool of the root disk.
     pub pool: Name,
     /// The user-data.
     pub user_data: Option<CheckedUserData>,
     /// The SSH public keys.
     pub ssh_keys: Vec<String>,
-    /// Whether it should run.
-    pub run: bool,
-    /// What happens when the instance stops without a request.
-    pub restart: RestartPolicy,
-    /// The start priority; higher starts earlier.
-    pub priority: i32,
-    /// Whether delete is refused.
-    pub protected: bool,
     /// The nics, at least one.
     pub nics: Vec<WantedNic>,
     /// The ports of its node to publish.
     pub publish: Vec<PublishSpec>,
-    /// The placement requirements.
-    pub placement: PlacementSpec,
 }
 
 /// Checks a request.
-pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
+pub fn create(mut request: CreateInstance) -> Result<Checked, Problem> {
     let name = request.name.as_deref().map(instance_name).transpose()?;
     let template = request
         .template
@@ -96,21 +82,15 @@ pub fn create(request: CreateInstance) -> Result<Checked, Problem> {
     labels("spec.placement.require", &request.placement.require)?;
     Ok(Checked {
         name,
-        labels: request.labels,
         template,
         cpus,
         memory,
-        disk: request.disk_bytes,
         pool,
-        user_data: request.user_data.map(user_data).transpose()?,
+        user_data: request.user_data.take().map(user_data).transpose()?,
         ssh_keys: ssh_keys(&request.ssh_keys)?,
-        run: request.run.unwrap_or(true),
-        restart: request.restart,
-        priority: request.priority,
-        protected: request.protected,
         nics: nics::check(&request.nics, request.mac)?,
         publish: network::publish(&request.publish)?,
-        placement: request.placement,
+        request,
     })
 }
 
