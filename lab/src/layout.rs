@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_power_cycle_empties_run_and_tmp_and_keeps_the_rest() {
         if !Uid::effective().is_root() {
-            waifud_kit::testing::report_skipped("only root changes the owner of a directory");
+            waifud_kit::testing::skip("only root changes the owner of a directory");
             return;
         }
         let dir = tempfile::tempdir().unwrap();

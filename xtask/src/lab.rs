@@ -244,13 +244,15 @@ fn up(nodes: usize, node: Option<String>, bare: bool, bin_dir: Option<PathBuf>) 
             .collect(),
         ..LabOptions::default()
     })?;
-    let ready = match nodes {
+    // Recorded before the wait, so that `lab down` finds it if the wait is interrupted.
+    let ready = current::set(&place, &lab).and_then(|()| match nodes {
         1 => Ok(()),
         _ if bare => Ok(()),
         _ => lab.wait_nodes_ready(READY_LIMIT),
-    };
-    if let Err(error) = ready.and_then(|()| current::set(&place, &lab)) {
+    });
+    if let Err(error) = ready {
         lab.down()?;
+        current::clear(&place)?;
         return Err(error);
     }
     eprintln!("the lab is running: {}", lab.dir().display());

@@ -102,7 +102,13 @@ impl Lab {
         let mut last = String::new();
         let ready = wait::until("all nodes to be ready", limit, || {
             let words = ["waifuctl", "node", "list", "--json"];
-            let output = wait::output(&mut self.command(waifud, words)?, COMMAND_LIMIT)?;
+            let output = match wait::output(&mut self.command(waifud, words)?, COMMAND_LIMIT) {
+                Ok(output) => output,
+                Err(error) => {
+                    last = format!("{error:#}");
+                    return Ok(None);
+                }
+            };
             let text = [output.stdout.clone(), output.stderr].concat();
             last = String::from_utf8_lossy(&text).into_owned();
             let nodes: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();

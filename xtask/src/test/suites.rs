@@ -79,8 +79,9 @@ fn run_in(target: &Path, programs: &[Program], background: Vec<Other<'_>>) -> Re
         let known = expected.get(name).copied();
         known.or(first.map(|(_, seconds)| *seconds)).unwrap_or(0.0)
     };
-    let (mut guests, mut tests): (Vec<&Program>, Vec<&Program>) =
-        programs.iter().partition(|program| boots_guests(program));
+    let (mut guests, mut tests): (Vec<&Program>, Vec<&Program>) = programs
+        .iter()
+        .partition(|program| boots_guests(program, processors()));
     // Longest first, so that no long suite is left for the end.
     for list in [&mut guests, &mut tests] {
         list.sort_by(|one, other| seconds(&other.name()).total_cmp(&seconds(&one.name())));
@@ -99,13 +100,16 @@ fn run_in(target: &Path, programs: &[Program], background: Vec<Other<'_>>) -> Re
             let (queues, runner, working) = (&queues, &runner, working.clone());
             scope.spawn(move || {
                 let _until_the_end = working;
+                let mut panicked = None;
                 while let Some(taken) = queues.take(preferred) {
-                    // A panic must not leave the other worker waiting; the scope reports it at the end.
+                    // A panic must not leave the other workers waiting, nor jobs that only this worker takes; the scope
+                    // reports it at the end.
                     let run = catch_unwind(AssertUnwindSafe(|| runner.run(taken.job)));
                     queues.done(taken.kind);
-                    if let Err(panic) = run {
-                        resume_unwind(panic);
-                    }
+                    panicked = run.err().or(panicked);
+                }
+                if let Some(panic) = panicked {
+                    resume_unwind(panic);
                 }
             });
         }
@@ -116,9 +120,11 @@ fn run_in(target: &Path, programs: &[Program], background: Vec<Other<'_>>) -> Re
 }
 
 /// Whether a program belongs to the guest suites: those of [`GUESTS`], and the one that boots the tiny guest without
-/// waifud, one guest at a time.
-fn boots_guests(program: &Program) -> bool {
-    program.package == GUESTS || program.name() == "waifud-images::tiny"
+/// waifud, one guest at a time. That one also builds the guest, and mmdebstrap mounts file systems on this machine
+/// meanwhile. So where tests that compare the machine's mounts run beside guest suites, it is one of the other tests.
+fn boots_guests(program: &Program, processors: usize) -> bool {
+    let rest_alone = Limits::new(processors, 1).rest_alone;
+    program.package == GUESTS || (rest_alone && program.name() == "waifud-images::tiny")
 }
 
 /// Two guest suites at most, and only where there is memory for both.
@@ -372,6 +378,24 @@ mod tests {
     fn two_guest_suites_run_at_once_only_where_there_is_memory_for_them() {
         for (gib, expected) in [(0, 1), (4, 1), (6, 2), (256, 2)] {
             assert_eq!(guests_at_once(gib << 30), expected);
+        }
+    }
+
+    #[test]
+    fn the_program_that_builds_the_tiny_guest_never_runs_beside_tests_that_compare_mounts() {
+        let program = |package: &str, target: &str| Program {
+            package: package.to_owned(),
+            kind: "test".to_owned(),
+            target: target.to_owned(),
+            path: PathBuf::new(),
+            directory: PathBuf::new(),
+        };
+        let tiny = program("waifud-images", "tiny");
+        assert!(boots_guests(&tiny, 2));
+        assert!(!boots_guests(&tiny, 4));
+        for processors in [2, 4] {
+            assert!(boots_guests(&program(GUESTS, "life"), processors));
+            assert!(!boots_guests(&program("waifud-lab", "lab"), processors));
         }
     }
 

@@ -59,18 +59,34 @@ fn login(created: &CreatedToken) -> String {
         // An older waifud.
         (_, None) => return "On the machine that will use it, run: waifuctl login URL".to_owned(),
     };
+    let others: Vec<_> = created
+        .addresses
+        .iter()
+        .filter(|other| !is_loopback(other))
+        .map(|other| escape(other))
+        .filter(|other| *other != url)
+        .collect();
+    let others = if others.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "\nIf that machine cannot reach this address, try {}",
+            others.join(", ")
+        )
+    };
     format!(
-        "On the machine that will use it, run:\n  waifuctl login {url} --fingerprint {}",
+        "On the machine that will use it, run:\n  waifuctl login {url} --fingerprint {}{others}",
         waifud_pki::as_openssl_prints(fingerprint)
     )
 }
 
+/// Whether the address of a URL is one of this machine only. A name is not: it may mean another address elsewhere.
 fn is_loopback(url: &str) -> bool {
     let address = url
         .parse()
         .ok()
         .and_then(|url: ServerUrl| url.host().parse::<IpAddr>().ok());
-    address.is_some_and(|address| address.is_loopback())
+    address.is_some_and(|address| address.to_canonical().is_loopback())
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {

@@ -161,7 +161,7 @@ pub struct ReleaseRecord {
     pub completed: bool,
     /// Whether waifud still sends the release. If not, the copy is left alone, and still not started. `None` in files of
     /// earlier versions, which kept this in `managed`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_slice: Option<bool>,
 }
 

@@ -61,7 +61,7 @@ pub struct OutOfBounds {
 }
 
 impl Hello {
-    /// Checks that all fields are within bounds; does not change them.
+    /// Checks that all fields are within bounds. Only drops bridges with impossible names, which older agents report.
     pub fn check(&mut self) -> Result<(), OutOfBounds> {
         let mut walk = Walk::checking();
         walk.at("facts", |walk| walk.facts(&mut self.facts));
@@ -75,7 +75,8 @@ impl Hello {
 }
 
 impl AgentReport {
-    /// Checks that all fields are within bounds and no instance occurs twice; does not change them.
+    /// Checks that all fields are within bounds and no instance occurs twice. Only drops bridges with impossible names,
+    /// which older agents report.
     pub fn check(&mut self) -> Result<(), OutOfBounds> {
         let mut walk = Walk::checking();
         walk.report(self);

@@ -9,10 +9,9 @@ use waifud_api::agent::{AgentReport, Tombstone};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
-use waifud_types::{Epoch, InstanceId};
+use waifud_types::{Epoch, InstanceId, InstanceState};
 
 use crate::events::event_builder::{self, EventExt};
-use crate::instances::handover::node_with_newer_copy;
 use crate::{Control, ControlError};
 
 /// An instance, and the newer epoch of the copy on the node that owns it.
@@ -44,9 +43,12 @@ pub(super) fn newer_copies(
         if part.node != node.id || part.role != OwnershipRole::Owner {
             continue;
         }
-        if node_with_newer_copy(tx, id, epoch)?.is_none()
-            && let Some(row) = tx.instance(id)?
-        {
+        let mut copies = tx.unmanaged_copies(id)?.into_iter();
+        // Of the same epoch, too: one of the two nodes may have released its copy to the other.
+        if copies.any(|(other, copy)| other != node.id && copy >= Some(epoch)) {
+            continue;
+        }
+        if let Some(row) = tx.instance(id)? {
             newer.push(NewerCopy {
                 row,
                 part: *part,
@@ -57,9 +59,13 @@ pub(super) fn newer_copies(
     Ok(newer)
 }
 
-/// The copies in a report, with their epochs.
+/// The copies in a report, with their epochs. While a node deletes a copy, it reports the epoch of the order to do so, and
+/// nothing about a release that it recorded before.
 fn copies(report: &AgentReport) -> impl Iterator<Item = (InstanceId, Epoch)> {
-    let managed = report.instances.iter().map(|one| (one.id, one.epoch));
+    let instances = report.instances.iter();
+    let managed = instances
+        .filter(|one| one.state != InstanceState::Deleting)
+        .map(|one| (one.id, one.epoch));
     let unmanaged = report.unmanaged.iter().flatten().filter_map(|entry| {
         let record = entry.record.as_ref()?;
         Some((entry.instance, record.epoch))

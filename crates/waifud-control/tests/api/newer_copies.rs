@@ -137,9 +137,21 @@ async fn the_epoch_of_a_copy_that_another_node_may_have_taken_over_is_not_used()
     agent.report_instance(newer.managed()).await;
     assert_eq!(epoch(&server, id).await, Epoch::FIRST);
     // That of a node that does not own the instance is never used.
+    birch.report_unmanaged(Vec::new()).await;
     birch.report_instance(newer.managed()).await;
     assert_eq!(epoch(&server, id).await, Epoch::FIRST);
+    // Nor one that another node has, too: one of both may have released it to the other.
+    birch.report_unmanaged(vec![newer.unmanaged.clone()]).await;
+    agent.report_instance(newer.managed()).await;
+    assert_eq!(epoch(&server, id).await, Epoch::FIRST);
     birch.report_unmanaged(Vec::new()).await;
+    // Nor that of an order to delete the copy, which may be newer than the copy.
+    let deleting = InstanceReport {
+        state: InstanceState::Deleting,
+        ..newer.managed()
+    };
+    agent.report_instance(deleting).await;
+    assert_eq!(epoch(&server, id).await, Epoch::FIRST);
     agent.report_instance(newer.managed()).await;
     assert_eq!(epoch(&server, id).await, newer.copy.epoch);
 }

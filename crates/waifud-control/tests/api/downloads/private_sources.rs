@@ -13,7 +13,9 @@ use crate::mirror::{Mirror, Reply};
 /// The codes of the failures that were hidden from users.
 fn codes(log: &str) -> Vec<String> {
     let lines = log.lines();
-    let hidden = lines.filter(|line| line.contains("a download from a private address failed"));
+    let hidden = lines.filter(|line| {
+        line.contains(" WARN ") && line.contains("a download from a private address failed")
+    });
     hidden
         .map(|line| {
             let code = line.split("code=\"").nth(1).unwrap();
