@@ -2,7 +2,7 @@
 //!
 //! All machines, "outside" too, are ports of one bridge. A link is cut by rules of nftables on that bridge, which drop what
 //! comes in at one port and would leave at the other. The name of a port stays when its machine boots again, and so do the
-//! rules. A slow link is cut for the bridge, and a relay of ours passes the frames on.
+//! rules. A slow link is cut for the bridge, and a relay in the guard passes the frames on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

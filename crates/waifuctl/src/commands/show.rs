@@ -166,7 +166,7 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
     })
 }
 
-/// The separator and the text; an empty string if there is no text.
+/// The separator and the text; empty without a text.
 fn after(separator: &str, text: Option<&str>) -> String {
     text.map_or_else(String::new, |text| format!("{separator}{}", escape(text)))
 }
