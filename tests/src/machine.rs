@@ -4,6 +4,7 @@
 //! It cannot reach package mirrors: its image contains the dependencies of the package. It has no KVM either, so an
 //! emulated machine emulates the guest inside.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -210,7 +211,8 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Prints the duration of each step on standard error.
+/// Prints the duration of each step on standard error. The test harness does not capture it, so that the log of a suite
+/// that passed contains it, too.
 pub struct Steps {
     since: Instant,
 }
@@ -226,7 +228,9 @@ impl Default for Steps {
 impl Steps {
     /// A step has ended.
     pub fn done(&mut self, what: &str) {
-        eprintln!("{:>6.1} s  {what}", self.since.elapsed().as_secs_f64());
+        let line = format!("{:>6.1} s  {what}\n", self.since.elapsed().as_secs_f64());
+        // The log is for readers only.
+        let _unwritten = std::io::stderr().write_all(line.as_bytes());
         self.since = Instant::now();
     }
 }

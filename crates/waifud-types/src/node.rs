@@ -150,3 +150,22 @@ pub mod feature {
     /// Every feature of this version.
     pub const ALL: [&str; 2] = [RELEASE, REPORT_PORT];
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_has_the_features_that_it_reports_and_no_others() {
+        let mut facts: NodeFacts = serde_json::from_value(serde_json::json!({
+            "arch": "x86_64", "cpu_model": "", "hypervisor": {"kind": "kvm", "reason": ""}, "agent_version": "0.1.0",
+            "capacity": {"cpus": 1, "memory_bytes": 1}, "used": {"cpus": 0, "memory_bytes": 0},
+            "pools": [], "bridges": [], "routes": [], "conditions": [],
+        }))
+        .unwrap();
+        assert!(!facts.has(feature::RELEASE));
+        facts.features = vec![feature::RELEASE.to_owned()];
+        assert!(facts.has(feature::RELEASE));
+        assert!(!facts.has(feature::REPORT_PORT));
+    }
+}

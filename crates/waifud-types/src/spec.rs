@@ -234,3 +234,29 @@ pub mod limits {
     /// The largest disk: 64 TiB, which qcow2 with 64 KiB clusters still holds.
     pub const DISK_MAX: ByteSize = ByteSize::gib(64 * 1024);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_port_is_shown_with_the_guests_port_only_if_that_differs() {
+        let shown = |port, guest_port, protocol| {
+            let publish = PublishSpec {
+                port,
+                guest_port,
+                protocol,
+            };
+            publish.to_string()
+        };
+        assert_eq!(shown(80, 80, Protocol::Tcp), "80/tcp");
+        assert_eq!(shown(8080, 80, Protocol::Udp), "8080:80/udp");
+    }
+
+    #[test]
+    fn the_limits_have_the_values_of_their_documentation() {
+        assert_eq!(limits::USER_DATA_MAX, 1_048_576);
+        assert_eq!(limits::MEMORY_MAX.to_string(), "16T");
+        assert_eq!(limits::DISK_MAX.to_string(), "64T");
+    }
+}

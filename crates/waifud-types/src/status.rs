@@ -304,6 +304,15 @@ mod tests {
     }
 
     #[test]
+    fn a_cleared_reason_leaves_neither_text_nor_cause() {
+        let mut status = InstanceStatus::pending(None);
+        status.set_wait(&WaitReason::NoNodes);
+        assert!(status.reason.is_some() && status.cause.is_some());
+        status.clear_reason();
+        assert_eq!((status.reason, status.cause), (None, None));
+    }
+
+    #[test]
     fn an_unknown_cause_falls_back_to_the_text() {
         let mut status = InstanceStatus::pending(None);
         status.set_wait(&WaitReason::NoNodes);

@@ -336,10 +336,10 @@ mod tests {
             (
                 WaitReason::NoContact {
                     node: Some(node.clone()),
-                    since: Some(Timestamp::UNIX_EPOCH),
+                    since: Some(Timestamp::from_millisecond(1_900).unwrap()),
                 },
                 "no-contact",
-                "no contact with alder since 1970-01-01T00:00:00Z",
+                "no contact with alder since 1970-01-01T00:00:01Z",
             ),
             (
                 WaitReason::NoContact {

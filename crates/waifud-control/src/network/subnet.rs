@@ -87,6 +87,57 @@ mod tests {
     }
 
     #[test]
+    fn the_first_subnet_of_a_range_is_used_only_if_the_range_has_no_other() {
+        let first = |range: &str| free_subnet(net(range), &[], &[]);
+        assert_eq!(first("10.144.0.0/12"), Some(net("10.144.1.0/24")));
+        assert_eq!(first("10.144.0.0/23"), Some(net("10.144.1.0/24")));
+        assert_eq!(first("10.144.0.0/24"), Some(net("10.144.0.0/24")));
+        assert_eq!(first("10.144.0.128/25"), Some(net("10.144.0.128/25")));
+    }
+
+    #[test]
+    fn networks_overlap_if_either_contains_the_other_and_a_default_route_never_does() {
+        let subnet = net("10.144.1.0/24");
+        for (route, overlaps) in [
+            ("10.144.1.0/24", true),
+            ("10.144.1.128/25", true),
+            ("10.144.0.0/16", true),
+            ("0.0.0.0/1", true),
+            ("0.0.0.0/0", false),
+            ("10.144.2.0/24", false),
+            ("10.144.0.0/24", false),
+        ] {
+            assert_eq!(overlap(net(route), subnet), overlaps, "{route}");
+        }
+    }
+
+    /// Each call gives the next byte three times.
+    struct Counting(std::sync::atomic::AtomicU8);
+
+    impl Entropy for Counting {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        }
+    }
+
+    #[test]
+    fn a_mac_address_is_drawn_until_it_is_not_taken_at_most_256_times() {
+        let draw = |taken: &dyn Fn(MacAddr) -> Result<bool, String>| {
+            let mut draws = 0;
+            let mac = free_mac(&Counting(0.into()), |mac| {
+                draws += 1;
+                taken(mac)
+            });
+            (mac, draws)
+        };
+        let third = MacAddr::of_guest([2, 2, 2]);
+        assert_eq!(draw(&|mac| Ok(mac != third)), (Ok(Some(third)), 3));
+        assert_eq!(draw(&|_| Ok(true)), (Ok(None), 256));
+        let error = "the database is closed".to_owned();
+        assert_eq!(draw(&|_| Err(error.clone())), (Err(error.clone()), 1));
+    }
+
+    #[test]
     fn addresses_are_allocated_after_the_gateway_until_none_is_free() {
         let subnet = net("10.144.1.0/24");
         assert_eq!(gateway(subnet), Ipv4Addr::new(10, 144, 1, 1));

@@ -313,19 +313,20 @@ fn waiting_for(request: &PlacementRequest<'_>, judged: &[Judged<'_>]) -> WaitRea
     }
 }
 
-/// Why no node can ever run the instance, if it is not the size.
+/// Why no node can ever run the instance, if it is not the size. The rank of all nodes is [`Rank::Never`].
 fn no_suitable_node(request: &PlacementRequest<'_>, judged: &[Judged<'_>]) -> Option<WaitReason> {
     if let Some(wanted) = &request.spec.placement.node {
         let node = wanted.clone();
         let mut all = judged.iter();
-        match all.find(|judged| judged.capacity.node.name == *wanted) {
-            None => return Some(WaitReason::NoSuchNode { node }),
-            Some(judged) if judged.rank == Rank::Never => {
-                let verdict = Box::new(judged.verdict.clone());
-                return Some(WaitReason::RequestedNodeUnsuitable { node, verdict });
-            }
-            Some(_) => {}
-        }
+        return Some(
+            match all.find(|judged| judged.capacity.node.name == *wanted) {
+                None => WaitReason::NoSuchNode { node },
+                Some(judged) => WaitReason::RequestedNodeUnsuitable {
+                    node,
+                    verdict: Box::new(judged.verdict.clone()),
+                },
+            },
+        );
     }
     let nowhere = |bridge: &&String| {
         let mut nodes = judged.iter().map(|judged| &judged.capacity.node);
