@@ -74,8 +74,18 @@ impl Failure {
         let text = error.to_string();
         let title = text.lines().next().unwrap_or_default();
         let failure = Self::input("usage", title.trim_start_matches("error: "))
-            .hint("see waifuctl --help or waifuctl COMMAND --help");
+            .hint(usage_hint(error).unwrap_or("see waifuctl --help or waifuctl COMMAND --help"));
         match error.get(ContextKind::InvalidArg) {
+            // Several missing arguments: the text lists them on the following lines.
+            Some(ContextValue::Strings(missing)) => {
+                let mut failure = failure.field(missing.first().map_or("", String::as_str));
+                failure.problem.title = format!(
+                    "{} {}",
+                    title.trim_start_matches("error: "),
+                    missing.join(", ")
+                );
+                failure
+            }
             Some(ContextValue::String(argument)) => {
                 failure.field(argument.split(' ').next().unwrap_or(argument))
             }
@@ -220,7 +230,7 @@ impl From<ClientError> for Failure {
                 }
                 Self::internal("unreachable", error.to_string()).cause(source).hint(format!(
                     "check that waifud is running on this machine: systemctl status waifud; --socket or \
-                     WAIFUD_SOCKET sets the path of its socket (now {at})"
+                     WAIFUD_SOCKET sets the path of its socket (now {at}); to use a waifud on another machine: waifuctl login URL"
                 ))
             }
             ClientError::TimedOut { .. } => Self::internal("timed-out", error.to_string())
@@ -277,6 +287,21 @@ fn https_hint(cause: &str) -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+
+    #[test]
+    fn a_usage_error_names_the_arguments_that_are_missing() {
+        for (words, missing) in [
+            (&["create", "web"][..], "--template <NAME>"),
+            (&["delete"], "<NAMES>..."),
+        ] {
+            let words = ["waifuctl"].iter().chain(words);
+            let error = crate::cli::Cli::try_parse_from(words).unwrap_err();
+            let failure = Failure::usage(&error);
+            let title = &failure.problem.title;
+            assert_eq!(failure.problem.field.as_deref(), Some(missing), "{title}");
+            assert!(title.ends_with(missing), "{title}");
+        }
+    }
 
     #[test]
     fn a_usage_error_names_its_argument() {

@@ -185,8 +185,19 @@ pub fn option_of(field: &str) -> Option<&'static str> {
         "url" => "--url",
         "checksum" => "--checksum",
         "checksums_url" => "--checksums-url",
-        _ => return None,
+        _ if field.starts_with("labels.") => "--label",
+        _ => return option_of_nic(field),
     })
+}
+
+/// The option of a field of any nic.
+fn option_of_nic(field: &str) -> Option<&'static str> {
+    let (_, field) = field.strip_prefix("spec.nics[")?.split_once("].")?;
+    match field.split_once('[').map_or(field, |(list, _)| list) {
+        "network" | "address" | "gateway" => Some("--network"),
+        "allow_addresses" => Some("--allow-address"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -475,5 +486,19 @@ mod tests {
         );
         assert_eq!(line(&["read this".into()]).unwrap(), "read this");
         assert_eq!(line(&[]), None);
+    }
+
+    #[test]
+    fn fields_of_labels_and_of_every_nic_have_an_option() {
+        for (field, option) in [
+            ("labels.a b", Some("--label")),
+            ("spec.nics[0].network", Some("--network")),
+            ("spec.nics[12].address", Some("--network")),
+            ("spec.nics[1].allow_addresses[0]", Some("--allow-address")),
+            ("spec.nics[0].name", None),
+            ("spec.other", None),
+        ] {
+            assert_eq!(option_of(field), option, "{field}");
+        }
     }
 }

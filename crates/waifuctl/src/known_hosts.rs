@@ -55,10 +55,11 @@ pub async fn learn(
             "no-host-key",
             format!("the console of {} does not show SSH host keys", instance.name),
         )
-        .hint(
-            "it may still be booting: waifuctl wait NAME --for ready; for a guest that does not print them, --accept-new-key \
+        .hint(format!(
+            "it may still be booting: waifuctl wait {} --for ready; for a guest that does not print them, --accept-new-key \
              trusts the first key that the guest presents",
-        ));
+            instance.name
+        )));
     }
     if !pinned {
         // ssh adds the key to the file, which must be private from the beginning.

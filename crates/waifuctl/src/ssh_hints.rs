@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 pub struct Login<'a> {
     /// Name of the instance.
     pub name: &'a str,
+    /// Whether the guest has finished its boot. Before that, sshd may use host keys that are not on the console yet.
+    pub is_ready: bool,
     /// The user passed to ssh.
     pub user: Option<&'a str>,
     /// Whether that is the template's default user, not chosen on the command line.
@@ -26,6 +28,12 @@ pub fn hints(login: &Login<'_>) -> Vec<String> {
     let name = login.name;
     let user_data = login.user_data.filter(|_| login.rescue.is_none());
     let mut hints = Vec::new();
+    if !login.is_ready {
+        hints.push(format!(
+            "{name} is not ready yet: it may still be booting, and its console may not show its new host keys yet; wait with \
+             waifuctl wait {name} --for ready, and try again"
+        ));
+    }
     if let (Some(user), true) = (login.user, login.is_default)
         && let Some(users) = user_data.and_then(users)
         && !users.contains("default")
@@ -93,6 +101,7 @@ mod tests {
         let own: Vec<_> = own.iter().map(|key| (*key).to_owned()).collect();
         hints(&Login {
             name: "web",
+            is_ready: true,
             user: Some("debian"),
             is_default: true,
             given: &["ssh-ed25519 AAAA ana@laptop".to_owned()],
@@ -111,6 +120,7 @@ mod tests {
             let rescue: Vec<_> = rescue.iter().map(|key| (*key).to_owned()).collect();
             let login = Login {
                 name: "web",
+                is_ready: true,
                 user: Some("alpine"),
                 is_default: true,
                 given: &["ssh-ed25519 AAAA ana@laptop".to_owned()],
@@ -129,6 +139,26 @@ mod tests {
         let without = of(&[]);
         assert!(without.contains("waifuctl rescue web --end"), "{without}");
         assert!(!without.contains("user-data"), "{without}");
+    }
+
+    #[test]
+    fn a_guest_that_is_not_ready_yet_causes_a_hint_to_wait() {
+        let key = ["ssh-ed25519 AAAA ana".to_owned()];
+        let of = |is_ready| {
+            let login = Login {
+                name: "web",
+                is_ready,
+                user: Some("debian"),
+                is_default: true,
+                given: &key,
+                own: &key,
+                user_data: None,
+                rescue: None,
+            };
+            hints(&login).join("\n")
+        };
+        assert!(of(false).contains("waifuctl wait web --for ready"));
+        assert!(!of(true).contains("--for ready"));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub async fn wait(config: &Config) -> anyhow::Result<Membership> {
         if !logged {
             tracing::warn!(
                 "waiting: this machine has not joined. Run `waifuctl node token create` on waifud's machine, then \
-                 `waifud-agentd join --token TOKEN` here"
+                 `waifud-agentd join --token-file -` here"
             );
             logged = true;
         }

@@ -15,6 +15,7 @@ mod tunnel;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -77,8 +78,25 @@ fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
         .map_err(|_| bad())
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _nowhere_to_say_it = error.print();
+            // 1 is a user error; --help and --version are not errors.
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    match execute(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(arguments: Arguments) -> anyhow::Result<()> {
     let config = Config::read(&arguments.config)?;
     let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     tracing_subscriber::fmt()

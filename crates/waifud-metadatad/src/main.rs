@@ -22,7 +22,14 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _nowhere_to_say_it = error.print();
+            // 1 is a user error; --help and --version are not errors.
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
     let result = config::Config::read(&arguments.config).and_then(|config| {
         logging::start(&config.log)?;
         run::run(&config)

@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::guest_text::line;
 use crate::terminal::write;
+use crate::text::escape;
 
 /// Maximum length of a line in bytes, since a guest may never end one.
 const LINE_MAX: usize = 64 << 10;
@@ -81,9 +82,11 @@ async fn modules(context: &Context, name: &str, error: ClientError) -> Result<()
     if seen.is_empty() {
         return Err(error.into());
     }
-    context.printer.note(
-        "note: without a guest agent, cloud-init's log cannot be read; these are the modules that cloud-init reported",
-    );
+    let reason = error.problem().map_or("", |problem| &problem.title);
+    context.printer.note(&format!(
+        "note: {}; these are the modules that cloud-init reported",
+        escape(reason)
+    ));
     for module in &seen {
         let text = why_evidence::module(module);
         context.printer.print_line(module, || text)?;

@@ -51,7 +51,7 @@ pub async fn run(context: &Context, args: PublishArgs) -> Result<(), Failure> {
             ),
             (Some(node), false) => {
                 format!(
-                    "{}: {port} will be published when {node} is reachable",
+                    "{}: {port} will be published when {node} has applied the change",
                     instance.name
                 )
             }

@@ -32,7 +32,8 @@ fn markdown() -> String {
         .show_table_of_contents(true);
     let text = clap_markdown::help_markdown_custom::<Cli>(&options);
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-    lines.join("\n").trim_end().to_owned()
+    // clap_markdown writes the path of the command before each usage, also before one that begins with it (`ssh`).
+    lines.join("\n").trim_end().replace("`waifuctl waifuctl ", "`waifuctl ")
 }
 
 #[cfg(test)]
@@ -52,6 +53,13 @@ mod tests {
             committed == generated,
             "docs/reference/cli.md differs: WAIFUD_BLESS=1 cargo test -p waifuctl reference"
         );
+    }
+
+    #[test]
+    fn every_usage_names_the_program_once() {
+        let text = markdown();
+        assert!(text.contains("**Usage:** `waifuctl ssh [OPTIONS]"));
+        assert!(!text.contains("waifuctl waifuctl"));
     }
 
     #[test]

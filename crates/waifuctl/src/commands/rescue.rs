@@ -5,11 +5,11 @@ use waifud_api::client::ClientError;
 use waifud_api::{Instance, UpdateInstance};
 use waifud_types::{Reboot, RescueBegin, RescueOrder};
 
-use crate::cli::RescueArgs;
+use crate::cli::{RescueArgs, WaitFor};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::update_many::state;
-use crate::wait::{or_detach, until_applied, until_ready_again};
+use crate::wait::{or_detach, until_applied, until_reached, until_ready_again};
 use crate::{download, keys};
 
 /// The preferred template.
@@ -70,8 +70,14 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
         let name = instance.name.to_string();
         let applied = async {
             instance = until_applied(context, instance.clone(), deadline).await?;
-            if let Some(ready) = until_ready_again(context, &before, &instance, deadline).await? {
-                instance = ready;
+            let booted = if args.end {
+                until_ready_again(context, &before, &instance, deadline).await?
+            } else {
+                // The rescue system accepts a login, whatever the result of its cloud-init is.
+                until_reached(context, &id, WaitFor::Ready, deadline).await?
+            };
+            if let Some(booted) = booted {
+                instance = booted;
             }
             Ok(())
         };

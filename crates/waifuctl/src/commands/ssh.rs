@@ -12,11 +12,19 @@ use crate::ssh_host::host;
 use crate::ssh_options::SshHost;
 use crate::{foreground, keys};
 
-/// The exit code of failures of ssh itself.
+/// The exit code of failures of ssh itself, and of failures before it is started.
 const OWN_FAILURE: u8 = 255;
 
-/// Runs the system's ssh and exits with its exit code.
+/// Runs the system's ssh and exits with its exit code, or with [`OWN_FAILURE`].
 pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
+    let ended = ssh(context, args).await;
+    match ended.map_err(|failure| failure.exits_with(OWN_FAILURE))? {
+        0 => Ok(()),
+        code => Err(Failure::remote_exit(code)),
+    }
+}
+
+async fn ssh(context: &Context, args: SshArgs) -> Result<u8, Failure> {
     let instance = context.client.instance(&args.login.name).await?;
     // As in ssh, -l overrides USER@.
     let user = args.user.or(args.login.user);
@@ -42,10 +50,7 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
             context.printer.note(&format!("hint: {hint}"));
         }
     }
-    match code {
-        0 => Ok(()),
-        code => Err(Failure::remote_exit(code)),
-    }
+    Ok(code)
 }
 
 /// Hints based on how the instance was created.
@@ -62,6 +67,7 @@ async fn hints(
     };
     ssh_hints::hints(&Login {
         name: instance.name.as_str(),
+        is_ready: instance.status.ready,
         user: host.user(),
         is_default,
         given: &description.ssh_keys,

@@ -16,7 +16,7 @@ pub async fn run(context: &Context, args: UnpublishArgs) -> Result<(), Failure> 
             return Err(
                 Failure::input("invalid-port", "unpublish accepts only the node port")
                     .field("PORT")
-                    .hint("waifuctl unpublish NAME PORT, or PORT/udp"),
+                    .hint(format!("waifuctl unpublish {name} {}", shown(&wanted))),
             );
         }
         match take(ports, &wanted) {
@@ -36,9 +36,13 @@ pub async fn run(context: &Context, args: UnpublishArgs) -> Result<(), Failure> 
     })
 }
 
+/// A node port with its protocol.
+fn shown(port: &Publish) -> String {
+    format!("{}/{}", port.port, port.protocol.as_str())
+}
+
 /// An error that lists the published ports.
 fn not_published(name: &str, wanted: &Publish, ports: &[Publish]) -> Failure {
-    let shown = |port: &Publish| format!("{}/{}", port.port, port.protocol.as_str());
     let published: Vec<_> = ports.iter().map(shown).collect();
     let hint = if published.is_empty() {
         format!("{name} publishes no ports")

@@ -44,8 +44,21 @@ fn is_reached(condition: WaitFor, instance: &Instance) -> bool {
     }
 }
 
-/// Waits for one instance. Returns `None` if the instance is deleted and the wait was for that.
+/// Waits for one instance. Returns `None` if the instance is deleted and the wait was for that. Fails if cloud-init failed.
 pub async fn until_condition(
+    context: &Context,
+    name: &str,
+    condition: WaitFor,
+    deadline: Instant,
+) -> Result<Option<Instance>, Failure> {
+    match until_reached(context, name, condition, deadline).await? {
+        Some(instance) if condition == WaitFor::Ready => check_cloud_init(instance).map(Some),
+        reached => Ok(reached),
+    }
+}
+
+/// As [`until_condition`], but does not check the result of cloud-init.
+pub async fn until_reached(
     context: &Context,
     name: &str,
     condition: WaitFor,
@@ -68,10 +81,7 @@ pub async fn until_condition(
             word(condition)
         ));
         if is_reached(condition, &now) {
-            return match condition {
-                WaitFor::Ready => check_cloud_init(now).map(Some),
-                _ => Ok(Some(now)),
-            };
+            return Ok(Some(now));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

@@ -10,7 +10,7 @@ use waifud_types::InstanceState;
 use waifud_types::status::{CloudInitState, InstanceStatus};
 
 pub use applied::until_applied;
-pub use condition::{until_condition, until_ready_again, word};
+pub use condition::{until_condition, until_reached, until_ready_again, word};
 pub use creation::until_ready;
 
 use crate::failure::Failure;

@@ -79,6 +79,16 @@ async fn the_state_directory_is_created_for_the_service_only_whatever_the_umask_
     assert_eq!(mode & 0o777, 0o700);
 }
 
+#[tokio::test]
+async fn an_unknown_option_is_an_error_with_exit_code_1() {
+    let home = Home::new(ANYWHERE);
+    let output = command(&home.config()).arg("--colour").output();
+    let output = timeout(PATIENCE, output).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("--colour"), "{text}");
+}
+
 async fn fails(home: &Home) -> String {
     let output = command(&home.config()).stdin(Stdio::null()).output();
     let output = timeout(PATIENCE, output).await.unwrap().unwrap();

@@ -23,7 +23,7 @@ pub async fn run(context: &Context, args: ConfirmArgs) -> Result<(), Failure> {
             let name = node.name.as_str();
             ask(
                 &format!("confirming the restored database for {name}"),
-                "The node will then execute waifud's deletions, and create missing instances again with empty disks.",
+                "The node will then execute waifud's deletions, and create missing instances again, with new disks from their images.",
                 name,
             )?;
         }

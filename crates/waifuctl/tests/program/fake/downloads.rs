@@ -95,6 +95,31 @@ async fn a_rescue_prefers_the_template_rescue_and_sends_the_users_own_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_with_wait_ends_when_the_rescue_system_has_booted_whatever_its_cloud_init_reports() {
+    let patch = format!("PATCH /v1/instances/{ID}");
+    let rescued = |state: &str| {
+        let cloud_init =
+            json!({"state": state, "instance_id": null, "datasource": null, "errors": []});
+        let status = json!({"ready": false, "ready_by": null, "cloud_init": cloud_init});
+        let mut instance = instance("web", ID, status);
+        instance["spec"]["rescue"] = json!({"template": "rescue", "datasource": "openstack",
+            "image": format!("sha256:{}", "1".repeat(64)), "firmware": "bios", "ssh_keys": []});
+        instance
+    };
+    for end in ["done", "error"] {
+        let states = [rescued("pending"), rescued("running"), rescued(end)];
+        let fake = Fake::start(
+            [&[instance("web", ID, json!({}))], &states[..]].concat(),
+            &[("GET /v1/templates/rescue", template("rescue"))],
+        );
+        fake.script(&patch, [(200, rescued("pending"))]);
+        let (out, _) = fake.run("rescue web --wait --timeout 1h", 0).await;
+        assert!(out.starts_with("web: running with rescue"), "{out}");
+        assert_eq!(fake.unread(), 0, "{end}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rescue_without_a_template_of_that_name_downloads_alpine_from_the_catalog() {
     let patch = format!("PATCH /v1/instances/{ID}");
     let fake = without_template("alpine-3-22", &patch, 2);

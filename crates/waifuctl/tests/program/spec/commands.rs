@@ -120,7 +120,7 @@ const LINES: &[(&str, i32, &str)] = &[
     ("passwd web", 1, "--password-file"),
     ("logs web", 2, "not connected to waifud"),
     ("logs web --raw", 2, "not connected to waifud"),
-    ("ssh web", 2, "not connected to waifud"),
+    ("ssh web", 255, "not connected to waifud"),
     ("ssh-config web", 2, "not connected to waifud"),
     (
         "forward web 8080:80",
