@@ -33,7 +33,10 @@ fn markdown() -> String {
     let text = clap_markdown::help_markdown_custom::<Cli>(&options);
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
     // clap_markdown writes the path of the command before each usage, also before one that begins with it (`ssh`).
-    lines.join("\n").trim_end().replace("`waifuctl waifuctl ", "`waifuctl ")
+    lines
+        .join("\n")
+        .trim_end()
+        .replace("`waifuctl waifuctl ", "`waifuctl ")
 }
 
 #[cfg(test)]

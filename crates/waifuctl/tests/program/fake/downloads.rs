@@ -95,7 +95,8 @@ async fn a_rescue_prefers_the_template_rescue_and_sends_the_users_own_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rescue_with_wait_ends_when_the_rescue_system_has_booted_whatever_its_cloud_init_reports() {
+async fn a_rescue_with_wait_ends_when_the_rescue_system_has_booted_whatever_its_cloud_init_reports()
+{
     let patch = format!("PATCH /v1/instances/{ID}");
     let rescued = |state: &str| {
         let cloud_init =
