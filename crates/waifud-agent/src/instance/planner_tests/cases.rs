@@ -120,6 +120,26 @@ fn the_disks_of_a_running_guest_are_grown_and_those_of_a_paused_one_are_not() {
 }
 
 #[test]
+fn a_guest_paused_by_a_full_disk_is_resumed_when_space_has_returned_and_not_before() {
+    let want = sample_instance("web");
+    let desired = DesiredState::Keep(Box::new(want.clone()));
+    let paused = Observed {
+        domain: Some(DomainState::Paused { io_error: true }),
+        bundle: true,
+        ..running(&want)
+    };
+    let step = |space_returned| {
+        let now = Circumstances {
+            space_returned,
+            ..fair()
+        };
+        next(&desired, &Memory::default(), &paused, now)
+    };
+    assert_eq!(step(false), Step::Wait(Wait::DiskSpace));
+    assert_eq!(step(true), Step::Start);
+}
+
+#[test]
 fn a_guest_that_may_have_missed_the_request_is_asked_again_before_it_is_forced_off() {
     let seen = only_running();
     let memory = Memory {
