@@ -5,9 +5,9 @@
 
 use waifud_types::spec::Unreported;
 
-use crate::user_data::{UserDataError, UserDataKind, validate_user_data};
+use crate::user_data::{UserDataError, UserDataKind, parse_user_data, validate_user_data};
 use crate::vendor::REPORTER;
-use crate::yaml::{self, Document, Node};
+use crate::yaml::{Document, Node};
 
 /// The key of the message.
 const FINAL_MESSAGE: &str = "final_message";
@@ -30,17 +30,17 @@ pub struct ReportSettings {
     pub replaces_final_message: bool,
 }
 
-/// Checks user-data and finds what it changes about cloud-init's reports. Parses it only as often as necessary: the
-/// time grows with its size.
+/// Checks user-data and finds what it changes about cloud-init's reports. Parses a `#cloud-config` once: the time grows
+/// with its size.
 ///
 /// # Errors
 /// As [`validate_user_data`].
 pub fn report_settings(user_data: &str) -> Result<ReportSettings, UserDataError> {
     let some_part_has = |key| some_part_has(user_data, key);
-    Ok(match validate_user_data(user_data)? {
-        UserDataKind::CloudConfig => of_cloud_config(user_data),
+    Ok(match parse_user_data(user_data)? {
+        (_, Some(cloud_config)) => of_cloud_config(&cloud_config),
         // cloud-init merges the parts, so each part is searched separately.
-        UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja => {
+        (UserDataKind::Mime | UserDataKind::CloudConfigArchive | UserDataKind::Jinja, None) => {
             ReportSettings {
                 unreported: (some_part_has("reporting") || some_part_has("vendor_data"))
                     .then_some(Unreported::PartMayOverride),
@@ -51,15 +51,12 @@ pub fn report_settings(user_data: &str) -> Result<ReportSettings, UserDataError>
     })
 }
 
-fn of_cloud_config(user_data: &str) -> ReportSettings {
-    let Ok(document) = yaml::load(user_data) else {
-        return ReportSettings::default();
-    };
+fn of_cloud_config(document: &Document) -> ReportSettings {
     let Some(root) = document.root() else {
         return ReportSettings::default();
     };
     ReportSettings {
-        unreported: turned_off(&document, root),
+        unreported: turned_off(document, root),
         replaces_final_message: document.get(root, FINAL_MESSAGE).is_some(),
     }
 }

@@ -14,12 +14,21 @@ mod single;
 
 use waifud_types::spec::limits::USER_DATA_MAX;
 
+use crate::yaml::Document;
+
 pub use encoded::unpack_user_data;
 pub use error::UserDataError;
 pub use kind::UserDataKind;
 
 /// Checks user-data and returns its kind.
 pub fn validate_user_data(text: &str) -> Result<UserDataKind, UserDataError> {
+    parse_user_data(text).map(|(kind, _)| kind)
+}
+
+/// Checks user-data, and returns its kind and the document of a `#cloud-config`.
+pub(crate) fn parse_user_data(
+    text: &str,
+) -> Result<(UserDataKind, Option<Document>), UserDataError> {
     let found = text.len() as u64;
     if found > USER_DATA_MAX {
         return Err(UserDataError::TooLong { found });
@@ -41,10 +50,12 @@ pub fn validate_user_data(text: &str) -> Result<UserDataKind, UserDataError> {
         }
         known => known?,
     };
+    let mut document = None;
     match kind {
+        UserDataKind::CloudConfig => document = Some(single::cloud_config(text)?),
         UserDataKind::Mime => mime::check_message(text)?,
         UserDataKind::CloudConfigArchive => archive::check(text)?,
         kind => single::check(kind, text)?,
     }
-    Ok(kind)
+    Ok((kind, document))
 }

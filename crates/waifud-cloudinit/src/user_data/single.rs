@@ -3,7 +3,7 @@
 
 use super::error::UserDataError;
 use super::kind::{UserDataKind, kind_of};
-use crate::yaml;
+use crate::yaml::{self, Document};
 
 type Checked = Result<(), UserDataError>;
 
@@ -15,7 +15,7 @@ fn not_used(line: usize, reason: &'static str) -> UserDataError {
 pub(super) fn check(kind: UserDataKind, text: &str) -> Checked {
     match kind {
         UserDataKind::Empty => Ok(()),
-        UserDataKind::CloudConfig => cloud_config(text),
+        UserDataKind::CloudConfig => cloud_config(text).map(drop),
         UserDataKind::CloudConfigPatch => json_patch(text),
         UserDataKind::Script => script(text, 1),
         UserDataKind::Include => include(text),
@@ -28,12 +28,12 @@ pub(super) fn check(kind: UserDataKind, text: &str) -> Checked {
     }
 }
 
-/// Checks that a text is a YAML mapping, or has comments only.
-fn cloud_config(text: &str) -> Result<(), UserDataError> {
+/// Parses a text that must be a YAML mapping, or have comments only.
+pub(super) fn cloud_config(text: &str) -> Result<Document, UserDataError> {
     let document = yaml::load(text)?;
     match document.root() {
-        None => Ok(()),
-        Some(root) if root.is("map") || root.is("null") => Ok(()),
+        None => Ok(document),
+        Some(root) if root.is("map") || root.is("null") => Ok(document),
         Some(_) => Err(UserDataError::WrongShape {
             wanted: "a mapping of keys to values",
         }),
