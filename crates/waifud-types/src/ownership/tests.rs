@@ -183,6 +183,7 @@ fn a_node_ignores_orders_of_older_epochs() {
         Err(Outdated::OlderEpoch)
     );
     assert_eq!(copy.check_deletion(Epoch(3)), Err(Outdated::OlderEpoch));
+    assert_eq!(copy.check_deletion(Epoch(4)), Ok(()));
     assert_eq!(copy.check_put(Epoch(4), false), Ok(()));
     assert_eq!(copy.check_release(Epoch(4), false), Ok(()));
     assert!(copy.may_start());

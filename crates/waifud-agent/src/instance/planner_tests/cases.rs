@@ -215,3 +215,60 @@ fn leads_to_is_true_for_the_same_step_and_for_later_steps_of_a_plan() {
         assert!(!leads_to(end, end), "nothing is tried: {end:?}");
     }
 }
+
+#[test]
+fn every_step_has_its_own_name_on_the_wire_except_idle() {
+    let names = [
+        (Step::EnsureImage, "image"),
+        (Step::EnsureVolumes, "volume"),
+        (Step::EnsureSeed, "seed"),
+        (Step::EnsurePort, "network"),
+        (Step::EnsureBundle, "bundle"),
+        (Step::Define, "define"),
+        (Step::Start, "start"),
+        (Step::GrowDisks, "grow"),
+        (Step::RequestShutdown, "shutdown"),
+        (Step::Wait(Wait::Shutdown), "shutdown"),
+        (Step::ForceOff, "force-off"),
+        (Step::Undefine, "undefine"),
+        (Step::DestroyVolumes, "destroy-volumes"),
+        (Step::ReleaseBundle, "release-bundle"),
+        (Step::ReleasePort, "release-network"),
+        (Step::ConfirmDestroyed, "confirm"),
+        (Step::CompleteRelease, "complete-release"),
+        (Step::WatchReady, "ready"),
+        (Step::Wait(Wait::Backoff), "wait"),
+    ];
+    for (step, name) in names {
+        assert_eq!(step.name(), Some(name), "{step:?}");
+    }
+    assert_eq!(Step::Idle.name(), None);
+}
+
+#[test]
+fn every_wait_has_its_own_text_and_those_for_a_node_name_it() {
+    let node = "alder".parse().unwrap();
+    let waits = [
+        Wait::Confirmation,
+        Wait::StaleDeletion,
+        Wait::ForeignDomain,
+        Wait::NewerCopy,
+        Wait::LostDisk,
+        Wait::Restored,
+        Wait::StartAllowed,
+        Wait::Host,
+        Wait::Backoff,
+        Wait::Shutdown,
+        Wait::DiskSpace,
+        Wait::Pause,
+    ];
+    let texts: BTreeSet<_> = waits.iter().map(|wait| wait.text(&node)).collect();
+    assert_eq!(texts.len(), waits.len());
+    for wait in [Wait::Confirmation, Wait::Restored] {
+        let text = wait.text(&node);
+        assert!(
+            text.starts_with("an administrator") && text.contains("node alder"),
+            "{text}"
+        );
+    }
+}
