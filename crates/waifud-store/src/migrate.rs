@@ -55,7 +55,8 @@ pub(crate) fn run(
         });
     }
     for (number, sql) in (1..).zip(migrations).skip(found as usize) {
-        if number > 1 {
+        // A new database has no rows to keep.
+        if found > 0 {
             back_up(conn, &backup_path(path, number))?;
         }
         tracing::info!(number, "migrating the database");
@@ -123,6 +124,16 @@ mod tests {
 
     fn open(path: &Path) -> Connection {
         Connection::open(path).unwrap()
+    }
+
+    #[test]
+    fn a_new_database_leaves_no_backup() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waifud.db");
+        assert!(run(&mut open(&path), &path, &[FIRST, SECOND]).unwrap());
+        let files = std::fs::read_dir(dir.path()).unwrap();
+        let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(names, ["waifud.db"]);
     }
 
     #[test]
