@@ -62,21 +62,15 @@ pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<
         let staged = state.join(STAGED);
         remove_all(&staged)?;
         fs::create_dir(&staged).with_context(|| format!("cannot create {}", staged.display()))?;
-        let manifest = archive::read(&file, &staged)
-            .with_context(|| format!("cannot restore {}", arguments.file.display()))?;
-        let mut fresh = [0; 4];
-        SystemEntropy.fill(&mut fresh);
-        waifud_store::backup::prepare_restored(
-            &staged.join(DATABASE),
-            Incarnation(u32::from_le_bytes(fresh)),
-            jiff::Timestamp::now(),
-        )?;
-        let voided = credentials::delete_credentials(
-            &staged.join(DATABASE),
-            credentials_of_today(state)?.as_ref(),
-            arguments.keep_tokens,
-        )?;
-        confirm(arguments, &manifest.created_at.to_string(), there)?;
+        let prepared = stage(state, &staged, &file, arguments).and_then(|prepared| {
+            confirm(arguments, &prepared.0.created_at.to_string(), there)?;
+            Ok(prepared)
+        });
+        if prepared.is_err() {
+            // It contains keys, and may be as large as all images.
+            let _next_restore_removes_it = remove_all(&staged);
+        }
+        let (manifest, voided) = prepared?;
         let aside = swap(state, &staged)?;
         Ok((manifest, voided, aside))
     })?;
@@ -97,6 +91,30 @@ pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<
          --token-file FILE` and `systemctl restart waifud-agentd`"
     );
     Ok(())
+}
+
+/// Unpacks and verifies the backup, and prepares its database.
+fn stage(
+    state: &Path,
+    staged: &Path,
+    file: &File,
+    arguments: &RestoreArguments,
+) -> anyhow::Result<(archive::Manifest, Voided)> {
+    let manifest = archive::read(file, staged)
+        .with_context(|| format!("cannot restore {}", arguments.file.display()))?;
+    let mut fresh = [0; 4];
+    SystemEntropy.fill(&mut fresh);
+    waifud_store::backup::prepare_restored(
+        &staged.join(DATABASE),
+        Incarnation(u32::from_le_bytes(fresh)),
+        jiff::Timestamp::now(),
+    )?;
+    let voided = credentials::delete_credentials(
+        &staged.join(DATABASE),
+        credentials_of_today(state)?.as_ref(),
+        arguments.keep_tokens,
+    )?;
+    Ok((manifest, voided))
 }
 
 /// Fails if a restore was interrupted while it moved files.

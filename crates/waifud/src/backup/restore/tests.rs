@@ -170,7 +170,7 @@ fn a_damaged_or_truncated_backup_changes_nothing() {
         let entries = fs::read_dir(state).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let left: Vec<_> = names
-            .filter(|name| name.starts_with(ASIDE) || name == MARKER)
+            .filter(|name| name.starts_with(ASIDE) || [MARKER, STAGED].contains(&name.as_str()))
             .collect();
         assert_eq!(left, [""; 0], "{fault}");
         refuse_half_restored(state).unwrap();
