@@ -1,4 +1,5 @@
 //! The program's answers to invalid input.
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::process::{Command, Output};
 

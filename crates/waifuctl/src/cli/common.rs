@@ -50,7 +50,8 @@ impl SelectArgs {
 /// `--wait` and `--timeout` of commands that change instances.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WaitOptions {
-    /// Wait until the change is complete: a started instance is ready, a stopped one is off, a deleted one is destroyed
+    /// Wait until the change is complete: a started instance runs, a rebooted one is ready again, a stopped one is off, a
+    /// deleted one is destroyed
     #[arg(short, long)]
     pub wait: bool,
     /// Time limit of --wait

@@ -1,6 +1,6 @@
 //! Bundles keep their contents secret from readers without the key, and detect changes by writers.
 
-use crate::common::{documents, source};
+use crate::common::{KEY, documents, source};
 use proptest::prelude::*;
 use waifud_cloudinit::{BundleError, SEAL_ENTROPY, SealedBundle, digest_of, open, render, seal};
 use waifud_types::Secret;
@@ -11,6 +11,18 @@ const ENTROPY: [u8; SEAL_ENTROPY] = [9; SEAL_ENTROPY];
 fn sealed_twice() -> (SealedBundle, SealedBundle) {
     let sealed = |entropy| seal(&documents(), entropy).unwrap();
     (sealed(&ENTROPY), sealed(&[8; SEAL_ENTROPY]))
+}
+
+/// After a restore, waifud reads both from the bundles on the nodes.
+#[test]
+fn the_keys_and_the_instance_id_can_be_read_from_the_documents() {
+    let mut source = source();
+    let other = KEY.replace("me@desk", "me@laptop");
+    source.ssh_keys.push(other.clone());
+    let documents = render(&source);
+    assert_eq!(documents.ssh_keys(), [KEY, &other]);
+    assert_eq!(documents.instance_id(), source.instance_id);
+    assert_eq!(documents.instance(), source.instance);
 }
 
 #[test]

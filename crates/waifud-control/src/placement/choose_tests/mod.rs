@@ -106,7 +106,7 @@ fn spec(cpus: u32, memory_gib: u64, node: Option<u8>) -> InstanceSpec {
     }
 }
 
-/// A request of a spec for an x86_64 image, with the bridge `br0` for the network `lan`.
+/// A request of a spec for an `x86_64` image, with the bridge `br0` for the network `lan`.
 fn chosen(
     spec: &InstanceSpec,
     group_members: &[(NodeId, u32)],
@@ -135,9 +135,9 @@ fn order(choice: &Choice) -> Vec<&str> {
         .collect()
 }
 
-fn spread_in(group: &str, strict: bool) -> Option<SpreadSpec> {
+fn spread_in(group: &str, strict: bool) -> SpreadSpec {
     let group = name(group);
-    Some(SpreadSpec { group, strict })
+    SpreadSpec { group, strict }
 }
 
 fn nic_on(network: &str) -> NicSpec {
@@ -259,7 +259,7 @@ fn filters() -> Vec<Filter> {
                         .facts
                         .unfit_bridges
                         .insert("br0".into(), "is wireless".into()),
-                )
+                );
             },
             Verdict::UnsuitableBridge {
                 bridge: "br0".into(),
@@ -341,17 +341,17 @@ fn a_node_without_the_obstacle_is_chosen_however_many_others_have_it() {
         match &verdict {
             Verdict::NotRequested => other.node.name = name("node-9"),
             Verdict::LabelMissing { .. } => {
-                drop(other.node.facts.labels.insert("rack".into(), "2".into()))
+                drop(other.node.facts.labels.insert("rack".into(), "2".into()));
             }
             Verdict::TooFewCpus { .. } => other.node.facts.capacity.cpus = 9,
             Verdict::TooLittleMemory { .. } => {
-                other.node.facts.capacity.memory_bytes = ByteSize::gib(9)
+                other.node.facts.capacity.memory_bytes = ByteSize::gib(9);
             }
             Verdict::PoolTooSmall { .. } => {
-                other.node.facts.pools[0].size_bytes = ByteSize::gib(501)
+                other.node.facts.pools[0].size_bytes = ByteSize::gib(501);
             }
             Verdict::NoBridge { .. } | Verdict::UnsuitableBridge { .. } => {
-                other.node.facts.bridges.push("br0".into())
+                other.node.facts.bridges.push("br0".into());
             }
             _ => {}
         }
@@ -392,7 +392,7 @@ fn the_reason_is_that_of_the_node_which_is_closest_to_running_the_instance() {
     let away = capacity(2, 8, false, false);
     let full = capacity(1, 8, true, true);
     let mut spec = spec(1, 2, None);
-    spec.placement.spread = spread_in("web", true);
+    spec.placement.spread = Some(spread_in("web", true));
     let members = [(shared.node.id, 1)];
     let choice = chosen(
         &spec,
@@ -430,10 +430,10 @@ fn members_of_the_group_matter_before_the_score_and_only_to_a_spread_instance() 
     let mut spec = spec(1, 1, None);
     let nodes = [busy.clone(), empty.clone()];
     assert_eq!(chosen(&spec, &members, &nodes).node, Some(empty.node.id));
-    spec.placement.spread = spread_in("web", false);
+    spec.placement.spread = Some(spread_in("web", false));
     assert_eq!(chosen(&spec, &members, &nodes).node, Some(busy.node.id));
     // A strict group does not exclude a node without members.
-    spec.placement.spread = spread_in("web", true);
+    spec.placement.spread = Some(spread_in("web", true));
     assert_eq!(chosen(&spec, &members, &nodes).node, Some(busy.node.id));
     assert_eq!(chosen(&spec, &members, &[empty]).node, None);
 }
@@ -458,7 +458,7 @@ fn the_score_weighs_what_stays_free_of_memory_cpus_and_disk() {
         assert!(
             (score - expected).abs() < 1e-9,
             "{score} instead of {expected}"
-        )
+        );
     };
     // 0.6 · 0.75 + 0.25 · 0.75 + 0.15 · 0.98, rounded.
     near(score(keep), 0.78);
