@@ -139,6 +139,26 @@ fn several(first_is_static: bool) -> Source {
     source
 }
 
+/// Without a document, cloud-init asks for an address by DHCP on the first nic that it finds.
+#[test]
+fn a_single_nic_by_dhcp_needs_no_network_document_and_every_other_guest_does() {
+    let has_document = |nics| {
+        let documents = render(&Source { nics, ..source() });
+        !get(&documents, "/nocloud/network-config").1.is_empty()
+    };
+    let nics = several(false).nics;
+    let (by_dhcp, fixed) = (nics[0].clone(), nics[1].clone());
+    let second = waifud_cloudinit::NicDoc {
+        name: fixed.name.clone(),
+        mac: fixed.mac,
+        ..by_dhcp.clone()
+    };
+    assert!(!has_document(vec![by_dhcp.clone()]));
+    assert!(has_document(vec![fixed.clone()]));
+    assert!(has_document(vec![by_dhcp.clone(), second]));
+    assert!(has_document(vec![by_dhcp, fixed]));
+}
+
 #[test]
 fn only_the_first_of_several_nics_has_a_default_route_and_name_servers() {
     for first_is_static in [true, false] {
