@@ -13,6 +13,7 @@ mod package;
 mod packages;
 mod phases;
 mod root;
+mod sim;
 mod test;
 
 /// Build, test and measure waifud.
@@ -41,6 +42,8 @@ enum Command {
     Lab(lab::Args),
     /// Measure the performance targets
     Bench(bench::Args),
+    /// Simulate a cluster from a seed, or from many
+    Sim(sim::Args),
     /// Build the Debian package and the tarball
     Package(package::Args),
     /// Install the Debian packages that a command needs
@@ -57,6 +60,7 @@ fn main() {
         Command::Image(args) => image::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Package(args) => package::run(&args),
         Command::Packages(args) => packages::run(&args),
     };

@@ -110,6 +110,7 @@ impl Agent {
                 adapters.metadata,
                 adapters.tunnel,
                 adapters.link.clone(),
+                adapters.clock.clone(),
                 settings.state_dir.join("bundles"),
             ),
             diagnostics: DiagnosticsRequests::default(),

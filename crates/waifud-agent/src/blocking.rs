@@ -1,14 +1,28 @@
 //! Runs file access so that a slow disk does not block other async tasks.
 
+use std::cell::Cell;
 use std::io;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task;
 
+thread_local! {
+    static INLINE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes the agents of this thread access files on the thread itself, for simulations: when a separate thread ends depends
+/// on the kernel, so a run could not be repeated.
+pub fn access_files_inline() {
+    INLINE.set(true);
+}
+
 /// Runs file access on a separate thread. It runs to its end even if the caller is dropped.
 pub(crate) async fn on_a_thread<T: Send + 'static>(
     access: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    if INLINE.get() {
+        return access();
+    }
     match task::spawn_blocking(access).await {
         Ok(outcome) => outcome,
         Err(ended) => Err(io::Error::other(ended)),

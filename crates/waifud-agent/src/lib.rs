@@ -37,6 +37,7 @@ mod shared;
 pub mod streams;
 
 pub use agent::{Agent, AgentError};
+pub use blocking::access_files_inline;
 pub use node::membership::{Membership, MembershipError};
 pub use node::shutdown;
 pub use settings::{BootAlone, Settings, Timing};

@@ -1,6 +1,7 @@
 //! Instances: spec, status and node. One row for each instance that exists, including those being deleted.
 
 use rusqlite::{Row, named_params};
+use waifud_kit::planted_bugs::Bug;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::status::InstanceStatus;
 use waifud_types::template::Datasource;
@@ -295,6 +296,11 @@ impl WriteTx<'_> {
         self.conn
             .prepare_cached("UPDATE instances SET deleting = 1 WHERE id = ?1")?
             .execute([id16(&id)])?;
+        if Bug::AddressFreedEarly.is_planted() {
+            self.conn
+                .prepare_cached("UPDATE leases SET address = NULL WHERE instance = ?1")?
+                .execute([id16(&id)])?;
+        }
         self.touch_instance(id)
     }
 

@@ -51,6 +51,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
+use waifud_kit::planted_bugs::Bug;
 use waifud_types::{Incarnation, Revision};
 
 pub use bundles::StoredBundle;
@@ -215,7 +216,12 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
-        if matches!(inner.engine, Engine::Inline(_)) {
+        if let Engine::Inline(core) = &inner.engine {
+            if Bug::LateCommit.is_planted() {
+                // Readers see what is not committed yet, so that only a crash shows the bug.
+                let core = core.lock().unwrap_or_else(PoisonError::into_inner);
+                return job(ReadTx::new(&core.conn, inner.incarnation));
+            }
             return inner.read_now(job);
         }
         let _permit = self

@@ -17,6 +17,7 @@ use std::sync::{Arc, PoisonError};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
+use waifud_kit::planted_bugs::Bug;
 use waifud_types::Incarnation;
 
 use crate::failpoints;
@@ -170,7 +171,10 @@ impl Core {
     }
 
     fn commit_group(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(u64, Vec<Topic>), StoreError> {
-        let group = self
+        if Bug::LateCommit.is_planted() && !self.conn.is_autocommit() {
+            connection::run(&self.conn, "COMMIT")?;
+        }
+        let mut group = self
             .conn
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut newest = self.wakeups.newest();
@@ -189,6 +193,10 @@ impl Core {
                 connection::run(&group, "ROLLBACK TO job")?;
             }
             connection::run(&group, "RELEASE job")?;
+        }
+        if Bug::LateCommit.is_planted() {
+            group.set_drop_behavior(rusqlite::DropBehavior::Ignore);
+            return Ok((newest, touched));
         }
         failpoints::COMMIT.before();
         group.commit()?;

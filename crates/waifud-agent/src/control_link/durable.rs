@@ -80,6 +80,8 @@ impl Durable {
             .mode(0o700)
             .create(&dir)
             .map_err(|e| failed("creating", &dir, e))?;
+        // Records are durable only if the directory is.
+        durable::sync_parent(&dir).map_err(|e| failed("syncing the parent of", &dir, e))?;
         let copy = Self {
             dir,
             unwritable: Mutex::default(),

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use waifud_api::agent::{
     AgentInstance, Peer, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
+use waifud_kit::planted_bugs::Bug;
 use waifud_kit::sync::lock;
 use waifud_types::ownership::NodeCopy;
 use waifud_types::{Incarnation, InstanceId, Revision};
@@ -65,6 +66,16 @@ impl Inner {
 struct Entry {
     record: InstanceRecord,
     version: u64,
+}
+
+/// The planted bug: an order that waifud never gave.
+fn destroy_without_an_order(record: &mut InstanceRecord) {
+    let instance = record.instance.as_ref();
+    record.tombstone = instance.map(|instance| Tombstone {
+        instance: instance.id,
+        name: instance.name.clone(),
+        epoch: instance.epoch,
+    });
 }
 
 /// What this agent understands of a watch. An agent that learns more by an upgrade watches from the beginning.
@@ -199,7 +210,8 @@ impl Table {
             .revision
             .filter(|_| inner.node.kinds == known_kinds());
         inner.synced = false;
-        inner.named = since.is_none().then(BTreeSet::new);
+        let complete = since.is_none() || Bug::AbsenceIsDeletion.is_planted();
+        inner.named = complete.then(BTreeSet::new);
         inner.peers.begin_watch(since.is_none());
         since
     }
@@ -494,6 +506,10 @@ impl Table {
             .map(|entry| entry.record.id)
             .collect();
         for id in unnamed {
+            if Bug::AbsenceIsDeletion.is_planted() {
+                self.change(inner, id, destroy_without_an_order)?;
+                continue;
+            }
             tracing::warn!(instance = %id, "waifud no longer lists this instance for this node; it is kept unchanged, as unmanaged");
             self.change(inner, id, InstanceRecord::leave_slice)?;
         }

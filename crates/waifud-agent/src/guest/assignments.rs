@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::task::JoinSet;
 use waifud_api::metadatad::{Assignment, Held};
+use waifud_kit::planted_bugs::Bug;
 use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::failpoints;
-use crate::interfaces::{MetadataError, MetadataService};
+use crate::interfaces::{Clock, MetadataError, MetadataService};
 
 /// The number of locks that order requests. Instances that share a lock wait for each other, which costs little.
 const REQUEST_LOCKS: usize = 64;
@@ -26,6 +27,7 @@ pub(crate) type Served = (Ipv4Addr, Digest);
 /// The assignments; see the module documentation.
 pub(crate) struct Assignments {
     service: Arc<dyn MetadataService>,
+    clock: Arc<dyn Clock>,
     known: Arc<Mutex<Known>>,
     turns: Vec<Arc<tokio::sync::Mutex<()>>>,
     /// Running requests. They end with this process at the latest.
@@ -53,9 +55,10 @@ struct Known {
 pub(crate) struct Moment(u64);
 
 impl Assignments {
-    pub fn new(service: Arc<dyn MetadataService>) -> Self {
+    pub fn new(service: Arc<dyn MetadataService>, clock: Arc<dyn Clock>) -> Self {
         Self {
             service,
+            clock,
             known: Arc::default(),
             turns: (0..REQUEST_LOCKS).map(|_| Arc::default()).collect(),
             requests: Mutex::default(),
@@ -109,6 +112,10 @@ impl Assignments {
         id: InstanceId,
         still: impl FnOnce() -> bool,
     ) -> Result<(), MetadataError> {
+        if Bug::DocumentsLeftBehind.is_planted() {
+            self.known().end(id, Confirmed::Released, self.clock.now());
+            return Ok(());
+        }
         let service = self.service.clone();
         let send = async move { failpoints::RELEASE.around(service.release(id)).await };
         self.request(id, still, None, send).await
@@ -127,6 +134,7 @@ impl Assignments {
             return Ok(());
         }
         let known = self.known.clone();
+        let clock = self.clock.clone();
         let (answer, answered) = tokio::sync::oneshot::channel();
         lock(&known).begin(id);
         self.spawn(async move {
@@ -136,7 +144,7 @@ impl Assignments {
                 (Ok(()), Some(served)) => Confirmed::Serves(served),
                 (Ok(()), None) => Confirmed::Released,
             };
-            lock(&known).end(id, confirmed);
+            lock(&known).end(id, confirmed, clock.now());
             drop(turn);
             // Without a receiver the caller has stopped waiting. The outcome is recorded above.
             let _given_up = answer.send(outcome);
@@ -165,11 +173,12 @@ impl Assignments {
             .chain(known.under_way.iter().copied())
             .collect();
         let keep = |id: &InstanceId| newer.contains(id) && !changed;
+        let now = self.clock.now();
         known.held.retain(|id, _| keep(id));
         for held in list.iter().filter(|held| !newer.contains(&held.id)) {
             known.held.insert(held.id, (held.address, held.bundle));
             known.released.remove(&held.id);
-            known.note_since(held.id, held.bundle);
+            known.note_since(held.id, held.bundle, now);
         }
     }
 
@@ -215,13 +224,13 @@ impl Known {
     }
 
     /// The request ended.
-    fn end(&mut self, id: InstanceId, confirmed: Confirmed) {
+    fn end(&mut self, id: InstanceId, confirmed: Confirmed, now: Timestamp) {
         self.under_way.remove(&id);
         self.touch(id);
         match confirmed {
             Confirmed::Serves(served) => {
                 self.held.insert(id, served);
-                self.note_since(id, served.1);
+                self.note_since(id, served.1, now);
             }
             Confirmed::Released => {
                 self.released.insert(id);
@@ -236,9 +245,9 @@ impl Known {
         self.touched.insert(id, self.clock);
     }
 
-    fn note_since(&mut self, id: InstanceId, digest: Digest) {
+    fn note_since(&mut self, id: InstanceId, digest: Digest, now: Timestamp) {
         if self.held_since.get(&id).map(|(held, _)| *held) != Some(digest) {
-            self.held_since.insert(id, (digest, Timestamp::now()));
+            self.held_since.insert(id, (digest, now));
         }
     }
 }
@@ -249,6 +258,7 @@ mod tests {
 
     use super::*;
     use crate::fake::{FakeMetadata, sample_instance};
+    use crate::interfaces::SystemClock;
 
     fn assignment(host: u8) -> Assignment {
         let instance = sample_instance("a");
@@ -261,7 +271,8 @@ mod tests {
 
     fn service() -> (FakeMetadata, Assignments) {
         let service = FakeMetadata::new();
-        (service.clone(), Assignments::new(Arc::new(service)))
+        let assignments = Assignments::new(Arc::new(service.clone()), Arc::new(SystemClock));
+        (service, assignments)
     }
 
     async fn put(service: &FakeMetadata, assignment: &Assignment) {

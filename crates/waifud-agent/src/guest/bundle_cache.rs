@@ -36,7 +36,10 @@ impl BundleCache {
     pub fn store(&self, digest: Digest, bytes: &Bytes) {
         let path = self.path(digest);
         let write = || {
-            fs::create_dir_all(&self.dir)?;
+            if !self.dir.is_dir() {
+                fs::create_dir_all(&self.dir)?;
+                waifud_kit::durable::sync_parent(&self.dir)?;
+            }
             waifud_kit::durable::replace(&path, bytes, 0o600)
         };
         if let Err(error) = write() {

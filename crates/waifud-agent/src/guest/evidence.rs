@@ -37,10 +37,10 @@ pub struct Evidence {
 
 impl Evidence {
     /// The guest starts: earlier requests and reports belong to another boot.
-    fn begin_boot(&mut self) {
+    fn begin_boot(&mut self, now: Timestamp) {
         self.requests = Requests::default();
         self.report = BootReport::default();
-        self.boot = Some(Timestamp::now());
+        self.boot = Some(now);
         self.booted_again = None;
     }
 
@@ -103,9 +103,9 @@ impl EvidenceStore {
         Some(running.name.clone())
     }
 
-    pub fn begin_boot(&mut self, id: InstanceId) {
+    pub fn begin_boot(&mut self, id: InstanceId, now: Timestamp) {
         if let Some(evidence) = self.0.get_mut(&id) {
-            evidence.begin_boot();
+            evidence.begin_boot(now);
         }
     }
 

@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_api::metadatad::{Assignment, Observation, Status, Tunnel};
 use waifud_cloudinit::Documents;
@@ -25,7 +26,7 @@ use crate::failpoints;
 use crate::guest::assignments::Assignments;
 use crate::guest::bundle_cache::BundleCache;
 use crate::guest::evidence::{Evidence, EvidenceStore};
-use crate::interfaces::{ControlLink, MetadataError, MetadataService, MetadataTunnel};
+use crate::interfaces::{Clock, ControlLink, MetadataError, MetadataService, MetadataTunnel};
 use crate::network::identity::identity;
 
 /// Keeps guests' documents served; see the module documentation.
@@ -33,6 +34,7 @@ pub struct Metadata {
     service: Arc<dyn MetadataService>,
     tunnel: Arc<dyn MetadataTunnel>,
     link: Arc<dyn ControlLink>,
+    clock: Arc<dyn Clock>,
     cache: BundleCache,
     assignments: Assignments,
     /// Held while the tunnel is changed.
@@ -72,10 +74,12 @@ impl Metadata {
         service: Arc<dyn MetadataService>,
         tunnel: Arc<dyn MetadataTunnel>,
         link: Arc<dyn ControlLink>,
+        clock: Arc<dyn Clock>,
         cache_dir: PathBuf,
     ) -> Self {
         Self {
-            assignments: Assignments::new(service.clone()),
+            assignments: Assignments::new(service.clone(), clock.clone()),
+            clock,
             service,
             tunnel,
             link,
@@ -154,7 +158,8 @@ impl Metadata {
 
     /// The guest starts: earlier requests belong to another boot.
     pub fn begin_boot(&self, id: InstanceId) {
-        self.inner().evidence.begin_boot(id);
+        let now = self.clock.now();
+        self.inner().evidence.begin_boot(id, now);
     }
 
     /// Checks the service, brings the tunnel up, and sends the service this node's end of it.

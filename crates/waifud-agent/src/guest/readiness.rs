@@ -1,8 +1,9 @@
 //! When to probe cloud-init in the guest, and recording the result: *ready* is claimed only when proven, and for the current
 //! boot only. [`crate::guest::verdict`] derives the state from the observations.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use waifud_types::Timestamp;
 use waifud_types::status::{CloudInitStatus, ReadyBy};
 

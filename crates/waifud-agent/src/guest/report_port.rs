@@ -7,9 +7,9 @@
 //! because nothing else would. Requests for documents are not affected: cloud-init must wait for those, because it looks for its datasource only once.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::interfaces::MetadataService;
 use crate::shared::Shared;

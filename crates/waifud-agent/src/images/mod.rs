@@ -15,6 +15,7 @@ use waifud_kit::sync::lock;
 use waifud_storage::{StorageError, StoragePool};
 use waifud_types::{ByteSize, Digest, Name};
 
+use crate::blocking;
 use crate::failpoints;
 use crate::interfaces::{ControlLink, Destination, LinkError};
 
@@ -125,7 +126,8 @@ async fn fetch_and_import(
         percent.send_if_modified(|shown| std::mem::replace(shown, share) != share);
     };
     // A complete file of a failed import is not downloaded again: the import verifies its digest anyway.
-    let facts = tokio::fs::symlink_metadata(&staged).await;
+    let path = staged.clone();
+    let facts = blocking::on_a_thread(move || path.symlink_metadata()).await;
     if !facts.is_ok_and(|facts| facts.is_file() && facts.len() == size.bytes()) {
         let to = Destination {
             file: &staged,

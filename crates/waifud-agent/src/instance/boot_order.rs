@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use waifud_kit::sync::lock;
 use waifud_types::node::{PoolFacts, Resources};
 use waifud_types::{NodeId, Timestamp};
@@ -41,7 +42,12 @@ struct Tables {
     /// The reachable nodes, with the last contact of each, or the start of this process.
     reachable: HashMap<NodeId, ContactTime>,
     budgets: HashMap<NodeId, WriteBudget>,
+    /// When the newest report of each node was made, by the node's own clock.
+    reports: HashMap<NodeId, Timestamp>,
 }
+
+/// How long a report may be on its way. One that seems older was made after the node's clock was set back.
+const LATE_MAX: SignedDuration = SignedDuration::from_mins(2);
 
 impl NodeContacts {
     fn lock(&self) -> MutexGuard<'_, Tables> {
@@ -78,12 +84,29 @@ impl NodeContacts {
         }
     }
 
+    /// Whether a report was made after every other one of its node that has arrived; if so, it is the newest one from now on.
+    ///
+    /// A report that a node has stopped waiting for can arrive after the next one, and its status is out of date. The node
+    /// has sent the content again.
+    pub(crate) fn is_newest_report(&self, node: NodeId, made: Option<Timestamp>) -> bool {
+        let Some(made) = made else { return true };
+        let mut tables = self.lock();
+        let newest = tables.reports.get(&node);
+        let late = newest.map(|newest| newest.duration_since(made));
+        let outdated = late.is_some_and(|late| late.is_positive() && late < LATE_MAX);
+        if !outdated {
+            tables.reports.insert(node, made);
+        }
+        !outdated
+    }
+
     /// Forgets a removed node.
     pub(crate) fn forget(&self, node: NodeId) {
         let mut tables = self.lock();
         tables.loads.remove(&node);
         tables.reachable.remove(&node);
         tables.budgets.remove(&node);
+        tables.reports.remove(&node);
     }
 
     /// Whether a report of the node may be written now.
@@ -129,7 +152,39 @@ impl NodeContacts {
     pub(crate) fn known_nodes(&self) -> Vec<NodeId> {
         let tables = self.lock();
         let nodes = tables.loads.keys().chain(tables.reachable.keys());
-        let all: HashSet<_> = nodes.chain(tables.budgets.keys()).collect();
+        let nodes = nodes.chain(tables.budgets.keys());
+        let all: HashSet<_> = nodes.chain(tables.reports.keys()).collect();
         all.into_iter().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_that_arrive_late_are_outdated_and_a_clock_that_was_set_back_is_not() {
+        let contacts = NodeContacts::default();
+        let node = NodeId::generate();
+        let at = |seconds: i64| Timestamp::from_second(1_000_000 + seconds).ok();
+        for (made, newest) in [
+            (at(0), true),
+            (at(10), true),
+            // Repeated: it changes nothing that is newer.
+            (at(10), true),
+            (at(9), false),
+            (at(-100), false),
+            (None, true),
+            (at(11), true),
+            // Set back by an hour: this is the newest report from now on.
+            (at(-3600), true),
+            (at(-3590), true),
+            (at(-3595), false),
+        ] {
+            assert_eq!(contacts.is_newest_report(node, made), newest, "{made:?}");
+        }
+        assert!(contacts.is_newest_report(NodeId::generate(), at(0)));
+        contacts.forget(node);
+        assert!(contacts.is_newest_report(node, at(-3595)));
     }
 }

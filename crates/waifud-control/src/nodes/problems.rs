@@ -40,6 +40,16 @@ pub fn too_many_changes() -> Problem {
     .hint("wait a few seconds and send the report again")
 }
 
+/// A report arrives after a newer one of the same node.
+pub fn outdated_report() -> Problem {
+    Problem::new(
+        503,
+        "outdated-report",
+        "this node has already sent a newer report",
+    )
+    .hint("send the present status in another report")
+}
+
 /// Another node has the name (rename).
 pub fn name_taken(name: &Name) -> Problem {
     Problem::new(

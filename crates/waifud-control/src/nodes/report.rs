@@ -44,6 +44,9 @@ impl Control {
         request_id: &str,
     ) -> Result<(), ControlError> {
         report.check().map_err(|error| out_of_bounds(&error))?;
+        if !self.contacts().is_newest_report(node, report.now) {
+            return Err(node_problems::outdated_report().into());
+        }
         let report = Arc::new(report);
         let read = Arc::clone(&report);
         let (row, instances, changed) = self

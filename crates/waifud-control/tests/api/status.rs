@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Answer, DEADLINE, Server, hello, ready_report, report, step};
 use axum::http::Method;
 use serde_json::json;
-use waifud_api::agent::Hello;
+use waifud_api::agent::{AgentReport, Hello};
 use waifud_types::evidence::{GuestEvidence, RequestSeen};
 use waifud_types::status::{CloudInitState, StoppedBy};
 use waifud_types::{BootId, ByteSize, Generation, InstanceState, Timestamp, WaitReason};
@@ -371,4 +371,28 @@ async fn guest_diagnostics_are_shown_by_why_and_not_stored() {
     let server = server.restart(|_| {}).await;
     let why = server.why("web").await;
     assert!(why["evidence"].is_null(), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_arrives_after_a_newer_one_changes_nothing() {
+    let (server, mut agent) = Server::with_watching_node().await;
+    let id = server.create_instance("web").await.id;
+    agent.put().await;
+    let made = |seconds: i64, state| AgentReport {
+        now: Timestamp::from_second(1_800_000_000 + seconds).ok(),
+        instances: vec![report(id, state)],
+        ..AgentReport::default()
+    };
+    agent.report(&made(10, InstanceState::Running)).await;
+    let late = agent
+        .try_to_report(&made(9, InstanceState::Stopped))
+        .await
+        .expect(503)
+        .problem();
+    assert_eq!(late.code, "outdated-report");
+    let shown = server.get("/v1/instances/web").await.instance();
+    assert_eq!(shown.status.state, InstanceState::Running);
+    agent.report(&made(11, InstanceState::Stopped)).await;
+    let shown = server.get("/v1/instances/web").await.instance();
+    assert_eq!(shown.status.state, InstanceState::Stopped);
 }

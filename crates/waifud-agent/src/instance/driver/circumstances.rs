@@ -1,7 +1,8 @@
 //! Gathers the planner's inputs other than the observation: timers, permissions, free space, the host's shutdown.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainState;
 use waifud_types::Name;

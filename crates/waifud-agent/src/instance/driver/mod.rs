@@ -21,8 +21,9 @@ mod shutdown_timer;
 pub(crate) use effect::apply;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainSpec;
 use waifud_types::status::HypervisorKind;

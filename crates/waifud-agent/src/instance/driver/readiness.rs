@@ -1,8 +1,8 @@
 //! Asks the guest agent about cloud-init. A guest may take a while to answer; nothing else waits for it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use waifud_hypervisor::HypervisorError;
 use waifud_types::status::ReadyBy;
 

@@ -1,7 +1,6 @@
 //! Records what was observed of a run, and schedules the restart after one that ended.
 
-use std::time::Instant;
-
+use tokio::time::Instant;
 use waifud_hypervisor::DomainState;
 use waifud_types::Timestamp;
 use waifud_types::spec::RestartPolicy;

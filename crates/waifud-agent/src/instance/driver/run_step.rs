@@ -1,7 +1,8 @@
 //! Runs one step of the plan.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use waifud_api::agent::AgentInstance;
 
 use super::{Driver, Outcome};

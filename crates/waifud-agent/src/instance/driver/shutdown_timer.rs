@@ -1,6 +1,8 @@
 //! Times how long a guest may take to shut down after a request.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::settings::Timing;
 

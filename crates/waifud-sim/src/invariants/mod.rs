@@ -1,0 +1,59 @@
+//! The invariants of the cluster. Each function is named after what it checks.
+//!
+//! Those in [`always`] hold at every moment, also during faults; they are checked after each act and after each message. Those
+//! in [`at_rest`] hold once every fault has ended and the cluster has had time.
+
+mod always;
+mod at_rest;
+mod observed;
+
+use std::fmt;
+
+pub use always::always;
+pub use at_rest::at_rest;
+pub use observed::Observed;
+
+/// An invariant that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The name of the function that found it.
+    pub invariant: &'static str,
+    /// What it found.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.what)
+    }
+}
+
+/// Fails with the name of an invariant.
+macro_rules! hold {
+    ($holds:expr, $invariant:ident, $($what:tt)+) => {
+        if !$holds {
+            return Err($crate::invariants::Violation {
+                invariant: stringify!($invariant),
+                what: format!($($what)+),
+            });
+        }
+    };
+}
+
+pub(crate) use hold;
+
+/// The names of all invariants.
+pub const ALL: &[&str] = &[
+    "acknowledged_changes_survive",
+    "absence_destroys_nothing",
+    "nothing_stops_a_guest_without_a_request",
+    "an_instance_never_runs_on_two_nodes",
+    "an_instance_stays_in_the_database_until_its_node_confirms",
+    "an_address_stays_reserved_until_its_node_confirms",
+    "documents_are_served_to_the_owner_of_the_address_only",
+    "a_release_is_recorded_by_the_node_before_waifud_counts_it",
+    "no_request_ends_with_an_internal_error",
+    "every_request_ends",
+    "every_status_is_true",
+    "no_object_is_orphaned",
+];

@@ -1,0 +1,169 @@
+//! `waifud-sim`: runs seeds and reports what they found.
+
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use waifud_kit::planted_bugs::Bug;
+use waifud_kit::sync::lock;
+use waifud_sim::acts::{Act, FAULTS};
+use waifud_sim::invariants;
+use waifud_sim::run::{Options, Outcome, run};
+
+/// Simulate a cluster: the real control service and the real agents, with simulated time, network, power and chance
+#[derive(Parser)]
+#[command(disable_version_flag = true)]
+struct Args {
+    /// Run this seed; with --seeds, the first one
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Run this many seeds, and stop after the first that fails
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The number of steps of each run
+    #[arg(long, default_value_t = 60)]
+    steps: u64,
+    /// Plant a bug that the simulation should find (debug builds only)
+    #[arg(long)]
+    bug: Option<Bug>,
+    /// Print every act and message, not only the last acts of a failed run
+    #[arg(long)]
+    full: bool,
+    /// Print the daemons' log, filtered like RUST_LOG
+    #[arg(long)]
+    log: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match args.seeds {
+        None => one(&args),
+        Some(seeds) => many(&args, seeds),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs one seed in this process. Returns whether every invariant held.
+fn one(args: &Args) -> Result<bool> {
+    if let Some(filter) = &args.log {
+        let log = tracing_subscriber::fmt().with_env_filter(filter);
+        log.with_writer(std::io::stderr).without_time().init();
+    }
+    let outcome = run(Options {
+        seed: args.seed,
+        steps: args.steps,
+        bug: args.bug,
+    })?;
+    if args.full {
+        print!("{}", outcome.full_history);
+    }
+    let Some(violation) = &outcome.violation else {
+        println!("seed {}: {}", args.seed, summary(&outcome));
+        return Ok(true);
+    };
+    println!("seed {} FAILED: {violation}", args.seed);
+    print!("{}", outcome.history);
+    println!("seed {}: {}", args.seed, summary(&outcome));
+    let bug = args.bug.map_or_else(String::new, |bug| format!(" --bug {bug}"));
+    // The same number of steps: a run that ends earlier ends its faults earlier.
+    println!(
+        "replay: cargo xtask sim --seed {} --steps {}{bug}",
+        args.seed, args.steps
+    );
+    Ok(false)
+}
+
+fn summary(outcome: &Outcome) -> String {
+    let of = |is_fault: bool| {
+        let acts = outcome.acts.iter();
+        let chosen = acts.filter(|(act, _)| FAULTS.contains(act) == is_fault);
+        let texts = chosen.map(|(act, count)| format!("{} {count}", name(*act)));
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        "{} steps on {} nodes in {} simulated seconds; acts: {}; faults: {}; {} messages; {} invariants, checked {} times; \
+         digest {}",
+        outcome.steps,
+        outcome.nodes,
+        outcome.lasted.as_secs(),
+        of(false),
+        of(true),
+        outcome.messages,
+        invariants::ALL.len(),
+        outcome.checks,
+        outcome.digest
+    )
+}
+
+fn name(act: Act) -> String {
+    let mut name = String::new();
+    for letter in format!("{act:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push(' ');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    name
+}
+
+/// Runs several seeds, each in a process of its own, and as many at once as there are processors.
+fn many(args: &Args, seeds: u64) -> Result<bool> {
+    let own = std::env::current_exe().context("the path of this program is unknown")?;
+    let next = AtomicU64::new(args.seed);
+    let end = args.seed.saturating_add(seeds);
+    let failed = Mutex::new(None);
+    let error = Mutex::new(None);
+    let stopped = || lock(&failed).is_some() || lock(&error).is_some();
+    let work = || {
+        while !stopped() {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            if seed >= end {
+                return;
+            }
+            let mut command = Command::new(&own);
+            command.args(["--seed", &seed.to_string()]);
+            command.args(["--steps", &args.steps.to_string()]);
+            if let Some(bug) = args.bug {
+                command.args(["--bug", bug.name()]);
+            }
+            match command.stdin(Stdio::null()).output() {
+                Ok(output) => {
+                    print!("{}", String::from_utf8_lossy(&output.stdout));
+                    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+                    if !output.status.success() {
+                        lock(&failed).get_or_insert((seed, output.status));
+                    }
+                }
+                Err(cause) => {
+                    lock(&error).get_or_insert(cause);
+                }
+            }
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+    });
+    if let Some(cause) = lock(&error).take() {
+        return Err(cause).context("a run could not be started");
+    }
+    match lock(&failed).take() {
+        None => {
+            println!("{seeds} seeds of {} steps: every invariant held", args.steps);
+            Ok(true)
+        }
+        Some((_, status)) if status.code() == Some(1) => Ok(false),
+        Some((seed, status)) => bail!("seed {seed} ended with {status}"),
+    }
+}

@@ -1,0 +1,120 @@
+//! The parts of a run: waifud, the nodes, the wires between them, and what users were promised.
+
+mod link;
+mod node;
+mod promises;
+mod waifud;
+mod wire;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+use waifud_kit::sync::lock;
+use waifud_storage::fake::image_bytes;
+use waifud_types::{ByteSize, Digest};
+
+pub use node::Node;
+pub use promises::{Promise, Promises};
+pub use waifud::{Answer, Waifud};
+pub use wire::{Cuts, Wire};
+
+use crate::clock::SimClock;
+use crate::disk;
+use crate::history::History;
+use crate::invariants::{self, Observed, Violation};
+
+/// The names of the nodes.
+const NAMES: [&str; 4] = ["alder", "birch", "cedar", "dogwood"];
+
+/// The largest number of nodes.
+pub const NODES_MAX: usize = NAMES.len();
+
+/// Everything of one run.
+pub struct World {
+    /// The time.
+    pub clock: SimClock,
+    /// What happened.
+    pub history: History,
+    /// The control service.
+    pub waifud: Waifud,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// What users were promised.
+    pub promises: Promises,
+    /// What was observed at earlier checks.
+    pub observed: Mutex<Observed>,
+    /// The image of every instance.
+    pub image: (Vec<u8>, Digest),
+    violation: Mutex<Option<Violation>>,
+    /// A user's request is under way: it may have taken effect, and nothing is promised yet.
+    asking: AtomicBool,
+    _dir: TempDir,
+}
+
+impl World {
+    /// A cluster with this many nodes, which have joined and run no agent yet.
+    pub async fn new(seed: u64, nodes: usize) -> Result<Arc<Self>> {
+        // In memory, because syncing to a disk would only cost time.
+        let memory = Path::new("/dev/shm");
+        let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())?;
+        std::fs::create_dir(dir.path().join("nodes"))?;
+        // Not waifud's database: SQLite syncs each commit, and every copy would cost time.
+        disk::watch(&dir.path().join("nodes"));
+        let clock = SimClock::start();
+        let at = |name: &str| -> Result<_> {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path)?;
+            Ok(path)
+        };
+        let waifud = Waifud::new(at("waifud")?, clock, seed);
+        waifud.start().await?;
+        let image = image_bytes(ByteSize::mib(1), 1);
+        waifud.set_up_template(&image).await?;
+        let mut all = Vec::new();
+        for (index, name) in NAMES.iter().take(nodes).enumerate() {
+            let peer = waifud.join(name).await.context("a node cannot join")?;
+            let dir = at(&format!("nodes/{name}"))?;
+            all.push(Node::new(index, name, dir, peer, seed)?);
+        }
+        Ok(Arc::new(Self {
+            clock,
+            history: History::new(clock),
+            waifud,
+            nodes: all,
+            promises: Promises::default(),
+            observed: Mutex::default(),
+            image,
+            violation: Mutex::default(),
+            asking: AtomicBool::new(false),
+            _dir: dir,
+        }))
+    }
+
+    /// Checks what must always be true, and keeps the first violation.
+    pub async fn check(&self) {
+        if self.violation().is_some() || self.asking.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Err(violation) = invariants::always(self).await {
+            self.violate(violation);
+        }
+    }
+
+    /// Marks the beginning and the end of a user's request. Between them nothing is checked.
+    pub fn set_asking(&self, asking: bool) {
+        self.asking.store(asking, Ordering::SeqCst);
+    }
+
+    /// Records a violation, unless there is one already.
+    pub fn violate(&self, violation: Violation) {
+        lock(&self.violation).get_or_insert(violation);
+    }
+
+    /// The first violation.
+    pub fn violation(&self) -> Option<Violation> {
+        lock(&self.violation).clone()
+    }
+}

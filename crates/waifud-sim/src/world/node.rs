@@ -1,0 +1,246 @@
+//! A node: fakes of everything below the agent, and the real agent, which can be killed and started again.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use waifud_agent::fake::{FakeDialer, FakeMetadata, FakeTunnel, sample_settings};
+use waifud_agent::interfaces::HostPower;
+use waifud_agent::{Adapters, Agent, Settings, Timing};
+use waifud_control::Peer;
+use waifud_hypervisor::fake::FakeHypervisor;
+use waifud_hypervisor::{DomainState, Hypervisor, ObservedDomain};
+use waifud_kit::sync::lock;
+use waifud_network::fake::FakeNetwork;
+use waifud_network::{NetworkState, Port};
+use waifud_storage::StoragePool;
+use waifud_storage::fake::FakePool;
+use waifud_types::{BootId, Epoch, InstanceId, NodeId, VolumeId};
+
+use super::link::Link;
+use super::{Wire, World};
+use crate::disk;
+use crate::random::Random;
+
+/// A node and its machine.
+pub struct Node {
+    index: usize,
+    /// Its name.
+    pub name: String,
+    /// What identifies its requests.
+    pub peer: Peer,
+    /// Its wire to waifud.
+    pub wire: Wire,
+    /// Its metadatad.
+    pub metadata: FakeMetadata,
+    dir: PathBuf,
+    settings: Settings,
+    hypervisor: FakeHypervisor,
+    pool: FakePool,
+    tunnel: FakeTunnel,
+    /// Lost with the power.
+    network: Mutex<Arc<FakeNetwork>>,
+    host: Machine,
+    agent: Mutex<Option<JoinHandle<()>>>,
+    powered: Mutex<bool>,
+}
+
+/// The machine's boot id.
+#[derive(Clone)]
+struct Machine(Arc<AtomicU64>);
+
+#[async_trait]
+impl HostPower for Machine {
+    async fn is_stopping(&self) -> bool {
+        false
+    }
+
+    fn boot_id(&self) -> Option<BootId> {
+        let number = u128::from(self.0.load(Ordering::SeqCst));
+        Some(BootId::from_uuid(Uuid::from_u128(number)))
+    }
+}
+
+impl Node {
+    pub(super) fn new(
+        index: usize,
+        name: &str,
+        dir: PathBuf,
+        peer: Peer,
+        seed: u64,
+    ) -> Result<Self> {
+        let at = |name: &str| -> Result<PathBuf> {
+            let path = dir.join(name);
+            std::fs::create_dir(&path)?;
+            Ok(path)
+        };
+        let timing = Timing {
+            // A check every half a second would be most of the work of a run.
+            report_port: Duration::from_secs(10),
+            ..Timing::default()
+        };
+        let mut settings = sample_settings(at("state")?, at("run")?, timing);
+        settings.node = name.parse()?;
+        let metadata = FakeMetadata::new();
+        let part = 100 * (index as u64 + 1);
+        let random = Random::new(seed, part);
+        metadata.set_delays(random.below(u64::MAX));
+        Ok(Self {
+            index,
+            name: name.to_owned(),
+            peer,
+            wire: Wire::new(Random::new(seed, part + 1)),
+            metadata,
+            settings,
+            hypervisor: FakeHypervisor::new(),
+            pool: FakePool::new("main".parse()?, at("pool")?),
+            tunnel: FakeTunnel::default(),
+            network: Mutex::new(FakeNetwork::new()),
+            host: Machine(Arc::new(AtomicU64::new(part))),
+            agent: Mutex::default(),
+            powered: Mutex::new(true),
+            dir,
+        })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> Option<NodeId> {
+        match self.peer {
+            Peer::Certificate { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// Whether it has power.
+    pub fn is_powered(&self) -> bool {
+        *lock(&self.powered)
+    }
+
+    /// Starts its agent.
+    pub fn start_agent(&self, world: &Arc<World>) -> Result<()> {
+        let adapters = Adapters {
+            hypervisor: Arc::new(self.hypervisor.clone()),
+            pools: vec![Arc::new(self.pool.clone())],
+            network: lock(&self.network).clone(),
+            link: Arc::new(Link {
+                world: world.clone(),
+                node: self.index,
+            }),
+            metadata: Arc::new(self.metadata.clone()),
+            tunnel: Arc::new(self.tunnel.clone()),
+            dialer: Arc::new(FakeDialer::default()),
+            clock: Arc::new(world.clock),
+            host: Arc::new(self.host.clone()),
+        };
+        let agent = Agent::open(self.settings.clone(), adapters)?;
+        let task = tokio::spawn(agent.run(CancellationToken::new()));
+        *lock(&self.agent) = Some(task);
+        Ok(())
+    }
+
+    /// Ends its agent at once. Everything else keeps running.
+    pub async fn kill_agent(&self) {
+        let task = lock(&self.agent).take();
+        if let Some(task) = task {
+            task.abort();
+            let _killed = task.await;
+        }
+        // The link of the tunnel ends with the agent.
+        self.tunnel.lose();
+    }
+
+    /// Ends everything on the machine at once. What was synced to its disks remains.
+    pub async fn cut_power(&self) -> Result<()> {
+        self.kill_agent().await;
+        self.wire.lose_all();
+        self.hypervisor.host_crash();
+        self.metadata.restart(true);
+        self.metadata.set_online(false);
+        *lock(&self.network) = FakeNetwork::new();
+        *lock(&self.powered) = false;
+        disk::lose_unsynced(&self.settings.state_dir)?;
+        empty(&self.settings.run_dir)?;
+        // Downloads are not synced before they are complete.
+        empty(&self.dir.join("pool"))
+    }
+
+    /// The machine boots after a power cut.
+    pub fn boot(&self, world: &Arc<World>) -> Result<()> {
+        self.host.0.fetch_add(1, Ordering::SeqCst);
+        self.metadata.set_online(true);
+        *lock(&self.powered) = true;
+        self.start_agent(world)
+    }
+
+    /// The domains on it.
+    pub async fn domains(&self) -> Vec<ObservedDomain> {
+        self.hypervisor.list().await.unwrap_or_default()
+    }
+
+    /// The instances with a QEMU process on it.
+    pub async fn running(&self) -> BTreeSet<InstanceId> {
+        let on = |domain: &ObservedDomain| {
+            !matches!(domain.state, DomainState::Off(_) | DomainState::Crashed)
+        };
+        let domains = self.domains().await.into_iter();
+        domains.filter(on).map(|domain| domain.id).collect()
+    }
+
+    /// The volumes on it.
+    pub async fn volumes(&self) -> BTreeSet<VolumeId> {
+        let volumes = self.pool.volumes().await.unwrap_or_default();
+        volumes.into_iter().map(|volume| volume.id).collect()
+    }
+
+    /// The ports of guests in its rules.
+    pub fn ports(&self) -> Vec<Port> {
+        let state: Option<NetworkState> = lock(&self.network).state();
+        state.map(|state| state.ports).unwrap_or_default()
+    }
+
+    /// The epoch of the release that its agent has recorded on disk for an instance.
+    pub fn recorded_release(&self, id: InstanceId) -> Option<Epoch> {
+        let record = self.settings.state_dir.join(format!("records/{id}.json"));
+        let text = std::fs::read_to_string(record).ok()?;
+        let record: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let epoch = record.pointer("/release/release/epoch")?;
+        epoch.as_u64().map(Epoch)
+    }
+
+    /// The instances of which files are left in its state directory.
+    pub fn files(&self) -> BTreeSet<InstanceId> {
+        let state = &self.settings.state_dir;
+        let records = names(&state.join("records")).into_iter();
+        let records = records.filter_map(|name| name.strip_suffix(".json")?.parse().ok());
+        let guests = names(&state.join("instances")).into_iter();
+        records
+            .chain(guests.filter_map(|name| name.parse().ok()))
+            .collect()
+    }
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+fn empty(dir: &Path) -> Result<()> {
+    for name in names(dir) {
+        let path = dir.join(name);
+        if path.is_dir() {
+            std::fs::remove_dir_all(path)?;
+        } else {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! The simulation itself: runs hold, can be repeated, and find planted bugs.
+
+use std::process::{Command, Output};
+
+use waifud_kit::planted_bugs::Bug;
+
+/// A bug has to be found within this many seeds.
+const SEEDS: u64 = 50;
+
+fn sim(args: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_waifud-sim");
+    Command::new(program).args(args).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let parts = [&output.stdout, &output.stderr];
+    parts
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        .concat()
+}
+
+/// The word after this one.
+fn after<'a>(text: &'a str, word: &str) -> &'a str {
+    let rest = text.split_once(word).map(|(_, rest)| rest);
+    let found = rest.and_then(|rest| rest.split_whitespace().next());
+    found.unwrap_or_else(|| panic!("no {word:?} in {text}"))
+}
+
+#[test]
+fn every_invariant_holds_for_the_first_seeds() {
+    let output = sim(&["--seeds", "6", "--steps", "40"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).ends_with("6 seeds of 40 steps: every invariant held\n"));
+}
+
+#[test]
+fn a_seed_has_the_same_history_each_time_and_another_seed_has_another() {
+    let run = |seed| {
+        let output = sim(&["--seed", seed, "--steps", "60", "--full"]);
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let [first, again, other] = ["3", "3", "4"].map(run);
+    if let Some((a, b)) = first.lines().zip(again.lines()).find(|(a, b)| a != b) {
+        panic!("two runs of one seed differ:\n{a}\n{b}");
+    }
+    assert_eq!(first, again);
+    let digest = |text: &str| after(text, "; digest ").to_owned();
+    assert_ne!(digest(&first), digest(&other));
+}
+
+/// Plants the bug, and returns the output of the seed that found it.
+fn found(bug: Bug) -> String {
+    let seeds = SEEDS.to_string();
+    let output = sim(&["--seeds", &seeds, "--bug", bug.name()]);
+    assert_eq!(output.status.code(), Some(1), "{bug}: {}", text(&output));
+    let text = text(&output);
+    let failed = text.lines().find(|line| line.contains(" FAILED: "));
+    failed.unwrap().to_owned()
+}
+
+#[test]
+fn a_failed_run_prints_what_failed_and_how_to_repeat_it_and_the_repetition_fails_alike() {
+    let failed = found(Bug::AbsenceIsDeletion);
+    let seed = after(&failed, "seed ");
+    let again = sim(&["--seed", seed, "--bug", Bug::AbsenceIsDeletion.name()]);
+    assert_eq!(again.status.code(), Some(1));
+    let text = text(&again);
+    assert!(text.starts_with(&failed), "{failed}\n{text}");
+    let replay = format!("replay: cargo xtask sim --seed {seed} --steps 60 --bug absence-is-deletion\n");
+    assert!(text.ends_with(&replay), "{text}");
+    assert!(text.contains("fault: "), "{text}");
+    assert!(text.contains("user: POST /v1/instances "), "{text}");
+}
+
+#[test]
+fn a_forgotten_epoch_check_is_found() {
+    let failed = found(Bug::ForgottenEpochCheck);
+    let invariant = "a_release_is_recorded_by_the_node_before_waifud_counts_it";
+    assert!(failed.contains(invariant), "{failed}");
+}
+
+#[test]
+fn absence_that_is_taken_for_deletion_is_found() {
+    let failed = found(Bug::AbsenceIsDeletion);
+    assert!(failed.contains("absence_destroys_nothing"), "{failed}");
+}
+
+#[test]
+fn an_address_that_is_freed_before_the_node_confirmed_is_found() {
+    let failed = found(Bug::AddressFreedEarly);
+    let invariant = "an_address_stays_reserved_until_its_node_confirms";
+    assert!(failed.contains(invariant), "{failed}");
+}
+
+#[test]
+fn an_acknowledged_change_that_is_lost_by_a_late_commit_is_found() {
+    let failed = found(Bug::LateCommit);
+    assert!(failed.contains("acknowledged_changes_survive"), "{failed}");
+}
+
+#[test]
+fn documents_that_are_served_at_an_address_with_a_new_owner_are_found() {
+    let failed = found(Bug::DocumentsLeftBehind);
+    let invariant = "documents_are_served_to_the_owner_of_the_address_only";
+    assert!(failed.contains(invariant), "{failed}");
+}
