@@ -73,7 +73,9 @@ fn one(args: &Args) -> Result<bool> {
     println!("seed {} FAILED: {violation}", args.seed);
     print!("{}", outcome.history);
     println!("seed {}: {}", args.seed, summary(&outcome));
-    let bug = args.bug.map_or_else(String::new, |bug| format!(" --bug {bug}"));
+    let bug = args
+        .bug
+        .map_or_else(String::new, |bug| format!(" --bug {bug}"));
     // The same number of steps: a run that ends earlier ends its faults earlier.
     println!(
         "replay: cargo xtask sim --seed {} --steps {}{bug}",
@@ -160,7 +162,10 @@ fn many(args: &Args, seeds: u64) -> Result<bool> {
     }
     match lock(&failed).take() {
         None => {
-            println!("{seeds} seeds of {} steps: every invariant held", args.steps);
+            println!(
+                "{seeds} seeds of {} steps: every invariant held",
+                args.steps
+            );
             Ok(true)
         }
         Some((_, status)) if status.code() == Some(1) => Ok(false),

@@ -67,7 +67,8 @@ fn a_failed_run_prints_what_failed_and_how_to_repeat_it_and_the_repetition_fails
     assert_eq!(again.status.code(), Some(1));
     let text = text(&again);
     assert!(text.starts_with(&failed), "{failed}\n{text}");
-    let replay = format!("replay: cargo xtask sim --seed {seed} --steps 60 --bug absence-is-deletion\n");
+    let replay =
+        format!("replay: cargo xtask sim --seed {seed} --steps 60 --bug absence-is-deletion\n");
     assert!(text.ends_with(&replay), "{text}");
     assert!(text.contains("fault: "), "{text}");
     assert!(text.contains("user: POST /v1/instances "), "{text}");

@@ -122,15 +122,15 @@ async fn absence_destroys_nothing(world: &World) -> Result<(), Violation> {
     let ordered = |id| world.promises.of(id).is_some_and(|promise| promise.deleted);
     for node in &world.nodes {
         let volumes = node.volumes().await;
-        let domains: BTreeSet<InstanceId> =
-            node.domains().await.iter().map(|one| one.id).collect();
+        let domains: BTreeSet<InstanceId> = node.domains().await.iter().map(|one| one.id).collect();
         let mut observed = lock(&world.observed);
         let before = observed.volumes.insert(node.name.clone(), volumes.clone());
         let domains_before = observed.domains.insert(node.name.clone(), domains.clone());
         drop(observed);
-        let lost = before.iter().flatten().find(|volume: &&VolumeId| {
-            !volumes.contains(*volume) && !ordered(volume.instance)
-        });
+        let lost = before
+            .iter()
+            .flatten()
+            .find(|volume: &&VolumeId| !volumes.contains(*volume) && !ordered(volume.instance));
         hold!(
             lost.is_none(),
             absence_destroys_nothing,

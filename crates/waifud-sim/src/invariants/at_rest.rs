@@ -165,8 +165,16 @@ async fn no_object_is_orphaned(
         let mut used: BTreeSet<_> = held.values().map(|held| held.bundle.digest).collect();
         // A node that has released an instance keeps its record, and may keep the documents that the record names.
         let sent = lock(&world.observed).documents.clone().into_iter();
-        let released = |id| world.promises.of(id).is_some_and(|promise| promise.released);
-        used.extend(sent.filter(|(id, _)| released(*id)).map(|(_, bundle)| bundle));
+        let released = |id| {
+            world
+                .promises
+                .of(id)
+                .is_some_and(|promise| promise.released)
+        };
+        used.extend(
+            sent.filter(|(id, _)| released(*id))
+                .map(|(_, bundle)| bundle),
+        );
         let bundles = node.metadata.bundles();
         let unused = bundles.iter().find(|bundle| !used.contains(bundle));
         hold!(
