@@ -31,7 +31,7 @@ struct Args {
     /// Print every act and message, not only the last acts of a failed run
     #[arg(long)]
     full: bool,
-    /// Print the daemons' log, filtered like RUST_LOG
+    /// Print the daemons' log, filtered like `RUST_LOG`
     #[arg(long)]
     log: Option<String>,
 }

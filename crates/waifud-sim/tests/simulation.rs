@@ -1,4 +1,5 @@
 //! The simulation itself: runs hold, can be repeated, and find planted bugs.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use std::process::{Command, Output};
 

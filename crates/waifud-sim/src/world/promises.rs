@@ -8,6 +8,10 @@ use waifud_types::InstanceId;
 
 /// The last acknowledged state of one instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, named where they are used"
+)]
 pub struct Promise {
     /// Its name.
     pub name: String,
