@@ -138,7 +138,7 @@ impl Message {
 struct Frames {
     world: Arc<World>,
     node: usize,
-    frames: mpsc::UnboundedReceiver<WatchFrame>,
+    received: mpsc::UnboundedReceiver<WatchFrame>,
     /// The next frame, and when it arrives.
     next: Option<(Instant, WatchFrame)>,
     silent_since: Instant,
@@ -153,7 +153,7 @@ impl FrameStream for Frames {
         };
         let arrives = async {
             if self.next.is_none() {
-                let Some(frame) = self.frames.recv().await else {
+                let Some(frame) = self.received.recv().await else {
                     return;
                 };
                 self.next = Some((Instant::now() + node.wire.delay(), frame));
@@ -210,7 +210,7 @@ impl ControlLink for Link {
             200 => Ok(Box::new(Frames {
                 world: self.world.clone(),
                 node: self.node,
-                frames: watched.frames,
+                received: watched.frames,
                 next: None,
                 silent_since: Instant::now(),
             })),
