@@ -49,6 +49,16 @@ struct Tables {
 /// How long a report may be on its way. One that seems older was made after the node's clock was set back.
 const LATE_MAX: SignedDuration = SignedDuration::from_mins(2);
 
+impl Tables {
+    fn has_newer_report(&self, node: NodeId, made: Option<Timestamp>) -> bool {
+        let newest = self.reports.get(&node);
+        let late = newest
+            .zip(made)
+            .map(|(newest, made)| newest.duration_since(made));
+        late.is_some_and(|late| late.is_positive() && late < LATE_MAX)
+    }
+}
+
 impl NodeContacts {
     fn lock(&self) -> MutexGuard<'_, Tables> {
         lock(&self.0)
@@ -89,15 +99,17 @@ impl NodeContacts {
     /// A report that a node has stopped waiting for can arrive after the next one, and its status is out of date. The node
     /// has sent the content again.
     pub(crate) fn is_newest_report(&self, node: NodeId, made: Option<Timestamp>) -> bool {
-        let Some(made) = made else { return true };
         let mut tables = self.lock();
-        let newest = tables.reports.get(&node);
-        let late = newest.map(|newest| newest.duration_since(made));
-        let outdated = late.is_some_and(|late| late.is_positive() && late < LATE_MAX);
-        if !outdated {
+        let outdated = tables.has_newer_report(node, made);
+        if let (false, Some(made)) = (outdated, made) {
             tables.reports.insert(node, made);
         }
         !outdated
+    }
+
+    /// Whether a report that was made later has arrived meanwhile.
+    pub(crate) fn has_newer_report(&self, node: NodeId, made: Option<Timestamp>) -> bool {
+        self.lock().has_newer_report(node, made)
     }
 
     /// Forgets a removed node.

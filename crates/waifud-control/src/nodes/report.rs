@@ -44,9 +44,8 @@ impl Control {
         request_id: &str,
     ) -> Result<(), ControlError> {
         report.check().map_err(|error| out_of_bounds(&error))?;
-        if !self.contacts().is_newest_report(node, report.now) {
-            return Err(node_problems::outdated_report().into());
-        }
+        let made = report.now;
+        let is_newest = self.contacts().is_newest_report(node, made);
         let report = Arc::new(report);
         let read = Arc::clone(&report);
         let (row, instances, changed) = self
@@ -58,8 +57,13 @@ impl Control {
                 Ok::<_, ControlError>((row, instances, changed))
             })
             .await?;
+        // The node is in contact, whatever its clock says. A late report says nothing about the clock.
+        let clock = made.filter(|_| is_newest);
         self.contacts()
-            .record_contact(node, self.contact_time(), report.now);
+            .record_contact(node, self.contact_time(), clock);
+        if !is_newest {
+            return Err(node_problems::outdated_report().into());
+        }
         if let Some(facts) = &report.facts {
             self.contacts()
                 .record_load(node, facts.used, facts.pools.clone());
@@ -73,7 +77,13 @@ impl Control {
         let control = self.clone();
         let stored = self
             .store()
-            .write(move |tx| control.report_in(tx, node, &report, &cause))
+            .write(move |tx| {
+                // A newer one may have been stored since the check above.
+                if control.contacts().has_newer_report(node, made) {
+                    return Err(node_problems::outdated_report().into());
+                }
+                control.report_in(tx, node, &report, &cause)
+            })
             .await?;
         self.contacts().charge(node, stored.cost);
         self.images().collect(stored.images).await;

@@ -1,5 +1,5 @@
 //! Placement of created instances: capacity is never promised twice, groups are spread, and waiting instances are placed
-//! as soon as they can be. The choice itself is tested beside it, in `placement/choose_tests.rs`.
+//! as soon as they can be. The choice itself is tested beside it, in `placement/choose_tests`.
 
 use crate::common::{Server, node_name, tombstone};
 use serde_json::json;

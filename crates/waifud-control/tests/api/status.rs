@@ -7,6 +7,7 @@ use crate::common::{Answer, DEADLINE, Server, hello, ready_report, report, step}
 use axum::http::Method;
 use serde_json::json;
 use waifud_api::agent::{AgentReport, Hello};
+use waifud_control::env::Clock;
 use waifud_types::evidence::{GuestEvidence, RequestSeen};
 use waifud_types::status::{CloudInitState, StoppedBy};
 use waifud_types::{BootId, ByteSize, Generation, InstanceState, Timestamp, WaitReason};
@@ -395,4 +396,20 @@ async fn a_report_that_arrives_after_a_newer_one_changes_nothing() {
     agent.report(&made(11, InstanceState::Stopped)).await;
     let shown = server.get("/v1/instances/web").await.instance();
     assert_eq!(shown.status.state, InstanceState::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_clock_was_set_back_stays_in_contact() {
+    let (server, clock) = Server::with_manual_clock().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let made = |seconds: i64| AgentReport {
+        now: Timestamp::from_second(1_800_000_000 + seconds).ok(),
+        ..AgentReport::default()
+    };
+    agent.report(&made(60)).await;
+    clock.forward(Duration::from_secs(20));
+    agent.try_to_report(&made(20)).await.expect(503);
+    let node = server.get("/v1/nodes/alder").await.json();
+    let contact: Timestamp = node["last_contact"].as_str().unwrap().parse().unwrap();
+    assert_eq!(contact, clock.now(), "{node}");
 }

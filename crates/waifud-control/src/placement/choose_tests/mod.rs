@@ -335,7 +335,7 @@ fn every_filter_gives_its_verdict_and_the_instance_waits_for_its_reason() {
 }
 
 #[test]
-fn a_node_without_the_obstacle_is_chosen_however_many_others_have_it() {
+fn a_node_without_the_obstacle_is_chosen_although_others_have_it() {
     for (change_spec, change_node, verdict, _) in filters() {
         let mut other = ready(1);
         match &verdict {
