@@ -60,7 +60,7 @@ impl Bug {
     }
 }
 
-/// There is no such bug.
+/// The name of an unknown bug.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no planted bug of this name; there are: {}", Bug::ALL.map(Bug::name).join(", "))]
 pub struct UnknownBug;

@@ -90,7 +90,7 @@ unsafe extern "C" fn getrandom(buffer: *mut c_void, length: usize, flags: c_uint
         let result = unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) };
         return isize::try_from(result).unwrap_or(-1);
     }
-    // SAFETY: the caller vouches for the buffer, which is not null, and nobody else uses it during the call.
+    // SAFETY: the caller vouches for the buffer, which is not null, and nothing else uses it during the call.
     let buffer = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length) };
     fill_from_seed(buffer);
     isize::try_from(length).unwrap_or(-1)

@@ -134,7 +134,7 @@ async fn absence_destroys_nothing(world: &World) -> Result<(), Violation> {
         hold!(
             lost.is_none(),
             absence_destroys_nothing,
-            "{} destroyed the volume {lost:?}, and nobody deleted the instance",
+            "{} destroyed the volume {lost:?}, but no user deleted the instance",
             node.name
         );
         let lost = domains_before.iter().flatten();
@@ -143,7 +143,7 @@ async fn absence_destroys_nothing(world: &World) -> Result<(), Violation> {
         hold!(
             lost.is_empty(),
             absence_destroys_nothing,
-            "{} removed the domain {lost:?}, and nobody deleted the instance",
+            "{} removed the domain {lost:?}, but no user deleted the instance",
             node.name
         );
     }
@@ -236,7 +236,7 @@ async fn an_address_stays_reserved_until_its_node_confirms(
     Ok(())
 }
 
-/// A guest reads its own documents and nobody else's: metadatad serves an instance's own documents, at an address that waifud
+/// A guest reads its own documents only: metadatad serves an instance's own documents, at an address that waifud
 /// has reserved for this instance.
 fn documents_are_served_to_the_owner_of_the_address_only(
     world: &World,

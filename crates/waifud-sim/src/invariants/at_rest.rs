@@ -131,7 +131,7 @@ fn every_status_is_true(
         hold!(
             world.promises.of(*id).is_some(),
             every_status_is_true,
-            "{name} is shown, and nobody created it"
+            "{name} is shown, but no user created it"
         );
     }
     Ok(())
@@ -180,7 +180,7 @@ async fn no_object_is_orphaned(
         hold!(
             unused.is_none(),
             no_object_is_orphaned,
-            "{} keeps the documents {unused:?} of nobody",
+            "{} keeps the documents {unused:?}, which no instance uses",
             node.name
         );
     }

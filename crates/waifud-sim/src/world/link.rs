@@ -63,7 +63,7 @@ impl Link {
             let again = sent.clone();
             wire.carry(async move {
                 sleep(later).await;
-                let _nobody_waits = again.travel("again").await;
+                let _answer_is_not_needed = again.travel("again").await;
             });
         }
         wire.carry(async move {
@@ -247,10 +247,10 @@ impl ControlLink for Link {
     }
 
     async fn stream(&self, _: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
-        Err(unreachable("nobody opens streams in the simulation"))
+        Err(unreachable("the simulation opens no streams"))
     }
 
     async fn refuse_stream(&self, _: StreamId, _: &StreamRefusal) -> Result<(), LinkError> {
-        Err(unreachable("nobody opens streams in the simulation"))
+        Err(unreachable("the simulation opens no streams"))
     }
 }

@@ -295,7 +295,7 @@ impl Waifud {
         let work = work(process.clone());
         let (done, result) = oneshot::channel();
         process.spawn(async move {
-            // Nobody may wait any more.
+            // The caller may have stopped waiting.
             let _gone = done.send(work.await);
         });
         // Nothing of the process may be held here while it may be killed.
