@@ -78,7 +78,8 @@ impl Failure {
         match error.get(ContextKind::InvalidArg) {
             // Several missing arguments: the text lists them on the following lines.
             Some(ContextValue::Strings(missing)) => {
-                let mut failure = failure.field(missing.first().map_or("", String::as_str));
+                let first = missing.first().and_then(|name| name.split(' ').next());
+                let mut failure = failure.field(first.unwrap_or_default());
                 failure.problem.title = format!(
                     "{} {}",
                     title.trim_start_matches("error: "),
@@ -290,15 +291,15 @@ mod tests {
 
     #[test]
     fn a_usage_error_names_the_arguments_that_are_missing() {
-        for (words, missing) in [
-            (&["create", "web"][..], "--template <NAME>"),
-            (&["delete"], "<NAMES>..."),
+        for (words, field, missing) in [
+            (&["create", "web"][..], "--template", "--template <NAME>"),
+            (&["delete"], "<NAMES>...", "<NAMES>..."),
         ] {
             let words = ["waifuctl"].iter().chain(words);
             let error = crate::cli::Cli::try_parse_from(words).unwrap_err();
             let failure = Failure::usage(&error);
             let title = &failure.problem.title;
-            assert_eq!(failure.problem.field.as_deref(), Some(missing), "{title}");
+            assert_eq!(failure.problem.field.as_deref(), Some(field), "{title}");
             assert!(title.ends_with(missing), "{title}");
         }
     }

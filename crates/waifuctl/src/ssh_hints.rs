@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 pub struct Login<'a> {
     /// Name of the instance.
     pub name: &'a str,
-    /// Whether the guest has finished its boot. Before that, sshd may use host keys that are not on the console yet.
-    pub is_ready: bool,
+    /// Whether the guest may still be booting. Until the boot has ended, sshd may use host keys that are not on the console
+    /// yet.
+    pub is_booting: bool,
     /// The user passed to ssh.
     pub user: Option<&'a str>,
     /// Whether that is the template's default user, not chosen on the command line.
@@ -28,7 +29,7 @@ pub fn hints(login: &Login<'_>) -> Vec<String> {
     let name = login.name;
     let user_data = login.user_data.filter(|_| login.rescue.is_none());
     let mut hints = Vec::new();
-    if !login.is_ready {
+    if login.is_booting {
         hints.push(format!(
             "{name} is not ready yet: it may still be booting, and its console may not show its new host keys yet; wait with \
              waifuctl wait {name} --for ready, and try again"
@@ -101,7 +102,7 @@ mod tests {
         let own: Vec<_> = own.iter().map(|key| (*key).to_owned()).collect();
         hints(&Login {
             name: "web",
-            is_ready: true,
+            is_booting: false,
             user: Some("debian"),
             is_default: true,
             given: &["ssh-ed25519 AAAA ana@laptop".to_owned()],
@@ -120,7 +121,7 @@ mod tests {
             let rescue: Vec<_> = rescue.iter().map(|key| (*key).to_owned()).collect();
             let login = Login {
                 name: "web",
-                is_ready: true,
+                is_booting: false,
                 user: Some("alpine"),
                 is_default: true,
                 given: &["ssh-ed25519 AAAA ana@laptop".to_owned()],
@@ -142,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_is_not_ready_yet_causes_a_hint_to_wait() {
+    fn a_guest_that_may_still_be_booting_causes_a_hint_to_wait() {
         let key = ["ssh-ed25519 AAAA ana".to_owned()];
-        let of = |is_ready| {
+        let of = |is_booting| {
             let login = Login {
                 name: "web",
-                is_ready,
+                is_booting,
                 user: Some("debian"),
                 is_default: true,
                 given: &key,
@@ -157,8 +158,8 @@ mod tests {
             };
             hints(&login).join("\n")
         };
-        assert!(of(false).contains("waifuctl wait web --for ready"));
-        assert!(!of(true).contains("--for ready"));
+        assert!(of(true).contains("waifuctl wait web --for ready"));
+        assert!(!of(false).contains("--for ready"));
     }
 
     #[test]

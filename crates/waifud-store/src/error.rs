@@ -17,7 +17,8 @@ pub enum StoreError {
     /// The file was written by a newer waifud.
     #[error(
         "the database {path:?} has schema {found}, and this waifud supports schemas up to {known}: it was written by a \
-         newer waifud; run that version, or restore the backup {path:?}.before-{}", known + 1
+         newer waifud; run that version, or restore {}",
+        copy.as_ref().map_or_else(|| "a backup".to_owned(), |copy| format!("the copy {}", copy.display()))
     )]
     NewerSchema {
         /// The file.
@@ -26,6 +27,8 @@ pub enum StoreError {
         found: u32,
         /// The newest schema that this program knows.
         known: u32,
+        /// The copy that the newer version made before it migrated the database; `None` if there is none.
+        copy: Option<PathBuf>,
     },
     /// The copy before a migration could not be made; nothing was migrated.
     #[error("cannot write the backup {path:?}; the database was not changed")]

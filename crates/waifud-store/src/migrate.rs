@@ -48,10 +48,12 @@ pub(crate) fn run(
     let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
     let found: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
+        let copy = backup_path(path, known.saturating_add(1));
         return Err(StoreError::NewerSchema {
             path: path.to_owned(),
             found,
             known,
+            copy: copy.exists().then_some(copy),
         });
     }
     for (number, sql) in (1..).zip(migrations).skip(found as usize) {
@@ -175,23 +177,30 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_schema_is_refused_with_the_next_step() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("waifud.db");
-        run(&mut open(&path), &path, &[FIRST, SECOND]).unwrap();
-        let error = run(&mut open(&path), &path, &[FIRST]).unwrap_err();
-        let text = error.to_string();
-        assert!(matches!(
-            error,
-            StoreError::NewerSchema {
-                found: 2,
-                known: 1,
-                ..
+    fn a_newer_schema_is_refused_and_the_error_names_the_copy_only_if_it_exists() {
+        for has_copy in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("waifud.db");
+            if has_copy {
+                run(&mut open(&path), &path, &[FIRST]).unwrap();
             }
-        ));
-        assert!(
-            text.contains("newer waifud") && text.contains("before-2"),
-            "{text}"
-        );
+            run(&mut open(&path), &path, &[FIRST, SECOND]).unwrap();
+            let error = run(&mut open(&path), &path, &[FIRST]).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                matches!(
+                    error,
+                    StoreError::NewerSchema {
+                        found: 2,
+                        known: 1,
+                        ..
+                    }
+                ),
+                "{text}"
+            );
+            assert!(text.contains("newer waifud"), "{text}");
+            assert_eq!(text.contains("waifud.db.before-2"), has_copy, "{text}");
+            assert_eq!(text.ends_with("restore a backup"), !has_copy, "{text}");
+        }
     }
 }

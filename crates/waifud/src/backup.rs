@@ -28,7 +28,7 @@ use waifud_types::disk_space::FULL_BELOW;
 
 use crate::config::Config;
 
-pub use restore::{RestoreArguments, refuse_half_restored, restore};
+pub use restore::{RestoreArguments, refuse_half_restored, remove_unpacked, restore};
 
 /// The name of the database file in the state directory and in a backup.
 pub const DATABASE: &str = "waifud.db";

@@ -39,6 +39,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot create {}", config.state_dir.display()))?;
     let _lock = lock(&config.state_dir)?;
     crate::backup::refuse_half_restored(&config.state_dir)?;
+    crate::backup::remove_unpacked(&config.state_dir)?;
     refuse_lost_database(&config.state_dir)?;
     let listeners = https::bind(&config.listen).await?;
     let mut bound = Vec::new();

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use waifud_api::Instance;
+use waifud_types::InstanceState;
 
 use crate::cli::SshArgs;
 use crate::context::Context;
@@ -10,6 +11,7 @@ use crate::failure::Failure;
 use crate::ssh_hints::{self, Login};
 use crate::ssh_host::host;
 use crate::ssh_options::SshHost;
+use crate::wait::cloud_init_is_over;
 use crate::{foreground, keys};
 
 /// The exit code of failures of ssh itself, and of failures before it is started.
@@ -65,9 +67,12 @@ async fn hints(
     let Ok((description, _)) = description else {
         return Vec::new();
     };
+    // The session may have lasted for hours.
+    let now = context.client.instance(&instance.id.to_string()).await;
+    let status = now.map_or_else(|_| instance.status.clone(), |now| now.status);
     ssh_hints::hints(&Login {
         name: instance.name.as_str(),
-        is_ready: instance.status.ready,
+        is_booting: status.state == InstanceState::Running && !cloud_init_is_over(&status),
         user: host.user(),
         is_default,
         given: &description.ssh_keys,

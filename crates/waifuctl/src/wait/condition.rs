@@ -111,7 +111,7 @@ pub async fn until_ready_again(
     let ready_by = before.status.ready_by;
     let will_be_known = ready_by.is_some_and(|by| by != ReadyBy::PhoneHome);
     let runs = now.spec.run && now.spec.rescue.is_none();
-    if !(will_be_known && runs) || now.status.ready {
+    if !(will_be_known && runs) {
         return Ok(None);
     }
     until_condition(context, &now.id.to_string(), WaitFor::Ready, deadline).await

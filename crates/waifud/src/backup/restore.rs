@@ -127,6 +127,15 @@ pub fn refuse_half_restored(state_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes what a restore unpacked that was ended before it moved any file, for example by Ctrl-C at its question. It
+/// contains keys.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_unpacked(state_dir: &Path) -> anyhow::Result<()> {
+    remove_all(&state_dir.join(STAGED))
+}
+
 /// The credentials in the database that the restore replaces, if any. After an interrupted restore, this is the database
 /// that was moved aside.
 fn credentials_of_today(state: &Path) -> anyhow::Result<Option<Credentials>> {

@@ -217,7 +217,7 @@ fn leads_to_is_true_for_the_same_step_and_for_later_steps_of_a_plan() {
 }
 
 #[test]
-fn every_step_has_its_own_name_on_the_wire_except_idle() {
+fn every_step_except_idle_has_its_name_on_the_wire() {
     let names = [
         (Step::EnsureImage, "image"),
         (Step::EnsureVolumes, "volume"),

@@ -181,6 +181,18 @@ fn a_damaged_or_truncated_backup_changes_nothing() {
 }
 
 #[test]
+fn what_an_interrupted_restore_unpacked_is_removed_before_waifud_starts() {
+    let world = World::new();
+    let state = &world.config.state_dir;
+    fs::create_dir(state.join(STAGED)).unwrap();
+    fs::write(state.join(STAGED).join("waifud.key"), "a key").unwrap();
+    remove_unpacked(state).unwrap();
+    assert!(!state.join(STAGED).exists());
+    assert!(world.database().exists());
+    remove_unpacked(state).unwrap();
+}
+
+#[test]
 fn a_newer_key_of_a_node_is_kept() {
     let world = World::new();
     world.change(|tx| {
