@@ -476,21 +476,31 @@ async fn a_download_without_progress_is_removed_after_a_week() {
     assert!(!pool.staging_path(old).await.unwrap().exists());
 }
 
-/// What that process prints once it repeats them.
-const REPEATS: &str = "the operations begin";
+/// What that process prints before each operation.
+const OPERATIONS: [&str; 5] = [
+    "importing the image",
+    "creating the volume",
+    "growing the volume",
+    "deleting the volume",
+    "deleting the image",
+];
 
 /// Repeats all operations in the process that `files_are_complete_after_a_process_is_killed_at_any_time` kills.
 async fn repeat_operations(path: &Path) {
     let pool = open(path);
-    println!("{REPEATS}");
+    let [importing, creating, growing, deleting_volume, deleting_image] = OPERATIONS;
     let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
     let id: VolumeId = "0198c0de-0000-7000-8000-00000000abcd.root".parse().unwrap();
     loop {
+        println!("{importing}");
         import(&pool, &bytes, image).await.unwrap();
-        for size in [8, 64].map(ByteSize::mib) {
-            ensure_volume(&pool, &id, image, size).await;
-        }
+        println!("{creating}");
+        ensure_volume(&pool, &id, image, ByteSize::mib(8)).await;
+        println!("{growing}");
+        ensure_volume(&pool, &id, image, ByteSize::mib(64)).await;
+        println!("{deleting_volume}");
         pool.ensure_volume_absent(&id).await.unwrap();
+        println!("{deleting_image}");
         pool.ensure_image_absent(image).await.unwrap();
     }
 }
@@ -506,9 +516,12 @@ async fn files_are_complete_after_a_process_is_killed_at_any_time() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    // What the checks found; a round may kill the process between two files.
+    // What the checks found. A round may find nothing, since the process may be ahead of its output.
     let (mut images, mut volumes) = (0, 0);
-    for round in 0..12_u64 {
+    let mut rounds = 0;
+    while rounds < 3 * OPERATIONS.len() || images == 0 || volumes == 0 {
+        assert!(rounds < 200, "{images} images, {volumes} volumes");
+        let operation = OPERATIONS[rounds % OPERATIONS.len()];
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", NAME, "--nocapture"])
             .env(CHILD, directory.path())
@@ -518,13 +531,14 @@ async fn files_are_complete_after_a_process_is_killed_at_any_time() {
             .unwrap();
         let output = std::io::BufReader::new(child.stdout.take().unwrap());
         let mut lines = std::io::BufRead::lines(output);
-        let began = lines.any(|line| line.unwrap().contains(REPEATS));
-        assert!(began, "it ended before its first operation");
-        // Not a wait for a condition: each round kills the process at a different time.
-        tokio::time::sleep(Duration::from_millis(20 + round * 17)).await;
+        let began = lines.any(|line| line.unwrap().contains(operation));
+        assert!(began, "it ended before {operation}");
+        // Not a wait for a condition: the rounds kill the process at different times within the operation.
+        tokio::time::sleep(Duration::from_millis(rounds as u64 % 16)).await;
         child.kill().unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "it ended on its own: {status}");
+        rounds += 1;
 
         let pool = open(directory.path());
         for path in files(&directory.path().join("images")) {
@@ -541,10 +555,6 @@ async fn files_are_complete_after_a_process_is_killed_at_any_time() {
             assert!(size == ByteSize::mib(8) || size == ByteSize::mib(64));
         }
     }
-    assert!(
-        images > 0 && volumes > 0,
-        "{images} images, {volumes} volumes"
-    );
 }
 
 #[tokio::test]
