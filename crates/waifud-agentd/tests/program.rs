@@ -17,7 +17,7 @@ fn invalid_input_is_one_error_with_exit_code_1() {
             &["join", "--token-file", "/nonexistent/token"],
             "error: cannot read the token from /nonexistent/token: ",
         ),
-        (&["join", "--token", "x"], "error: unexpected argument '--token'"),
+        (&["join", "--token", "x"], "error: invalid join token: "),
         (&["join"], "error: a token is required: "),
     ] {
         let output = run(words);
