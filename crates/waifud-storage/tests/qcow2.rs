@@ -488,7 +488,13 @@ const OPERATIONS: [&str; 5] = [
 /// Repeats all operations in the process that `files_are_complete_after_a_process_is_killed_at_any_time` kills.
 async fn repeat_operations(path: &Path) {
     let pool = open(path);
-    let [importing, creating, growing, deleting_volume, deleting_image] = OPERATIONS;
+    let [
+        importing,
+        creating,
+        growing,
+        deleting_volume,
+        deleting_image,
+    ] = OPERATIONS;
     let (bytes, image) = image_bytes(ByteSize::mib(8), 1);
     let id: VolumeId = "0198c0de-0000-7000-8000-00000000abcd.root".parse().unwrap();
     loop {
