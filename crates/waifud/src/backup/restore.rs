@@ -5,8 +5,9 @@
 //! and the marker is removed. waifud does not start while the marker exists. Running the same restore again completes an
 //! interrupted one.
 
-use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -289,6 +290,11 @@ fn write_marker(state: &Path) -> anyhow::Result<PathBuf> {
 /// Images are named by their digests. An image from the backup replaces an existing file, which may have been damaged
 /// since. An image that was already damaged when the backup was created is skipped.
 fn move_images(from: &Path, to: &Path) -> anyhow::Result<()> {
+    move_images_by(from, to, |from, to| fs::rename(from, to))
+}
+
+/// `rename` fails with [`ErrorKind::CrossesDevices`] if the directory of images is on another filesystem than the state.
+fn move_images_by(from: &Path, to: &Path, rename: Rename) -> anyhow::Result<()> {
     let entries = match fs::read_dir(from) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -299,7 +305,9 @@ fn move_images(from: &Path, to: &Path) -> anyhow::Result<()> {
         let name = entry.file_name();
         let (_, digest) = archive::digest(&entry.path())?;
         if name.to_str() == Some(digest.as_str()) {
-            fs::rename(entry.path(), to.join(name))?;
+            let place = to.join(&name);
+            move_file(&entry.path(), &place, rename)
+                .with_context(|| format!("cannot move image {} to {}", name.display(), to.display()))?;
         } else {
             eprintln!(
                 "warning: skipping image {}, which is damaged in the backup",
@@ -308,6 +316,45 @@ fn move_images(from: &Path, to: &Path) -> anyhow::Result<()> {
         }
     }
     sync(to)
+}
+
+type Rename = fn(&Path, &Path) -> io::Result<()>;
+
+/// Moves a file, also to another filesystem: there, `to` exists only when it is complete and on the disk. An interrupted move
+/// can be repeated.
+fn move_file(from: &Path, to: &Path, rename: Rename) -> io::Result<()> {
+    match rename(from, to) {
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => {}
+        other => return other,
+    }
+    let mut name = std::ffi::OsString::from(".");
+    name.push(to.file_name().unwrap_or_default());
+    name.push(".partial");
+    let partial = to.with_file_name(name);
+    copy(from, &partial)
+        .and_then(|()| fs::rename(&partial, to))
+        .inspect_err(|_| {
+            // It takes space on a full disk.
+            let _may_be_absent = fs::remove_file(&partial);
+        })?;
+    fs::remove_file(from)
+}
+
+/// Copies to a new file, which is on the disk when this returns.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::remove_file(to) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut source = File::open(from)?;
+    let mut copy = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)?;
+    copy.set_permissions(source.metadata()?.permissions())?;
+    io::copy(&mut source, &mut copy)?;
+    copy.sync_all()
 }
 
 fn remove_all(path: &Path) -> anyhow::Result<()> {

@@ -312,3 +312,45 @@ fn intact_images_of_a_backup_replace_damaged_files() {
     assert_eq!(fs::read_to_string(to.join(&one)).unwrap(), "one");
     assert_eq!(fs::read_to_string(to.join(&two)).unwrap(), "two");
 }
+
+fn to_another_filesystem(_from: &Path, _to: &Path) -> io::Result<()> {
+    Err(ErrorKind::CrossesDevices.into())
+}
+
+/// A directory with one image, an empty one, and the name of the image.
+fn one_image() -> (tempfile::TempDir, PathBuf, PathBuf, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    let plain = dir.path().join("plain");
+    fs::write(&plain, "an image").unwrap();
+    let (_, name) = archive::digest(&plain).unwrap();
+    for directory in [&from, &to] {
+        fs::create_dir(directory).unwrap();
+    }
+    fs::rename(&plain, from.join(&name)).unwrap();
+    (dir, from, to, name)
+}
+
+#[test]
+fn images_are_copied_to_a_directory_on_another_filesystem_and_an_interrupted_copy_can_be_repeated() {
+    let (_dir, from, to, name) = one_image();
+    fs::write(to.join(&name), "damaged").unwrap();
+    // What an interrupted restore left.
+    fs::write(to.join(format!(".{name}.partial")), "an im").unwrap();
+    move_images_by(&from, &to, to_another_filesystem).unwrap();
+    assert_eq!(fs::read_to_string(to.join(&name)).unwrap(), "an image");
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "no partial file is left");
+    assert_eq!(fs::read_dir(&from).unwrap().count(), 0);
+}
+
+#[test]
+fn a_failed_copy_leaves_the_old_file_and_no_partial_one_and_names_the_image() {
+    let (_dir, from, to, name) = one_image();
+    // A file cannot replace a directory.
+    fs::create_dir(to.join(&name)).unwrap();
+    let error = move_images_by(&from, &to, to_another_filesystem).unwrap_err();
+    assert!(format!("{error:#}").contains(&name), "{error:#}");
+    assert!(to.join(&name).is_dir());
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    assert!(from.join(&name).exists(), "the restore can be repeated");
+}
