@@ -104,6 +104,7 @@ async fn follow(
     };
     let mut events = None;
     let mut now = begun;
+    let mut noted = None;
     loop {
         if let Some(problem) = now.error {
             bar.finish_and_clear();
@@ -117,6 +118,13 @@ async fn follow(
             now.total_bytes.map(ByteSize::bytes),
             waiting.as_deref(),
         );
+        if bar.is_hidden() && waiting.is_some() && waiting != noted {
+            // Without a terminal, there is no progress bar.
+            if let Some(why) = &waiting {
+                context.printer.note(&format!("{name}: {why}"));
+            }
+            noted = waiting;
+        }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             bar.finish_and_clear();

@@ -312,6 +312,36 @@ async fn an_unavailable_source_is_retried_and_finally_given_up() {
     );
 }
 
+/// A server that has begun to download `debian-12` of the catalog from this mirror.
+async fn downloads_debian_from(mirror: String) -> Server {
+    let server = Server::with(|config| {
+        settings(config);
+        config.downloads.mirror = mirror;
+    })
+    .await;
+    let body = json!({"name": "debian-12"});
+    begin(&server, &body).await.expect(202);
+    server
+}
+
+#[tokio::test]
+async fn without_any_connection_a_catalog_download_ends_early_with_hints_that_fit() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let server = downloads_debian_from(nobody).await;
+    let problem = end(&server, "debian-12").await.unwrap_err();
+    assert_eq!(problem["code"], "source-unreachable");
+    let title = problem["title"].as_str().unwrap();
+    assert!(title.contains("5 attempts without a connection"), "{title}");
+    assert!(title.contains("connecting to 127.0.0.1 failed"), "{title}");
+    assert_eq!(problem["field"], Value::Null, "the request has no URL");
+    let hint = problem["hint"].as_str().unwrap();
+    for part in ["HTTPS_PROXY", "catalog_mirror", "upload"] {
+        assert!(hint.contains(part), "{part}: {hint}");
+    }
+}
+
 #[tokio::test]
 async fn an_attempt_that_transfers_64_kib_is_progress_and_a_shorter_one_is_a_failure() {
     const PROGRESS: usize = 64 << 10;
@@ -371,15 +401,7 @@ async fn catalog_images_are_fetched_from_the_configured_mirror() {
     let mirror = Mirror::serve(&[(path, &bytes)]).await;
     let file = path.rsplit('/').next().unwrap();
     mirror.text(list, &format!("{}  {file}\n", sha512(&bytes)));
-    let base = mirror.url("");
-    let server = Server::with(|config| {
-        settings(config);
-        config.downloads.mirror = base;
-    })
-    .await;
-    begin(&server, &json!({"name": "debian-12"}))
-        .await
-        .expect(202);
+    let server = downloads_debian_from(mirror.url("")).await;
     let template = end(&server, "debian-12").await.unwrap();
     assert_eq!(template["default_user"], "debian");
     let shown = server.get("/v1/catalog").await.expect(200).json();

@@ -67,6 +67,28 @@ async fn create_fails_with_its_download_and_creates_no_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_terminal_a_wait_for_a_download_prints_once_what_it_waits_for() {
+    let fake = without_template("debian-12", CREATE, 1);
+    let waits = |why: &str| (200, download("debian-12", json!({"waiting_for": why})));
+    let absent = problem(404, "not-found", "not found");
+    let reads = [
+        absent.clone(),
+        waits("connecting to example.org"),
+        waits("connecting to example.org"),
+        waits("connecting to example.org failed; retrying"),
+        absent,
+    ];
+    fake.script("GET /v1/downloads/debian-12", reads);
+    let (_, err) = fake.run("create web -t debian-12 --no-ssh-key", 0).await;
+    assert_eq!(
+        err.matches("debian-12: connecting to example.org\n").count(),
+        1,
+        "{err}"
+    );
+    assert!(err.contains("example.org failed; retrying"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn create_reports_an_unknown_template_that_is_not_in_the_catalog() {
     let fake = without_template("nosuch", CREATE, 1);
     let absent = problem(422, "not-in-catalog", "not in the catalog");

@@ -28,6 +28,8 @@ pub(super) enum Failure {
     Permanent(Problem),
     /// Temporary: a retry may succeed.
     Temporary(String),
+    /// No connection to the server, for example without internet access.
+    NoConnection(String),
     /// The transfer is too slow.
     TooSlow(String),
     /// There is not enough free space.
@@ -357,11 +359,23 @@ fn transport(error: reqwest::Error) -> Failure {
     if let Some(refused) = http::refusal(&error) {
         return Failure::Permanent(problems::refused(&refused));
     }
+    let host = error
+        .url()
+        .and_then(|url| url.host_str())
+        .map_or_else(|| "the server".to_owned(), str::to_owned);
     let error = error.without_url();
+    if error.is_connect() {
+        return Failure::NoConnection(if error.is_timeout() {
+            format!(
+                "{host} did not answer within {} s",
+                http::CONNECT.as_secs()
+            )
+        } else {
+            format!("connecting to {host} failed: {}", root(&error))
+        });
+    }
     Failure::Temporary(if error.is_timeout() {
         "the server sends nothing".to_owned()
-    } else if error.is_connect() {
-        format!("connecting failed: {}", root(&error))
     } else {
         format!("the connection failed: {}", root(&error))
     })

@@ -15,7 +15,7 @@ use super::source::url_host::Host;
 /// The maximum number of redirects. Mirrors use one or two.
 const REDIRECTS: usize = 5;
 /// The timeout of a connection attempt.
-const CONNECT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT: Duration = Duration::from_secs(15);
 /// A client for one attempt. `http_allowed` is set if the checksum is known, so that http is safe.
 pub(super) fn client(
     url: &reqwest::Url,

@@ -23,6 +23,8 @@ use crate::ControlError;
 
 /// The maximum number of consecutive attempts without progress.
 const ATTEMPTS_WITHOUT_PROGRESS: u32 = 8;
+/// The maximum number of attempts if none of them connects to the server: the machine probably has no internet access.
+const ATTEMPTS_WITHOUT_CONNECTION: u32 = 5;
 /// The bytes that an interrupted attempt must transfer to count as progress.
 const PROGRESS_MIN: u64 = 64 << 10;
 /// The longest pause between two attempts.
@@ -251,15 +253,28 @@ impl Worker {
             validator = Validator::default();
         }
         let mut attempts = 0;
+        let mut connected = partial.length > 0;
         loop {
             let before = partial.length;
             let limits = self.limits();
+            if self.source.from_catalog_entry && !connected {
+                self.change(|progress| {
+                    progress
+                        .waiting_for
+                        .get_or_insert_with(|| self.connecting());
+                });
+            }
+            let mut no_connection = false;
             let (why, slow) = match self.attempt(&limits, &mut partial, &mut validator).await? {
                 Ok(()) => return Ok(Ok(())),
                 Err(Failure::Permanent(problem)) => {
                     return Ok(Err(self.visible_problem(&limits, problem)));
                 }
                 Err(Failure::Temporary(why)) => (why, false),
+                Err(Failure::NoConnection(why)) => {
+                    no_connection = true;
+                    (why, false)
+                }
                 Err(Failure::TooSlow(why)) => (why, true),
                 Err(Failure::DiskFull) => {
                     self.wait_for_disk_space().await;
@@ -268,6 +283,18 @@ impl Worker {
             };
             let progressed = !slow && partial.length >= before.saturating_add(PROGRESS_MIN);
             attempts = if progressed { 0 } else { attempts + 1 };
+            connected |= !no_connection;
+            // The number of attempts must not show whether a private address accepts connections.
+            if !connected
+                && attempts >= ATTEMPTS_WITHOUT_CONNECTION
+                && !self.hides_details(&limits)
+            {
+                return Ok(Err(problems::no_connection(
+                    &self.source,
+                    attempts,
+                    &why,
+                )));
+            }
             if attempts >= ATTEMPTS_WITHOUT_PROGRESS {
                 return Ok(Err(self.visible_problem(
                     &limits,
@@ -284,6 +311,13 @@ impl Worker {
             });
             self.pause(attempts.saturating_sub(1)).await;
         }
+    }
+
+    fn connecting(&self) -> String {
+        format!(
+            "connecting to {}",
+            self.source.url.host_str().unwrap_or("the server")
+        )
     }
 
     /// The settings of the next attempt, with the machine's addresses as they are now.

@@ -3,6 +3,7 @@
 use reqwest::Url;
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind};
+use super::source::Source;
 use waifud_types::qcow2::{Qcow2Error, packing};
 use waifud_types::{ByteSize, Checksum, Name};
 
@@ -96,6 +97,26 @@ pub(super) fn source_unreachable(attempts: u32, why: &str) -> Problem {
     )
     .field("url")
     .hint("when the server or the network is available again, repeat the download with the same source")
+}
+
+/// No attempt connected to the server.
+pub(super) fn no_connection(source: &Source, attempts: u32, why: &str) -> Problem {
+    let problem = Problem::new(
+        422,
+        "source-unreachable",
+        format!("gave up after {attempts} attempts without a connection: {why}"),
+    )
+    .hint(
+        "if waifud's machine reaches the internet only through a proxy, set HTTPS_PROXY in waifud's environment; without \
+         internet access, set catalog_mirror in waifud.toml, or download the image elsewhere",
+    )
+    .hint(upload());
+    if source.from_catalog_entry {
+        // The request contains no URL.
+        problem
+    } else {
+        problem.field("url")
+    }
 }
 
 /// Any failure at a private address. Users who may add templates must not learn whether and which services listen there.
