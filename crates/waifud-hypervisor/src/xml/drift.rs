@@ -1,12 +1,13 @@
 //! Describes manual changes of waifud's domains in sentences for users. No I/O.
 //!
 //! A redefinition keeps devices and sections that others added (see `merge`), so they are reported but not reverted.
-//! The domain's metadata contains the CPUs and the memory of the spec, next to the digest. Names and paths come from
+//! The domain's metadata contains the CPUs, the memory and the devices of the spec, next to the digest. Names and paths come from
 //! the user who edited the domain, so they are truncated and escaped. The address of a network disk is not shown,
 //! because it can contain a password.
 
 use waifud_types::ByteSize;
 
+use super::device_settings::{self, DeviceChange};
 use super::managed::{is_our_device, our_metadata};
 use super::tree::Element;
 
@@ -41,6 +42,7 @@ pub(super) fn drift(domain: &Element) -> Vec<String> {
     let added_sections = sections.filter(|name| SECTIONS.contains(name));
     found.extend(added_sections.map(|name| format!("section {name} was added by hand")));
     let devices = domain.get("devices").map_or(&[][..], |d| &d.children);
+    found.extend(device_settings::changes(metadata, devices).iter().map(of_ours));
     let added_devices = devices
         .iter()
         .filter(|device| !is_our_device(device) && !is_added_by_libvirt(device));
@@ -82,8 +84,24 @@ pub(crate) fn changed(setting: &str, actual: &impl ToString, expected: &impl ToS
         // Sizes are shown with one decimal.
         return format!("{setting} differs slightly from {expected}");
     }
-    let is = if setting.ends_with('s') { "are" } else { "is" };
+    let is = if setting == "cpus" { "are" } else { "is" };
     format!("{setting} {is} {actual} and should be {expected}")
+}
+
+fn of_ours(change: &DeviceChange) -> String {
+    match change {
+        DeviceChange::Removed { device } => format!("{} was removed by hand", escaped(device)),
+        DeviceChange::Changed {
+            device,
+            setting,
+            actual,
+            expected,
+        } => changed(
+            &format!("{} of {}", escaped(setting), escaped(device)),
+            &escaped(actual),
+            &escaped(expected),
+        ),
+    }
 }
 
 /// Whether libvirt adds such a device to waifud's domains.

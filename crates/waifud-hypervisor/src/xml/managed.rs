@@ -34,6 +34,11 @@ pub(super) fn has_our_alias(device: &Element) -> bool {
     alias_of(device).is_some_and(|alias| alias.starts_with(ALIAS))
 }
 
+/// The rest of one of waifud's aliases; `None` for other aliases.
+pub(super) fn our_alias(alias: &str) -> Option<&str> {
+    alias.strip_prefix(ALIAS)
+}
+
 /// The name of a disk that waifud added, by its alias. `None` for other devices.
 pub(super) fn our_disk(device: &Element) -> Option<Name> {
     let name = alias_of(device)?.strip_prefix(ALIAS)?.strip_prefix(DISK)?;

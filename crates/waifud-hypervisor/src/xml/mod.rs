@@ -3,6 +3,7 @@
 //! libvirt's format is described at <https://libvirt.org/formatdomain.html>. `managed` decides what in a domain is ours
 //! and what libvirt or a user added.
 
+mod device_settings;
 mod drift;
 mod managed;
 mod merge;

@@ -7,6 +7,7 @@ use waifud_types::status::HypervisorKind;
 use waifud_types::template::Firmware;
 use waifud_types::{ByteSize, VolumeSource};
 
+use super::device_settings;
 use super::managed::{NAMESPACE, alias, disk_alias};
 use super::smbios;
 use super::tree::Element;
@@ -44,6 +45,8 @@ pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) ->
         // The values of the spec, for detecting manual changes.
         .with("cpus", spec.cpus)
         .with("memory", memory);
+    let devices = devices(spec, options);
+    let metadata = device_settings::record(metadata, &devices);
     let off = |name| Element::new(name).with("enabled", "no");
     Element::new("domain")
         .with("type", kind)
@@ -70,7 +73,7 @@ pub(super) fn domain(spec: &DomainSpec, options: RenderOptions, digest: &str) ->
                 .child(off("suspend-to-mem"))
                 .child(off("suspend-to-disk")),
         )
-        .child(devices(spec, options))
+        .child(devices)
         .children(smbios::override_uuid(spec))
 }
 
