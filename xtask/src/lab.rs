@@ -129,41 +129,30 @@ pub fn run(args: Args) -> Result<()> {
             let error = the_lab()?.command(&node, command)?.exec();
             Err(error).context("cannot run nsenter")
         }
-        Command::Status => {
-            root::become_root("controlling the lab")?;
-            status(&the_lab()?)
-        }
+        Command::Status => status(&controlled()?),
         Command::Restart(ServiceName { service }) => {
-            root::become_root("controlling the lab")?;
-            the_lab()?.restart(&service)?;
+            controlled()?.restart(&service)?;
             report(&service, "restarted and ready");
             Ok(())
         }
         Command::Stop(ServiceName { service }) => {
-            root::become_root("controlling the lab")?;
-            the_lab()?.stop(&service)?;
+            controlled()?.stop(&service)?;
             report(&service, "stopped");
             Ok(())
         }
         Command::Start(ServiceName { service }) => {
-            root::become_root("controlling the lab")?;
-            the_lab()?.start(&service)?;
+            controlled()?.start(&service)?;
             report(&service, "started and ready");
             Ok(())
         }
-        Command::Kill { target, signal } => {
-            root::become_root("controlling the lab")?;
-            kill(&the_lab()?, &target, signal.as_deref())
-        }
+        Command::Kill { target, signal } => kill(&controlled()?, &target, signal.as_deref()),
         Command::Boot { machine } => {
-            root::become_root("controlling the lab")?;
-            the_lab()?.boot_machine(&machine)?;
+            controlled()?.boot_machine(&machine)?;
             report(&machine, "booted, and its services are ready");
             Ok(())
         }
         Command::Cut(Ends { a, b }) => {
-            root::become_root("controlling the lab")?;
-            the_lab()?.cut(&a, &b)?;
+            controlled()?.cut(&a, &b)?;
             report(&format!("{a} and {b}"), "cut");
             Ok(())
         }
@@ -173,19 +162,18 @@ pub fn run(args: Args) -> Result<()> {
             delay,
             loss,
         } => {
-            root::become_root("controlling the lab")?;
+            let lab = controlled()?;
             let shape = Shape {
                 rate,
                 delay: delay.unwrap_or_default(),
                 loss: loss.unwrap_or_default(),
             };
-            the_lab()?.slow(&a, &b, shape)?;
+            lab.slow(&a, &b, shape)?;
             report(&format!("{a} and {b}"), &shape.to_string());
             Ok(())
         }
         Command::Heal(Ends { a, b }) => {
-            root::become_root("controlling the lab")?;
-            the_lab()?.heal(&a, &b)?;
+            controlled()?.heal(&a, &b)?;
             report(&format!("{a} and {b}"), "healed");
             Ok(())
         }
@@ -314,6 +302,12 @@ fn status(lab: &Lab) -> Result<()> {
         println!("slow: {link}: {shape}");
     }
     lab.wait_ready(Duration::ZERO)
+}
+
+/// The running lab, as root.
+fn controlled() -> Result<Lab> {
+    root::become_root("controlling the lab")?;
+    the_lab()
 }
 
 fn the_lab() -> Result<Lab> {

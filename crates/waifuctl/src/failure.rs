@@ -133,6 +133,14 @@ impl Failure {
         self
     }
 
+    /// The result of a program that was run elsewhere: its exit code, or `not_run` if it was not run.
+    pub fn of_program(ended: Result<u8, Self>, not_run: u8) -> Result<(), Self> {
+        match ended.map_err(|failure| failure.exits_with(not_run))? {
+            0 => Ok(()),
+            code => Err(Self::remote_exit(code)),
+        }
+    }
+
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         self.exit_code

@@ -98,6 +98,17 @@ mod tests {
     use super::*;
     use waifud_kit::testing::captured_log::CapturedLog;
 
+    #[test]
+    fn a_refused_join_is_explained_once() {
+        let problem = waifud_api::Problem::new(403, "invalid-join-token", "the token has expired");
+        let refused = waifud_api::agent_client::AgentClientError::Problem(Box::new(problem));
+        let error = anyhow::Error::from(waifud_agent::MembershipError::Refused(refused));
+        assert_eq!(
+            waifud_kit::error::with_causes(error.as_ref()),
+            "cannot join: waifud refused the request: the token has expired"
+        );
+    }
+
     #[tokio::test]
     async fn a_join_that_fails_shows_neither_the_token_nor_its_secret() {
         let dir = tempfile::tempdir().unwrap();

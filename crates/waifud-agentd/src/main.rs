@@ -79,21 +79,7 @@ fn parse_incarnation(text: &str) -> Result<Incarnation, String> {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _nowhere_to_say_it = error.print();
-            // 1 is a user error; --help and --version are not errors.
-            return ExitCode::from(u8::from(error.use_stderr()));
-        }
-    };
-    match execute(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    waifud_kit::program::run(execute)
 }
 
 fn execute(arguments: Arguments) -> anyhow::Result<()> {

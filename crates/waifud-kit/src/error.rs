@@ -1,6 +1,7 @@
 //! An error together with its causes.
 
 use std::error::Error;
+use std::io;
 use std::iter::successors;
 
 /// The error and its causes, from the outermost to the innermost.
@@ -23,6 +24,12 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
+/// Prints the error with its causes on standard error, as a program does before it exits.
+pub fn print(error: &dyn Error) {
+    use std::io::Write as _;
+    let _nowhere_to_say_it = writeln!(io::stderr(), "error: {}", with_causes(error));
+}
+
 /// The text of the innermost cause, or of the error itself if it has no cause.
 pub fn root_cause(error: &dyn Error) -> String {
     successors(error.source(), |&error| error.source())
@@ -38,7 +45,6 @@ pub fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot start")]
@@ -57,6 +63,21 @@ mod tests {
         let shown = with_causes(&error());
         assert_eq!(shown, "cannot start: cannot read a: it is locked");
         assert_eq!(with_causes(&io::Error::other("alone")), "alone");
+    }
+
+    #[test]
+    fn an_error_whose_text_is_that_of_its_cause_is_shown_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error(transparent)]
+        struct Transparent(#[from] Quoting);
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Quoting(#[source] Middle);
+        let error = Transparent(Quoting(Middle(io::Error::other("it is locked"))));
+        assert_eq!(with_causes(&error), "cannot read a: it is locked");
+        // What is left out does not hide the causes below it.
+        let error = Quoting(Middle(io::Error::other("other")));
+        assert_eq!(with_causes(&error), "cannot read a: it is locked: other");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | [`filesystem`] | size, free space and state of a filesystem, and lock files |
 //! | [`labeled_stream`] | a stream in memory with a value, for fakes of connections |
 //! | [`planted_bugs`] | bugs that tests switch on, to show that the simulation finds them |
+//! | `program` | the main function of a daemon |
 //! | [`sha256`] | SHA-256 of bytes, readers and files; hexadecimal text |
 //! | [`sync`] | locking a mutex whatever happened to its last holder |
 //! | [`terminal`] | text from elsewhere made safe for a terminal |
@@ -31,6 +32,8 @@ pub mod filesystem;
 #[cfg(feature = "labeled-stream")]
 pub mod labeled_stream;
 pub mod planted_bugs;
+#[cfg(feature = "program")]
+pub mod program;
 pub mod sha256;
 pub mod sync;
 pub mod terminal;

@@ -281,11 +281,7 @@ impl From<ControlError> for Refused {
             ControlError::DigestMismatch { .. } => {
                 (400, "digest-mismatch", "send the bundle again")
             }
-            ControlError::BundleMissing { .. } => (
-                409,
-                "bundle-missing",
-                "first put the bundle, then the assignment",
-            ),
+            ControlError::BundleMissing { .. } => (409, "bundle-missing", "put the bundle first"),
             ControlError::BundleUnreadable { .. } => (
                 400,
                 "bundle-unreadable",

@@ -22,24 +22,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _nowhere_to_say_it = error.print();
-            // 1 is a user error; --help and --version are not errors.
-            return ExitCode::from(u8::from(error.use_stderr()));
-        }
-    };
-    let result = config::Config::read(&arguments.config).and_then(|config| {
+    waifud_kit::program::run(|arguments: Arguments| {
+        let config = config::Config::read(&arguments.config)?;
         logging::start(&config.log)?;
         run::run(&config)
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Logging may not be started yet, so this is printed directly.
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }

@@ -6,20 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A size in bytes; a whole number on the wire.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    ToSchema,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct ByteSize(pub u64);
 
@@ -166,24 +154,20 @@ mod tests {
 
     #[test]
     fn units_are_parsed_in_all_common_forms() {
-        for (text, bytes) in [
-            ("2G", 2 << 30),
-            ("2GiB", 2 << 30),
-            ("512m", 512 << 20),
-            ("1.5G", 3 << 29),
-            ("4K", 4096),
-            ("1 T", 1 << 40),
-            ("2Gi", 2 << 30),
-            ("2g", 2 << 30),
-            ("512Mi", 512 << 20),
-            ("1ti", 1 << 40),
-            ("7B", 7),
-            ("1P", 1 << 50),
-            ("1pib", 1 << 50),
-            ("0.000000000001T", 1),
-            ("8191P", 8191 << 50),
+        for (bytes, texts) in [
+            (2 << 30, &["2G", "2GiB", "2Gi", "2g"][..]),
+            (512 << 20, &["512m", "512Mi"]),
+            (3 << 29, &["1.5G"]),
+            (4096, &["4K"]),
+            (1 << 40, &["1 T", "1ti"]),
+            (7, &["7B"]),
+            (1 << 50, &["1P", "1pib"]),
+            (1, &["0.000000000001T"]),
+            (8191 << 50, &["8191P"]),
         ] {
-            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+            for text in texts {
+                assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+            }
         }
     }
 

@@ -46,21 +46,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _nowhere_to_say_it = error.print();
-            // 1 is a user error; --help and --version are not errors.
-            return ExitCode::from(u8::from(error.use_stderr()));
-        }
-    };
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(1)
-        }
-    }
+    waifud_kit::program::run(|arguments| run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {

@@ -18,11 +18,7 @@ const NOT_RUN: u8 = 255;
 
 /// Runs a program in a guest and exits with its exit code, or with [`NOT_RUN`].
 pub async fn run(context: &Context, args: ExecArgs) -> Result<(), Failure> {
-    let ended = exec(context, args).await;
-    match ended.map_err(|failure| failure.exits_with(NOT_RUN))? {
-        0 => Ok(()),
-        code => Err(Failure::remote_exit(code)),
-    }
+    Failure::of_program(exec(context, args).await, NOT_RUN)
 }
 
 async fn exec(context: &Context, args: ExecArgs) -> Result<u8, Failure> {

@@ -19,11 +19,7 @@ const OWN_FAILURE: u8 = 255;
 
 /// Runs the system's ssh and exits with its exit code, or with [`OWN_FAILURE`].
 pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
-    let ended = ssh(context, args).await;
-    match ended.map_err(|failure| failure.exits_with(OWN_FAILURE))? {
-        0 => Ok(()),
-        code => Err(Failure::remote_exit(code)),
-    }
+    Failure::of_program(ssh(context, args).await, OWN_FAILURE)
 }
 
 async fn ssh(context: &Context, args: SshArgs) -> Result<u8, Failure> {

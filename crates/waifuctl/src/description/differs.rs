@@ -10,55 +10,29 @@ pub fn differs(
     wanted: &CreateInstance,
     have: &CreateInstance,
 ) -> Vec<&'static str> {
-    let (w, h) = (wanted, have);
+    // The name of a field, whether the description contains it, and whether it is the same.
+    macro_rules! field {
+        ($name:literal, $is_set:expr, $value:ident) => {
+            ($name, $is_set, wanted.$value == have.$value)
+        };
+    }
+    let (d, w) = (written, wanted);
     let fields = [
-        ("template", true, w.template == h.template),
-        ("labels", !written.labels.is_empty(), w.labels == h.labels),
-        ("cpus", written.cpus.is_some(), w.cpus == h.cpus),
-        (
-            "memory",
-            written.memory.is_some(),
-            w.memory_bytes == h.memory_bytes,
-        ),
-        (
-            "disks[0].size",
-            w.disk_bytes.is_some(),
-            w.disk_bytes == h.disk_bytes,
-        ),
-        ("disks[0].pool", w.pool.is_some(), w.pool == h.pool),
-        ("nics", true, super::same_nics(&written.nics, have)),
-        (
-            "publish",
-            !written.publish.is_empty(),
-            w.publish == h.publish,
-        ),
-        (
-            "ssh_keys",
-            written.ssh_keys.is_some(),
-            w.ssh_keys == h.ssh_keys,
-        ),
-        (
-            "user_data",
-            w.user_data.is_some(),
-            w.user_data == h.user_data,
-        ),
-        ("run", written.run.is_some(), w.run == h.run),
-        ("restart", written.restart.is_some(), w.restart == h.restart),
-        (
-            "priority",
-            written.priority.is_some(),
-            w.priority == h.priority,
-        ),
-        (
-            "protected",
-            written.protected.is_some(),
-            w.protected == h.protected,
-        ),
-        (
-            "placement",
-            written.placement.is_some(),
-            w.placement == h.placement,
-        ),
+        field!("template", true, template),
+        field!("labels", !d.labels.is_empty(), labels),
+        field!("cpus", d.cpus.is_some(), cpus),
+        field!("memory", d.memory.is_some(), memory_bytes),
+        field!("disks[0].size", w.disk_bytes.is_some(), disk_bytes),
+        field!("disks[0].pool", w.pool.is_some(), pool),
+        ("nics", true, super::same_nics(&d.nics, have)),
+        field!("publish", !d.publish.is_empty(), publish),
+        field!("ssh_keys", d.ssh_keys.is_some(), ssh_keys),
+        field!("user_data", w.user_data.is_some(), user_data),
+        field!("run", d.run.is_some(), run),
+        field!("restart", d.restart.is_some(), restart),
+        field!("priority", d.priority.is_some(), priority),
+        field!("protected", d.protected.is_some(), protected),
+        field!("placement", d.placement.is_some(), placement),
     ];
     let differing = fields
         .into_iter()

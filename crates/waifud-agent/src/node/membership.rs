@@ -38,7 +38,7 @@ pub enum MembershipError {
     #[error("cannot use the keys or certificates")]
     Pki(#[from] PkiError),
     /// waifud does not answer or refuses.
-    #[error("waifud refused to let this machine join")]
+    #[error("cannot join")]
     Refused(#[from] AgentClientError),
     /// No address is known.
     #[error("the token does not contain waifud's address; pass it with --server https://HOST:7373")]

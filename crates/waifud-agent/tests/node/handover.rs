@@ -241,20 +241,15 @@ async fn a_deletion_during_or_after_a_release_takes_precedence() {
 
 #[tokio::test]
 async fn a_release_does_not_wait_for_a_pool_that_does_not_answer() {
+    use PoolOp::{HasImage, Images, Usage, Volumes};
     let (node, id) = TestNode::with_instance("web").await;
-    let operations = [
-        PoolOp::Usage,
-        PoolOp::Images,
-        PoolOp::HasImage,
-        PoolOp::Volumes,
-    ];
-    for operation in operations {
+    for operation in [Usage, Images, HasImage, Volumes] {
         node.pool.hang(operation);
     }
     let instance = node.release(id, true);
     node.until_released(&instance).await;
     assert!(TestNode::domain_is_off(node.domain(id).await));
-    for operation in operations {
+    for operation in [Usage, Images, HasImage, Volumes] {
         node.pool.release(operation);
     }
     assert_eq!((node.volumes().await, node.ports()), (1, 0));

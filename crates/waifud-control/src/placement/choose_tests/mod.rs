@@ -1,57 +1,26 @@
 //! The choice of a node: each filter, the order of the nodes, and the reasons.
 
+#[path = "../../../tests/api/common/facts.rs"]
+mod facts;
 mod properties;
 
 use std::collections::BTreeMap;
 
 use waifud_api::PlacementVerdict;
 use waifud_store::{NodeCapacity, NodeRow, UnmanagedSummary};
-use waifud_types::node::{HypervisorFacts, NoKvm, NodeFacts, PoolFacts, Resources};
+use waifud_types::node::Resources;
 use waifud_types::spec::{
     DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy, SpreadSpec,
 };
-use waifud_types::status::HypervisorKind;
 use waifud_types::{
-    ByteSize, Digest, MacAddr, Name, NodeId, PoolKind, PowerSpec, Verdict, WaitReason,
+    ByteSize, Digest, MacAddr, Name, NodeId, PowerSpec, Verdict, WaitReason,
 };
 
+use self::facts::facts;
 use crate::placement::choose::{Choice, PlacementRequest, choose};
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
-}
-
-/// 8 CPUs and a pool of 500 GiB.
-fn facts(memory: ByteSize) -> NodeFacts {
-    NodeFacts {
-        arch: "x86_64".into(),
-        cpu_model: "a CPU".into(),
-        hypervisor: HypervisorFacts {
-            kind: HypervisorKind::Tcg,
-            reason: "no /dev/kvm".into(),
-            cause: Some(NoKvm::NoDevice),
-        },
-        agent_version: "0.1.0".into(),
-        capacity: Resources {
-            cpus: 8,
-            memory_bytes: memory,
-        },
-        used: Resources::default(),
-        pools: vec![PoolFacts {
-            name: name("main"),
-            kind: PoolKind::Qcow2,
-            size_bytes: ByteSize::gib(500),
-            used_bytes: ByteSize(0),
-            promised_bytes: ByteSize(0),
-            health: "ok".into(),
-        }],
-        bridges: Vec::new(),
-        unfit_bridges: BTreeMap::new(),
-        routes: Vec::new(),
-        conditions: Vec::new(),
-        labels: BTreeMap::new(),
-        features: Vec::new(),
-    }
 }
 
 fn capacity(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeCapacity {

@@ -3,6 +3,7 @@
 mod agent;
 mod answer;
 mod clock;
+mod facts;
 mod samples;
 mod scenarios;
 

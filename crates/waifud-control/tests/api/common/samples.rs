@@ -1,8 +1,8 @@
 //! Images, facts and reports for tests that need any.
 
+pub use super::facts::facts;
 use waifud_api::Instance;
 use waifud_api::agent::{Hello, InstanceReport, Tombstone};
-use waifud_types::node::{HypervisorFacts, NoKvm, NodeFacts, PoolFacts, Resources};
 use waifud_types::status::{HypervisorKind, ReadyBy, StepStatus};
 use waifud_types::{ByteSize, Digest, Epoch, InstanceId, InstanceState, Timestamp};
 
@@ -18,38 +18,6 @@ pub fn image(virtual_size: u64) -> Vec<u8> {
 pub fn digest(bytes: &[u8]) -> Digest {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
     Digest::from_bytes(hash.as_ref().try_into().unwrap())
-}
-
-pub fn facts(memory: ByteSize) -> NodeFacts {
-    NodeFacts {
-        arch: "x86_64".into(),
-        cpu_model: "a CPU".into(),
-        hypervisor: HypervisorFacts {
-            kind: HypervisorKind::Tcg,
-            reason: "no /dev/kvm".into(),
-            cause: Some(NoKvm::NoDevice),
-        },
-        agent_version: "0.1.0".into(),
-        capacity: Resources {
-            cpus: 8,
-            memory_bytes: memory,
-        },
-        used: Resources::default(),
-        pools: vec![PoolFacts {
-            name: "main".parse().unwrap(),
-            kind: waifud_types::PoolKind::Qcow2,
-            size_bytes: ByteSize::gib(500),
-            used_bytes: ByteSize(0),
-            promised_bytes: ByteSize(0),
-            health: "ok".into(),
-        }],
-        bridges: Vec::new(),
-        unfit_bridges: std::collections::BTreeMap::new(),
-        routes: Vec::new(),
-        conditions: Vec::new(),
-        labels: std::collections::BTreeMap::default(),
-        features: waifud_types::node::feature::ALL.map(str::to_owned).into(),
-    }
 }
 
 pub fn hello(name: &str, memory: ByteSize) -> Hello {
