@@ -37,10 +37,7 @@ impl Draft {
 
     /// Runs the editor and returns the edited text.
     pub fn edit(&self) -> Result<String, Failure> {
-        let typed = ["VISUAL", "EDITOR"]
-            .into_iter()
-            .find_map(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()))
-            .unwrap_or_else(|| "vi".to_owned());
+        let typed = configured();
         let failed = |title: String| {
             Failure::input("editor", title).hint(
                 "set VISUAL or EDITOR to an editor that exits when you close the file; quote paths with spaces",
@@ -75,6 +72,44 @@ impl Draft {
             Err(_) => failure,
         }
     }
+}
+
+fn configured() -> String {
+    ["VISUAL", "EDITOR"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()))
+        .unwrap_or_else(|| "vi".to_owned())
+}
+
+/// Fails if the editor needs a terminal and there is none. Other editors, for example a script, do not need one.
+pub fn require_terminal() -> Result<(), Failure> {
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    match terminal_editor(&configured()) {
+        Some(editor) => Err(Failure::input(
+            "no-terminal",
+            format!("cannot start the editor {editor} without a terminal"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The name of an editor that works only in a terminal.
+fn terminal_editor(typed: &str) -> Option<String> {
+    let words = words(typed).ok()?;
+    let (program, arguments) = words.split_first()?;
+    let name = Path::new(program).file_name()?.to_str()?;
+    let works = match name {
+        // As a filter: ex mode, or a script that is given as an argument.
+        "vi" | "vim" | "nvim" | "vim.basic" | "vim.tiny" | "emacs" => arguments.iter().any(|word| {
+            ["-es", "-Es", "-s", "--headless", "--batch", "-batch"].contains(&word.as_str())
+        }),
+        "nano" | "pico" | "editor" | "sensible-editor" | "helix" | "hx" | "micro" | "mcedit"
+        | "joe" | "jed" | "ne" | "mg" => false,
+        _ => true,
+    };
+    (!works).then(|| name.to_owned())
 }
 
 /// Splits a command like a shell, without running one.
@@ -156,6 +191,21 @@ mod tests {
             ["ed", "a b", "$HOME;id"]
         );
         assert!(words("'ed").is_err());
+    }
+
+    #[test]
+    fn editors_that_need_a_terminal_are_recognized() {
+        for (typed, needs) in [
+            ("vi", true),
+            ("/usr/bin/vim -u NONE", true),
+            ("'/opt/my editors/nano'", true),
+            ("vim -es -S script.vim", false),
+            ("sed -i s/a/b/", false),
+            ("code --wait", false),
+            ("./script.sh", false),
+        ] {
+            assert_eq!(terminal_editor(typed).is_some(), needs, "{typed}");
+        }
     }
 
     #[test]

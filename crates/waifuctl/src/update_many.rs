@@ -1,6 +1,5 @@
 //! Applies one change to several instances, and waits until the nodes have applied it.
 
-use tokio::time::Instant;
 use waifud_api::{Instance, UpdateInstance};
 use waifud_types::InstanceState;
 
@@ -8,7 +7,7 @@ use crate::cli::{SelectArgs, WaitOptions};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::select;
-use crate::wait::{or_detach, until_applied, until_ready_again};
+use crate::wait::{Deadline, or_detach, until_applied, until_ready_again};
 
 /// An instance before and after a change.
 pub struct Change {
@@ -45,7 +44,7 @@ pub async fn update_many(
         }
     }
     if wait.wait && outcome.is_ok() {
-        let deadline = Instant::now() + wait.timeout;
+        let deadline = Deadline::begin(wait.timeout);
         outcome = Box::pin(or_detach(await_all(context, &mut done, deadline), &all)).await;
     }
     let line = |one: &Change| {
@@ -84,7 +83,7 @@ pub fn state(instance: &Instance) -> String {
 async fn await_all(
     context: &Context,
     changes: &mut [Change],
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<(), Failure> {
     for change in changes {
         change.after = until_applied(context, change.after.clone(), deadline).await?;

@@ -24,6 +24,10 @@ pub struct InstanceStatus {
     pub ready: bool,
     /// How readiness was detected.
     pub ready_by: Option<ReadyBy>,
+    /// How readiness was last detected, also in an earlier boot; null if the instance has never been ready. Boots of a rescue
+    /// system do not count.
+    #[serde(default)]
+    pub last_ready_by: Option<ReadyBy>,
     /// Name of the node; null until placed.
     pub node: Option<Name>,
     /// The hypervisor that runs it; null until started.
@@ -61,6 +65,7 @@ impl InstanceStatus {
             cause: None,
             ready: false,
             ready_by: None,
+            last_ready_by: None,
             node: None,
             hypervisor: None,
             started_at: None,

@@ -50,13 +50,13 @@ impl SelectArgs {
 /// `--wait` and `--timeout` of commands that change instances.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WaitOptions {
-    /// Wait until the change is complete: a started instance runs, a rebooted one is ready again, a stopped one is off, a
-    /// deleted one is destroyed
+    /// Wait until the change is complete: a started or rebooted instance is ready, a stopped one is off, a deleted one is
+    /// destroyed
     #[arg(short, long)]
     pub wait: bool,
-    /// Time limit of --wait
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
-    pub timeout: Duration,
+    /// Time limit of --wait [default: 5m, or 15m for an instance that is emulated without KVM]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 /// A KEY=VALUE or KEY- list of label changes.

@@ -152,9 +152,10 @@ pub struct WaitArgs {
     /// The state to wait for
     #[arg(long = "for", value_name = "STATE")]
     pub condition: WaitFor,
-    /// How long to wait for all instances together, for example 90s, 10m or 1h
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
-    pub timeout: Duration,
+    /// How long to wait for all instances together, for example 90s, 10m or 1h [default: 5m, or 15m for an
+    /// instance that is emulated without KVM]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -102,7 +102,9 @@ The guests keep running without interruption. `waifuctl node show NODE` lists un
     Adopt(AdoptArgs),
     /// Start instances, including those whose guest powered itself off
     #[command(
-        after_help = "Examples:\n  waifuctl start web\n  waifuctl start web db --wait\n  waifuctl start -l tier=web\n  waifuctl start --all"
+        after_help = "Examples:\n  waifuctl start web\n  waifuctl start web db --wait\n  waifuctl start -l tier=web\n  waifuctl start --all\n\n\
+--wait ends when cloud-init has finished in the guest. If waifud cannot know that at each boot (see `waifuctl show`), it\n\
+ends when the VM runs."
     )]
     Start(StartArgs),
     /// Shut instances down; a guest that does not react within 90 seconds is powered off
@@ -113,8 +115,9 @@ The guests keep running without interruption. `waifuctl node show NODE` lists un
     /// Shut instances down and start them again; pending changes take effect
     #[command(
         after_help = "Examples:\n  waifuctl reboot web --wait\n  waifuctl reboot web --force\n\n\
---wait ends when the instance is ready again. cloud-init runs many modules only once per instance (write_files, runcmd,\n\
-packages and others). To run them again after a change of user-data, use waifuctl edit --re-run."
+--wait ends when the instance is ready again, or when the VM runs if waifud cannot know that at each boot. cloud-init\n\
+runs many modules only once per instance (write_files, runcmd, packages and others). To run them again after a change\n\
+of user-data, use waifuctl edit --re-run."
     )]
     Reboot(StopArgs),
     /// Change CPUs, memory or the disk of an instance
@@ -137,9 +140,11 @@ rescue system's own disk are discarded at the end."
     /// Edit the user-data or the description of an instance
     #[command(
         after_help = "Examples:\n  waifuctl edit web\n  waifuctl edit web --user-data web.yaml --re-run\n  waifuctl edit web --spec\n\n\
-The editor is $VISUAL or $EDITOR. The guest reads new user-data at its next start, but cloud-init runs write_files,\n\
-runcmd, packages and most other modules only once per instance. With --re-run, cloud-init treats the next boot as the\n\
-first boot: it runs all modules again and generates new host keys."
+The editor is $VISUAL or $EDITOR, otherwise vi. Without a terminal, editors such as vi and nano are not started: use\n\
+--user-data, or an editor that needs no terminal.\n\n\
+The guest reads new user-data at its next start, but cloud-init runs write_files, runcmd, packages and most other\n\
+modules only once per instance. With --re-run, cloud-init treats the next boot as the first boot: it runs all modules\n\
+again and generates new host keys."
     )]
     Edit(EditArgs),
     /// Wait until instances reach a given state
@@ -173,7 +178,10 @@ The port is published at all addresses of the node except loopback. The guest se
         after_help = "Examples:\n  waifuctl console web\n  waifuctl console web --raw\n\n\
 Only escape sequences for colors and cursor movement are passed to the terminal: titles, clipboard access, mouse\n\
 reports and terminal queries are dropped. --raw passes everything; use it only for guests that you trust. A console has\n\
-one user at a time; a new connection replaces the previous one."
+one user at a time; a new connection replaces the previous one.\n\n\
+If standard input is not a terminal, its bytes are sent to the console, and the output is shown after its end too, until\n\
+the console closes or waifuctl is interrupted. To follow the output in a script, without taking the console from its\n\
+user, use waifuctl logs --follow."
     )]
     Console(ConsoleArgs),
     /// Run a program in an instance through its guest agent, and exit with the program's exit code

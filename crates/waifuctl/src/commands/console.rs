@@ -1,5 +1,7 @@
 //! `waifuctl console`
 
+use std::io::IsTerminal as _;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +17,8 @@ use crate::terminal::{Raw, typed, write};
 /// Ctrl-].
 const DISCONNECT_KEY: u8 = 0x1d;
 
-/// Shows the last lines of the console, then connects it to the terminal until Ctrl-] or its end.
+/// Shows the last lines of the console, then connects it to the terminal until Ctrl-] or its end. Without a terminal, it
+/// sends standard input and then shows the output until the console ends or waifuctl is interrupted.
 pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
     let name = &args.name;
     let stream = context.client.open_stream(name, "console", None).await?;
@@ -24,7 +27,8 @@ pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
         show_last(context, name, args.lines, &mut filter).await?;
     }
     context.printer.note(&format!(
-        "connected to the console of {name}; Ctrl-] disconnects"
+        "connected to the console of {name}; {}",
+        how_it_ends(std::io::stdin().is_terminal())
     ));
     let mut interrupted = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut hung_up = signal(SignalKind::hangup()).map_err(no_signals)?;
@@ -43,6 +47,14 @@ pub async fn run(context: &Context, args: ConsoleArgs) -> Result<(), Failure> {
         }
         StreamEnd::Closed(reason) => Err(stream_closed(name, &reason)),
         StreamEnd::Lost(reason) => Err(stream_lost(name, &reason)),
+    }
+}
+
+fn how_it_ends(at_a_terminal: bool) -> &'static str {
+    if at_a_terminal {
+        "Ctrl-] disconnects"
+    } else {
+        "standard input is not a terminal: the output is shown until the console closes or waifuctl is interrupted"
     }
 }
 
@@ -104,5 +116,26 @@ async fn join(stream: ClientStream, filter: &mut Option<Filter>) -> StreamEnd {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::how_it_ends;
+
+    #[test]
+    fn without_a_terminal_the_note_and_the_help_say_until_when_the_output_is_shown() {
+        assert!(how_it_ends(true).contains("Ctrl-]"));
+        let note = how_it_ends(false);
+        assert!(!note.contains("Ctrl-]"), "{note}");
+        let cli = crate::cli::Cli::command();
+        let console = cli.find_subcommand("console").unwrap();
+        let help = console.get_after_help().unwrap().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let until = "until the console closes or waifuctl is interrupted";
+        assert!(note.contains(until) && help.contains(until), "{help}");
+        assert!(help.contains("waifuctl logs --follow"), "{help}");
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::Instant;
 use waifud_api::Instance;
 use waifud_api::client::{ClientError, Progress};
 
@@ -12,7 +11,7 @@ use crate::confirm::{ask, confirm};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::text::escape;
-use crate::wait::{or_detach, waiting_for};
+use crate::wait::{Deadline, or_detach, waiting_for};
 use crate::{progress, select};
 
 /// Maximum wait of one request. Afterwards the progress is updated; this also detects a restart of waifud.
@@ -53,7 +52,7 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
     let mut results = Vec::new();
     let mut outcome = request_deletions(context, &instances, &mut results).await;
     if args.wait.wait && outcome.is_ok() {
-        let deadline = Instant::now() + args.wait.timeout;
+        let deadline = Deadline::begin(args.wait.timeout);
         let all = select::names(&instances);
         outcome = or_detach(await_all(context, &instances, &mut results, deadline), &all).await;
     }
@@ -136,7 +135,7 @@ async fn await_all(
     context: &Context,
     instances: &[Instance],
     results: &mut [Deleted<'_>],
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<(), Failure> {
     let mut all_held = None;
     for (instance, result) in instances.iter().zip(results) {
@@ -148,7 +147,7 @@ async fn await_all(
         let node = instance.status.node.as_ref().map_or("-", |n| n.as_str());
         spinner.set_message(format!("{}: waiting for {node}", instance.name));
         while result.state != "deleted" {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.left(&instance.status);
             match delete(context, instance, left.min(REQUEST_WAIT)).await {
                 Ok(true) => result.state = "deleted",
                 Ok(false) if left.is_zero() => {

@@ -10,7 +10,7 @@ use super::edit_spec;
 use crate::cli::EditArgs;
 use crate::context::Context;
 use crate::description::{self, Source};
-use crate::editor::{Draft, ask, difference, is_attended};
+use crate::editor::{Draft, ask, difference, is_attended, require_terminal};
 use crate::failure::Failure;
 use crate::text::escape;
 use crate::user_data;
@@ -20,6 +20,17 @@ const EMPTY: &str = "#cloud-config\n";
 
 /// Edits, validates, shows, confirms and saves.
 pub async fn run(context: &Context, args: EditArgs) -> Result<(), Failure> {
+    if args.user_data.is_none() {
+        require_terminal().map_err(|failure| {
+            failure.hint(if args.spec {
+                "to change an instance in a script, use waifuctl resize, label, publish or protect; or set VISUAL or EDITOR \
+                 to a program that changes the file"
+            } else {
+                "in a script, pass the new text with --user-data FILE (- reads standard input), or set VISUAL or EDITOR to \
+                 a program that changes the file"
+            })
+        })?;
+    }
     let (have, generation) = context.client.description(&args.name).await?;
     let from_file = args.user_data.as_deref().map(user_data::read).transpose()?;
     let before = text_of(&have, args.spec)?;

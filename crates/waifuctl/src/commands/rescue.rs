@@ -1,15 +1,16 @@
 //! `waifuctl rescue`
 
-use tokio::time::Instant;
 use waifud_api::client::ClientError;
 use waifud_api::{Instance, UpdateInstance};
+use waifud_types::status::CloudInitState;
 use waifud_types::{Reboot, RescueBegin, RescueOrder};
 
 use crate::cli::{RescueArgs, WaitFor};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::update_many::state;
-use crate::wait::{or_detach, until_applied, until_reached, until_ready_again};
+use crate::wait::{Deadline, cannot_go_on, or_detach, until_applied, until_reached, until_ready_again};
+use crate::text::escape;
 use crate::{download, keys};
 
 /// The preferred template.
@@ -19,7 +20,7 @@ const SMALL: &str = "alpine-";
 
 /// Boots a rescue system with the instance's disks attached, or the instance's own disk again.
 pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
-    let deadline = Instant::now() + args.wait.timeout;
+    let deadline = Deadline::begin(args.wait.timeout);
     let before = context.client.instance(&args.name).await?;
     let id = before.id.to_string();
     let change = |rescue| UpdateInstance {
@@ -56,7 +57,7 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
                     &begin.template,
                     error,
                     undone,
-                    args.wait.wait.then_some(deadline),
+                    args.wait.wait.then_some(deadline.at()),
                 )
                 .await?;
                 let order = change(RescueOrder::Begin(begin));
@@ -74,7 +75,9 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
                 until_ready_again(context, &before, &instance, deadline).await?
             } else {
                 // The rescue system accepts a login, whatever the result of its cloud-init is.
-                until_reached(context, &id, WaitFor::Ready, deadline).await?
+                let ready = WaitFor::Ready;
+                let booted = until_reached(context, &id, ready, deadline, cannot_go_on).await?;
+                booted.map(check_rescue).transpose()?
             };
             if let Some(booted) = booted {
                 instance = booted;
@@ -87,6 +90,27 @@ pub async fn run(context: &Context, args: RescueArgs) -> Result<(), Failure> {
         .printer
         .print(&instance, || summary(&instance, args.wait.wait))?;
     outcome
+}
+
+/// Fails if it cannot be known whether cloud-init in the rescue system has finished.
+fn check_rescue(instance: Instance) -> Result<Instance, Failure> {
+    let cloud_init = &instance.status.cloud_init;
+    let because = cloud_init.unknown_because.as_ref();
+    match because.filter(|_| cloud_init.state == CloudInitState::Unknown) {
+        None => Ok(instance),
+        Some(because) => Err(Failure::input(
+            "cloud-init-unknown",
+            format!(
+                "cannot determine whether cloud-init in the rescue system of {} has finished: {}",
+                instance.name,
+                escape(because)
+            ),
+        )
+        .hint(format!(
+            "the VM is running, and waifuctl console {} shows its console; SSH keys are installed by cloud-init",
+            instance.name
+        ))),
+    }
 }
 
 fn summary(instance: &Instance, waited: bool) -> String {

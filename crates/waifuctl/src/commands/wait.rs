@@ -1,13 +1,12 @@
 //! `waifuctl wait`
 
 use serde::Serialize;
-use tokio::time::Instant;
 use waifud_api::Instance;
 
 use crate::cli::WaitArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::wait::{or_detach, until_condition, word};
+use crate::wait::{Deadline, or_detach, until_condition, word};
 
 /// What is printed with `--json`: the instances as they were when the wait ended, without those that are gone.
 #[derive(Serialize)]
@@ -17,7 +16,7 @@ struct Seen {
 
 /// Waits for each in its turn, all until the same deadline.
 pub async fn run(context: &Context, args: WaitArgs) -> Result<(), Failure> {
-    let deadline = Instant::now() + args.timeout;
+    let deadline = Deadline::begin(args.timeout);
     let all = async {
         let mut items = Vec::new();
         let mut lines = Vec::new();

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use waifud_api::Instance;
 use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
 
+use super::deadline::{Deadline, slowness};
 use super::waiting_for;
 use super::watch::InstanceWatch;
 use crate::context::Context;
@@ -21,16 +21,17 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 pub async fn until_applied(
     context: &Context,
     ordered: Instance,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<Instance, Failure> {
     let mut watch = InstanceWatch::new(context, &ordered);
     let mut now = ordered.clone();
     let spinner = progress::spinner(!context.printer.shows_progress());
     loop {
         spinner.set_message(format!(
-            "{}: {}",
+            "{}: {}{}",
             now.name,
-            escape(&waiting_for(&now.status))
+            escape(&waiting_for(&now.status)),
+            slowness(&now.status)
         ));
         if is_applied(&now, &ordered) {
             return Ok(now);
@@ -38,7 +39,7 @@ pub async fn until_applied(
         if let Some(failure) = cannot_be_applied(&now, &ordered) {
             return Err(failure.hint(format!("waifuctl why {}", now.name)));
         }
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.left(&now.status);
         if left.is_zero() {
             let state = now.status.state;
             return Err(Failure::deadline(format!(
@@ -61,6 +62,12 @@ fn is_applied(now: &Instance, ordered: &Instance) -> bool {
     // The step "ready" only observes the guest.
     let is_idle = status.step.as_ref().is_none_or(|step| step.name == "ready");
     status.observed_generation >= Some(ordered.generation) && status.state == wanted && is_idle
+}
+
+/// Why an instance whose last change was applied cannot become ready without intervention; `None` if it may.
+pub fn cannot_go_on(instance: &Instance) -> Option<Failure> {
+    cannot_be_applied(instance, instance)
+        .map(|failure| failure.hint(format!("waifuctl why {}", instance.name)))
 }
 
 /// Why the instance cannot reach its state without intervention; `None` if it may.

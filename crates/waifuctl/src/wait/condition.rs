@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use waifud_api::Instance;
 use waifud_api::client::{ClientError, EventQuery};
 use waifud_types::InstanceState;
-use waifud_types::status::ReadyBy;
+use waifud_types::status::{CloudInitState, InstanceStatus, ReadyBy};
 
+use super::deadline::{Deadline, slowness};
 use super::watch::{InstanceWatch, deleted};
-use super::{check_cloud_init, cloud_init_is_over, waiting_for};
+use super::{cannot_go_on, check_cloud_init, cloud_init_is_over, waiting_for};
 use crate::cli::WaitFor;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -49,20 +49,26 @@ pub async fn until_condition(
     context: &Context,
     name: &str,
     condition: WaitFor,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<Option<Instance>, Failure> {
-    match until_reached(context, name, condition, deadline).await? {
+    let reached = until_reached(context, name, condition, deadline, |_| None).await?;
+    check(condition, reached)
+}
+
+fn check(condition: WaitFor, reached: Option<Instance>) -> Result<Option<Instance>, Failure> {
+    match reached {
         Some(instance) if condition == WaitFor::Ready => check_cloud_init(instance).map(Some),
         reached => Ok(reached),
     }
 }
 
-/// As [`until_condition`], but does not check the result of cloud-init.
+/// As [`until_condition`], but does not check the result of cloud-init, and fails as soon as `gives_up` returns a failure.
 pub async fn until_reached(
     context: &Context,
     name: &str,
     condition: WaitFor,
-    deadline: Instant,
+    deadline: Deadline,
+    gives_up: impl Fn(&Instance) -> Option<Failure>,
 ) -> Result<Option<Instance>, Failure> {
     let mut now = match context.client.instance(name).await {
         Err(error) if condition == WaitFor::Deleted && is_not_found(&error) => {
@@ -76,14 +82,18 @@ pub async fn until_reached(
     let spinner = progress::spinner(!context.printer.shows_progress());
     loop {
         spinner.set_message(format!(
-            "{name} is {}; waiting for {}",
+            "{name} is {}; waiting for {}{}",
             escape(&waiting_for(&now.status)),
-            word(condition)
+            word(condition),
+            slowness(&now.status)
         ));
         if is_reached(condition, &now) {
             return Ok(Some(now));
         }
-        let left = deadline.saturating_duration_since(Instant::now());
+        if let Some(failure) = gives_up(&now) {
+            return Err(failure);
+        }
+        let left = deadline.left(&now.status);
         if left.is_zero() {
             return Err(Failure::deadline(format!(
                 "{name} was {} and not yet {} when the deadline passed; waifud continues in the background",
@@ -101,20 +111,41 @@ pub async fn until_reached(
 }
 
 /// After a start: waits until cloud-init has finished in this boot, if that can be known. cloud-init phones home only once
-/// per instance: an instance that became ready by that call makes no second one.
+/// per instance: an instance that became ready by that call makes no second one. The first boot can always be observed, or
+/// waifud says why it cannot.
 pub async fn until_ready_again(
     context: &Context,
     before: &Instance,
     now: &Instance,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<Option<Instance>, Failure> {
-    let ready_by = before.status.ready_by;
-    let will_be_known = ready_by.is_some_and(|by| by != ReadyBy::PhoneHome);
     let runs = now.spec.run && now.spec.rescue.is_none();
-    if !(will_be_known && runs) {
+    if !runs || !(is_known_at_each_boot(before) || has_never_booted(&before.status)) {
         return Ok(None);
     }
-    until_condition(context, &now.id.to_string(), WaitFor::Ready, deadline).await
+    let id = now.id.to_string();
+    let reached = until_reached(context, &id, WaitFor::Ready, deadline, cannot_go_on).await?;
+    check(WaitFor::Ready, reached)
+}
+
+/// Whether the instance has been ready in a boot of its own, by a means that shows the end of each boot.
+fn is_known_at_each_boot(instance: &Instance) -> bool {
+    let status = &instance.status;
+    // Older versions of waifud do not report the last one.
+    let own = status
+        .ready_by
+        .filter(|_| instance.spec.rescue.is_none());
+    let last = status.last_ready_by.or(own);
+    last.is_some_and(|by| by != ReadyBy::PhoneHome)
+}
+
+fn has_never_booted(status: &InstanceStatus) -> bool {
+    status.cloud_init.state == CloudInitState::Pending
+        && status.stopped_by.is_none()
+        && matches!(
+            status.state,
+            InstanceState::Pending | InstanceState::Preparing | InstanceState::Stopped
+        )
 }
 
 /// Distinguishes a deleted instance from a name that never existed, by the history of events.

@@ -4,6 +4,8 @@ mod deletions;
 mod doctor;
 mod downloads;
 mod interrupts;
+mod starts;
+mod terminals;
 mod waits;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -23,6 +23,8 @@ const LINE_MAX: usize = 4 << 10;
 const NAME: &str = "Cloud-init v. ";
 const BEGINS: &str = " running '";
 const ENDS: &str = " finished at ";
+/// How getty's prompt ends (`web login: `).
+const LOGIN: &str = " login:";
 const DATASOURCE: &str = ". Datasource ";
 
 /// What the console shows of one boot.
@@ -36,6 +38,8 @@ pub(crate) struct ConsoleReport {
     pub finished: Option<Timestamp>,
     /// cloud-init's datasource, as it names it at the end.
     pub datasource: Option<String>,
+    /// When a login prompt was found: the guest's system has booted, with or without cloud-init.
+    pub login: Option<Timestamp>,
 }
 
 /// Follows the console of one guest. Lives as long as the process; where a boot's lines begin is recorded durably.
@@ -52,6 +56,8 @@ pub(crate) struct Scan {
     pub position: u64,
     /// The added lines, plain and shortened.
     lines: Vec<String>,
+    /// Whether the log ends with a login prompt.
+    login: bool,
 }
 
 impl ConsoleWatch {
@@ -75,6 +81,9 @@ impl ConsoleWatch {
         self.position = scan.position;
         for line in scan.lines {
             self.report.add(&line, now);
+        }
+        if scan.login {
+            self.report.login.get_or_insert(now);
         }
     }
 
@@ -111,7 +120,7 @@ pub(crate) fn scan(log: &Path, position: Option<u64>) -> io::Result<Scan> {
     let Some(position) = position else {
         return Ok(Scan {
             position: length,
-            lines: Vec::new(),
+            ..Scan::default()
         });
     };
     // A shorter log is a new one: virtlogd has renamed the former.
@@ -127,11 +136,14 @@ pub(crate) fn scan(log: &Path, position: Option<u64>) -> io::Result<Scan> {
         None if added.len() > LINE_MAX => added.len(),
         None => 0,
     };
+    let open = String::from_utf8_lossy(added.get(complete..).unwrap_or_default());
+    let login = console_tail::plain(&open).trim_end().ends_with(LOGIN);
     added.truncate(complete);
     let text = String::from_utf8_lossy(&added);
     Ok(Scan {
         position: from + u64::try_from(complete).unwrap_or(0),
         lines: text.split(['\n', '\r']).map(console_tail::plain).collect(),
+        login,
     })
 }
 
@@ -221,6 +233,24 @@ mod tests {
         append(&log, &format!("\n{END}"));
         follow(&mut watch, 1, 0, &log);
         assert!(watch.report().finished.is_some());
+    }
+
+    #[test]
+    fn a_login_prompt_at_the_end_of_the_log_is_found_once_per_boot() {
+        let (_dir, log) = temp_path("console.log");
+        let mut watch = ConsoleWatch::default();
+        append(&log, "Last login: yesterday\r\n");
+        follow(&mut watch, 1, 0, &log);
+        assert_eq!(watch.report().login, None);
+        append(&log, "\r\nWelcome to Alpine Linux 3.22\r\n\r\nweb login: ");
+        follow(&mut watch, 1, 0, &log);
+        assert_eq!(watch.report().login, Some(at(101)));
+        append(&log, "root\r\n");
+        follow(&mut watch, 1, 0, &log);
+        assert_eq!(watch.report().login, Some(at(101)));
+        let start = scan(&log, None).unwrap().position;
+        follow(&mut watch, 2, start, &log);
+        assert_eq!(watch.report().login, None, "it is about the previous boot");
     }
 
     #[test]

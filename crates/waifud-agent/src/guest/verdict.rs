@@ -36,6 +36,10 @@ const FIRST_EVENT_FACTOR: u32 = 3;
 /// installed before it.
 const PHONE_HOME_FACTOR: u32 = 10;
 
+/// The fraction of [`Seen::patience`] after a login prompt within which a sign of cloud-init is expected. cloud-init writes to
+/// the console and requests documents before that prompt.
+const LOGIN_FRACTION: u32 = 2;
+
 /// Everything that was observed of one boot.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen<'a> {
@@ -198,6 +202,16 @@ fn nothing_applied(mut cloud_init: CloudInitStatus) -> Verdict {
 
 /// Why no further report can be expected, if so.
 fn no_report_expected(seen: &Seen<'_>) -> Option<String> {
+    let silent = !seen.asked && !seen.console.began;
+    if let Some(login) = seen.console.login.filter(|_| silent)
+        && passed(login, seen.now) >= seen.patience / LOGIN_FRACTION
+    {
+        return Some(
+            "the console shows a login prompt, but cloud-init has neither written to the console nor requested its \
+             documents; perhaps the image does not contain cloud-init"
+                .to_owned(),
+        );
+    }
     let times = match seen.expects {
         Expects { console: true, .. } if seen.console.began => PHONE_HOME_FACTOR,
         Expects { call: true, .. } => PHONE_HOME_FACTOR,

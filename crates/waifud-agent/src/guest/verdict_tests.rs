@@ -376,6 +376,27 @@ fn a_replaced_final_message_is_not_waited_for() {
 }
 
 #[test]
+fn a_guest_with_a_login_prompt_and_no_sign_of_cloud_init_is_not_waited_for() {
+    for datasource in Datasource::ALL {
+        let mut guest = Guest::new(datasource, false).with_console();
+        guest.start();
+        guest.pass(20);
+        guest.console.login = Some(guest.now);
+        guest.learn();
+        guest.expect(CloudInitState::Pending, None);
+        guest.pass(PATIENCE.as_secs() / 2);
+        guest.learn();
+        guest.expect(CloudInitState::Unknown, None);
+        let because = guest.memory.boot.cloud_init.unknown_because.clone();
+        assert!(because.unwrap().contains("login prompt"));
+        // cloud-init was only slow.
+        guest.console.began = true;
+        guest.learn();
+        assert_eq!(guest.state().0, CloudInitState::Running, "{datasource:?}");
+    }
+}
+
+#[test]
 fn the_console_of_another_boot_and_of_an_unknown_one_proves_nothing() {
     let mut guest = Guest::booted(Datasource::Ec2);
     let earlier = guest.console.clone();

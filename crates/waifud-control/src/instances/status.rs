@@ -28,8 +28,14 @@ pub struct StatusEvent {
     pub message: String,
 }
 
-/// Merges a report about generation `seen` into the stored status; `None` if nothing has to be stored.
-pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) -> Option<Merged> {
+/// Merges a report about generation `seen` into the stored status; `None` if nothing has to be stored. `own` is whether the
+/// report is about the instance's own system with its current spec, not about a rescue system.
+pub fn merge(
+    old: &InstanceStatus,
+    report: &InstanceReport,
+    seen: Generation,
+    own: bool,
+) -> Option<Merged> {
     // States between two reports are not reported, so any state may follow any other. But waifud decides about pending,
     // deleting and unknown.
     let state = match report.state {
@@ -38,13 +44,15 @@ pub fn merge(old: &InstanceStatus, report: &InstanceReport, seen: Generation) ->
     };
     // An instance that is off is not ready.
     let ready = report.ready && matches!(state, S::Running | S::Paused);
+    let ready_by = report.ready_by.filter(|_| ready);
     let status = InstanceStatus {
         observed_generation: Some(seen).max(old.observed_generation),
         state,
         reason: report.reason.clone(),
         cause: None,
         ready,
-        ready_by: report.ready_by.filter(|_| ready),
+        ready_by,
+        last_ready_by: ready_by.filter(|_| own).or(old.last_ready_by),
         node: old.node.clone(),
         hypervisor: report.hypervisor,
         started_at: report.started_at,
@@ -212,8 +220,16 @@ mod tests {
         }
     }
 
+    fn ready_by(by: ReadyBy) -> InstanceReport {
+        InstanceReport {
+            ready: true,
+            ready_by: Some(by),
+            ..report(S::Running)
+        }
+    }
+
     fn merge(old: &InstanceStatus, report: &InstanceReport) -> Option<Merged> {
-        super::merge(old, report, report.observed_generation)
+        super::merge(old, report, report.observed_generation, true)
     }
 
     fn kinds(merged: &Merged) -> Vec<&str> {
@@ -233,11 +249,7 @@ mod tests {
             assert_eq!(merge(&merged.status, &report(state)), None);
             status = merged.status;
         }
-        let ready = InstanceReport {
-            ready: true,
-            ready_by: Some(ReadyBy::PhoneHome),
-            ..report(S::Running)
-        };
+        let ready = ready_by(ReadyBy::PhoneHome);
         let merged = merge(&status, &ready).unwrap();
         assert_eq!(kinds(&merged), ["instance.ready"]);
         assert_eq!(merged.events[0].reason.as_deref(), Some("phone-home"));
@@ -293,6 +305,31 @@ mod tests {
             merged.status.ready_by, None,
             "it is about the previous boot"
         );
+    }
+
+    #[test]
+    fn how_an_instance_was_last_ready_is_kept_while_it_is_off_and_boots() {
+        let ready = ready_by(ReadyBy::Reporter);
+        let mut status = merge(&InstanceStatus::pending(None), &ready)
+            .unwrap()
+            .status;
+        assert_eq!(status.last_ready_by, Some(ReadyBy::Reporter));
+        for state in [S::Stopped, S::Starting, S::Running] {
+            status = merge(&status, &report(state)).unwrap().status;
+            assert_eq!(status.ready_by, None, "{state}");
+            assert_eq!(status.last_ready_by, Some(ReadyBy::Reporter), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_rescue_system_does_not_change_how_the_instance_was_last_ready() {
+        let ready = ready_by(ReadyBy::Console);
+        let old = InstanceStatus::pending(None);
+        let status = super::merge(&old, &ready, ready.observed_generation, false)
+            .unwrap()
+            .status;
+        assert_eq!(status.ready_by, Some(ReadyBy::Console));
+        assert_eq!(status.last_ready_by, None);
     }
 
     #[test]

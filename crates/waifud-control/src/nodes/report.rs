@@ -194,7 +194,8 @@ fn changes(row: &InstanceRow, report: &InstanceReport) -> Option<Merged> {
     if !row.deleting {
         // The observed generation cannot be newer than the current one.
         let seen = report.observed_generation.min(row.generation);
-        return merge(&row.status, report, seen);
+        let own = row.spec.rescue.is_none() && seen == row.generation;
+        return merge(&row.status, report, seen, own);
     }
     let status = InstanceStatus {
         reason: report.reason.clone(),

@@ -1,8 +1,10 @@
 //! Rescue over the API: the spec that the node receives, the documents of the guest, and refused requests.
 
-use crate::common::{Server, digest, image, report};
+use crate::common::{Server, digest, image, ready_report, report};
 use axum::http::Method;
 use serde_json::{Value, json};
+use waifud_api::agent::InstanceReport;
+use waifud_types::status::ReadyBy;
 use waifud_types::{ByteSize, Digest, InstanceState};
 
 const PATH: &str = "/v1/instances/web";
@@ -111,4 +113,37 @@ async fn a_rescue_starts_a_stopped_instance_and_invalid_rescues_change_nothing()
     let ordered = server.patched("web", &forced).await.spec;
     assert!(ordered.run && ordered.power.force_reboot);
     assert_eq!(ordered.power.reboots, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readiness_of_a_rescue_system_is_not_taken_for_that_of_the_instance() {
+    let server = Server::with_template().await;
+    create_small_template(&server).await;
+    let mut agent = server.join("alder", ByteSize::gib(8)).await;
+    let body = json!({"name": "web", "template": "debian-12"});
+    let web = server.created(&body).await;
+    agent.watch(None).await;
+    agent.until_sync().await;
+    server.patch(PATH, &begin("small")).await.expect(200);
+    let put = agent.put().await;
+    let of_rescue = |ready_by| InstanceReport {
+        observed_generation: put.generation,
+        ready_by: Some(ready_by),
+        ..ready_report(web.id)
+    };
+    agent.report_instance(of_rescue(ReadyBy::Reporter)).await;
+    let status = server.instance("web").await.status;
+    assert_eq!(status.ready_by, Some(ReadyBy::Reporter));
+    assert_eq!(status.last_ready_by, None);
+
+    server.patch(PATH, &json!({"rescue": "end"})).await.expect(200);
+    // The node has not received the change yet.
+    agent.report_instance(of_rescue(ReadyBy::Console)).await;
+    assert_eq!(server.instance("web").await.status.last_ready_by, None);
+    let put = agent.put().await;
+    let mut own = ready_report(web.id);
+    own.observed_generation = put.generation;
+    agent.report_instance(own).await;
+    let status = server.instance("web").await.status;
+    assert_eq!(status.last_ready_by, Some(ReadyBy::PhoneHome));
 }
