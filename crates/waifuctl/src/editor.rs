@@ -102,9 +102,11 @@ fn terminal_editor(typed: &str) -> Option<String> {
     let name = Path::new(program).file_name()?.to_str()?;
     let works = match name {
         // As a filter: ex mode, or a script that is given as an argument.
-        "vi" | "vim" | "nvim" | "vim.basic" | "vim.tiny" | "emacs" => arguments.iter().any(|word| {
-            ["-es", "-Es", "-s", "--headless", "--batch", "-batch"].contains(&word.as_str())
-        }),
+        "vi" | "vim" | "nvim" | "vim.basic" | "vim.tiny" | "emacs" => {
+            arguments.iter().any(|word| {
+                ["-es", "-Es", "-s", "--headless", "--batch", "-batch"].contains(&word.as_str())
+            })
+        }
         "nano" | "pico" | "editor" | "sensible-editor" | "helix" | "hx" | "micro" | "mcedit"
         | "joe" | "jed" | "ne" | "mg" => false,
         _ => true,

@@ -6,8 +6,20 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A size in bytes; a whole number on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-#[derive(Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
 #[serde(transparent)]
 pub struct ByteSize(pub u64);
 

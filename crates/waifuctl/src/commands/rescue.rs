@@ -8,9 +8,11 @@ use waifud_types::{Reboot, RescueBegin, RescueOrder};
 use crate::cli::{RescueArgs, WaitFor};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::update_many::state;
-use crate::wait::{Deadline, cannot_go_on, or_detach, until_applied, until_reached, until_ready_again};
 use crate::text::escape;
+use crate::update_many::state;
+use crate::wait::{
+    Deadline, cannot_go_on, or_detach, until_applied, until_reached, until_ready_again,
+};
 use crate::{download, keys};
 
 /// The preferred template.

@@ -132,9 +132,7 @@ pub async fn until_ready_again(
 fn is_known_at_each_boot(instance: &Instance) -> bool {
     let status = &instance.status;
     // Older versions of waifud do not report the last one.
-    let own = status
-        .ready_by
-        .filter(|_| instance.spec.rescue.is_none());
+    let own = status.ready_by.filter(|_| instance.spec.rescue.is_none());
     let last = status.last_ready_by.or(own);
     last.is_some_and(|by| by != ReadyBy::PhoneHome)
 }

@@ -136,7 +136,10 @@ async fn the_readiness_of_a_rescue_system_is_not_taken_for_that_of_the_instance(
     assert_eq!(status.ready_by, Some(ReadyBy::Reporter));
     assert_eq!(status.last_ready_by, None);
 
-    server.patch(PATH, &json!({"rescue": "end"})).await.expect(200);
+    server
+        .patch(PATH, &json!({"rescue": "end"}))
+        .await
+        .expect(200);
     // The node has not received the change yet.
     agent.report_instance(of_rescue(ReadyBy::Console)).await;
     assert_eq!(server.instance("web").await.status.last_ready_by, None);

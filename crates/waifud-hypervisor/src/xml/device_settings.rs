@@ -111,7 +111,10 @@ fn settings(device: &Element) -> Vec<(&'static str, String)> {
                 ("mac", text(of("mac", "address"))),
                 ("tap", text(of("target", "dev"))),
                 ("model", text(of("model", "type"))),
-                ("isolation", of("port", "isolated").unwrap_or("no").to_owned()),
+                (
+                    "isolation",
+                    of("port", "isolated").unwrap_or("no").to_owned(),
+                ),
                 ("link", of("link", "state").unwrap_or("up").to_owned()),
             ]
         }
@@ -156,10 +159,7 @@ mod tests {
             drift_after("<source bridge='waifud0'/>", "<source bridge='br9'/>"),
             ["connection of nic-0 is bridge br9 and should be bridge waifud0"]
         );
-        let moved = drift_after(
-            "<interface type='bridge'>",
-            "<interface type='network'>",
-        );
+        let moved = drift_after("<interface type='bridge'>", "<interface type='network'>");
         assert_eq!(
             moved,
             ["connection of nic-0 is network waifud0 and should be bridge waifud0"]

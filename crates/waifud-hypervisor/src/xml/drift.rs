@@ -42,7 +42,11 @@ pub(super) fn drift(domain: &Element) -> Vec<String> {
     let added_sections = sections.filter(|name| SECTIONS.contains(name));
     found.extend(added_sections.map(|name| format!("section {name} was added by hand")));
     let devices = domain.get("devices").map_or(&[][..], |d| &d.children);
-    found.extend(device_settings::changes(metadata, devices).iter().map(of_ours));
+    found.extend(
+        device_settings::changes(metadata, devices)
+            .iter()
+            .map(of_ours),
+    );
     let added_devices = devices
         .iter()
         .filter(|device| !is_our_device(device) && !is_added_by_libvirt(device));

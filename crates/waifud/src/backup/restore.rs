@@ -306,8 +306,9 @@ fn move_images_by(from: &Path, to: &Path, rename: Rename) -> anyhow::Result<()> 
         let (_, digest) = archive::digest(&entry.path())?;
         if name.to_str() == Some(digest.as_str()) {
             let place = to.join(&name);
-            move_file(&entry.path(), &place, rename)
-                .with_context(|| format!("cannot move image {} to {}", name.display(), to.display()))?;
+            move_file(&entry.path(), &place, rename).with_context(|| {
+                format!("cannot move image {} to {}", name.display(), to.display())
+            })?;
         } else {
             eprintln!(
                 "warning: skipping image {}, which is damaged in the backup",

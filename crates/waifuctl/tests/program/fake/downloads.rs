@@ -81,7 +81,8 @@ async fn without_a_terminal_a_wait_for_a_download_prints_once_what_it_waits_for(
     fake.script("GET /v1/downloads/debian-12", reads);
     let (_, err) = fake.run("create web -t debian-12 --no-ssh-key", 0).await;
     assert_eq!(
-        err.matches("debian-12: connecting to example.org\n").count(),
+        err.matches("debian-12: connecting to example.org\n")
+            .count(),
         1,
         "{err}"
     );

@@ -80,7 +80,10 @@ async fn start_with_wait_of_an_instance_that_never_ran_waits_for_its_first_boot(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_for_readiness_ends_when_the_guest_powers_itself_off() {
-    for line in ["start web --wait --timeout 1h", "rescue web -t a --wait --timeout 1h"] {
+    for line in [
+        "start web --wait --timeout 1h",
+        "rescue web -t a --wait --timeout 1h",
+    ] {
         let after = [
             booting(json!({})),
             booting(json!({})),
@@ -95,7 +98,11 @@ async fn a_wait_for_readiness_ends_when_the_guest_powers_itself_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_rescue_is_not_awaited_by_how_the_rescue_system_became_ready() {
-    let mut before = instance("web", ID, json!({"ready_by": "reporter", "last_ready_by": null}));
+    let mut before = instance(
+        "web",
+        ID,
+        json!({"ready_by": "reporter", "last_ready_by": null}),
+    );
     before["spec"]["rescue"] = json!({"template": "rescue", "image": format!("sha256:{}", "0".repeat(64)),
         "datasource": "openstack", "firmware": "bios"});
     let mut states = states(json!({}), [booting(json!({}))]);
@@ -108,8 +115,10 @@ async fn the_end_of_a_rescue_is_not_awaited_by_how_the_rescue_system_became_read
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rescue_whose_cloud_init_cannot_be_observed_ends_the_wait_with_the_reason() {
     let because = "the console shows a login prompt";
-    let unknown = booting(json!({"cloud_init": {"state": "unknown", "instance_id": null, "datasource": null,
-        "errors": [], "unknown_because": because}}));
+    let unknown = booting(
+        json!({"cloud_init": {"state": "unknown", "instance_id": null, "datasource": null,
+        "errors": [], "unknown_because": because}}),
+    );
     let fake = start(states(json!({}), [booting(json!({})), unknown]));
     let (_, err) = fake.run("rescue web -t a --wait --timeout 1h", 1).await;
     assert!(err.contains(because), "{err}");

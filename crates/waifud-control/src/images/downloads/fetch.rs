@@ -366,10 +366,7 @@ fn transport(error: reqwest::Error) -> Failure {
     let error = error.without_url();
     if error.is_connect() {
         return Failure::NoConnection(if error.is_timeout() {
-            format!(
-                "{host} did not answer within {} s",
-                http::CONNECT.as_secs()
-            )
+            format!("{host} did not answer within {} s", http::CONNECT.as_secs())
         } else {
             format!("connecting to {host} failed: {}", root(&error))
         });

@@ -285,15 +285,9 @@ impl Worker {
             attempts = if progressed { 0 } else { attempts + 1 };
             connected |= !no_connection;
             // The number of attempts must not show whether a private address accepts connections.
-            if !connected
-                && attempts >= ATTEMPTS_WITHOUT_CONNECTION
-                && !self.hides_details(&limits)
+            if !connected && attempts >= ATTEMPTS_WITHOUT_CONNECTION && !self.hides_details(&limits)
             {
-                return Ok(Err(problems::no_connection(
-                    &self.source,
-                    attempts,
-                    &why,
-                )));
+                return Ok(Err(problems::no_connection(&self.source, attempts, &why)));
             }
             if attempts >= ATTEMPTS_WITHOUT_PROGRESS {
                 return Ok(Err(self.visible_problem(

@@ -1,9 +1,9 @@
 //! Problems with downloads.
 
+use super::source::Source;
 use reqwest::Url;
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind};
-use super::source::Source;
 use waifud_types::qcow2::{Qcow2Error, packing};
 use waifud_types::{ByteSize, Checksum, Name};
 

@@ -12,9 +12,7 @@ use waifud_types::node::Resources;
 use waifud_types::spec::{
     DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy, SpreadSpec,
 };
-use waifud_types::{
-    ByteSize, Digest, MacAddr, Name, NodeId, PowerSpec, Verdict, WaitReason,
-};
+use waifud_types::{ByteSize, Digest, MacAddr, Name, NodeId, PowerSpec, Verdict, WaitReason};
 
 use self::facts::facts;
 use crate::placement::choose::{Choice, PlacementRequest, choose};

@@ -332,14 +332,19 @@ fn one_image() -> (tempfile::TempDir, PathBuf, PathBuf, String) {
 }
 
 #[test]
-fn images_are_copied_to_a_directory_on_another_filesystem_and_an_interrupted_copy_can_be_repeated() {
+fn images_are_copied_to_a_directory_on_another_filesystem_and_an_interrupted_copy_can_be_repeated()
+{
     let (_dir, from, to, name) = one_image();
     fs::write(to.join(&name), "damaged").unwrap();
     // What an interrupted restore left.
     fs::write(to.join(format!(".{name}.partial")), "an im").unwrap();
     move_images_by(&from, &to, to_another_filesystem).unwrap();
     assert_eq!(fs::read_to_string(to.join(&name)).unwrap(), "an image");
-    assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "no partial file is left");
+    assert_eq!(
+        fs::read_dir(&to).unwrap().count(),
+        1,
+        "no partial file is left"
+    );
     assert_eq!(fs::read_dir(&from).unwrap().count(), 0);
 }
 
