@@ -177,6 +177,35 @@ async fn added_devices_and_bus_addresses_survive_a_change_of_the_spec() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_nic_that_was_moved_by_hand_is_reported_and_moved_back_by_a_change_of_the_spec() {
+    let Some(node) = Node::up() else { return };
+    let id = InstanceId::generate();
+    let mut spec = Node::spec(id, "moved");
+    spec.nics.push(DomainNic {
+        tap: TapName::of(id, 0),
+        mac: "52:54:00:00:00:02".parse().unwrap(),
+        bridge: "br-ours".to_owned(),
+        mtu: None,
+        isolated: true,
+    });
+    node.hypervisor.ensure_defined(&spec).await.unwrap();
+    let drift = async || node.hypervisor.get(id).await.unwrap().unwrap().drift;
+    assert_eq!(drift().await, [""; 0], "libvirt returns what was defined");
+    let xml = node.virsh(["dumpxml", "--inactive", "moved"]).unwrap();
+    let file = node.lab.path_outside("/tmp/moved.xml");
+    let moved = xml.replace("<source bridge='br-ours'/>", "<source bridge='br-other'/>");
+    std::fs::write(&file, moved).unwrap();
+    node.virsh(["define", "/tmp/moved.xml"]).unwrap();
+    assert_eq!(
+        drift().await,
+        ["connection of nic-0 is bridge br-other and should be bridge br-ours"]
+    );
+    spec.memory = ByteSize::mib(96);
+    node.hypervisor.ensure_defined(&spec).await.unwrap();
+    assert_eq!(drift().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_name_of_a_renamed_domain_is_restored() {
     let Some(node) = Node::up() else { return };
     let spec = Node::spec(InstanceId::generate(), "named");
