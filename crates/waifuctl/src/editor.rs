@@ -100,7 +100,7 @@ fn terminal_editor(typed: &str) -> Option<String> {
     let words = words(typed).ok()?;
     let (program, arguments) = words.split_first()?;
     let name = Path::new(program).file_name()?.to_str()?;
-    let works = match name {
+    let needs_no_terminal = match name {
         // As a filter: ex mode, or a script that is given as an argument.
         "vi" | "vim" | "nvim" | "vim.basic" | "vim.tiny" | "emacs" => {
             arguments.iter().any(|word| {
@@ -111,7 +111,7 @@ fn terminal_editor(typed: &str) -> Option<String> {
         | "joe" | "jed" | "ne" | "mg" => false,
         _ => true,
     };
-    (!works).then(|| name.to_owned())
+    (!needs_no_terminal).then(|| name.to_owned())
 }
 
 /// Splits a command like a shell, without running one.

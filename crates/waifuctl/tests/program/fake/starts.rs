@@ -23,7 +23,7 @@ fn states(before: Value, after: impl IntoIterator<Item = Value>) -> Vec<Value> {
     states
 }
 
-fn off(last_ready_by: Value, changes: Value) -> Value {
+fn off(last_ready_by: &Value, changes: Value) -> Value {
     let mut status = json!({"state": "stopped", "stopped_by": "user", "ready": false, "ready_by": null,
         "last_ready_by": last_ready_by});
     if let (Some(to), Value::Object(from)) = (status.as_object_mut(), changes) {
@@ -45,7 +45,7 @@ async fn start_with_wait_of_an_instance_that_has_been_ready_waits_until_it_is_re
         booting(json!({})),
         json!({"observed_generation": 2, "ready_by": "reporter"}),
     ];
-    let fake = start(states(off(json!("reporter"), json!({})), after));
+    let fake = start(states(off(&json!("reporter"), json!({})), after));
     let (out, _) = fake.run("start web --wait", 0).await;
     assert_eq!(out, "web: running and ready\n");
     assert_eq!(fake.unread(), 0);
@@ -55,7 +55,7 @@ async fn start_with_wait_of_an_instance_that_has_been_ready_waits_until_it_is_re
 async fn start_with_wait_does_not_wait_for_readiness_that_this_boot_cannot_show() {
     for last in [json!("phone-home"), Value::Null] {
         let after = [booting(json!({"state": "starting"})), booting(json!({}))];
-        let fake = start(states(off(last.clone(), json!({})), after));
+        let fake = start(states(off(&last, json!({})), after));
         let (out, _) = fake.run("start web --wait --timeout 1h", 0).await;
         assert_eq!(out, "web: running\n", "{last}");
     }
@@ -64,7 +64,7 @@ async fn start_with_wait_does_not_wait_for_readiness_that_this_boot_cannot_show(
 #[tokio::test(flavor = "multi_thread")]
 async fn start_with_wait_of_an_instance_that_never_ran_waits_for_its_first_boot() {
     let never = off(
-        Value::Null,
+        &Value::Null,
         json!({"stopped_by": null, "cloud_init": {"state": "pending", "instance_id": null, "datasource": null,
             "errors": []}}),
     );
@@ -89,7 +89,7 @@ async fn a_wait_for_readiness_ends_when_the_guest_powers_itself_off() {
             booting(json!({})),
             booting(json!({"state": "stopped", "stopped_by": "guest"})),
         ];
-        let fake = start(states(off(json!("guest-agent"), json!({})), after));
+        let fake = start(states(off(&json!("guest-agent"), json!({})), after));
         let (_, err) = fake.run(line, 1).await;
         assert!(err.contains("web powered itself off"), "{line}: {err}");
         assert!(err.contains("waifuctl why web"), "{line}: {err}");
