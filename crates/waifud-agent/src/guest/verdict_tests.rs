@@ -169,6 +169,11 @@ impl Guest {
         self.learn();
     }
 
+    fn learn_after(&mut self, seconds: u64) {
+        self.pass(seconds);
+        self.learn();
+    }
+
     fn learn(&mut self) {
         let expects = expects(&self.want, &self.memory);
         self.readiness.learn(
@@ -182,8 +187,7 @@ impl Guest {
 
     /// After a silence for as long as is allowed, the state of cloud-init is unknown.
     fn becomes_unknown(&mut self) {
-        self.pass(PATIENCE.as_secs());
-        self.learn();
+        self.learn_after(PATIENCE.as_secs());
         let expected = (CloudInitState::Unknown, None);
         assert_eq!(self.state(), expected, "{:?}", self.want.datasource);
     }
@@ -312,8 +316,7 @@ fn every_datasource_with_and_without_agent_and_console_in_every_kind_of_boot() {
                     knows_result = false;
                 } else {
                     assert!(!guest.is_ready(), "{row}");
-                    guest.pass(PATIENCE.as_secs());
-                    guest.learn();
+                    guest.learn_after(PATIENCE.as_secs());
                     assert_eq!(guest.state(), (CloudInitState::Unknown, None), "{row}");
                     let because = guest.memory.boot.cloud_init.unknown_because.clone();
                     assert!(because.unwrap().contains("EC2"), "{row}");
@@ -350,8 +353,7 @@ fn without_a_reporter_the_console_shows_the_end_of_every_boot() {
                 guest.start();
                 // The first stage shows that the end may come much later.
                 guest.console.began = true;
-                guest.pass(PATIENCE.as_secs() * 5);
-                guest.learn();
+                guest.learn_after(PATIENCE.as_secs() * 5);
                 guest.expect(CloudInitState::Running, None);
                 guest.boot(first, Some("scripts-user"));
                 let by_console = (CloudInitState::Done, Some(ReadyBy::Console));
@@ -370,8 +372,7 @@ fn a_replaced_final_message_is_not_waited_for() {
     facts.replaces_final_message = true;
     guest.start();
     guest.console.began = true;
-    guest.pass(PATIENCE.as_secs() + 1);
-    guest.learn();
+    guest.learn_after(PATIENCE.as_secs() + 1);
     guest.expect(CloudInitState::Unknown, None);
 }
 
@@ -384,12 +385,10 @@ fn a_guest_with_a_login_prompt_and_no_sign_of_cloud_init_is_not_waited_for() {
         guest.console.login = Some(guest.now);
         guest.learn();
         guest.expect(CloudInitState::Pending, None);
-        guest.pass(PATIENCE.as_secs() / 2);
-        guest.learn();
+        guest.learn_after(PATIENCE.as_secs() / 2);
         guest.expect(CloudInitState::Unknown, None);
         let because = guest.memory.boot.cloud_init.unknown_because.clone();
         assert!(because.unwrap().contains("login prompt"));
-        // cloud-init was only slow.
         guest.console.began = true;
         guest.learn();
         assert_eq!(guest.state().0, CloudInitState::Running, "{datasource:?}");
@@ -420,8 +419,7 @@ fn when_the_reporters_last_event_is_lost_the_console_ends_the_boot_after_a_while
     guest.console.finished = Some(guest.now);
     guest.probe(CloudInitState::Running, &[]);
     guest.expect(CloudInitState::Running, None);
-    guest.pass(120);
-    guest.learn();
+    guest.learn_after(120);
     guest.expect(CloudInitState::Error, Some(ReadyBy::Console));
 }
 
@@ -534,8 +532,7 @@ fn when_the_last_event_is_lost_phone_home_ends_the_boot_after_a_while_with_its_f
     guest.evidence.phoned_home = Some((guest.now, Some("i-1".to_owned())));
     guest.probe(CloudInitState::Running, &[]);
     assert_eq!(guest.state(), (CloudInitState::Running, None));
-    guest.pass(120);
-    guest.learn();
+    guest.learn_after(120);
     guest.expect(CloudInitState::Error, Some(ReadyBy::PhoneHome));
     assert_eq!(
         guest.memory.boot.cloud_init.instance_id.as_deref(),

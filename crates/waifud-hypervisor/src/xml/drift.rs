@@ -2,19 +2,16 @@
 //!
 //! A redefinition keeps devices and sections that others added (see `merge`), so they are reported but not reverted.
 //! The domain's metadata contains the CPUs, the memory and the devices of the spec, next to the digest. Names and paths come from
-//! the user who edited the domain, so they are truncated and escaped. The address of a network disk is not shown,
+//! the user who edited the domain, so they are truncated and escaped (see `escaped`). The address of a network disk is not shown,
 //! because it can contain a password.
 
 use waifud_types::ByteSize;
 
 use super::device_settings::{self, DeviceChange};
+use super::escaped::escaped;
 use super::managed::{is_our_device, our_metadata};
 use super::tree::Element;
 
-/// The maximum number of sentences; the last one counts the rest.
-const SENTENCES_MAX: usize = 16;
-/// The maximum number of characters of a name or a path.
-const VALUE_MAX: usize = 80;
 /// Sections of a domain that neither waifud nor libvirt adds.
 const SECTIONS: [&str; 9] = [
     "blkiotune",
@@ -27,6 +24,8 @@ const SECTIONS: [&str; 9] = [
     "numatune",
     "perf",
 ];
+/// The maximum number of sentences; the last one counts the rest.
+const SENTENCES_MAX: usize = 16;
 
 /// The differences between a domain's inactive XML and the one that waifud defined, settings first; empty for a domain
 /// that does not belong to waifud.
@@ -190,23 +189,9 @@ fn host_address(device: &Element) -> Option<String> {
     }
 }
 
-/// Text from a domain, made safe for a terminal: truncated, and without unprintable characters.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for character in text.chars().take(VALUE_MAX) {
-        match character {
-            '\'' | '"' => escaped.push(character),
-            _ => escaped.extend(character.escape_debug()),
-        }
-    }
-    if text.chars().nth(VALUE_MAX).is_some() {
-        escaped.push('…');
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::escaped::VALUE_MAX;
     use super::super::render::{render, tests::spec};
     use super::super::{RenderOptions, describe, merge};
     use super::*;
@@ -350,11 +335,5 @@ mod tests {
             // An escaped character takes at most ten, for example \u{10ffff}.
             prop_assert!(text.chars().count() <= 2 * 10 * VALUE_MAX + 40);
         }
-    }
-
-    #[test]
-    fn terminal_control_characters_are_escaped() {
-        assert_eq!(escaped("a\u{1b}[31m'\u{202e}"), "a\\u{1b}[31m'\\u{202e}");
-        assert_eq!(escaped(&"x".repeat(90)), format!("{}…", "x".repeat(80)));
     }
 }

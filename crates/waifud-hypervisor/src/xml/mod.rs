@@ -5,6 +5,7 @@
 
 mod device_settings;
 mod drift;
+mod escaped;
 mod managed;
 mod merge;
 mod observe;

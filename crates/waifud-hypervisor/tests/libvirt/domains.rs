@@ -96,6 +96,16 @@ async fn domains_of_others_are_neither_listed_nor_changed() {
     assert!(node.virsh(["list", "--all"]).unwrap().contains("foreign"));
 }
 
+fn isolated_nic(id: InstanceId, bridge: &str) -> DomainNic {
+    DomainNic {
+        tap: TapName::of(id, 0),
+        mac: "52:54:00:00:00:01".parse().unwrap(),
+        bridge: bridge.to_owned(),
+        mtu: Some(1420),
+        isolated: true,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn added_devices_and_bus_addresses_survive_a_change_of_the_spec() {
     let Some(node) = Node::up() else { return };
@@ -104,13 +114,7 @@ async fn added_devices_and_bus_addresses_survive_a_change_of_the_spec() {
     node.run(["ip", "link", "set", "br-test", "up"]).unwrap();
     let id = InstanceId::generate();
     let mut spec = Node::spec(id, "changed");
-    spec.nics.push(DomainNic {
-        tap: TapName::of(id, 0),
-        mac: "52:54:00:00:00:01".parse().unwrap(),
-        bridge: "br-test".to_owned(),
-        mtu: Some(1420),
-        isolated: true,
-    });
+    spec.nics.push(isolated_nic(id, "br-test"));
     node.hypervisor.ensure_defined(&spec).await.unwrap();
     std::fs::write(node.lab.path_outside("/tmp/extra.raw"), vec![0; 1 << 20]).unwrap();
     node.virsh([
@@ -181,13 +185,7 @@ async fn a_nic_that_was_moved_by_hand_is_reported_and_moved_back_by_a_change_of_
     let Some(node) = Node::up() else { return };
     let id = InstanceId::generate();
     let mut spec = Node::spec(id, "moved");
-    spec.nics.push(DomainNic {
-        tap: TapName::of(id, 0),
-        mac: "52:54:00:00:00:02".parse().unwrap(),
-        bridge: "br-ours".to_owned(),
-        mtu: None,
-        isolated: true,
-    });
+    spec.nics.push(isolated_nic(id, "br-ours"));
     node.hypervisor.ensure_defined(&spec).await.unwrap();
     let drift = async || node.hypervisor.get(id).await.unwrap().unwrap().drift;
     assert_eq!(drift().await, [""; 0], "libvirt returns what was defined");
