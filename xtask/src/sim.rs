@@ -23,11 +23,18 @@ pub struct Args {
     rest: Vec<String>,
 }
 
+/// How many steps are run by a debug build. For more, the optimized build is worth its compilation.
+const DEBUG_STEPS_MAX: u64 = 20_000;
+
 /// # Errors
 /// An invariant does not hold, or the simulation does not compile.
 pub fn run(args: &Args) -> Result<()> {
     let mut command = cargo::cargo();
-    command.args(["run", "--quiet", "--package", "waifud-sim", "--"]);
+    command.args(["run", "--quiet", "--package", "waifud-sim"]);
+    if args.seeds.unwrap_or(1).saturating_mul(args.steps) > DEBUG_STEPS_MAX {
+        command.args(["--profile", "sim"]);
+    }
+    command.arg("--");
     command.args(["--seed", &args.seed.to_string()]);
     command.args(["--steps", &args.steps.to_string()]);
     if let Some(seeds) = args.seeds {

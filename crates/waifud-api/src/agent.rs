@@ -51,7 +51,7 @@ use waifud_types::status::{
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
     BootId, ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, Name,
-    NodeId, Revision, Secret, Timestamp, VolumeId,
+    NodeId, ProcessId, Revision, Secret, Timestamp, VolumeId,
 };
 
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
@@ -70,6 +70,27 @@ pub struct Hello {
     pub now: Timestamp,
     /// The boot id of the agent's machine; null if the kernel does not provide one.
     pub boot_id: Option<BootId>,
+    /// The incarnation of waifud's database that the node's records come from; null before the first welcome, and from agents
+    /// of earlier versions. A database that was restored from before the node's first hello recognizes the node by it.
+    #[serde(default)]
+    pub incarnation: Option<Incarnation>,
+    /// Its place among the messages of the node. Agents of earlier versions do not send it.
+    #[serde(default)]
+    pub order: Option<MessageOrder>,
+}
+
+/// The place of a hello or a report among the messages of its node.
+///
+/// A message that the agent has stopped waiting for can arrive after a newer one. waifud refuses it with 503 and the code
+/// `outdated-report`. waifud takes a process that it has not heard of before for the newest one. So a message of an earlier
+/// process that arrives first after a restart of waifud, but late, makes it refuse the messages of the present process. An
+/// agent whose message is refused therefore chooses a new id and sends its message again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MessageOrder {
+    /// The process of the agent: a random number, chosen at its start.
+    pub process: ProcessId,
+    /// Grows with each message of the process.
+    pub number: u64,
 }
 
 /// The answer to a known node.
@@ -249,6 +270,9 @@ pub struct AgentReport {
     /// `unclaimed`.
     #[serde(alias = "unclaimed")]
     pub unmanaged: Option<Vec<Unmanaged>>,
+    /// Its place among the messages of the node. Agents of earlier versions do not send it.
+    #[serde(default)]
+    pub order: Option<MessageOrder>,
 }
 
 /// The status of one instance on its node.

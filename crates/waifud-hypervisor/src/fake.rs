@@ -71,6 +71,8 @@ struct State {
     default_agent: Option<AgentScript>,
     devices: Option<DeviceScript>,
     starts: u64,
+    /// The number of domains that were defined.
+    defined: u64,
 }
 
 impl State {
@@ -87,12 +89,35 @@ impl State {
 struct FakeDomain {
     spec: DomainSpec,
     state: DomainState,
+    /// The digest of the spec, which takes long to compute.
+    digest: String,
     agent: Option<AgentScript>,
     ignores_shutdown: bool,
     disk_sizes: BTreeMap<Name, ByteSize>,
     manual_edits: ManualEdits,
     /// How often its description was read.
     reads: u64,
+    /// Distinguishes it from earlier domains of the same instance.
+    number: u64,
+    /// How often it was started.
+    starts: u64,
+}
+
+/// A domain as a test sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainFacts {
+    /// The instance.
+    pub id: InstanceId,
+    /// Differs from that of an earlier domain of the same instance.
+    pub number: u64,
+    /// How often this domain was started.
+    pub starts: u64,
+    /// Whether it has a QEMU process.
+    pub is_active: bool,
+    /// The CPUs in its definition.
+    pub cpus: u32,
+    /// The memory in its definition.
+    pub memory: ByteSize,
 }
 
 impl FakeDomain {
@@ -104,7 +129,7 @@ impl FakeDomain {
             epoch: Some(self.spec.epoch),
             state: self.state,
             kind: self.spec.kind,
-            spec_digest: Some(self.spec.digest()),
+            spec_digest: Some(self.digest.clone()),
             disks: self.spec.disk_sources(),
             drift: self.manual_edits.drift(self.spec.memory),
         }
@@ -154,6 +179,7 @@ impl FakeHypervisor {
                 default_agent: None,
                 devices: None,
                 starts: 0,
+                defined: 0,
             })),
             faults: Faults::default(),
             events: broadcast::Sender::new(1024),
@@ -163,6 +189,20 @@ impl FakeHypervisor {
     /// The number of starts of all domains since the fake was created.
     pub fn starts(&self) -> u64 {
         self.state().starts
+    }
+
+    /// Every domain, without reading its description.
+    pub fn domains(&self) -> Vec<DomainFacts> {
+        let state = self.state();
+        let facts = |domain: &FakeDomain| DomainFacts {
+            id: domain.spec.id,
+            number: domain.number,
+            starts: domain.starts,
+            is_active: is_active(domain.state),
+            cpus: domain.spec.cpus,
+            memory: domain.spec.memory,
+        };
+        state.domains.values().map(facts).collect()
     }
 
     /// Breaks or restores the connection. While it is broken, every call fails with `Unreachable`; guests are not
@@ -357,6 +397,7 @@ impl Hypervisor for FakeHypervisor {
                     name: name.to_owned(),
                 });
             }
+            let state = &mut *state;
             let mut existing = state.domains.get_mut(&spec.id);
             if let Some(domain) = &mut existing {
                 domain.reads += 1;
@@ -365,13 +406,18 @@ impl Hypervisor for FakeHypervisor {
                 Some(domain) if domain.spec == *spec => return Ok(()),
                 Some(domain) => {
                     domain.spec = spec.clone();
+                    domain.digest = spec.digest();
                     domain.manual_edits.redefined();
                 }
                 None => {
+                    state.defined += 1;
                     state.domains.insert(
                         spec.id,
                         FakeDomain {
                             spec: spec.clone(),
+                            digest: spec.digest(),
+                            number: state.defined,
+                            starts: 0,
                             state: DomainState::Off(OffReason::Unknown),
                             agent: None,
                             ignores_shutdown: false,
@@ -396,6 +442,7 @@ impl Hypervisor for FakeHypervisor {
             }
             let was_off = !is_active(domain.state);
             domain.state = DomainState::Running;
+            domain.starts += u64::from(was_off);
             state.starts += u64::from(was_off);
         }
         self.emit(id, DomainEventKind::Started);

@@ -44,8 +44,8 @@ pub fn watch(root: &Path) {
 
 /// Makes a directory what it would be after a power cut. The directory itself remains.
 pub fn lose_unsynced(directory: &Path) -> io::Result<()> {
-    let synced = lock(&SYNCED);
-    let Some(synced) = synced.as_ref() else {
+    let mut synced = lock(&SYNCED);
+    let Some(synced) = synced.as_mut() else {
         return Ok(());
     };
     for entry in fs::read_dir(directory)? {
@@ -56,23 +56,73 @@ pub fn lose_unsynced(directory: &Path) -> io::Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
-    synced.restore(directory)
+    let former = synced.take_below(directory);
+    synced.restore(&former, directory)
+}
+
+/// What a file below `directory` would contain after a power cut; `None` if it would not exist.
+pub fn content_after_power_cut(directory: &Path, file: &Path) -> Option<Vec<u8>> {
+    let synced = lock(&SYNCED);
+    let synced = synced.as_ref()?;
+    let mut at = directory.to_owned();
+    let mut found = Entry::Directory;
+    for name in file.strip_prefix(directory).ok()? {
+        found = *synced.directories.get(&at)?.get(name)?;
+        at.push(name);
+    }
+    match found {
+        Entry::Directory => None,
+        Entry::File(inode) => Some(synced.files.get(&inode).cloned().unwrap_or_default()),
+    }
 }
 
 impl Synced {
-    fn restore(&self, directory: &Path) -> io::Result<()> {
-        for (name, entry) in self.directories.get(directory).into_iter().flatten() {
-            let path = directory.join(name);
-            match entry {
-                Entry::Directory => {
-                    fs::create_dir(&path)?;
-                    self.restore(&path)?;
-                }
-                Entry::File(inode) => {
-                    fs::write(&path, self.files.get(inode).map_or(&[][..], Vec::as_slice))?;
-                }
+    /// Forgets what is below a directory, and returns it.
+    fn take_below(&mut self, directory: &Path) -> Self {
+        let below = |path: &PathBuf| path.starts_with(directory);
+        let all = std::mem::take(&mut self.directories).into_iter();
+        let (taken, kept) = all.partition(|(path, _)| below(path));
+        self.directories = kept;
+        let mut former = Self {
+            root: directory.to_owned(),
+            files: BTreeMap::new(),
+            directories: taken,
+        };
+        for entry in former.directories.values().flat_map(BTreeMap::values) {
+            if let Entry::File(inode) = entry
+                && let Some(content) = self.files.remove(inode)
+            {
+                former.files.insert(*inode, content);
             }
         }
+        former
+    }
+
+    /// Creates a directory's entries again. They are on the disk, under their new inode numbers.
+    fn restore(&mut self, former: &Self, directory: &Path) -> io::Result<()> {
+        let Some(entries) = former.directories.get(directory) else {
+            return Ok(());
+        };
+        let mut restored = BTreeMap::new();
+        for (name, entry) in entries {
+            let path = directory.join(name);
+            let again = match entry {
+                Entry::Directory => {
+                    fs::create_dir(&path)?;
+                    self.restore(former, &path)?;
+                    Entry::Directory
+                }
+                Entry::File(inode) => {
+                    let content = former.files.get(inode).cloned().unwrap_or_default();
+                    fs::write(&path, &content)?;
+                    let inode = fs::metadata(&path)?.ino();
+                    self.files.insert(inode, content);
+                    Entry::File(inode)
+                }
+            };
+            restored.insert(name.clone(), again);
+        }
+        self.directories.insert(directory.to_owned(), restored);
         Ok(())
     }
 
@@ -143,12 +193,16 @@ mod tests {
 
     use super::*;
 
+    /// The tests share what is remembered.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
     fn sync(path: &Path) {
         File::open(path).unwrap().sync_all().unwrap();
     }
 
     #[test]
     fn a_power_cut_keeps_synced_contents_under_synced_names_only() {
+        let _alone = lock(&ONE_AT_A_TIME);
         let root = tempfile::tempdir().unwrap();
         watch(root.path());
         let at = |name: &str| root.path().join(name);
@@ -167,6 +221,8 @@ mod tests {
         assert_eq!(fs::read_to_string(at("unnamed")).unwrap(), "");
         assert!(!at("renamed").exists());
         assert!(at("directory").is_dir() && !at("directory/file").exists());
+        assert_eq!(content_after_power_cut(root.path(), &at("kept")).unwrap(), b"first");
+        assert_eq!(content_after_power_cut(root.path(), &at("renamed")), None);
         // A removal is not synced either.
         fs::remove_file(at("kept")).unwrap();
         lose_unsynced(root.path()).unwrap();
@@ -175,5 +231,35 @@ mod tests {
         sync(root.path());
         lose_unsynced(root.path()).unwrap();
         assert!(!at("kept").exists());
+    }
+
+    #[test]
+    fn what_survived_a_power_cut_survives_the_next_one() {
+        let _alone = lock(&ONE_AT_A_TIME);
+        let root = tempfile::tempdir().unwrap();
+        watch(root.path());
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir(at("directory")).unwrap();
+        for file in ["kept", "directory/kept"] {
+            fs::write(at(file), file).unwrap();
+            sync(&at(file));
+        }
+        sync(&at("directory"));
+        sync(root.path());
+        lose_unsynced(root.path()).unwrap();
+        // Another file is replaced durably, which syncs the directory with the restored file.
+        fs::write(at("directory/other"), "other").unwrap();
+        sync(&at("directory/other"));
+        sync(&at("directory"));
+        for _ in 0..2 {
+            lose_unsynced(root.path()).unwrap();
+            for (file, content) in [
+                ("kept", "kept"),
+                ("directory/kept", "directory/kept"),
+                ("directory/other", "other"),
+            ] {
+                assert_eq!(fs::read_to_string(at(file)).unwrap(), content, "{file}");
+            }
+        }
     }
 }

@@ -12,6 +12,8 @@
 //! | [`invariants`] | what must always be true, and what must be true once the cluster has come to rest |
 //! | [`history`] | what happened, its digest, and a shortened text |
 //! | [`random`], [`clock`], [`disk`] | the sources of chance and time, and what a power cut leaves on disks |
+//! | [`errors`] | errors that no caller sees |
+//! | [`totals`] | what runs did, for the program's output |
 //!
 //! A run needs a process of its own, because the process has one source of random numbers. So the program of this crate runs
 //! one seed, and starts itself again for each of several seeds.
@@ -19,8 +21,10 @@
 pub mod acts;
 pub mod clock;
 pub mod disk;
+pub mod errors;
 pub mod history;
 pub mod invariants;
 pub mod random;
 pub mod run;
+pub mod totals;
 pub mod world;

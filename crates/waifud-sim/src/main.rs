@@ -8,9 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use waifud_kit::planted_bugs::Bug;
 use waifud_kit::sync::lock;
-use waifud_sim::acts::{Act, FAULTS};
-use waifud_sim::invariants;
 use waifud_sim::run::{Options, Outcome, run};
+use waifud_sim::totals::Totals;
 
 /// Simulate a cluster: the real control service and the real agents, with simulated time, network, power and chance
 #[derive(Parser)]
@@ -28,13 +27,22 @@ struct Args {
     /// Plant a bug that the simulation should find (debug builds only)
     #[arg(long)]
     bug: Option<Bug>,
+    /// Also replace waifud's database with older copies (finds a known bug, see ADR 19)
+    #[arg(long)]
+    restores: bool,
     /// Print every act and message, not only the last acts of a failed run
     #[arg(long)]
     full: bool,
     /// Print the daemons' log, filtered like `RUST_LOG`
     #[arg(long)]
     log: Option<String>,
+    /// Print the totals in one line for a program
+    #[arg(long, hide = true)]
+    totals: bool,
 }
+
+/// What the line with the totals begins with.
+const TOTALS: &str = "totals ";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -54,28 +62,36 @@ fn main() -> ExitCode {
 
 /// Runs one seed in this process. Returns whether every invariant held.
 fn one(args: &Args) -> Result<bool> {
-    if let Some(filter) = &args.log {
-        let log = tracing_subscriber::fmt().with_env_filter(filter);
-        log.with_writer(std::io::stderr).without_time().init();
-    }
     let outcome = run(Options {
         seed: args.seed,
         steps: args.steps,
         bug: args.bug,
+        restores: args.restores,
+        log: args.log.clone(),
     })?;
     if args.full {
         print!("{}", outcome.full_history);
     }
+    let totals = Totals::of(&outcome);
+    if args.totals {
+        println!("{TOTALS}{}", serde_json::to_string(&totals)?);
+    }
     let Some(violation) = &outcome.violation else {
         println!("seed {}: {}", args.seed, summary(&outcome));
+        if !args.totals {
+            println!("{totals}");
+        }
         return Ok(true);
     };
     println!("seed {} FAILED: {violation}", args.seed);
     print!("{}", outcome.history);
     println!("seed {}: {}", args.seed, summary(&outcome));
-    let bug = args
+    let mut bug = args
         .bug
         .map_or_else(String::new, |bug| format!(" --bug {bug}"));
+    if args.restores {
+        bug.push_str(" -- --restores");
+    }
     // The same number of steps: a run that ends earlier ends its faults earlier.
     println!(
         "replay: cargo xtask sim --seed {} --steps {}{bug}",
@@ -85,36 +101,15 @@ fn one(args: &Args) -> Result<bool> {
 }
 
 fn summary(outcome: &Outcome) -> String {
-    let of = |is_fault: bool| {
-        let acts = outcome.acts.iter();
-        let chosen = acts.filter(|(act, _)| FAULTS.contains(act) == is_fault);
-        let texts = chosen.map(|(act, count)| format!("{} {count}", name(*act)));
-        texts.collect::<Vec<_>>().join(", ")
-    };
     format!(
-        "{} steps on {} nodes in {} simulated seconds; acts: {}; faults: {}; {} messages; {} invariants, checked {} times; \
-         digest {}",
+        "{} steps on {} nodes in {} simulated seconds; {} messages; {} checks; digest {}",
         outcome.steps,
         outcome.nodes,
         outcome.lasted.as_secs(),
-        of(false),
-        of(true),
         outcome.messages,
-        invariants::ALL.len(),
         outcome.checks,
         outcome.digest
     )
-}
-
-fn name(act: Act) -> String {
-    let mut name = String::new();
-    for letter in format!("{act:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push(' ');
-        }
-        name.extend(letter.to_lowercase());
-    }
-    name
 }
 
 /// Runs several seeds, each in a process of its own, and as many at once as there are processors.
@@ -124,6 +119,7 @@ fn many(args: &Args, seeds: u64) -> Result<bool> {
     let end = args.seed.saturating_add(seeds);
     let failed = Mutex::new(None);
     let error = Mutex::new(None);
+    let totals = Mutex::new(Totals::default());
     let stopped = || lock(&failed).is_some() || lock(&error).is_some();
     let work = || {
         while !stopped() {
@@ -132,14 +128,28 @@ fn many(args: &Args, seeds: u64) -> Result<bool> {
                 return;
             }
             let mut command = Command::new(&own);
-            command.args(["--seed", &seed.to_string()]);
+            command.args(["--totals", "--seed", &seed.to_string()]);
             command.args(["--steps", &args.steps.to_string()]);
             if let Some(bug) = args.bug {
                 command.args(["--bug", bug.name()]);
             }
+            if args.restores {
+                command.arg("--restores");
+            }
+            if args.full {
+                command.arg("--full");
+            }
+            if let Some(filter) = &args.log {
+                command.args(["--log", filter]);
+            }
             match command.stdin(Stdio::null()).output() {
                 Ok(output) => {
-                    print!("{}", String::from_utf8_lossy(&output.stdout));
+                    let printed = String::from_utf8_lossy(&output.stdout);
+                    let (counted, shown) = split(&printed);
+                    print!("{shown}");
+                    if let Some(counted) = counted {
+                        lock(&totals).add(&counted);
+                    }
                     eprint!("{}", String::from_utf8_lossy(&output.stderr));
                     if !output.status.success() {
                         lock(&failed).get_or_insert((seed, output.status));
@@ -162,6 +172,7 @@ fn many(args: &Args, seeds: u64) -> Result<bool> {
     }
     match lock(&failed).take() {
         None => {
+            println!("{}", lock(&totals));
             println!(
                 "{seeds} seeds of {} steps: every invariant held",
                 args.steps
@@ -171,4 +182,19 @@ fn many(args: &Args, seeds: u64) -> Result<bool> {
         Some((_, status)) if status.code() == Some(1) => Ok(false),
         Some((seed, status)) => bail!("seed {seed} ended with {status}"),
     }
+}
+
+/// The totals in the output of a run, and the rest of it.
+fn split(printed: &str) -> (Option<Totals>, String) {
+    let mut totals = None;
+    let mut shown = String::new();
+    for line in printed.lines() {
+        if let Some(Ok(found)) = line.strip_prefix(TOTALS).map(serde_json::from_str) {
+            totals = Some(found);
+        } else {
+            shown.push_str(line);
+            shown.push('\n');
+        }
+    }
+    (totals, shown)
 }

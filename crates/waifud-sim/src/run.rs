@@ -1,5 +1,6 @@
 //! One run: from a seed to its outcome.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +11,18 @@ use waifud_store::EventFilter;
 use waifud_types::Digest;
 
 use crate::acts::{self, Counts};
+use crate::errors;
 use crate::invariants::{self, Violation};
 use crate::random::{self, Random};
 use crate::world::{NODES_MAX, World};
 
 /// How long a cluster without faults may take to come to rest.
-const REST_MAX: Duration = Duration::from_mins(15);
+const REST_MAX: Duration = Duration::from_mins(3);
 /// How many acts of a failed run are shown.
 const SHOWN: usize = 40;
 
 /// What decides a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The seed.
     pub seed: u64,
@@ -28,9 +30,13 @@ pub struct Options {
     pub steps: u64,
     /// The bug that the code has.
     pub bug: Option<Bug>,
+    /// Whether waifud's database is replaced with older copies.
+    pub restores: bool,
+    /// Which messages of the daemons' log are printed, like `RUST_LOG`.
+    pub log: Option<String>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The number of nodes.
@@ -45,6 +51,10 @@ pub struct Outcome {
     pub messages: u64,
     /// How often the invariants were checked.
     pub checks: u64,
+    /// How many objects each invariant has looked at.
+    pub looked: BTreeMap<&'static str, u64>,
+    /// How many requests waifud refused.
+    pub refused: u64,
     /// The digest of the history.
     pub digest: Digest,
     /// The violated invariant.
@@ -60,6 +70,7 @@ pub fn run(options: Options) -> Result<Outcome> {
     if let Some(bug) = options.bug {
         plant(bug)?;
     }
+    errors::watch(options.log.as_deref())?;
     random::seed_process(options.seed);
     // A new thread: this one may have chosen the keys of its hash maps already.
     let run = std::thread::Builder::new().spawn(move || {
@@ -89,17 +100,19 @@ fn plant(bug: Bug) -> Result<()> {
 async fn run_here(options: Options) -> Result<Outcome> {
     let random = Random::new(options.seed, 0);
     let nodes = usize::try_from(1 + random.below(NODES_MAX as u64))?;
-    let world = World::new(options.seed, nodes).await?;
+    let world = World::new(options.seed, nodes, options.restores).await?;
     for node in &world.nodes {
         node.start_agent(&world)?;
     }
     acts::disturb(&world);
     let mut counts = Counts::new();
+    let mut refused = 0;
     let mut steps = 0;
     while steps < options.steps && world.violation().is_none() {
         steps += 1;
-        if let Some(act) = acts::one(&world, &random).await? {
-            *counts.entry(act).or_default() += 1;
+        match acts::one(&world, &random).await? {
+            Some(act) => *counts.entry(act).or_default() += 1,
+            None => refused += 1,
         }
         world.check().await;
         pass_time(&world, &random).await;
@@ -112,7 +125,10 @@ async fn run_here(options: Options) -> Result<Outcome> {
         come_to_rest(&world).await?;
     }
     record_events(&world).await?;
-    let checks = lock(&world.observed).checks;
+    let (checks, looked) = {
+        let observed = lock(&world.observed);
+        (observed.checks, observed.looked.clone())
+    };
     let history = &world.history;
     Ok(Outcome {
         nodes,
@@ -121,6 +137,8 @@ async fn run_here(options: Options) -> Result<Outcome> {
         lasted: world.clock.elapsed(),
         messages: history.messages(),
         checks,
+        looked,
+        refused,
         digest: history.digest(),
         violation: world.violation(),
         history: history.shortened(SHOWN),
@@ -147,6 +165,7 @@ async fn come_to_rest(world: &Arc<World>) -> Result<()> {
     let mut good = 0;
     while good < 2 && world.violation().is_none() {
         tokio::time::sleep(Duration::from_secs(10)).await;
+        acts::decide_everything(world).await;
         world.check().await;
         match invariants::at_rest(world).await {
             Ok(()) => good += 1,

@@ -46,7 +46,20 @@ struct State {
     /// The virtual size of each image.
     images: BTreeMap<Digest, ByteSize>,
     volumes: BTreeMap<VolumeId, (Digest, ByteSize)>,
+    /// The number of each volume's creation.
+    numbers: BTreeMap<VolumeId, u64>,
+    /// How many volumes were created.
+    created: u64,
     full: bool,
+}
+
+/// A volume as a test sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VolumeFacts {
+    /// Differs from that of an earlier volume with the same id.
+    pub number: u64,
+    /// Its size.
+    pub size: ByteSize,
 }
 
 /// The bytes and the digest of a small, valid, empty image. Different seeds make different images.
@@ -88,6 +101,22 @@ impl FakePool {
     /// Puts an image into the pool without a file.
     pub fn add_image(&self, image: Digest, virtual_size: ByteSize) {
         self.state().images.insert(image, virtual_size);
+    }
+
+    /// Every volume.
+    pub fn volume_facts(&self) -> BTreeMap<VolumeId, VolumeFacts> {
+        let state = self.state();
+        let facts = |(id, (_, size)): (&VolumeId, &(Digest, ByteSize))| {
+            let number = state.numbers.get(id).copied().unwrap_or_default();
+            let size = *size;
+            (id.clone(), VolumeFacts { number, size })
+        };
+        state.volumes.iter().map(facts).collect()
+    }
+
+    /// The images in it.
+    pub fn image_digests(&self) -> Vec<Digest> {
+        self.state().images.keys().copied().collect()
     }
 
     /// While the pool is full, operations that need space fail with `NoSpace`.
@@ -241,7 +270,11 @@ impl StoragePool for FakePool {
                     .ok_or(StorageError::NoImage(image))?;
                 check_size(size, minimum)?;
                 self.check_space()?;
-                self.state().volumes.insert(id.clone(), (image, size));
+                let mut state = self.state();
+                state.created += 1;
+                let number = state.created;
+                state.numbers.insert(id.clone(), number);
+                state.volumes.insert(id.clone(), (image, size));
             }
         }
         Ok(source)
@@ -321,5 +354,22 @@ mod tests {
         pool.ensure_volume(&id, image, ByteSize::mib(2))
             .await
             .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_was_created_again_differs_from_the_former_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = FakePool::new("main".parse().unwrap(), directory.path());
+        let (_, image) = image_bytes(ByteSize::mib(1), 1);
+        pool.add_image(image, ByteSize::mib(1));
+        let id = conformance::volume_id("root");
+        let number = async |size| {
+            pool.ensure_volume(&id, image, size).await.unwrap();
+            pool.volume_facts()[&id].number
+        };
+        let first = number(ByteSize::mib(2)).await;
+        assert_eq!(number(ByteSize::mib(3)).await, first, "it grew");
+        pool.ensure_volume_absent(&id).await.unwrap();
+        assert_ne!(number(ByteSize::mib(2)).await, first);
     }
 }

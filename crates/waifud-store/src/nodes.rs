@@ -180,6 +180,15 @@ impl WriteTx<'_> {
         self.peer_changed(new.id, revision)
     }
 
+    /// Notes that the database does not know what is on a node, because it was restored: the node is given no instance before it
+    /// has reported that, and unless it is `confirmed`, it destroys nothing before an administrator has confirmed it.
+    pub fn expect_unmanaged(&mut self, id: NodeId, confirmed: bool) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET swept = 0, confirmed = ?2 WHERE id = ?1")?
+            .execute((node16(&id), confirmed))?;
+        Ok(())
+    }
+
     /// Replaces the reported facts of the node.
     pub fn set_node_facts(&mut self, id: NodeId, facts: &NodeFacts) -> Result<(), StoreError> {
         self.conn

@@ -78,6 +78,11 @@ typed_id!(
 );
 
 typed_id!(
+    /// Identifies one process of an agent. A random number.
+    ProcessId,
+    "a process's id (a UUID)"
+);
+typed_id!(
     /// Identifies one boot of a machine: `/proc/sys/kernel/random/boot_id` of Linux.
     BootId,
     "a boot's id (a UUID)"

@@ -41,7 +41,7 @@ pub use coded::Coded;
 pub use digest::Digest;
 pub use disk::{DiskFormat, VolumeSource};
 pub use disk_space::{DiskSpace, DiskSpaceState};
-pub use id::{BootId, InstanceId, NodeId, TapName, VolumeId};
+pub use id::{BootId, InstanceId, NodeId, ProcessId, TapName, VolumeId};
 pub use mac::MacAddr;
 pub use name::Name;
 pub use ownership::OwnershipRole;

@@ -1,6 +1,7 @@
 //! The link to waifud: the watch, the node's durable copy of its slice, and reports.
 
 pub(crate) mod durable;
+pub(crate) mod order;
 pub(crate) mod peers;
 #[cfg(test)]
 mod peers_tests;

@@ -89,6 +89,13 @@ impl InstanceRecord {
         self.managed || self.ordered_release().is_some()
     }
 
+    /// Whether waifud has the instance in its database, so that it gives its addresses to no other. Not so one that was
+    /// unmanaged before its deletion was ordered, or whose deletion a restored database does not contain: until it is
+    /// destroyed, it is reported as unmanaged.
+    pub fn is_known(&self) -> bool {
+        self.is_in_slice() || (self.tombstone.is_some() && self.instance.is_none())
+    }
+
     /// The release that waifud still sends.
     fn ordered_release(&self) -> Option<ReleaseRecord> {
         self.release

@@ -53,6 +53,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
             failed => {
                 shared.reports.requeue(&report);
+                if let Ok(Err(error)) = &failed {
+                    shared.reports.order.failed(error);
+                }
                 let why = failed.map_or_else(
                     |_| "no answer".to_owned(),
                     |result| result.err().map_or_else(String::new, |e| e.to_string()),

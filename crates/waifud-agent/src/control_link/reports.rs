@@ -13,6 +13,8 @@ use waifud_types::node::NodeFacts;
 use waifud_types::status::InstanceAddress;
 use waifud_types::{InstanceId, Timestamp};
 
+use super::order::MessageCounter;
+
 /// The largest size of the instances of one report, in bytes of JSON; one instance is always taken. Together with the
 /// largest list of unmanaged objects, the report stays below waifud's limit.
 const INSTANCES_BYTES: usize = 512 << 10;
@@ -25,6 +27,8 @@ pub struct Reports {
     urgent: Notify,
     /// Whether waifud has welcomed this process, so that reports may be sent.
     connected: watch::Sender<bool>,
+    /// The order of reports and hellos.
+    pub order: MessageCounter,
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +151,13 @@ impl Reports {
         }
     }
 
+    /// The list of unmanaged objects is out of date, and not sent again.
+    pub fn forget_unmanaged(&self) {
+        let mut inner = self.inner();
+        inner.unmanaged = None;
+        inner.unmanaged_pending = false;
+    }
+
     /// The current facts.
     pub fn last_facts(&self) -> Option<NodeFacts> {
         self.inner().facts.clone()
@@ -221,6 +232,7 @@ impl Reports {
             destroyed,
             released,
             unmanaged: inner.unmanaged.clone().filter(|_| with_unmanaged),
+            order: Some(self.order.next()),
         };
         if inner.has_pending() {
             self.has_work.notify_one();

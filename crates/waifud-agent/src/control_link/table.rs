@@ -50,8 +50,10 @@ struct Inner {
     named: Option<BTreeSet<InstanceId>>,
     /// Whether the present watch has sent its `sync`.
     synced: bool,
-    /// Whether a watch has sent the whole slice, in this process or in an earlier one.
+    /// Whether a watch has sent the whole slice of this incarnation, in this process or in an earlier one.
     slice_known: bool,
+    /// How often a whole slice became known or unknown.
+    slices: u64,
 }
 
 impl Inner {
@@ -114,7 +116,9 @@ impl Table {
         let table = Self {
             durable,
             inner: Mutex::new(Inner {
-                slice_known: node.slice.is_some(),
+                // After a restore of waifud's database, no revision means that no watch has sent all of it yet.
+                slice_known: node.slice.is_some() && (!held || node.revision.is_some()),
+                slices: 0,
                 node,
                 entries,
                 peers: PeerTable::of(peers, held),
@@ -146,6 +150,12 @@ impl Table {
     /// Whether the whole slice is known. Before that, an absent record proves nothing.
     pub fn is_slice_known(&self) -> bool {
         self.inner().slice_known
+    }
+
+    /// A number for the known slice; another one after a restore of waifud's database. `None` while it is unknown.
+    pub fn known_slice(&self) -> Option<u64> {
+        let inner = self.inner();
+        inner.slice_known.then_some(inner.slices)
     }
 
     pub fn records(&self) -> Vec<InstanceRecord> {
@@ -182,6 +192,10 @@ impl Table {
             node.revision = None;
         }
         self.save_node(&mut inner, node)?;
+        if changed {
+            inner.slice_known = false;
+            inner.slices += 1;
+        }
         Ok(changed)
     }
 
@@ -315,7 +329,10 @@ impl Table {
             }
         };
         self.save_revision(&mut inner, revision)?;
-        inner.slice_known |= affected == Affected::Synced;
+        if affected == Affected::Synced && !inner.slice_known {
+            inner.slice_known = true;
+            inner.slices += 1;
+        }
         Ok(affected)
     }
 

@@ -83,16 +83,23 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
         facts,
         now: shared.now(),
         boot_id: shared.host.boot_id(),
+        incarnation: shared.table.node().incarnation,
+        order: Some(shared.reports.order.next()),
     };
     hello.fit();
     let welcome = match failpoints::HELLO.around(shared.link.hello(&hello)).await {
         Ok(welcome) => welcome,
-        Err(error) => return Ended::link(error),
+        Err(error) => {
+            shared.reports.order.failed(&error);
+            return Ended::link(error);
+        }
     };
     match shared.table.welcome(&welcome) {
         Ok(true) => {
             tracing::error!(incarnation = %welcome.incarnation, "waifud's database has changed: nothing is destroyed until an administrator confirms it");
             shared.node_checks.request_facts();
+            // The list compares with the former slice.
+            shared.reports.forget_unmanaged();
         }
         Ok(false) => {}
         Err(error) => return Ended::Disk(error),

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use waifud_api::metadatad::{
     Assignment, Held, Observation, Observations, Observed, Status, Tunnel,
 };
+use waifud_cloudinit::Documents;
 use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
@@ -32,7 +33,9 @@ struct State {
     online: bool,
     hanging: bool,
     tunnel: Option<Tunnel>,
-    bundles: BTreeSet<Digest>,
+    bundles: BTreeMap<Digest, Bytes>,
+    /// Whether bundles are opened when they are assigned.
+    opens: bool,
     held: BTreeMap<InstanceId, Assignment>,
     observations: Vec<Observation>,
     /// The seed of the next pause; `None` for no pauses.
@@ -101,7 +104,26 @@ impl FakeMetadata {
 
     /// The stored bundles.
     pub fn bundles(&self) -> BTreeSet<Digest> {
-        lock(&self.state).bundles.clone()
+        lock(&self.state).bundles.keys().copied().collect()
+    }
+
+    /// Lets the service open bundles when they are assigned, as the real one does. Otherwise any bytes are accepted.
+    pub fn open_bundles(&self) {
+        lock(&self.state).opens = true;
+    }
+
+    /// The documents that a guest reads, opened with the key of its assignment; `None` without an assignment.
+    pub fn documents(&self, id: InstanceId) -> Option<Result<Documents, String>> {
+        let (bytes, bundle) = {
+            let state = lock(&self.state);
+            let bundle = state.held.get(&id)?.bundle.clone();
+            (state.bundles.get(&bundle.digest).cloned(), bundle)
+        };
+        let bytes = bytes.ok_or_else(|| "the bundle is missing".to_owned());
+        Some(bytes.and_then(|bytes| {
+            let opened = waifud_cloudinit::open(&bytes, bundle.digest, &bundle.key);
+            opened.map_err(|error| error.to_string())
+        }))
     }
 
     /// The assignments.
@@ -117,7 +139,7 @@ impl FakeMetadata {
             && state
                 .held
                 .get(&id)
-                .is_some_and(|held| state.bundles.contains(&held.bundle.digest))
+                .is_some_and(|held| state.bundles.contains_key(&held.bundle.digest))
     }
 
     /// Adds an observation of a guest.
@@ -174,6 +196,27 @@ impl State {
         Some((micros(mixed >> 32), micros(mixed & 0xffff_ffff)))
     }
 
+    /// Refuses an assignment whose bundle is missing, or, if bundles are opened, of another instance or unreadable.
+    fn require_bundle(
+        &self,
+        instance: InstanceId,
+        assignment: &Assignment,
+    ) -> Result<(), MetadataError> {
+        let bundle = &assignment.bundle;
+        let bytes = self.bundles.get(&bundle.digest);
+        let bytes = bytes.ok_or(MetadataError::BundleMissing)?;
+        if !self.opens {
+            return Ok(());
+        }
+        let refused = |message| MetadataError::Refused { message };
+        let documents = waifud_cloudinit::open(bytes, bundle.digest, &bundle.key)
+            .map_err(|error| refused(error.to_string()))?;
+        if documents.instance() == instance {
+            return Ok(());
+        }
+        Err(refused("the bundle belongs to another instance".to_owned()))
+    }
+
     /// Drops the bundle of a former assignment if no other uses it.
     fn drop_unused(&mut self, former: Option<Assignment>) {
         if let Some(former) = former {
@@ -193,7 +236,7 @@ impl State {
             unserved: Vec::new(),
             unused_bundles: self
                 .bundles
-                .iter()
+                .keys()
                 .filter(|bundle| {
                     self.held
                         .values()
@@ -229,9 +272,15 @@ impl MetadataService for FakeMetadata {
         .await
     }
 
-    async fn put_bundle(&self, bundle: Digest, _bytes: Bytes) -> Result<(), MetadataError> {
+    async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError> {
         self.request(move |state| {
-            state.bundles.insert(bundle);
+            let found = waifud_cloudinit::digest_of(&bytes);
+            if state.opens && found != bundle {
+                return Err(MetadataError::Refused {
+                    message: format!("the bundle {bundle} has the digest {found}"),
+                });
+            }
+            state.bundles.insert(bundle, bytes);
             Ok(())
         })
         .await
@@ -254,9 +303,7 @@ impl MetadataService for FakeMetadata {
     ) -> Result<(), MetadataError> {
         let assignment = assignment.clone();
         self.request(move |state| {
-            if !state.bundles.contains(&assignment.bundle.digest) {
-                return Err(MetadataError::BundleMissing);
-            }
+            state.require_bundle(instance, &assignment)?;
             let address = assignment.address;
             let holder = state.held.iter().find(|(_, held)| held.address == address);
             if let Some((holder, _)) = holder.filter(|(holder, _)| **holder != instance) {

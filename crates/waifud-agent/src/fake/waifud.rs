@@ -237,6 +237,11 @@ impl FakeWaifud {
         self.set_online(true);
     }
 
+    /// Removes every order to destroy something, as when the database is replaced with one that does not contain it.
+    pub fn lose_tombstones(&self) {
+        lock(&self.state).tombstones.clear();
+    }
+
     /// Confirms the restored database, as an administrator would.
     pub fn confirm(&self) {
         self.change(Change::Node, |state| {

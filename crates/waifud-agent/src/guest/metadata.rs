@@ -20,7 +20,7 @@ use waifud_kit::sync::lock;
 use waifud_network::IDENTITIES;
 use waifud_types::{Digest, InstanceId};
 
-use crate::control_link::record::Memory;
+use crate::control_link::record::{InstanceRecord, Memory};
 use crate::control_link::table::Table;
 use crate::failpoints;
 use crate::guest::assignments::Assignments;
@@ -232,7 +232,7 @@ impl Metadata {
         if unused.is_empty() {
             return Ok(());
         }
-        let recorded = recorded_bundles(table);
+        let recorded = served_bundles(table);
         for bundle in unused {
             if !recorded.contains(&bundle) {
                 self.service.drop_bundle(bundle).await?;
@@ -318,9 +318,10 @@ impl Metadata {
         self.cache.read_for_report(digest)
     }
 
-    /// Removes cached bundles that no record uses.
+    /// Removes cached bundles that no record uses. Those of released instances are kept: they are reported with unmanaged
+    /// copies.
     pub fn remove_unused_bundles(&self, table: &Table) {
-        self.cache.retain(&recorded_bundles(table));
+        self.cache.retain(&bundles(table.records().into_iter()));
     }
 
     /// Records what guests did. Returns the instances concerned.
@@ -364,9 +365,14 @@ impl Metadata {
     }
 }
 
-/// The bundles of all records.
-fn recorded_bundles(table: &Table) -> BTreeSet<Digest> {
-    let records = table.records();
-    let instances = records.iter().filter_map(|record| record.instance.as_ref());
+/// The bundles of all records. An instance that was given up is not served here again in this epoch, and metadatad needs no
+/// bundle of it.
+fn served_bundles(table: &Table) -> BTreeSet<Digest> {
+    let served = table.records().into_iter();
+    bundles(served.filter(|record| !record.is_given_up()))
+}
+
+fn bundles(records: impl Iterator<Item = InstanceRecord>) -> BTreeSet<Digest> {
+    let instances = records.filter_map(|record| record.instance);
     instances.map(|instance| instance.bundle.digest).collect()
 }

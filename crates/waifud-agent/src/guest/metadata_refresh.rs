@@ -11,10 +11,8 @@ pub(crate) async fn refresh(shared: &Shared) -> Result<(), Failure> {
         shared.network.invalidate();
         shared.network.request_check();
     }
-    if refreshed.changed {
-        // The former process may have received bundles without confirming them.
-        shared.metadata.remove_unused_bundles(&shared.table);
-    }
+    // Of documents that were edited before metadatad had them, or that were fetched for an instance that is gone by now.
+    shared.metadata.remove_unused_bundles(&shared.table);
     if refreshed.changed || refreshed.fresh_link {
         shared.signals.nudge_all();
     }

@@ -24,8 +24,10 @@ const RECORDS_MAX: usize = 1024;
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         // Before the slice is known, everything would look unmanaged.
-        if shared.table.is_slice_known() {
+        if let Some(slice) = shared.table.known_slice() {
             match scan(&shared).await {
+                // Of the slice before a restore of waifud's database, if that was noticed meanwhile.
+                Ok(_) if shared.table.known_slice() != Some(slice) => continue,
                 Ok(unmanaged) => shared.reports.unmanaged(unmanaged),
                 Err(failure) => tracing::debug!("{}", failure.message),
             }
@@ -42,7 +44,7 @@ async fn scan(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
         .table
         .records()
         .into_iter()
-        .filter(is_known)
+        .filter(InstanceRecord::is_known)
         .map(|record| record.id)
         .collect();
     let domains = shared.hypervisor.list_except(&known).await?;
@@ -57,7 +59,7 @@ async fn scan(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
         .into_iter()
         .map(|record| (record.id, record))
         .collect();
-    let managed = |id| records.get(&id).is_some_and(is_known);
+    let managed = |id| records.get(&id).is_some_and(InstanceRecord::is_known);
     let entry = |kind: &str, instance| Unmanaged {
         kind: kind.to_owned(),
         instance,
@@ -99,11 +101,6 @@ async fn scan(shared: &Shared) -> Result<Vec<Unmanaged>, Failure> {
         unmanaged.truncate(UNMANAGED_MAX);
     }
     Ok(unmanaged)
-}
-
-/// Whether waifud knows it: as an instance of this node, or as one to delete.
-fn is_known(record: &InstanceRecord) -> bool {
-    record.is_in_slice() || record.tombstone.is_some()
 }
 
 /// Adds the known record and documents to the first entry of each instance.

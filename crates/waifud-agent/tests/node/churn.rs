@@ -231,3 +231,15 @@ async fn unused_documents_are_removed_and_an_unmanaged_domain_keeps_its_own() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_cached_bundle_that_no_instance_uses_is_removed_while_the_node_stays_connected() {
+    let (node, id) = TestNode::with_instance("web").await;
+    let cache = node.settings.state_dir.join("bundles");
+    // As after an edit during the download of the former documents.
+    let unused = cache.join(Digest::from_bytes([78; 32]).hex());
+    std::fs::write(&unused, "sealed").unwrap();
+    node.until("it is removed", async || !unused.exists()).await;
+    let used = node.waifud.instance(id).unwrap().bundle.digest.hex();
+    assert!(cache.join(used).exists());
+}

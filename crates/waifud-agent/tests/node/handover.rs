@@ -1,6 +1,7 @@
 //! Releases: a node that gives an instance up does not start it again, wherever it is interrupted.
 
 use waifud_agent::BootAlone;
+use waifud_agent::interfaces::MetadataService as _;
 use waifud_api::agent::{AgentInstance, Release, Released};
 use waifud_hypervisor::DomainState;
 use waifud_hypervisor::fake::Op;
@@ -92,6 +93,22 @@ async fn a_released_instance_is_shut_down_and_keeps_its_disk_and_definition() {
         .await;
     assert_eq!(node.hypervisor.starts(), 1);
     assert_eq!((node.volumes().await, node.ports()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_bundle_that_reaches_the_metadata_service_after_the_release_is_dropped() {
+    let (node, id) = TestNode::with_instance("web").await;
+    let instance = node.release(id, true);
+    node.until_released(&instance).await;
+    // A request that the agent has stopped waiting for.
+    let put = node
+        .metadata
+        .put_bundle(instance.bundle.digest, "sealed".into());
+    put.await.unwrap();
+    node.until("the bundle is dropped", async || {
+        node.metadata.bundles().is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]

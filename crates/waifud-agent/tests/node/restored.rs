@@ -1,5 +1,6 @@
 //! After waifud's database was restored from a backup: nothing is destroyed before an administrator has confirmed it.
 
+use waifud_api::agent::Tombstone;
 use waifud_hypervisor::DomainState;
 use waifud_storage::fake::Op as PoolOp;
 use waifud_types::{Incarnation, InstanceState};
@@ -141,4 +142,52 @@ async fn an_unmanaged_instance_is_reported_with_everything_needed_to_adopt_it() 
     // Only one of its entries contains the record, regardless of the number of disks.
     let unmanaged = node.waifud.unmanaged();
     assert_eq!(unmanaged.iter().filter(|u| u.record.is_some()).count(), 1);
+}
+
+/// Until they are reported, waifud gives their addresses to no other instance.
+#[tokio::test]
+async fn an_instance_whose_deletion_a_restored_database_does_not_contain_is_reported_as_unmanaged()
+{
+    let (node, id) = TestNode::with_instance("web").await;
+    let instance = node.waifud.instance(id).unwrap();
+    // The deletion has arrived and is not complete.
+    node.pool.hang(PoolOp::EnsureVolumeAbsent);
+    node.waifud.delete(id);
+    node.until("the deletion is under way", async || {
+        node.domain(id).await.is_none()
+    })
+    .await;
+    node.waifud.lose_tombstones();
+    node.waifud.restore(0xbeef);
+    node.until("its addresses are reported", async || {
+        let unmanaged = node.waifud.unmanaged();
+        let addresses = unmanaged.iter().flat_map(|one| one.addresses.clone());
+        let address = instance.spec.nics[0].address.unwrap();
+        addresses.collect::<Vec<_>>().contains(&address)
+    })
+    .await;
+    node.pool.release(PoolOp::EnsureVolumeAbsent);
+    node.until_deletions_are_held().await;
+}
+
+#[tokio::test]
+async fn an_unmanaged_instance_is_reported_until_its_ordered_deletion_is_executed() {
+    let (node, id) = TestNode::with_instance("web").await;
+    let instance = node.waifud.instance(id).unwrap();
+    node.waifud.remove_from_slice(id);
+    node.waifud.restore(0xbeef);
+    node.until_deletions_are_held().await;
+    let is_reported = || node.waifud.unmanaged().iter().any(|one| one.instance == id);
+    node.until("it is reported", async || is_reported()).await;
+    node.waifud.add_tombstone(Tombstone {
+        instance: id,
+        name: instance.name.clone(),
+        epoch: instance.epoch,
+    });
+    node.until_state(id, InstanceState::Deleting).await;
+    node.until_more_reports(3).await;
+    assert!(is_reported(), "its address is in use");
+    node.waifud.confirm();
+    node.until("it is gone", async || !is_reported()).await;
+    assert_eq!(node.domain(id).await, None);
 }

@@ -2,14 +2,15 @@
 //!
 //! In memory only: after a restart it is empty and fills with the next reports, so an idle cluster writes nothing to disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use waifud_api::agent::MessageOrder;
 use waifud_kit::sync::lock;
 use waifud_types::node::{PoolFacts, Resources};
-use waifud_types::{NodeId, Timestamp};
+use waifud_types::{NodeId, ProcessId, Timestamp};
 
 use super::write_budget::WriteBudget;
 
@@ -42,20 +43,59 @@ struct Tables {
     /// The reachable nodes, with the last contact of each, or the start of this process.
     reachable: HashMap<NodeId, ContactTime>,
     budgets: HashMap<NodeId, WriteBudget>,
-    /// When the newest report of each node was made, by the node's own clock.
-    reports: HashMap<NodeId, Timestamp>,
+    /// The order of each node's messages.
+    messages: HashMap<NodeId, Messages>,
 }
 
-/// How long a report may be on its way. One that seems older was made after the node's clock was set back.
-const LATE_MAX: SignedDuration = SignedDuration::from_mins(2);
+/// When a hello or a report was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Made {
+    /// Its place among the messages of its node; `None` if the agent does not send it.
+    pub(crate) order: Option<MessageOrder>,
+    /// By the node's own clock. Compared only without an order, because a clock can be set back.
+    pub(crate) at: Option<Timestamp>,
+}
 
-impl Tables {
-    fn has_newer_report(&self, node: NodeId, made: Option<Timestamp>) -> bool {
-        let newest = self.reports.get(&node);
-        let late = newest
-            .zip(made)
-            .map(|(newest, made)| newest.duration_since(made));
-        late.is_some_and(|late| late.is_positive() && late < LATE_MAX)
+/// The newest message of a node.
+#[derive(Default, Debug)]
+struct Messages {
+    newest: Option<MessageOrder>,
+    /// The last processes before the present one.
+    former: VecDeque<ProcessId>,
+    /// When the newest report without an order was made.
+    made: Option<Timestamp>,
+}
+
+/// How long a report without an order may be on its way. One that seems older was made after the node's clock was set back.
+const LATE_MAX: SignedDuration = SignedDuration::from_mins(2);
+/// How many former processes of a node are known.
+const FORMER_MAX: usize = 16;
+
+impl Messages {
+    /// Whether a newer message has arrived.
+    fn has_newer(&self, made: Made) -> bool {
+        let Some(order) = made.order else {
+            let late = self.made.zip(made.at);
+            let late = late.map(|(newest, made)| newest.duration_since(made));
+            return late.is_some_and(|late| late.is_positive() && late < LATE_MAX);
+        };
+        let newest = self.newest.filter(|newest| newest.process == order.process);
+        newest.is_some_and(|newest| newest.number > order.number)
+            || self.former.contains(&order.process)
+    }
+
+    fn record(&mut self, made: Made) {
+        let Some(order) = made.order else {
+            self.made = made.at.or(self.made);
+            return;
+        };
+        let former = self.newest.replace(order);
+        if let Some(former) = former.filter(|former| former.process != order.process) {
+            self.former.push_back(former.process);
+            if self.former.len() > FORMER_MAX {
+                self.former.pop_front();
+            }
+        }
     }
 }
 
@@ -94,22 +134,26 @@ impl NodeContacts {
         }
     }
 
-    /// Whether a report was made after every other one of its node that has arrived; if so, it is the newest one from now on.
+    /// Whether a message was made after every other one of its node that has arrived; if so, it is the newest one from now
+    /// on.
     ///
-    /// A report that a node has stopped waiting for can arrive after the next one, and its status is out of date. The node
+    /// A message that a node has stopped waiting for can arrive after the next one, and its content is out of date. The node
     /// has sent the content again.
-    pub(crate) fn is_newest_report(&self, node: NodeId, made: Option<Timestamp>) -> bool {
+    pub(crate) fn is_newest(&self, node: NodeId, made: Made) -> bool {
         let mut tables = self.lock();
-        let outdated = tables.has_newer_report(node, made);
-        if let (false, Some(made)) = (outdated, made) {
-            tables.reports.insert(node, made);
+        let messages = tables.messages.entry(node).or_default();
+        let outdated = messages.has_newer(made);
+        if !outdated {
+            messages.record(made);
         }
         !outdated
     }
 
-    /// Whether a report that was made later has arrived meanwhile.
-    pub(crate) fn has_newer_report(&self, node: NodeId, made: Option<Timestamp>) -> bool {
-        self.lock().has_newer_report(node, made)
+    /// Whether a message that was made later has arrived meanwhile.
+    pub(crate) fn has_newer(&self, node: NodeId, made: Made) -> bool {
+        let tables = self.lock();
+        let messages = tables.messages.get(&node);
+        messages.is_some_and(|messages| messages.has_newer(made))
     }
 
     /// Forgets a removed node.
@@ -118,7 +162,7 @@ impl NodeContacts {
         tables.loads.remove(&node);
         tables.reachable.remove(&node);
         tables.budgets.remove(&node);
-        tables.reports.remove(&node);
+        tables.messages.remove(&node);
     }
 
     /// Whether a report of the node may be written now.
@@ -165,7 +209,7 @@ impl NodeContacts {
         let tables = self.lock();
         let nodes = tables.loads.keys().chain(tables.reachable.keys());
         let nodes = nodes.chain(tables.budgets.keys());
-        let all: HashSet<_> = nodes.chain(tables.reports.keys()).collect();
+        let all: HashSet<_> = nodes.chain(tables.messages.keys()).collect();
         all.into_iter().copied().collect()
     }
 }
@@ -175,11 +219,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reports_that_arrive_late_are_outdated_and_a_clock_that_was_set_back_is_not() {
+    fn messages_are_ordered_by_their_numbers_within_a_process_and_processes_by_their_first_message() {
+        let contacts = NodeContacts::default();
+        let node = NodeId::generate();
+        let [first, second] = [(); 2].map(|()| ProcessId::generate());
+        let made = |process, number| Made {
+            order: Some(MessageOrder { process, number }),
+            // No clock plays a part.
+            at: Timestamp::from_second(i64::try_from(1000 - number).unwrap()).ok(),
+        };
+        for (process, number, newest) in [
+            (first, 1, true),
+            (first, 3, true),
+            (first, 3, true),
+            (first, 2, false),
+            (second, 1, true),
+            (first, 4, false),
+            (second, 2, true),
+        ] {
+            let made = made(process, number);
+            assert_eq!(contacts.has_newer(node, made), !newest, "{made:?}");
+            assert_eq!(contacts.is_newest(node, made), newest, "{made:?}");
+        }
+        // Only a bounded number of former processes is kept.
+        for _ in 0..2 * FORMER_MAX {
+            assert!(contacts.is_newest(node, made(ProcessId::generate(), 1)));
+        }
+        let former = contacts.lock().messages[&node].former.len();
+        assert_eq!(former, FORMER_MAX);
+        contacts.forget(node);
+        assert!(contacts.is_newest(node, made(second, 1)));
+    }
+
+    #[test]
+    fn without_an_order_reports_that_arrive_late_are_outdated_and_a_clock_that_was_set_back_is_not() {
         let contacts = NodeContacts::default();
         let node = NodeId::generate();
         let at = |seconds: i64| Timestamp::from_second(1_000_000 + seconds).ok();
-        for (made, newest) in [
+        let made = |at| Made { order: None, at };
+        for (clock, newest) in [
             (at(0), true),
             (at(10), true),
             // Repeated: it changes nothing that is newer.
@@ -193,10 +271,10 @@ mod tests {
             (at(-3590), true),
             (at(-3595), false),
         ] {
-            assert_eq!(contacts.is_newest_report(node, made), newest, "{made:?}");
+            assert_eq!(contacts.is_newest(node, made(clock)), newest, "{clock:?}");
         }
-        assert!(contacts.is_newest_report(NodeId::generate(), at(0)));
+        assert!(contacts.is_newest(NodeId::generate(), made(at(0))));
         contacts.forget(node);
-        assert!(contacts.is_newest_report(node, at(-3595)));
+        assert!(contacts.is_newest(node, made(at(-3595))));
     }
 }

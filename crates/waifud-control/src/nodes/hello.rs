@@ -5,11 +5,11 @@ use waifud_api::agent::{Hello, Welcome};
 use waifud_store::{NewNode, NodeRow, StoreError, Taken, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::node::NodeFacts;
-use waifud_types::{Name, NodeId};
+use waifud_types::{Epoch, Name, NodeId};
 
 use crate::events::event_builder;
 use crate::network::subnet;
-use crate::nodes::contacts::ContactTime;
+use crate::nodes::contacts::{ContactTime, Made};
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer};
 
@@ -32,12 +32,23 @@ impl Control {
     ) -> Result<Welcome, ControlError> {
         hello.check().map_err(|error| out_of_bounds(&error))?;
         self.require_budget(node)?;
+        // Hellos without an order are not checked: after an agent's start, its clock may have been set back.
+        let made = Made {
+            order: hello.order,
+            at: None,
+        };
+        if !self.contacts().is_newest(node, made) {
+            return Err(node_problems::outdated_report().into());
+        }
         let request_id = request_id.to_owned();
         let (used, pools, clock) = (hello.facts.used, hello.facts.pools.clone(), hello.now);
         let control = self.clone();
         let cost = self
             .store()
             .write(move |tx| {
+                if control.contacts().has_newer(node, made) {
+                    return Err(node_problems::outdated_report().into());
+                }
                 let before = tx.newest();
                 // The name of the admission or of a later rename. The name in the hello has no effect, since instances are
                 // pinned to names.
@@ -118,6 +129,12 @@ impl Control {
             })?;
         if let Some(boot) = hello.boot_id {
             tx.set_node_boot(by.node, boot)?;
+        }
+        // After a restore, the database may be from before the node's first hello. Guests may run on the node then.
+        let present = self.store().incarnation();
+        let known = hello.incarnation.is_some_and(|known| known != present);
+        if known || tx.epoch_floor()? > Epoch(0) {
+            tx.expect_unmanaged(by.node, !known)?;
         }
         self.place_waiting(tx)
     }

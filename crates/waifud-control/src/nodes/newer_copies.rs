@@ -40,7 +40,8 @@ pub(super) fn newer_copies(
         let [part] = &parts[..] else {
             continue;
         };
-        if part.node != node.id || part.role != OwnershipRole::Owner {
+        // The owner of a newer epoch: a release in the database was withdrawn since.
+        if part.node != node.id || part.role == OwnershipRole::Receiving {
             continue;
         }
         let mut copies = tx.unmanaged_copies(id)?.into_iter();
@@ -96,7 +97,14 @@ impl Control {
                 .generation(row.generation);
             let revision = tx.emit(&event)?;
             tx.set_epoch(row.id, epoch, revision)?;
-            tx.set_part(row.id, &Part { epoch, ..part }, revision)?;
+            let owner = Part {
+                node: part.node,
+                epoch,
+                role: OwnershipRole::Owner,
+                stop: false,
+                off: false,
+            };
+            tx.set_part(row.id, &owner, revision)?;
             if row.deleting {
                 let tombstone = Tombstone {
                     instance: row.id,

@@ -40,7 +40,7 @@ pub fn too_many_changes() -> Problem {
     .hint("wait a few seconds and send the report again")
 }
 
-/// A report arrives after a newer one of the same node.
+/// A hello or a report arrives after a newer message of the same node.
 pub fn outdated_report() -> Problem {
     Problem::new(
         503,

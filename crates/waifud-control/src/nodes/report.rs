@@ -9,6 +9,7 @@ use waifud_types::event::Cause;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 
+use super::contacts::Made;
 use super::hello::{differ, out_of_bounds};
 use super::newer_copies::newer_copies;
 use crate::events::event_builder::{self, EventExt};
@@ -44,8 +45,11 @@ impl Control {
         request_id: &str,
     ) -> Result<(), ControlError> {
         report.check().map_err(|error| out_of_bounds(&error))?;
-        let made = report.now;
-        let is_newest = self.contacts().is_newest_report(node, made);
+        let made = Made {
+            order: report.order,
+            at: report.now,
+        };
+        let is_newest = self.contacts().is_newest(node, made);
         let report = Arc::new(report);
         let read = Arc::clone(&report);
         let (row, instances, changed) = self
@@ -58,7 +62,7 @@ impl Control {
             })
             .await?;
         // The node is in contact, whatever its clock says. A late report says nothing about the clock.
-        let clock = made.filter(|_| is_newest);
+        let clock = made.at.filter(|_| is_newest);
         self.contacts()
             .record_contact(node, self.contact_time(), clock);
         if !is_newest {
@@ -79,7 +83,7 @@ impl Control {
             .store()
             .write(move |tx| {
                 // A newer one may have been stored since the check above.
-                if control.contacts().has_newer_report(node, made) {
+                if control.contacts().has_newer(node, made) {
                     return Err(node_problems::outdated_report().into());
                 }
                 control.report_in(tx, node, &report, &cause)

@@ -5,7 +5,7 @@ use waifud_api::agent::{
     AgentInstance, AgentReport, InstanceReport, Released, Unmanaged, WatchFrame,
 };
 use waifud_control::Cause;
-use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState};
+use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState, OwnershipRole};
 
 use crate::common::{Agent, Server, report};
 use crate::unmanaged::restored;
@@ -167,4 +167,41 @@ async fn a_node_cannot_raise_an_epoch_without_a_restore() {
     report.epoch = copy.epoch.next();
     agent.report_instance(report).await;
     assert_eq!(epoch(&server, web.id).await, copy.epoch);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_was_withdrawn_after_the_backup_does_not_count_after_a_restore() {
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    let web = yesterday.create_instance("web").await;
+    let copy = agent.put().await;
+    let begin = yesterday
+        .control
+        .begin_release(web.id, true, Cause::system());
+    begin.await.unwrap();
+    agent.frame().await;
+    let released = Released {
+        instance: web.id,
+        epoch: copy.epoch,
+        off: true,
+    };
+    let report = AgentReport {
+        released: vec![released],
+        ..AgentReport::default()
+    };
+    agent.report(&report).await;
+    let today = restored(&yesterday).await;
+    let withdraw = yesterday.control.withdraw_release(web.id, Cause::system());
+    withdraw.await.unwrap();
+    let copy = agent.put().await;
+    let unmanaged = agent.unmanaged(&copy).await;
+
+    let mut agent = today.agent_again(&agent).await;
+    agent.watch_from_now().await;
+    let newer = Newer { copy, unmanaged };
+    agent.report_instance(newer.managed()).await;
+    assert_eq!(epoch(&today, web.id).await, Epoch(2));
+    let parts = today.control.store();
+    let parts = parts.read(move |tx| tx.ownership(web.id)).await.unwrap();
+    assert_eq!(parts[0].role, OwnershipRole::Owner);
+    is_changed_and_deleted(&today, agent, &newer).await;
 }

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use crate::common::{Answer, DEADLINE, Server, hello, ready_report, report, step};
 use axum::http::Method;
 use serde_json::json;
-use waifud_api::agent::{AgentReport, Hello};
+use waifud_api::agent::{AgentReport, Hello, MessageOrder};
 use waifud_control::env::Clock;
 use waifud_types::evidence::{GuestEvidence, RequestSeen};
 use waifud_types::status::{CloudInitState, StoppedBy};
-use waifud_types::{BootId, ByteSize, Generation, InstanceState, Timestamp, WaitReason};
+use waifud_types::{
+    BootId, ByteSize, Generation, InstanceState, ProcessId, Timestamp, WaitReason,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_create_that_waits_reports_that_the_instance_was_deleted() {
@@ -412,4 +414,36 @@ async fn a_node_whose_clock_was_set_back_stays_in_contact() {
     let node = server.get("/v1/nodes/alder").await.json();
     let contact: Timestamp = node["last_contact"].as_str().unwrap().parse().unwrap();
     assert_eq!(contact, clock.now(), "{node}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbered_messages_are_refused_by_their_order_and_not_by_the_nodes_clock() {
+    let server = Server::with_template().await;
+    let agent = server.join("alder", ByteSize::gib(8)).await;
+    let [former, present] = [(); 2].map(|()| ProcessId::generate());
+    let order = |process, number| Some(MessageOrder { process, number });
+    let report = |order, seconds: i64| AgentReport {
+        now: Timestamp::from_second(1_800_000_000 + seconds).ok(),
+        order,
+        ..AgentReport::default()
+    };
+    let hello = |order, gib| Hello {
+        order,
+        ..hello("alder", ByteSize::gib(gib))
+    };
+    agent.hello(&hello(order(former, 1), 8)).await.expect(200);
+    agent.report(&report(order(former, 3), 60)).await;
+    // The clock was set back by less than the time that a message may be on its way.
+    agent.report(&report(order(former, 4), 20)).await;
+    let late = report(order(former, 2), 70);
+    let refused = agent.try_to_report(&late).await.expect(503).problem();
+    assert_eq!(refused.code, "outdated-report");
+    agent.hello(&hello(order(present, 1), 16)).await.expect(200);
+    // A late hello of the former process has older facts.
+    let refused = agent.hello(&hello(order(former, 5), 8)).await;
+    assert_eq!(refused.expect(503).problem().code, "outdated-report");
+    let node = server.get("/v1/nodes/alder").await.json();
+    let memory = &node["capacity"]["memory_bytes"];
+    assert_eq!(memory.as_u64(), Some(16 << 30), "{node}");
+    agent.report(&report(order(present, 2), 30)).await;
 }

@@ -1,8 +1,8 @@
 //! Unmanaged instances, for example after an old backup was restored: they can be adopted or deleted, and none is lost.
 
-use crate::common::{Agent, Server};
+use crate::common::{Agent, Server, hello};
 use serde_json::json;
-use waifud_api::agent::{AgentInstance, SliceObject, Unmanaged, WatchFrame};
+use waifud_api::agent::{AgentInstance, Hello, SliceObject, Unmanaged, WatchFrame};
 use waifud_api::hint::{HintAction, HintKind};
 use waifud_control::{Cause, ControlConfig};
 use waifud_kit::testing::temp_path;
@@ -330,4 +330,28 @@ async fn unmanaged_instances_can_be_deleted_and_conflicting_adoptions_are_refuse
     let order = agent.tombstone().await;
     assert_eq!((order.instance, order.epoch), (record.id, record.epoch));
     agent.destroyed(order).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_a_restored_database_does_not_contain_reports_before_it_is_given_instances() {
+    let yesterday = Server::with_template().await;
+    let agent = yesterday.admit("alder").await;
+    let today = restored(&yesterday).await;
+    // Since the backup, the node was in contact and got instances.
+    let hello = Hello {
+        incarnation: Some(Incarnation(0xa)),
+        ..hello("alder", ByteSize::gib(8))
+    };
+    let mut agent = today.agent_of(&agent);
+    agent.hello(&hello).await.expect(200);
+    let web = today.create_instance("web").await;
+    let node = "alder".parse().unwrap();
+    assert_eq!(
+        web.status.wait_reason(),
+        Some(WaitReason::NodeNotReported { node })
+    );
+    agent.report_unmanaged(Vec::new()).await;
+    let web = today.instance("web").await;
+    assert_eq!(web.status.node, "alder".parse().ok());
+    assert_eq!(marks(&mut agent).await.0, None, "not confirmed");
 }

@@ -111,3 +111,22 @@ async fn a_scripted_agent_answers_only_while_its_guest_runs() {
     fake.ensure_started(spec.id).await.unwrap();
     assert_eq!(ping().await.unwrap(), serde_json::json!({}));
 }
+
+#[tokio::test]
+async fn a_domain_that_was_started_or_defined_again_differs_from_the_former_one() {
+    let fake = FakeHypervisor::new();
+    let spec = conformance::diskless_spec(InstanceId::generate(), "web");
+    let started = async || {
+        fake.ensure_defined(&spec).await.unwrap();
+        fake.ensure_started(spec.id).await.unwrap();
+        fake.domains().pop().unwrap()
+    };
+    let first = started().await;
+    assert_eq!(started().await, first, "it runs already");
+    fake.crash(spec.id);
+    let again = started().await;
+    assert_eq!((again.number, again.starts), (first.number, first.starts + 1));
+    fake.undefine(spec.id);
+    let other = started().await;
+    assert_ne!(other.number, first.number);
+}

@@ -4,81 +4,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use waifud_kit::sync::lock;
-use waifud_store::{InstanceFilter, InstanceRow, StoreError};
-use waifud_types::ownership::Part;
-use waifud_types::{InstanceId, OwnershipRole, VolumeId};
+use waifud_types::{InstanceId, InstanceState, OwnershipRole, VolumeId};
 
+use super::documents::documents_are_served_to_the_owner_of_the_address_only;
+use super::snapshot::{Database, Snapshot};
 use super::{Violation, hold};
-use crate::world::{Node, World};
-
-/// The rows of waifud's database that the invariants are about.
-struct Database {
-    instances: BTreeMap<InstanceId, InstanceRow>,
-    parts: Vec<(InstanceId, Part)>,
-    owners: BTreeMap<Ipv4Addr, InstanceId>,
-}
+use crate::errors;
+use crate::world::{Fields, World};
 
 /// Checks all of them.
 pub async fn always(world: &World) -> Result<(), Violation> {
     lock(&world.observed).checks += 1;
-    absence_destroys_nothing(world).await?;
-    nothing_stops_a_guest_without_a_request(world).await?;
-    an_instance_never_runs_on_two_nodes(world).await?;
+    no_error_is_hidden(world)?;
+    let nodes = Snapshot::of_all(world);
+    absence_destroys_nothing(world, &nodes)?;
+    nothing_stops_a_guest_without_a_request(world, &nodes)?;
+    an_instance_never_runs_on_two_nodes(world, &nodes)?;
     // What follows compares with the database, which nothing changes while waifud is away.
-    let Some(database) = database(world).await? else {
+    let Some(database) = Database::read(world).await? else {
         return Ok(());
     };
     acknowledged_changes_survive(world, &database)?;
-    an_instance_stays_in_the_database_until_its_node_confirms(world, &database).await?;
-    an_address_stays_reserved_until_its_node_confirms(world, &database).await?;
-    documents_are_served_to_the_owner_of_the_address_only(world, &database)?;
-    a_release_is_recorded_by_the_node_before_waifud_counts_it(world, &database)
+    an_instance_stays_in_the_database_until_its_node_confirms(world, &nodes, &database)?;
+    an_address_stays_reserved_until_its_node_confirms(world, &nodes, &database)?;
+    documents_are_served_to_the_owner_of_the_address_only(world, &nodes, &database)?;
+    a_release_is_recorded_by_the_node_before_waifud_counts_it(world, &nodes, &database)?;
+    note_completed_requests(world, &nodes, &database);
+    Ok(())
 }
 
-async fn database(world: &World) -> Result<Option<Database>, Violation> {
-    let known: BTreeSet<Ipv4Addr> = {
-        let observed = lock(&world.observed);
-        observed.addresses.values().copied().collect()
-    };
-    let read = world.waifud.read(move |tx| {
-        let all = tx.instances(&InstanceFilter::default(), "", 10_000)?;
-        let mut parts = Vec::new();
-        let mut addresses = known;
-        for row in &all {
-            let of_row = tx.ownership(row.id)?.into_iter();
-            parts.extend(of_row.map(|part| (row.id, part)));
-            addresses.extend(row.spec.nics.iter().filter_map(|nic| nic.address));
-        }
-        let mut owners = BTreeMap::new();
-        for address in addresses {
-            if let Some(owner) = tx.address_owner(address)? {
-                owners.insert(address, owner);
-            }
-        }
-        Ok::<_, StoreError>(Database {
-            instances: all.into_iter().map(|row| (row.id, row)).collect(),
-            parts,
-            owners,
-        })
-    });
-    let database = match read.await {
-        None => return Ok(None),
-        Some(Ok(database)) => database,
-        Some(Err(error)) => {
-            return Err(Violation {
-                invariant: "no_request_ends_with_an_internal_error",
-                what: format!("the database cannot be read: {error}"),
-            });
-        }
-    };
-    let mut observed = lock(&world.observed);
-    for row in database.instances.values() {
-        for address in row.spec.nics.iter().filter_map(|nic| nic.address) {
-            observed.addresses.insert(row.id, address);
-        }
-    }
-    drop(observed);
-    Ok(Some(database))
+/// No daemon logs an error, and no task panics: no fault of a run is a reason for either.
+fn no_error_is_hidden(world: &World) -> Result<(), Violation> {
+    let error = errors::take();
+    hold!(world, error.is_none(), no_error_is_hidden, "{error:?}");
+    Ok(())
 }
 
 /// An acknowledged change survives a crash of any daemon, or of a node, at any instant.
@@ -86,8 +45,12 @@ fn acknowledged_changes_survive(world: &World, database: &Database) -> Result<()
     for (id, promise) in world.promises.all() {
         let name = &promise.name;
         let row = database.instances.get(&id);
+        if promise.unmanaged {
+            continue;
+        }
         if promise.deleted {
             hold!(
+                world,
                 row.is_none_or(|row| row.deleting),
                 acknowledged_changes_survive,
                 "{name} was deleted, and is back"
@@ -95,76 +58,93 @@ fn acknowledged_changes_survive(world: &World, database: &Database) -> Result<()
             continue;
         }
         hold!(
+            world,
             row.is_some(),
             acknowledged_changes_survive,
             "{name} was created, and does not exist"
         );
         let Some(row) = row else { continue };
+        let fields = Fields::of(row);
         let kept = row.generation.0 >= promise.generation
-            && row.spec.run == promise.run
-            && row.spec.cpus == promise.cpus
+            && fields == promise.fields
+            && row.name.as_str() == name
             && !row.deleting;
         hold!(
+            world,
             kept,
             acknowledged_changes_survive,
-            "{name} has generation {}, run {}, {} CPUs, deleting {}; promised was {promise:?}",
+            "{} has generation {}, deleting {}, {fields:?}; promised was {promise:?}",
+            row.name,
             row.generation.0,
-            row.spec.run,
-            row.spec.cpus,
             row.deleting
         );
     }
     Ok(())
 }
 
-/// Absence is not deletion: nothing of an instance disappears from a node before its deletion was requested.
-async fn absence_destroys_nothing(world: &World) -> Result<(), Violation> {
-    let ordered = |id| world.promises.of(id).is_some_and(|promise| promise.deleted);
-    for node in &world.nodes {
-        let volumes = node.volumes().await;
-        let domains: BTreeSet<InstanceId> = node.domains().await.iter().map(|one| one.id).collect();
+/// Absence is not deletion: nothing of an instance disappears from a node before its deletion was requested, and nothing is
+/// replaced by a new one.
+fn absence_destroys_nothing(world: &World, nodes: &[Snapshot<'_>]) -> Result<(), Violation> {
+    let ordered = |id| {
+        let promise = world.promises.of(id);
+        promise.is_some_and(|promise| promise.deleted || promise.may_vanish)
+    };
+    for at in nodes {
+        let node = &at.node.name;
+        let volumes = at.volumes.iter();
+        let volumes: BTreeMap<VolumeId, u64> =
+            volumes.map(|(id, facts)| (id.clone(), facts.number)).collect();
+        let domains = at.domains.iter();
+        let domains: BTreeMap<InstanceId, u64> =
+            domains.map(|(id, facts)| (*id, facts.number)).collect();
         let mut observed = lock(&world.observed);
-        let before = observed.volumes.insert(node.name.clone(), volumes.clone());
-        let domains_before = observed.domains.insert(node.name.clone(), domains.clone());
+        let volumes_before = observed.volumes.insert(node.clone(), volumes.clone());
+        let domains_before = observed.domains.insert(node.clone(), domains.clone());
         drop(observed);
-        let lost = before
-            .iter()
-            .flatten()
-            .find(|volume: &&VolumeId| !volumes.contains(*volume) && !ordered(volume.instance));
-        hold!(
-            lost.is_none(),
-            absence_destroys_nothing,
-            "{} destroyed the volume {lost:?}, but no user deleted the instance",
-            node.name
-        );
-        let lost = domains_before.iter().flatten();
-        let lost = lost.filter(|id| !domains.contains(*id) && !ordered(**id));
-        let lost: Vec<_> = lost.collect();
-        hold!(
-            lost.is_empty(),
-            absence_destroys_nothing,
-            "{} removed the domain {lost:?}, but no user deleted the instance",
-            node.name
-        );
+        for (volume, number) in volumes_before.iter().flatten() {
+            hold!(
+                world,
+                volumes.get(volume) == Some(number) || ordered(volume.instance),
+                absence_destroys_nothing,
+                "{node} destroyed the volume {volume}, but no user deleted the instance"
+            );
+        }
+        for (id, number) in domains_before.iter().flatten() {
+            hold!(
+                world,
+                domains.get(id) == Some(number) || ordered(*id),
+                absence_destroys_nothing,
+                "{node} removed the domain of {id}, but no user deleted the instance"
+            );
+        }
     }
     Ok(())
 }
 
 /// Losing waifud or a connection never affects a running guest, and neither does a restart of an agent.
-async fn nothing_stops_a_guest_without_a_request(world: &World) -> Result<(), Violation> {
-    for node in &world.nodes {
-        let running = node.running().await;
+fn nothing_stops_a_guest_without_a_request(
+    world: &World,
+    nodes: &[Snapshot<'_>],
+) -> Result<(), Violation> {
+    for at in nodes {
+        let node = &at.node.name;
+        let running = at.running();
+        let running: BTreeMap<InstanceId, (u64, u64)> = running
+            .map(|domain| (domain.id, (domain.number, domain.starts)))
+            .collect();
         let before = {
             let mut observed = lock(&world.observed);
-            observed.running.insert(node.name.clone(), running.clone())
+            observed.running.insert(node.clone(), running.clone())
         };
-        for id in before.iter().flatten().filter(|id| !running.contains(*id)) {
+        for (id, start) in before.iter().flatten() {
             let promise = world.promises.of(*id);
+            let now = running.get(id);
             hold!(
-                promise.as_ref().is_none_or(|promise| promise.may_stop),
+                world,
+                now == Some(start) || promise.as_ref().is_none_or(|promise| promise.may_stop),
                 nothing_stops_a_guest_without_a_request,
-                "{} stopped {promise:?}",
-                node.name
+                "{node} {} the guest of {promise:?}",
+                if now.is_some() { "restarted" } else { "stopped" }
             );
         }
     }
@@ -172,37 +152,59 @@ async fn nothing_stops_a_guest_without_a_request(world: &World) -> Result<(), Vi
 }
 
 /// Never two running copies of an instance.
-async fn an_instance_never_runs_on_two_nodes(world: &World) -> Result<(), Violation> {
-    let mut on: BTreeMap<InstanceId, &Node> = BTreeMap::new();
-    for node in &world.nodes {
-        for id in node.running().await {
-            let other = on.insert(id, node).map(|other| &other.name);
+fn an_instance_never_runs_on_two_nodes(
+    world: &World,
+    nodes: &[Snapshot<'_>],
+) -> Result<(), Violation> {
+    let mut on: BTreeMap<InstanceId, &str> = BTreeMap::new();
+    for at in nodes {
+        for domain in at.running() {
+            let other = on.insert(domain.id, &at.node.name);
             hold!(
+                world,
                 other.is_none(),
                 an_instance_never_runs_on_two_nodes,
-                "{id} runs on {other:?} and on {}",
-                node.name
+                "{} runs on {other:?} and on {}",
+                domain.id,
+                at.node.name
             );
         }
     }
     Ok(())
 }
 
+/// Whether a restored database does not contain the instance. One that was deleted since is not known either, until its node
+/// has destroyed it.
+pub(super) fn is_unknown(world: &World, id: InstanceId) -> bool {
+    let promise = world.promises.of(id);
+    promise.is_none_or(|promise| promise.unmanaged || (promise.deleted && world.was_restored()))
+}
+
+/// Whether waifud cannot know that an instance uses an address: it was created after a backup that was restored. The backup may
+/// contain the former owner of the address, but no instance that was created later gets the address.
+pub(super) fn may_share(world: &World, id: InstanceId, owner: Option<InstanceId>) -> bool {
+    let is_former = |owner| {
+        let promise = world.promises.of(owner);
+        promise.is_some_and(|promise| promise.voided)
+    };
+    is_unknown(world, id) && owner.is_none_or(is_former)
+}
+
 /// waifud forgets an instance only when nothing of it is left on any node.
-async fn an_instance_stays_in_the_database_until_its_node_confirms(
+fn an_instance_stays_in_the_database_until_its_node_confirms(
     world: &World,
+    nodes: &[Snapshot<'_>],
     database: &Database,
 ) -> Result<(), Violation> {
-    for node in &world.nodes {
-        let volumes = node.volumes().await.into_iter();
-        let domains = node.domains().await.into_iter();
-        let ids = volumes.map(|volume| volume.instance);
-        for id in ids.chain(domains.map(|domain| domain.id)) {
+    for at in nodes {
+        let volumes = at.volumes.keys().map(|volume| &volume.instance);
+        for id in volumes.chain(at.domains.keys()) {
             hold!(
-                database.instances.contains_key(&id),
+                world,
+                database.instances.contains_key(id) || is_unknown(world, *id),
                 an_instance_stays_in_the_database_until_its_node_confirms,
                 "waifud has forgotten {id}, of which something is on {}",
-                node.name
+                at.node.name
             );
         }
     }
@@ -210,79 +212,93 @@ async fn an_instance_stays_in_the_database_until_its_node_confirms(
 }
 
 /// Never one address with two owners: it stays reserved for an instance while anything of the instance is on a node.
-async fn an_address_stays_reserved_until_its_node_confirms(
+fn an_address_stays_reserved_until_its_node_confirms(
     world: &World,
+    nodes: &[Snapshot<'_>],
     database: &Database,
 ) -> Result<(), Violation> {
     let addresses = lock(&world.observed).addresses.clone();
-    for node in &world.nodes {
+    for at in nodes {
         let mut used: BTreeSet<(InstanceId, Ipv4Addr)> = BTreeSet::new();
-        for volume in node.volumes().await {
+        for volume in at.volumes.keys() {
             let address = addresses.get(&volume.instance);
             used.extend(address.map(|address| (volume.instance, *address)));
         }
-        let ports = node.ports();
-        used.extend(ports.iter().map(|port| (port.instance, port.address)));
+        used.extend(at.ports.iter().map(|port| (port.instance, port.address)));
         for (id, address) in used {
             let owner = database.owners.get(&address);
             hold!(
-                owner == Some(&id),
+                world,
+                owner == Some(&id) || may_share(world, id, owner.copied()),
                 an_address_stays_reserved_until_its_node_confirms,
                 "{} uses {address} for {id}, and waifud has reserved it for {owner:?}",
-                node.name
+                at.node.name
             );
         }
     }
     Ok(())
 }
 
-/// A guest reads its own documents only: metadatad serves an instance's own documents, at an address that waifud
-/// has reserved for this instance.
-fn documents_are_served_to_the_owner_of_the_address_only(
-    world: &World,
-    database: &Database,
-) -> Result<(), Violation> {
-    for node in &world.nodes {
-        for (id, served) in node.metadata.held() {
-            let owner = database.owners.get(&served.address);
-            hold!(
-                owner == Some(&id),
-                documents_are_served_to_the_owner_of_the_address_only,
-                "{} serves the documents of {id} at {}, which waifud has reserved for {owner:?}",
-                node.name,
-                served.address
-            );
-            let bundle = served.bundle.digest;
-            let sent = lock(&world.observed).documents.contains(&(id, bundle));
-            hold!(
-                sent,
-                documents_are_served_to_the_owner_of_the_address_only,
-                "{} serves {id} the documents {bundle}, which waifud never sent for it",
-                node.name
-            );
-        }
-    }
-    Ok(())
-}
-
-/// The first half of a handover: a release counts at waifud only after the node has recorded it durably, in that epoch.
+/// The first half of a handover: a release counts at waifud only after the node has recorded it durably, in that epoch. Once
+/// waifud counts the guest as off, nothing of it runs or is served on the node.
 fn a_release_is_recorded_by_the_node_before_waifud_counts_it(
     world: &World,
+    nodes: &[Snapshot<'_>],
     database: &Database,
 ) -> Result<(), Violation> {
     for (id, part) in &database.parts {
         let deleting = database.instances.get(id).is_none_or(|row| row.deleting);
-        if part.role != OwnershipRole::Released || deleting {
+        let promise = world.promises.of(*id);
+        // Until its node has reported again, a restored database may contain a release that was withdrawn since.
+        let outdated = promise.is_none_or(|promise| {
+            promise.release_unknown || (promise.voided && promise.was_released)
+        });
+        if part.role != OwnershipRole::Released || deleting || outdated {
             continue;
         }
-        let node = world.nodes.iter().find(|node| node.id() == Some(part.node));
-        let recorded = node.and_then(|node| node.recorded_release(*id));
+        let mut of_part = nodes.iter();
+        let at = of_part.find(|at| at.node.id() == Some(part.node));
+        let recorded = at.and_then(|at| at.node.recorded_release(*id));
         hold!(
+            world,
             recorded >= Some(part.epoch),
             a_release_is_recorded_by_the_node_before_waifud_counts_it,
             "waifud counts {id} as released in epoch {}, and its node has recorded {recorded:?}",
             part.epoch
         );
+        if part.off {
+            let served = at.and_then(|at| at.serves(*id));
+            hold!(
+                world,
+                served.is_none(),
+                a_released_guest_that_is_off_stays_off,
+                "waifud counts the guest of {id} as off, and on its node {served:?}"
+            );
+        }
     }
     Ok(())
+}
+
+/// A request is complete, and does not excuse a stopped guest any more, once its node has reported its generation and the
+/// guest runs.
+fn note_completed_requests(world: &World, nodes: &[Snapshot<'_>], database: &Database) {
+    for (id, promise) in world.promises.living() {
+        if !promise.may_stop || promise.is_off() || promise.was_released {
+            continue;
+        }
+        let status = database.instances.get(&id).map(|row| &row.status);
+        let reported = status.is_some_and(|status| {
+            let seen = status.observed_generation;
+            status.state == InstanceState::Running
+                && seen.is_some_and(|seen| seen.0 >= promise.generation)
+        });
+        let mut domains = nodes.iter().filter_map(|at| at.domains.get(&id));
+        let before = promise.starts_before_reboot;
+        let started = domains.any(|domain| {
+            domain.is_active && before.is_none_or(|before| domain.starts > before)
+        });
+        if reported && started {
+            world.promises.change(id, |promise| promise.may_stop = false);
+        }
+    }
 }

@@ -3,133 +3,81 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use waifud_kit::sync::lock;
-use waifud_types::InstanceId;
+use waifud_api::Instance;
+use waifud_types::{InstanceId, InstanceState};
 
+use super::requests::every_request_ends;
+use super::snapshot::{Database, Snapshot};
 use super::{Violation, hold};
-use crate::world::{Promise, World};
+use crate::world::World;
 
-/// The answer of waifud about one instance.
-struct Shown {
-    name: String,
-    state: String,
-    node: Option<String>,
-    reason: Option<String>,
-}
+/// The answers of waifud about all instances.
+pub(super) type Shown = BTreeMap<InstanceId, Instance>;
 
 /// Checks all of them. Each node has power, each wire is healed, and waifud runs.
 pub async fn at_rest(world: &World) -> Result<(), Violation> {
     let shown = shown(world).await?;
-    let running = running(world).await;
-    every_request_ends(world, &shown, &running)?;
-    every_status_is_true(world, &shown, &running)?;
-    no_object_is_orphaned(world, &shown).await
+    let nodes = Snapshot::of_all(world);
+    let Some(database) = Database::read(world).await? else {
+        return Err(Violation {
+            invariant: "every_request_ends",
+            what: "waifud does not run".to_owned(),
+        });
+    };
+    every_request_ends(world, &nodes, &database, &shown)?;
+    every_status_is_true(world, &nodes, &shown)?;
+    no_object_is_orphaned(world, &nodes, &shown)?;
+    no_record_is_damaged(world)
 }
 
-async fn shown(world: &World) -> Result<BTreeMap<InstanceId, Shown>, Violation> {
+async fn shown(world: &World) -> Result<Shown, Violation> {
     let path = "/v1/instances?limit=1000";
     let answer = world.waifud.as_user("GET", path, &Value::Null).await;
-    let answer = answer.filter(|answer| answer.status == 200);
+    let list = answer.filter(|answer| answer.status == 200);
+    let list = list.map(|answer| answer.json()).unwrap_or_default();
+    let items: Option<Vec<Instance>> = serde_json::from_value(list["items"].clone()).ok();
     hold!(
-        answer.is_some(),
-        no_request_ends_with_an_internal_error,
-        "the instances cannot be listed"
+        world,
+        items.is_some(),
+        every_status_is_true,
+        "the instances cannot be listed: {list}"
     );
-    let list = answer.map(|answer| answer.json()).unwrap_or_default();
-    let items = list["items"].as_array().cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let shown = items.iter().filter_map(|item| {
-        let id: InstanceId = item["id"].as_str()?.parse().ok()?;
-        let status = &item["status"];
-        Some((
-            id,
-            Shown {
-                name: text(&item["name"])?,
-                state: text(&status["state"])?,
-                node: text(&status["node"]),
-                reason: text(&status["reason"]),
-            },
-        ))
-    });
-    Ok(shown.collect())
-}
-
-async fn running(world: &World) -> BTreeMap<InstanceId, String> {
-    let mut running = BTreeMap::new();
-    for node in &world.nodes {
-        let of_node = node.running().await.into_iter();
-        running.extend(of_node.map(|id| (id, node.name.clone())));
-    }
-    running
-}
-
-/// Every request ends as it should, or shows what it waits for.
-fn every_request_ends(
-    world: &World,
-    shown: &BTreeMap<InstanceId, Shown>,
-    running: &BTreeMap<InstanceId, String>,
-) -> Result<(), Violation> {
-    for (id, promise) in world.promises.all() {
-        let Promise { name, run, .. } = &promise;
-        let seen = shown.get(&id);
-        if promise.deleted {
-            let state = seen.map(|seen| &seen.state);
-            hold!(
-                seen.is_none(),
-                every_request_ends,
-                "the deletion of {name} does not end: {state:?}"
-            );
-            continue;
-        }
-        let runs = running.contains_key(&id);
-        if promise.released {
-            hold!(
-                !runs,
-                every_request_ends,
-                "{name} was released, and still runs"
-            );
-        } else if seen.is_some_and(|seen| seen.node.is_none()) {
-            let reason = seen.and_then(|seen| seen.reason.as_ref());
-            hold!(
-                reason.is_some(),
-                every_request_ends,
-                "{name} waits for a node without a reason"
-            );
-        } else {
-            hold!(
-                runs == *run,
-                every_request_ends,
-                "{name} runs: {runs}, requested: {run}; {:?}",
-                seen.and_then(|seen| seen.reason.as_ref())
-            );
-        }
-    }
-    Ok(())
+    let items = items.unwrap_or_default().into_iter();
+    Ok(items.map(|instance| (instance.id, instance)).collect())
 }
 
 /// What waifud shows is what is on the node.
 fn every_status_is_true(
     world: &World,
-    shown: &BTreeMap<InstanceId, Shown>,
-    running: &BTreeMap<InstanceId, String>,
+    nodes: &[Snapshot<'_>],
+    shown: &Shown,
 ) -> Result<(), Violation> {
     for (id, seen) in shown {
-        let on = running.get(id);
-        let name = &seen.name;
+        let (name, status) = (&seen.name, &seen.status);
+        let mut on = nodes.iter().filter(|at| at.runs(*id));
+        let on = on.next().map(|at| at.node.name.as_str());
+        let shows_running = status.state == InstanceState::Running;
+        let promise = world.promises.of(*id);
+        if promise.as_ref().is_some_and(|promise| promise.release_unknown) {
+            continue;
+        }
         hold!(
-            (seen.state == "running") == on.is_some(),
+            world,
+            shows_running == on.is_some(),
             every_status_is_true,
-            "{name} is shown as {}, and runs on {on:?}",
-            seen.state
+            "{name} is shown as {:?}, and runs on {on:?}",
+            status.state
         );
         hold!(
-            on.is_none() || seen.node.as_ref() == on,
+            world,
+            on.is_none() || status.node.as_ref().map(waifud_types::Name::as_str) == on,
             every_status_is_true,
             "{name} is shown on {:?}, and runs on {on:?}",
-            seen.node
+            status.node
         );
         hold!(
-            world.promises.of(*id).is_some(),
+            world,
+            promise.is_some(),
             every_status_is_true,
             "{name} is shown, but no user created it"
         );
@@ -137,50 +85,71 @@ fn every_status_is_true(
     Ok(())
 }
 
-/// No orphan volume, domain, port, document or file.
-async fn no_object_is_orphaned(
+/// No orphan volume, domain, port, document, image or file.
+fn no_object_is_orphaned(
     world: &World,
-    shown: &BTreeMap<InstanceId, Shown>,
+    nodes: &[Snapshot<'_>],
+    shown: &Shown,
 ) -> Result<(), Violation> {
-    for node in &world.nodes {
+    for at in nodes {
+        let node = at.node;
         let mut left: BTreeSet<(&str, InstanceId)> = BTreeSet::new();
-        let volumes = node.volumes().await.into_iter();
+        let volumes = at.volumes.keys();
         left.extend(volumes.map(|volume| ("volume", volume.instance)));
-        let domains = node.domains().await.into_iter();
-        left.extend(domains.map(|domain| ("domain", domain.id)));
-        left.extend(node.ports().iter().map(|port| ("port", port.instance)));
-        let held = node.metadata.held().into_keys();
-        left.extend(held.map(|id| ("document", id)));
-        left.extend(node.files().into_iter().map(|id| ("file", id)));
+        left.extend(at.domains.keys().map(|id| ("domain", *id)));
+        left.extend(at.ports.iter().map(|port| ("port", port.instance)));
+        left.extend(at.held.keys().map(|id| ("document", *id)));
+        let (files, others) = node.files();
+        left.extend(files.into_iter().map(|id| ("file", id)));
         for (what, id) in left {
-            let owner = shown.get(&id).and_then(|seen| seen.node.as_ref());
+            let owner = shown.get(&id).and_then(|seen| seen.status.node.as_ref());
             hold!(
-                owner == Some(&node.name),
+                world,
+                owner.is_some_and(|owner| owner.as_str() == node.name),
                 no_object_is_orphaned,
                 "{} has a {what} of {id}, which waifud shows on {owner:?}",
                 node.name
             );
         }
-        let held = node.metadata.held();
-        let mut used: BTreeSet<_> = held.values().map(|held| held.bundle.digest).collect();
-        // A node that has released an instance keeps its record, and may keep the documents that the record names.
-        let sent = lock(&world.observed).documents.clone().into_iter();
-        let released = |id| {
-            world
-                .promises
-                .of(id)
-                .is_some_and(|promise| promise.released)
-        };
-        used.extend(
-            sent.filter(|(id, _)| released(*id))
-                .map(|(_, bundle)| bundle),
-        );
-        let bundles = node.metadata.bundles();
-        let unused = bundles.iter().find(|bundle| !used.contains(bundle));
         hold!(
-            unused.is_none(),
+            world,
+            others.is_empty(),
             no_object_is_orphaned,
-            "{} keeps the documents {unused:?}, which no instance uses",
+            "{} has the files {others:?}",
+            node.name
+        );
+        let used: BTreeSet<_> = at.held.values().map(|held| held.bundle.digest).collect();
+        for bundle in node.metadata.bundles() {
+            hold!(
+                world,
+                used.contains(&bundle),
+                no_object_is_orphaned,
+                "{}'s metadata service keeps the documents {bundle}, which no instance uses",
+                node.name
+            );
+        }
+        for image in node.images() {
+            hold!(
+                world,
+                image == world.image.1,
+                no_object_is_orphaned,
+                "{} has the image {image}, which no template has",
+                node.name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// No agent has moved a record aside as damaged.
+fn no_record_is_damaged(world: &World) -> Result<(), Violation> {
+    for node in &world.nodes {
+        let damaged = node.damaged_records();
+        hold!(
+            world,
+            damaged.is_empty(),
+            no_record_is_damaged,
+            "{} has the damaged records {damaged:?}",
             node.name
         );
     }

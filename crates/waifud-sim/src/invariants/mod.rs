@@ -1,17 +1,21 @@
 //! The invariants of the cluster. Each function is named after what it checks.
 //!
 //! Those in [`always`] hold at every moment, also during faults; they are checked after each act and after each message. Those
-//! in [`at_rest`] hold once every fault has ended and the cluster has had time.
+//! in [`at_rest`] hold once every fault has ended and the cluster has had time. How many objects each of them has looked at is
+//! counted: an invariant that never looked at anything has shown nothing.
 
 mod always;
 mod at_rest;
+mod documents;
 mod observed;
+mod requests;
+mod snapshot;
 
 use std::fmt;
 
 pub use always::always;
 pub use at_rest::at_rest;
-pub use observed::Observed;
+pub use observed::{Observed, Opened};
 
 /// An invariant that does not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,9 +32,10 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Fails with the name of an invariant.
+/// Counts a look of an invariant, and fails with its name if it does not hold.
 macro_rules! hold {
-    ($holds:expr, $invariant:ident, $($what:tt)+) => {
+    ($world:expr, $holds:expr, $invariant:ident, $($what:tt)+) => {
+        $world.looked(stringify!($invariant));
         if !$holds {
             return Err($crate::invariants::Violation {
                 invariant: stringify!($invariant),
@@ -52,8 +57,10 @@ pub const ALL: &[&str] = &[
     "an_address_stays_reserved_until_its_node_confirms",
     "documents_are_served_to_the_owner_of_the_address_only",
     "a_release_is_recorded_by_the_node_before_waifud_counts_it",
-    "no_request_ends_with_an_internal_error",
+    "a_released_guest_that_is_off_stays_off",
+    "no_error_is_hidden",
     "every_request_ends",
     "every_status_is_true",
     "no_object_is_orphaned",
+    "no_record_is_damaged",
 ];

@@ -10,10 +10,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use waifud_agent::interfaces::{ControlLink, Destination, FrameStream, LinkError};
-use waifud_api::agent::{AgentReport, Hello, SliceObject, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_kit::sync::lock;
 use waifud_types::{Digest, Revision};
 
 use super::wire::To;
@@ -127,6 +126,7 @@ impl Message {
             "{} {method} {path} {content} {which} -> {status}",
             node.name
         ));
+        self.world.require_no_failure(&format!("{} {method} {path}", node.name), answer.as_ref());
         self.world.check().await;
         let answer = answer?;
         sleep(node.wire.delay()).await;
@@ -175,14 +175,6 @@ impl FrameStream for Frames {
         if !matches!(frame, WatchFrame::Ping) {
             let history = &world.history;
             history.detail(&format!("{} receives {text}", node.name));
-        }
-        if let WatchFrame::Put {
-            object: SliceObject::Instance(instance),
-            ..
-        } = &frame
-        {
-            let mut observed = lock(&world.observed);
-            observed.sent_documents(instance.id, instance.bundle.digest);
         }
         Ok(Some(frame))
     }

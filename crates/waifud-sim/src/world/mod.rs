@@ -6,21 +6,24 @@ mod promises;
 mod waifud;
 mod wire;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use waifud_kit::sync::lock;
 use waifud_storage::fake::image_bytes;
-use waifud_types::{ByteSize, Digest};
+use waifud_types::{ByteSize, Digest, InstanceId};
 
 pub use node::Node;
-pub use promises::{Promise, Promises};
+pub use promises::{Fields, Promise, Promises, Release};
 pub use waifud::{Answer, Waifud};
 pub use wire::{Cuts, Wire};
 
+use crate::acts::{self, Unanswered};
 use crate::clock::SimClock;
 use crate::disk;
 use crate::history::History;
@@ -48,6 +51,18 @@ pub struct World {
     pub observed: Mutex<Observed>,
     /// The image of every instance.
     pub image: (Vec<u8>, Digest),
+    /// Whether waifud's database is replaced with older copies in this run.
+    pub restores: bool,
+    /// What users were promised when waifud's database was backed up.
+    pub backup: Mutex<Option<BTreeMap<InstanceId, Promise>>>,
+    /// The nodes that an operator has not confirmed since the last restore.
+    pub unconfirmed: Mutex<BTreeSet<String>>,
+    /// Requests without an answer, whose outcome is not known yet.
+    pub unanswered: Mutex<Vec<Unanswered>>,
+    /// Crashes to come.
+    pub crashes: Mutex<JoinSet<()>>,
+    /// How many processes and nodes crashed in the middle of something.
+    pub crashed: Mutex<u64>,
     violation: Mutex<Option<Violation>>,
     /// A user's request is under way: it may have taken effect, and nothing is promised yet.
     asking: AtomicBool,
@@ -56,7 +71,7 @@ pub struct World {
 
 impl World {
     /// A cluster with this many nodes, which have joined and run no agent yet.
-    pub async fn new(seed: u64, nodes: usize) -> Result<Arc<Self>> {
+    pub async fn new(seed: u64, nodes: usize, restores: bool) -> Result<Arc<Self>> {
         // In memory, because syncing to a disk would only cost time.
         let memory = Path::new("/dev/shm");
         let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())?;
@@ -69,7 +84,7 @@ impl World {
             std::fs::create_dir(&path)?;
             Ok(path)
         };
-        let waifud = Waifud::new(at("waifud")?, clock, seed);
+        let waifud = Waifud::new(at("waifud")?, clock.another(), seed);
         waifud.start().await?;
         let image = image_bytes(ByteSize::mib(1), 1);
         waifud.set_up_template(&image).await?;
@@ -77,16 +92,22 @@ impl World {
         for (index, name) in NAMES.iter().take(nodes).enumerate() {
             let peer = waifud.join(name).await.context("a node cannot join")?;
             let dir = at(&format!("nodes/{name}"))?;
-            all.push(Node::new(index, name, dir, peer, seed)?);
+            all.push(Node::new(index, name, dir, peer, clock.another(), seed)?);
         }
         Ok(Arc::new(Self {
+            history: History::new(clock.clone()),
             clock,
-            history: History::new(clock),
             waifud,
             nodes: all,
             promises: Promises::default(),
             observed: Mutex::default(),
             image,
+            restores,
+            backup: Mutex::default(),
+            unconfirmed: Mutex::default(),
+            unanswered: Mutex::default(),
+            crashes: Mutex::default(),
+            crashed: Mutex::default(),
             violation: Mutex::default(),
             asking: AtomicBool::new(false),
             _dir: dir,
@@ -98,14 +119,45 @@ impl World {
         if self.violation().is_some() || self.asking.load(Ordering::SeqCst) {
             return;
         }
+        acts::settle(self).await;
         if let Err(violation) = invariants::always(self).await {
             self.violate(violation);
         }
     }
 
+    /// An invariant has looked at one more object.
+    pub fn looked(&self, invariant: &'static str) {
+        let mut observed = lock(&self.observed);
+        *observed.looked.entry(invariant).or_default() += 1;
+    }
+
+    /// Whether waifud's database was ever restored.
+    pub fn was_restored(&self) -> bool {
+        self.waifud.restores() > 0
+    }
+
+    /// How often the instance's domain was started.
+    pub fn starts_of(&self, id: InstanceId) -> u64 {
+        let domains = self.nodes.iter().flat_map(Node::domains);
+        let of = domains.filter(|domain| domain.id == id);
+        of.map(|domain| domain.starts).sum()
+    }
+
     /// Marks the beginning and the end of a user's request. Between them nothing is checked.
     pub fn set_asking(&self, asking: bool) {
         self.asking.store(asking, Ordering::SeqCst);
+    }
+
+    /// A request that waifud answers with 500 is a violation.
+    pub fn require_no_failure(&self, request: &str, answer: Option<&Answer>) {
+        let Some(answer) = answer.filter(|answer| answer.status == 500) else {
+            return;
+        };
+        let text = String::from_utf8_lossy(&answer.bytes);
+        self.violate(Violation {
+            invariant: "no_error_is_hidden",
+            what: format!("{request}: 500 {text}"),
+        });
     }
 
     /// Records a violation, unless there is one already.

@@ -1,6 +1,6 @@
 //! A node: fakes of everything below the agent, and the real agent, which can be killed and started again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,17 +15,16 @@ use waifud_agent::fake::{FakeDialer, FakeMetadata, FakeTunnel, sample_settings};
 use waifud_agent::interfaces::HostPower;
 use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_control::Peer;
-use waifud_hypervisor::fake::FakeHypervisor;
-use waifud_hypervisor::{DomainState, Hypervisor, ObservedDomain};
+use waifud_hypervisor::fake::{DomainFacts, FakeHypervisor};
 use waifud_kit::sync::lock;
 use waifud_network::fake::FakeNetwork;
 use waifud_network::{NetworkState, Port};
-use waifud_storage::StoragePool;
-use waifud_storage::fake::FakePool;
-use waifud_types::{BootId, Epoch, InstanceId, NodeId, VolumeId};
+use waifud_storage::fake::{FakePool, VolumeFacts};
+use waifud_types::{BootId, ByteSize, Digest, Epoch, InstanceId, NodeId, VolumeId};
 
 use super::link::Link;
 use super::{Wire, World};
+use crate::clock::SimClock;
 use crate::disk;
 use crate::random::Random;
 
@@ -40,6 +39,8 @@ pub struct Node {
     pub wire: Wire,
     /// Its metadatad.
     pub metadata: FakeMetadata,
+    /// The clock of its machine.
+    pub clock: SimClock,
     dir: PathBuf,
     settings: Settings,
     hypervisor: FakeHypervisor,
@@ -74,6 +75,7 @@ impl Node {
         name: &str,
         dir: PathBuf,
         peer: Peer,
+        clock: SimClock,
         seed: u64,
     ) -> Result<Self> {
         let at = |name: &str| -> Result<PathBuf> {
@@ -92,12 +94,14 @@ impl Node {
         let part = 100 * (index as u64 + 1);
         let random = Random::new(seed, part);
         metadata.set_delays(random.below(u64::MAX));
+        metadata.open_bundles();
         Ok(Self {
             index,
             name: name.to_owned(),
             peer,
             wire: Wire::new(Random::new(seed, part + 1)),
             metadata,
+            clock,
             settings,
             hypervisor: FakeHypervisor::new(),
             pool: FakePool::new("main".parse()?, at("pool")?),
@@ -123,8 +127,11 @@ impl Node {
         *lock(&self.powered)
     }
 
-    /// Starts its agent.
+    /// Starts its agent, if the node has power and no agent runs.
     pub fn start_agent(&self, world: &Arc<World>) -> Result<()> {
+        if !self.is_powered() || lock(&self.agent).is_some() {
+            return Ok(());
+        }
         let adapters = Adapters {
             hypervisor: Arc::new(self.hypervisor.clone()),
             pools: vec![Arc::new(self.pool.clone())],
@@ -136,7 +143,7 @@ impl Node {
             metadata: Arc::new(self.metadata.clone()),
             tunnel: Arc::new(self.tunnel.clone()),
             dialer: Arc::new(FakeDialer::default()),
-            clock: Arc::new(world.clock),
+            clock: Arc::new(self.clock.clone()),
             host: Arc::new(self.host.clone()),
         };
         let agent = Agent::open(self.settings.clone(), adapters)?;
@@ -145,15 +152,15 @@ impl Node {
         Ok(())
     }
 
-    /// Ends its agent at once. Everything else keeps running.
-    pub async fn kill_agent(&self) {
+    /// Ends its agent at once. Everything else keeps running. Returns whether there was one.
+    pub async fn kill_agent(&self) -> bool {
         let task = lock(&self.agent).take();
-        if let Some(task) = task {
-            task.abort();
-            let _killed = task.await;
-        }
+        let Some(task) = task else { return false };
+        task.abort();
+        let _killed = task.await;
         // The link of the tunnel ends with the agent.
         self.tunnel.lose();
+        true
     }
 
     /// Ends everything on the machine at once. What was synced to its disks remains.
@@ -180,23 +187,28 @@ impl Node {
     }
 
     /// The domains on it.
-    pub async fn domains(&self) -> Vec<ObservedDomain> {
-        self.hypervisor.list().await.unwrap_or_default()
+    pub fn domains(&self) -> Vec<DomainFacts> {
+        self.hypervisor.domains()
     }
 
-    /// The instances with a QEMU process on it.
-    pub async fn running(&self) -> BTreeSet<InstanceId> {
-        let on = |domain: &ObservedDomain| {
-            !matches!(domain.state, DomainState::Off(_) | DomainState::Crashed)
-        };
-        let domains = self.domains().await.into_iter();
-        domains.filter(on).map(|domain| domain.id).collect()
+    /// The memory of the machine.
+    pub fn memory(&self) -> ByteSize {
+        ByteSize::gib(16)
     }
 
     /// The volumes on it.
-    pub async fn volumes(&self) -> BTreeSet<VolumeId> {
-        let volumes = self.pool.volumes().await.unwrap_or_default();
-        volumes.into_iter().map(|volume| volume.id).collect()
+    pub fn volumes(&self) -> BTreeMap<VolumeId, VolumeFacts> {
+        self.pool.volume_facts()
+    }
+
+    /// The size to which a running guest's disk was grown.
+    pub fn grown_disk(&self, id: InstanceId) -> Option<ByteSize> {
+        self.hypervisor.disk_size(id, "root")
+    }
+
+    /// The images in its pool.
+    pub fn images(&self) -> Vec<Digest> {
+        self.pool.image_digests()
     }
 
     /// The ports of guests in its rules.
@@ -205,24 +217,64 @@ impl Node {
         state.map(|state| state.ports).unwrap_or_default()
     }
 
-    /// The epoch of the release that its agent has recorded on disk for an instance.
+    /// The epoch of the release that its agent has recorded on disk for an instance, so that it survives a power cut.
     pub fn recorded_release(&self, id: InstanceId) -> Option<Epoch> {
-        let record = self.settings.state_dir.join(format!("records/{id}.json"));
-        let text = std::fs::read_to_string(record).ok()?;
-        let record: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let state = &self.settings.state_dir;
+        let record = state.join(format!("records/{id}.json"));
+        let text = disk::content_after_power_cut(state, &record)?;
+        let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
         let epoch = record.pointer("/release/release/epoch")?;
         epoch.as_u64().map(Epoch)
     }
 
-    /// The instances of which files are left in its state directory.
-    pub fn files(&self) -> BTreeSet<InstanceId> {
-        let state = &self.settings.state_dir;
-        let records = names(&state.join("records")).into_iter();
-        let records = records.filter_map(|name| name.strip_suffix(".json")?.parse().ok());
-        let guests = names(&state.join("instances")).into_iter();
-        records
-            .chain(guests.filter_map(|name| name.parse().ok()))
-            .collect()
+    /// The records that its agent could not read.
+    pub fn damaged_records(&self) -> Vec<String> {
+        let records = names(&self.settings.state_dir.join("records")).into_iter();
+        records.filter(|name| name.contains("damaged")).collect()
+    }
+
+    /// The instances of which files are left on it, and the files that belong to no instance and are not needed either.
+    pub fn files(&self) -> (BTreeSet<InstanceId>, Vec<String>) {
+        let Settings {
+            state_dir, run_dir, ..
+        } = &self.settings;
+        let mut of_instances = BTreeSet::new();
+        let mut others = Vec::new();
+        let of_instance = |name: &str| name.split('.').next().and_then(|id| id.parse().ok());
+        for dir in [
+            state_dir.join("records"),
+            state_dir.join("instances"),
+            run_dir.join("console"),
+            run_dir.join("vnc"),
+        ] {
+            for name in names(&dir) {
+                match of_instance(&name) {
+                    Some(id) if !name.ends_with("tmp") && !name.ends_with("new") => {
+                        of_instances.insert(id);
+                    }
+                    _ if matches!(name.as_str(), "node.json" | "peers.json") => {}
+                    _ => others.push(dir.join(name).display().to_string()),
+                }
+            }
+        }
+        let recorded = self.recorded_bundles();
+        let bundles = names(&state_dir.join("bundles")).into_iter();
+        others.extend(bundles.filter(|bundle| !recorded.contains(bundle)));
+        // Downloads.
+        others.extend(names(&self.dir.join("pool")));
+        (of_instances, others)
+    }
+
+    /// The bundles that its records name.
+    fn recorded_bundles(&self) -> BTreeSet<String> {
+        let records = self.settings.state_dir.join("records");
+        let digest = |name: String| {
+            let text = std::fs::read_to_string(records.join(name)).ok()?;
+            let record: serde_json::Value = serde_json::from_str(&text).ok()?;
+            let digest = record.pointer("/instance/bundle/digest")?.as_str()?;
+            digest.parse::<Digest>().ok().map(|digest| digest.hex())
+        };
+        names(&records).into_iter().filter_map(digest).collect()
     }
 }
 

@@ -1,10 +1,69 @@
 //! What users were promised: the requests that waifud has acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use waifud_kit::sync::lock;
-use waifud_types::InstanceId;
+use waifud_store::{InstanceRow, Labels};
+use waifud_types::spec::{RestartPolicy, SpreadSpec};
+use waifud_types::{ByteSize, Digest, InstanceId};
+
+/// What users can change of an instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fields {
+    /// Whether it is to run.
+    pub run: bool,
+    /// Its CPUs.
+    pub cpus: u32,
+    /// Its memory.
+    pub memory: ByteSize,
+    /// The size of its disk.
+    pub disk: ByteSize,
+    /// The digest of its user-data.
+    pub user_data: Option<Digest>,
+    /// The ports of the node that lead to it.
+    pub published: BTreeSet<u16>,
+    /// Whether it is protected against deletion.
+    pub protected: bool,
+    /// When to restart it.
+    pub restart: RestartPolicy,
+    /// Its priority.
+    pub priority: i32,
+    /// Its labels.
+    pub labels: Labels,
+    /// The group that is spread over the nodes.
+    pub spread: Option<SpreadSpec>,
+    /// How many reboots were ordered.
+    pub reboots: u64,
+}
+
+impl Fields {
+    /// What is in waifud's database.
+    pub fn of(row: &InstanceRow) -> Self {
+        let spec = &row.spec;
+        Self {
+            run: spec.run,
+            cpus: spec.cpus,
+            memory: spec.memory_bytes,
+            disk: spec.disks.first().map_or(ByteSize(0), |d| d.size_bytes),
+            user_data: spec.user_data.as_ref().map(|facts| facts.sha256),
+            published: spec.publish.iter().map(|one| one.port).collect(),
+            protected: spec.protected,
+            restart: spec.restart,
+            priority: spec.priority,
+            labels: row.labels.clone(),
+            spread: spec.placement.spread.clone(),
+            reboots: spec.power.reboots,
+        }
+    }
+}
+
+/// A release of an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Release {
+    /// Whether the guest is shut down.
+    pub stop: bool,
+}
 
 /// The last acknowledged state of one instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,16 +76,29 @@ pub struct Promise {
     pub name: String,
     /// The generation of the last acknowledged change.
     pub generation: u64,
-    /// Whether it is to run.
-    pub run: bool,
-    /// Its CPUs.
-    pub cpus: u32,
+    /// What users chose.
+    pub fields: Fields,
     /// Whether its deletion was acknowledged.
     pub deleted: bool,
-    /// Whether waifud was told to release it, and not to withdraw that.
-    pub released: bool,
+    /// The release that waifud was told to order, and not to withdraw.
+    pub release: Option<Release>,
     /// Whether its guest may stop or restart for a request that may not be complete yet.
     pub may_stop: bool,
+    /// Whether a release was ordered or withdrawn since the cluster was at rest: only then it is known to have ended.
+    pub was_released: bool,
+    /// How often its domain had been started when the last reboot was requested.
+    pub starts_before_reboot: Option<u64>,
+    /// Whether a restored database does not contain it, so that waifud does not know it and it must stay as it is.
+    pub unmanaged: bool,
+    /// Whether a restored database made later promises void.
+    pub voided: bool,
+    /// How many releases and withdrawals were ordered.
+    pub releases: u64,
+    /// Whether releases were ordered or withdrawn after the backup that was restored. The node may have recorded a release that
+    /// waifud does not know, and does not start the instance then until another one is ordered or withdrawn.
+    pub release_unknown: bool,
+    /// Whether waifud had ordered its deletion before a restored database made that void.
+    pub may_vanish: bool,
 }
 
 /// The promises of all instances that ever existed.
@@ -56,16 +128,37 @@ impl Promises {
         lock(&self.0).clone()
     }
 
-    /// Those that are not deleted.
+    /// Forgets one of which nothing is left.
+    pub fn forget(&self, id: InstanceId) {
+        lock(&self.0).remove(&id);
+    }
+
+    /// Those that waifud knows and that are not deleted.
     pub fn living(&self) -> Vec<(InstanceId, Promise)> {
-        let all = self.all().into_iter();
-        all.filter(|(_, promise)| !promise.deleted).collect()
+        let all = lock(&self.0);
+        let living = all.iter().filter(|(_, promise)| promise.is_managed());
+        living.map(|(id, promise)| (*id, promise.clone())).collect()
     }
 
     /// The cluster has come to rest: what was requested has happened.
     pub fn settled(&self) {
         for promise in lock(&self.0).values_mut() {
-            promise.may_stop = promise.deleted || promise.released || !promise.run;
+            promise.may_stop = promise.is_off();
+            promise.was_released = false;
+            promise.may_vanish = false;
+            promise.starts_before_reboot = None;
         }
+    }
+}
+
+impl Promise {
+    /// Whether waifud knows it and keeps it.
+    pub fn is_managed(&self) -> bool {
+        !self.deleted && !self.unmanaged
+    }
+
+    /// Whether its guest is off once everything has happened, or may end and stay off.
+    pub fn is_off(&self) -> bool {
+        self.deleted || self.release.is_some() || !self.fields.run
     }
 }

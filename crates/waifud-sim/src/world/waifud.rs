@@ -19,6 +19,7 @@ use waifud_api::agent::WatchFrame;
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::env::Disk;
 use waifud_control::{Cause, Control, ControlConfig, ControlError, Peer, http};
+use waifud_kit::clock::Clock;
 use waifud_kit::sync::lock;
 use waifud_pki::NodeKey;
 use waifud_store::{Mode, ReadTx, Store, StoreError};
@@ -30,10 +31,12 @@ use crate::random::Random;
 /// Only its directory survives a kill.
 pub struct Waifud {
     dir: PathBuf,
-    clock: SimClock,
+    /// The clock of its machine.
+    pub clock: SimClock,
     entropy: Arc<Random>,
     requests: AtomicU64,
     starts: AtomicU64,
+    restores: AtomicU64,
     process: Mutex<Option<Process>>,
 }
 
@@ -97,6 +100,7 @@ impl Waifud {
             entropy: Arc::new(Random::new(seed, 1)),
             requests: AtomicU64::new(0),
             starts: AtomicU64::new(0),
+            restores: AtomicU64::new(0),
             process: Mutex::default(),
         }
     }
@@ -107,13 +111,14 @@ impl Waifud {
         let store = Store::open(&database, Mode::Inline, Incarnation(1))?;
         let mut config = ControlConfig::new(self.dir.clone());
         config.disk = Arc::new(EmptyDisk);
-        let clock = Arc::new(self.clock);
+        let clock = Arc::new(self.clock.clone());
         let control = Control::new(store, config, clock, self.entropy.clone()).await?;
         let mut work = JoinSet::new();
         let background = control.clone();
         work.spawn(async move {
-            // Errors are logged; requests show the consequences.
-            let _ended = background.run_background_tasks().await;
+            let ended = background.run_background_tasks().await;
+            // They end only if they could not begin.
+            tracing::error!(?ended, "the background tasks of waifud ended");
         });
         self.starts.fetch_add(1, Ordering::SeqCst);
         *lock(&self.process) = Some(Process {
@@ -125,6 +130,33 @@ impl Waifud {
         Ok(())
     }
 
+    /// Copies the database, while it is in use.
+    pub fn back_up(&self) -> Result<()> {
+        let copy = self.dir.join("backup.db");
+        if copy.exists() {
+            std::fs::remove_file(&copy)?;
+        }
+        waifud_store::backup::snapshot(&self.dir.join("waifud.db"), &copy)?;
+        Ok(())
+    }
+
+    /// Replaces the database with the copy, as `waifud restore` does, and starts a process on it.
+    pub async fn restore(&self) -> Result<()> {
+        self.kill().await;
+        let database = self.dir.join("waifud.db");
+        for file in ["waifud.db-wal", "waifud.db-shm"] {
+            let file = self.dir.join(file);
+            if file.exists() {
+                std::fs::remove_file(file)?;
+            }
+        }
+        std::fs::copy(self.dir.join("backup.db"), &database)?;
+        let number = self.restores.fetch_add(1, Ordering::SeqCst);
+        let fresh = Incarnation(u32::try_from(number + 2)?);
+        waifud_store::backup::prepare_restored(&database, fresh, self.clock.now())?;
+        self.start().await
+    }
+
     /// Ends the process at once, with everything that it was doing.
     pub async fn kill(&self) {
         let Some(process) = lock(&self.process).take() else {
@@ -132,6 +164,11 @@ impl Waifud {
         };
         let mut work = std::mem::take(&mut *lock(&process.work));
         work.shutdown().await;
+    }
+
+    /// How often the database was restored.
+    pub fn restores(&self) -> u64 {
+        self.restores.load(Ordering::SeqCst)
     }
 
     /// Whether a process runs.
@@ -217,13 +254,13 @@ impl Waifud {
 
     /// Orders the owner of an instance to release it, or withdraws that, which no request does yet. The answer is the status
     /// that a request would have.
-    pub async fn release(&self, instance: InstanceId, withdraw: bool) -> Option<u16> {
+    pub async fn release(&self, instance: InstanceId, withdraw: bool, stop: bool) -> Option<u16> {
         self.work(move |process| async move {
             let control = &process.control;
             let done = if withdraw {
                 control.withdraw_release(instance, Cause::system()).await
             } else {
-                control.begin_release(instance, true, Cause::system()).await
+                control.begin_release(instance, stop, Cause::system()).await
             };
             match done {
                 Ok(()) => 204,

@@ -134,6 +134,8 @@ fn hello(name: &str) -> Result<Hello> {
         facts: serde_json::from_value(facts)?,
         now: Timestamp::now(),
         boot_id: None,
+        incarnation: None,
+        order: None,
     })
 }
 

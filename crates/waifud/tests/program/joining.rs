@@ -42,6 +42,8 @@ pub fn hello() -> Hello {
         },
         now: Timestamp::now(),
         boot_id: None,
+        incarnation: None,
+        order: None,
     }
 }
 

@@ -220,14 +220,24 @@ impl Server {
         .await
     }
 
-    /// Admits a node and sends its hello. A node that was admitted before joins again with a new key.
-    pub async fn join(&self, name: &str, memory: ByteSize) -> Agent {
+    /// Admits a node. A node that was admitted before joins again with a new key.
+    pub async fn admit(&self, name: &str) -> Agent {
         let known = self.get(&format!("/v1/nodes/{name}")).await.status == 200;
         let token = self.join_token(known.then_some(name)).await;
         let key = NodeKey::generate().unwrap();
         let answer = self.ask_to_join(&token, &key, name).await.expect(200);
         let joined: Joined = serde_json::from_slice(&answer.bytes).unwrap();
-        let agent = Agent::new(joined.node, key.digest(), &self.agent);
+        Agent::new(joined.node, key.digest(), &self.agent)
+    }
+
+    /// The agent of a node that another server with the same database has admitted. It has not sent a hello here.
+    pub fn agent_of(&self, agent: &Agent) -> Agent {
+        Agent::new(agent.id, agent.key, &self.agent)
+    }
+
+    /// Admits a node and sends its hello.
+    pub async fn join(&self, name: &str, memory: ByteSize) -> Agent {
+        let agent = self.admit(name).await;
         let welcome = agent.hello(&hello(name, memory)).await.expect(200);
         let welcome: Welcome = serde_json::from_slice(&welcome.bytes).unwrap();
         assert_eq!(welcome.node, agent.id);
@@ -236,7 +246,7 @@ impl Server {
 
     /// Connects the agent of `alder`, admitted by another server with the same database, to this server.
     pub async fn agent_again(&self, agent: &Agent) -> Agent {
-        let again = Agent::new(agent.id, agent.key, &self.agent);
+        let again = self.agent_of(agent);
         again
             .hello(&hello("alder", ByteSize::gib(8)))
             .await

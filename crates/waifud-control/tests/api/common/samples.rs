@@ -26,6 +26,8 @@ pub fn hello(name: &str, memory: ByteSize) -> Hello {
         facts: facts(memory),
         now: Timestamp::now(),
         boot_id: None,
+        incarnation: None,
+        order: None,
     }
 }
 

@@ -1,0 +1,199 @@
+//! Backups of waifud's database, restores of older ones, and what operators do afterwards.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use waifud_kit::sync::lock;
+use waifud_types::{InstanceId, OwnershipRole};
+
+use super::requests::request;
+use crate::random::Random;
+use crate::world::{Fields, Node, Promise, World};
+
+/// Copies waifud's database, with what users were promised until now.
+pub(super) fn back_up(world: &World) -> Result<bool> {
+    world.waifud.back_up()?;
+    *lock(&world.backup) = Some(world.promises.all());
+    world.history.act("waifud's database is backed up");
+    Ok(true)
+}
+
+/// Replaces waifud's database with the backup. Promises that were made since are void: waifud does not know of them. But
+/// nothing may be destroyed that a user has not deleted.
+pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
+    let Some(before) = lock(&world.backup).clone() else {
+        return Ok(false);
+    };
+    world
+        .history
+        .act("fault: waifud's database is restored from the backup");
+    world.waifud.restore().await?;
+    for (id, now) in world.promises.all() {
+        let promise = match before.get(&id) {
+            // Created since: waifud does not know it.
+            None if !now.deleted => Promise {
+                unmanaged: true,
+                ..now
+            },
+            None => now,
+            Some(then) => Promise {
+                may_stop: true,
+                was_released: true,
+                voided: true,
+                // A node that does not know of the restore yet destroys what waifud ordered it to destroy.
+                may_vanish: now.deleted || now.may_vanish,
+                release_unknown: now.release_unknown || now.releases != then.releases,
+                starts_before_reboot: None,
+                ..then.clone()
+            },
+        };
+        world.promises.set(id, promise);
+    }
+    let names = world.nodes.iter().map(|node| node.name.clone());
+    *lock(&world.unconfirmed) = names.collect();
+    Ok(true)
+}
+
+/// Whether an operator has something to decide.
+pub(super) fn has_unmanaged(world: &World) -> bool {
+    let all = world.promises.all();
+    all.values().any(|promise| promise.unmanaged)
+}
+
+/// An operator confirms the restored database for a node.
+pub(super) async fn confirm(world: &World, random: &Random) -> bool {
+    let unconfirmed: Vec<String> = lock(&world.unconfirmed).iter().cloned().collect();
+    let Some(node) = random.pick(&unconfirmed) else {
+        return false;
+    };
+    confirm_node(world, node).await
+}
+
+async fn confirm_node(world: &World, node: &str) -> bool {
+    let path = format!("/v1/nodes/{node}/confirm");
+    let answer = request(world, "POST", &path, &Value::Null).await;
+    let confirmed = answer.is_some_and(|answer| answer.is_success());
+    if confirmed {
+        lock(&world.unconfirmed).remove(node);
+    }
+    confirmed
+}
+
+/// An operator adopts an unmanaged instance, or deletes it.
+pub(super) async fn resolve_one(world: &World, random: &Random, adopt: bool) -> bool {
+    let unmanaged: Vec<InstanceId> = {
+        let all = world.promises.all().into_iter();
+        all.filter(|(_, promise)| promise.unmanaged)
+            .map(|(id, _)| id)
+            .collect()
+    };
+    let Some(id) = random.pick(&unmanaged) else {
+        return false;
+    };
+    resolve(world, *id, adopt).await
+}
+
+/// The node that has something of an instance.
+fn node_of(world: &World, id: InstanceId) -> Option<&Node> {
+    let has = |node: &&Node| {
+        let mut volumes = node.volumes().into_keys();
+        volumes.any(|volume| volume.instance == id)
+            || node.domains().iter().any(|domain| domain.id == id)
+    };
+    world.nodes.iter().find(has)
+}
+
+async fn resolve(world: &World, id: InstanceId, adopt: bool) -> bool {
+    let Some(node) = node_of(world, id) else {
+        // Nothing had been created yet, and nothing is left of the promise.
+        world.promises.forget(id);
+        return false;
+    };
+    let path = format!("/v1/nodes/{}/unmanaged/{id}", node.name);
+    if take_over(world, id).await {
+        // An earlier request was not answered.
+        return true;
+    }
+    if !adopt {
+        // Even without an answer it may happen.
+        world.promises.change(id, |promise| promise.may_vanish = true);
+        let answer = request(world, "DELETE", &path, &Value::Null).await;
+        let deleted = answer.is_some_and(|answer| answer.is_success());
+        if deleted {
+            world.promises.change(id, |promise| {
+                promise.unmanaged = false;
+                promise.deleted = true;
+                promise.may_stop = true;
+            });
+        }
+        return deleted;
+    }
+    let path = format!("{path}/adopt");
+    let mut answer = request(world, "POST", &path, &json!({"name": null})).await;
+    if answer.as_ref().is_some_and(|answer| answer.status == 409) {
+        // Its name is taken by now.
+        let number = id.to_string();
+        let name = format!("adopted-{}", number.get(30..).unwrap_or_default());
+        answer = request(world, "POST", &path, &json!({"name": name})).await;
+    }
+    if !answer.is_some_and(|answer| answer.is_success()) {
+        return false;
+    }
+    take_over(world, id).await
+}
+
+/// What waifud has for an adopted instance is promised from now on. Returns whether it has adopted it.
+async fn take_over(world: &World, id: InstanceId) -> bool {
+    let row = world.waifud.read(move |tx| tx.instance(id)).await;
+    let Some(Ok(Some(row))) = row else {
+        return false;
+    };
+    world.promises.change(id, |promise| {
+        promise.name = row.name.to_string();
+        promise.generation = row.generation.0;
+        promise.fields = Fields::of(&row);
+        promise.release_unknown |= promise.releases > 0;
+        promise.release = None;
+        promise.unmanaged = false;
+        promise.voided = true;
+        promise.may_stop = true;
+        promise.was_released = true;
+    });
+    true
+}
+
+/// The operator decides everything that is undecided: half of the unmanaged instances are adopted, and every node is confirmed.
+pub async fn decide_everything(world: &World) {
+    super::settle(world).await;
+    world.set_asking(true);
+    for (id, promise) in world.promises.all() {
+        if promise.unmanaged {
+            let adopt = id.to_string().bytes().last().is_some_and(|last| last % 2 == 0);
+            // Refused until its node has reported it.
+            let _later = resolve(world, id, adopt).await || resolve(world, id, false).await;
+        }
+    }
+    let unconfirmed: Vec<String> = lock(&world.unconfirmed).iter().cloned().collect();
+    for node in unconfirmed {
+        confirm_node(world, &node).await;
+    }
+    world.set_asking(false);
+    note_taken_over_epochs(world).await;
+}
+
+/// A release in a restored database may have been withdrawn since. If waifud learns that from the node, it does not count any
+/// more.
+async fn note_taken_over_epochs(world: &World) {
+    for (id, promise) in world.promises.living() {
+        if !(promise.voided && promise.was_released && promise.release.is_some()) {
+            continue;
+        }
+        let parts = world.waifud.read(move |tx| tx.ownership(id)).await;
+        if let Some(Ok(parts)) = parts
+            && parts.iter().any(|part| part.role == OwnershipRole::Owner)
+        {
+            world.promises.change(id, |promise| promise.release = None);
+        }
+    }
+}
