@@ -221,7 +221,10 @@ mod tests {
         assert_eq!(fs::read_to_string(at("unnamed")).unwrap(), "");
         assert!(!at("renamed").exists());
         assert!(at("directory").is_dir() && !at("directory/file").exists());
-        assert_eq!(content_after_power_cut(root.path(), &at("kept")).unwrap(), b"first");
+        assert_eq!(
+            content_after_power_cut(root.path(), &at("kept")).unwrap(),
+            b"first"
+        );
         assert_eq!(content_after_power_cut(root.path(), &at("renamed")), None);
         // A removal is not synced either.
         fs::remove_file(at("kept")).unwrap();

@@ -62,7 +62,9 @@ fn every_invariant_looks_at_something() {
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     for invariant in waifud_sim::invariants::ALL {
-        let line = text.lines().find(|line| line.trim_end().ends_with(invariant));
+        let line = text
+            .lines()
+            .find(|line| line.trim_end().ends_with(invariant));
         let count = line.and_then(|line| line.split_whitespace().next());
         let count: u64 = count.unwrap().parse().unwrap();
         assert!(count > 0, "{invariant}: {text}");

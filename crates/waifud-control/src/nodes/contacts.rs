@@ -219,7 +219,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_ordered_by_their_numbers_within_a_process_and_processes_by_their_first_message() {
+    fn messages_are_ordered_by_their_numbers_within_a_process_and_processes_by_their_first_message()
+    {
         let contacts = NodeContacts::default();
         let node = NodeId::generate();
         let [first, second] = [(); 2].map(|()| ProcessId::generate());
@@ -252,7 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn without_an_order_reports_that_arrive_late_are_outdated_and_a_clock_that_was_set_back_is_not() {
+    fn without_an_order_reports_that_arrive_late_are_outdated_and_a_clock_that_was_set_back_is_not()
+    {
         let contacts = NodeContacts::default();
         let node = NodeId::generate();
         let at = |seconds: i64| Timestamp::from_second(1_000_000 + seconds).ok();

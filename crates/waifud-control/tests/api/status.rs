@@ -10,9 +10,7 @@ use waifud_api::agent::{AgentReport, Hello, MessageOrder};
 use waifud_control::env::Clock;
 use waifud_types::evidence::{GuestEvidence, RequestSeen};
 use waifud_types::status::{CloudInitState, StoppedBy};
-use waifud_types::{
-    BootId, ByteSize, Generation, InstanceState, ProcessId, Timestamp, WaitReason,
-};
+use waifud_types::{BootId, ByteSize, Generation, InstanceState, ProcessId, Timestamp, WaitReason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_create_that_waits_reports_that_the_instance_was_deleted() {

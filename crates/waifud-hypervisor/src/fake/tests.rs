@@ -125,7 +125,10 @@ async fn a_domain_that_was_started_or_defined_again_differs_from_the_former_one(
     assert_eq!(started().await, first, "it runs already");
     fake.crash(spec.id);
     let again = started().await;
-    assert_eq!((again.number, again.starts), (first.number, first.starts + 1));
+    assert_eq!(
+        (again.number, again.starts),
+        (first.number, first.starts + 1)
+    );
     fake.undefine(spec.id);
     let other = started().await;
     assert_ne!(other.number, first.number);

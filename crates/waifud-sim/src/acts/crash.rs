@@ -37,12 +37,7 @@ pub(super) fn prepare(world: &Arc<World>, random: &Random) -> bool {
     world.history.act(&format!(
         "{victim:?} is to crash after {wait} ms and {turns} turns"
     ));
-    let crash = crash(
-        world.clone(),
-        victim,
-        Duration::from_millis(wait),
-        turns,
-    );
+    let crash = crash(world.clone(), victim, Duration::from_millis(wait), turns);
     lock(&world.crashes).spawn(crash);
     true
 }

@@ -167,7 +167,12 @@ fn is_possible(act: Act, world: &World, living: &[Promise]) -> bool {
 }
 
 fn choose(world: &World, random: &Random) -> Act {
-    let living: Vec<Promise> = world.promises.living().into_iter().map(|(_, p)| p).collect();
+    let living: Vec<Promise> = world
+        .promises
+        .living()
+        .into_iter()
+        .map(|(_, p)| p)
+        .collect();
     let possible = WEIGHTS.iter();
     let possible: Vec<&(Act, u64)> = possible
         .filter(|(act, _)| is_possible(*act, world, &living))

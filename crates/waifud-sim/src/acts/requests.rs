@@ -15,7 +15,12 @@ use crate::world::{Answer, Fields, Promise, Release, World};
 pub(super) const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 /// Sends a request of a user, and records it.
-pub(super) async fn request(world: &World, method: &str, path: &str, body: &Value) -> Option<Answer> {
+pub(super) async fn request(
+    world: &World,
+    method: &str,
+    path: &str,
+    body: &Value,
+) -> Option<Answer> {
     let answer = world.waifud.as_user(method, path, body).await;
     let status = answer
         .as_ref()
@@ -157,10 +162,15 @@ pub(super) async fn stop(world: &World, random: &Random) -> bool {
         return false;
     };
     let force = random.percent(30);
-    change(world, one, &json!({"run": false, "force": force}), |promise| {
-        promise.fields.run = false;
-        promise.may_stop = true;
-    })
+    change(
+        world,
+        one,
+        &json!({"run": false, "force": force}),
+        |promise| {
+            promise.fields.run = false;
+            promise.may_stop = true;
+        },
+    )
     .await
 }
 
@@ -283,9 +293,7 @@ pub(super) async fn publish(world: &World, random: &Random) -> bool {
         return false;
     };
     // Few ports, so that instances on one node compete for them.
-    let ports: BTreeSet<u16> = (8001..8004)
-        .filter(|_| random.percent(40))
-        .collect();
+    let ports: BTreeSet<u16> = (8001..8004).filter(|_| random.percent(40)).collect();
     let list: Vec<Value> = ports.iter().map(|port| json!({"port": port})).collect();
     change(world, one, &json!({"publish": list}), |promise| {
         promise.fields.published = ports;

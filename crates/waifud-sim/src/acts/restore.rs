@@ -117,7 +117,9 @@ async fn resolve(world: &World, id: InstanceId, adopt: bool) -> bool {
     }
     if !adopt {
         // Even without an answer it may happen.
-        world.promises.change(id, |promise| promise.may_vanish = true);
+        world
+            .promises
+            .change(id, |promise| promise.may_vanish = true);
         let answer = request(world, "DELETE", &path, &Value::Null).await;
         let deleted = answer.is_some_and(|answer| answer.is_success());
         if deleted {
@@ -169,7 +171,11 @@ pub async fn decide_everything(world: &World) {
     world.set_asking(true);
     for (id, promise) in world.promises.all() {
         if promise.unmanaged {
-            let adopt = id.to_string().bytes().last().is_some_and(|last| last % 2 == 0);
+            let adopt = id
+                .to_string()
+                .bytes()
+                .last()
+                .is_some_and(|last| last % 2 == 0);
             // Refused until its node has reported it.
             let _later = resolve(world, id, adopt).await || resolve(world, id, false).await;
         }

@@ -49,9 +49,8 @@ pub async fn settle(world: &World) {
             Unanswered::Create(promise) => {
                 let known = world.promises.all();
                 let mut made = rows.iter().map(|(row, _)| row);
-                let made = made.find(|row| {
-                    row.name.as_str() == promise.name && !known.contains_key(&row.id)
-                });
+                let made = made
+                    .find(|row| row.name.as_str() == promise.name && !known.contains_key(&row.id));
                 if let Some(row) = made {
                     world.promises.set(row.id, promise);
                 }

@@ -92,8 +92,9 @@ fn absence_destroys_nothing(world: &World, nodes: &[Snapshot<'_>]) -> Result<(),
     for at in nodes {
         let node = &at.node.name;
         let volumes = at.volumes.iter();
-        let volumes: BTreeMap<VolumeId, u64> =
-            volumes.map(|(id, facts)| (id.clone(), facts.number)).collect();
+        let volumes: BTreeMap<VolumeId, u64> = volumes
+            .map(|(id, facts)| (id.clone(), facts.number))
+            .collect();
         let domains = at.domains.iter();
         let domains: BTreeMap<InstanceId, u64> =
             domains.map(|(id, facts)| (*id, facts.number)).collect();
@@ -144,7 +145,11 @@ fn nothing_stops_a_guest_without_a_request(
                 now == Some(start) || promise.as_ref().is_none_or(|promise| promise.may_stop),
                 nothing_stops_a_guest_without_a_request,
                 "{node} {} the guest of {promise:?}",
-                if now.is_some() { "restarted" } else { "stopped" }
+                if now.is_some() {
+                    "restarted"
+                } else {
+                    "stopped"
+                }
             );
         }
     }
@@ -294,11 +299,12 @@ fn note_completed_requests(world: &World, nodes: &[Snapshot<'_>], database: &Dat
         });
         let mut domains = nodes.iter().filter_map(|at| at.domains.get(&id));
         let before = promise.starts_before_reboot;
-        let started = domains.any(|domain| {
-            domain.is_active && before.is_none_or(|before| domain.starts > before)
-        });
+        let started = domains
+            .any(|domain| domain.is_active && before.is_none_or(|before| domain.starts > before));
         if reported && started {
-            world.promises.change(id, |promise| promise.may_stop = false);
+            world
+                .promises
+                .change(id, |promise| promise.may_stop = false);
         }
     }
 }

@@ -58,7 +58,10 @@ fn every_status_is_true(
         let on = on.next().map(|at| at.node.name.as_str());
         let shows_running = status.state == InstanceState::Running;
         let promise = world.promises.of(*id);
-        if promise.as_ref().is_some_and(|promise| promise.release_unknown) {
+        if promise
+            .as_ref()
+            .is_some_and(|promise| promise.release_unknown)
+        {
             continue;
         }
         hold!(

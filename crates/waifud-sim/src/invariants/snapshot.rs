@@ -35,7 +35,11 @@ impl<'a> Snapshot<'a> {
         let of = |node: &'a Node| Self {
             node,
             volumes: node.volumes(),
-            domains: node.domains().into_iter().map(|one| (one.id, one)).collect(),
+            domains: node
+                .domains()
+                .into_iter()
+                .map(|one| (one.id, one))
+                .collect(),
             ports: node.ports(),
             held: node.metadata.held(),
         };

@@ -126,7 +126,8 @@ impl Message {
             "{} {method} {path} {content} {which} -> {status}",
             node.name
         ));
-        self.world.require_no_failure(&format!("{} {method} {path}", node.name), answer.as_ref());
+        self.world
+            .require_no_failure(&format!("{} {method} {path}", node.name), answer.as_ref());
         self.world.check().await;
         let answer = answer?;
         sleep(node.wire.delay()).await;
