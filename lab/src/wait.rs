@@ -10,8 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Shortest interval between checks of a condition.
 pub const CHECK_INTERVAL: Duration = Duration::from_millis(20);
-/// The longest.
-const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// The longest. A check in an emulated machine takes seconds.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Waits for `time`, at most a minute. A signal ends the wait early.
 pub fn pause(time: Duration) {

@@ -7,6 +7,7 @@
 //! ```
 
 mod deb;
+mod description;
 mod tarball;
 mod tree;
 
@@ -84,6 +85,8 @@ fn make(args: &Args) -> Result<Packages> {
         architecture: &architecture,
         quick: args.dev,
     };
+    deb::changelog(&root, &version)?;
+    description::write(contents)?;
     Ok(Packages {
         tarball: tarball::make(contents, &out)?,
         deb: deb::make(contents, &out)?,

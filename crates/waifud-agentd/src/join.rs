@@ -4,10 +4,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use waifud_agent::Membership;
 use waifud_api::join::JoinToken;
+use waifud_types::Name;
 
 use crate::config::Config;
 use crate::host;
@@ -28,6 +29,9 @@ pub struct JoinArguments {
     /// Address of waifud, instead of the addresses in the token. Can be repeated.
     #[arg(long, value_name = "URL")]
     server: Vec<String>,
+    /// Name of the node, instead of `node` in agentd.toml or the hostname.
+    #[arg(long, value_name = "NAME")]
+    name: Option<Name>,
     /// Join again although this machine is already a node. It gets a new key, and can join another waifud.
     #[arg(long)]
     again: bool,
@@ -41,13 +45,23 @@ pub async fn join(config: &Config, arguments: JoinArguments) -> anyhow::Result<(
     if let Some(member) = Membership::open(&config.state_dir)?
         && !arguments.again
     {
+        ensure!(
+            member.is_of(token.ca),
+            "this machine is node {} of another waifud, at {}; pass --again to leave that one (its instances here become \
+             unmanaged)",
+            member.name(),
+            member.addresses().join(", ")
+        );
         println!(
             "this machine is already node {}; nothing was changed (pass --again to join again)",
             member.name()
         );
         return Ok(());
     }
-    let name = config.node_name()?;
+    let name = match arguments.name {
+        Some(name) => name,
+        None => config.node_name()?,
+    };
     let member = Membership::join(&config.state_dir, &token, &arguments.server, name).await?;
     println!("joined as {}", member.name());
     if arguments.again {
@@ -133,6 +147,7 @@ mod tests {
                 token: None,
                 token_file: Some(file),
                 server: Vec::new(),
+                name: None,
                 again: false,
             };
             let error = join(&config, arguments).await.unwrap_err();

@@ -2,6 +2,9 @@
 //!
 //! `POST /v1/agent/join` [`JoinRequest`] is answered with [`Joined`]. A token admits one key. The same key can repeat
 //! the request until the token expires, since an answer can be lost.
+//!
+//! `GET /v1/agent/install` returns a shell script that installs waifud on a machine and lets it join, and
+//! `GET /v1/agent/packages/{kind}` the package that the script installs. Both require [`JOIN_TOKEN_HEADER`].
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,8 +18,12 @@ const PREFIX: &str = "wfj_";
 const VERSION: u8 = 1;
 /// Maximum length of a token.
 const TEXT_MAX: usize = 4096;
-/// The header of a join request that repeats [`JoinRequest::secret`]: waifud checks it before it reads the body.
+/// The header with [`JoinRequest::secret`]: waifud checks it before it reads the body of a join request.
 pub const JOIN_TOKEN_HEADER: &str = "waifud-join-token";
+/// The path of the script that installs waifud on a machine and lets it join.
+pub const INSTALL_PATH: &str = "/v1/agent/install";
+/// The path of the packages for that script; the last segment is a [`PackageKind`].
+pub const PACKAGES_PATH: &str = "/v1/agent/packages";
 /// Default lifetime of a token: one hour.
 pub const DEFAULT_LIFETIME_S: u64 = 3600;
 /// Maximum lifetime of a token: 30 days.
@@ -89,7 +96,7 @@ impl JoinRequest {
     /// With the secret as the wire has it.
     pub fn new(secret: &[u8; 32], csr: String, name: Name) -> Self {
         Self {
-            secret: Secret::new(URL_SAFE_NO_PAD.encode(secret)),
+            secret: secret_text(secret),
             csr,
             name,
         }
@@ -99,6 +106,11 @@ impl JoinRequest {
     pub fn secret(&self) -> Result<[u8; 32], InvalidJoinToken> {
         secret_bytes(self.secret.expose())
     }
+}
+
+/// Encodes a secret as [`JoinRequest::secret`] and [`JOIN_TOKEN_HEADER`] have it.
+pub fn secret_text(secret: &[u8; 32]) -> Secret<String> {
+    Secret::new(URL_SAFE_NO_PAD.encode(secret))
 }
 
 /// Decodes a secret.
@@ -133,6 +145,45 @@ pub struct CreateJoinToken {
     pub name: Option<Name>,
     /// Lifetime in seconds: one hour by default, at most 30 days.
     pub expires_in_s: Option<u64>,
+    /// Return the commands that install waifud on the machine and let it join. Refused if other machines cannot reach
+    /// waifud, or if waifud does not have the files of a package.
+    pub install: bool,
+}
+
+/// The kinds of packages that waifud makes of its own installation for new nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PackageKind {
+    /// A package for Debian and its derivatives.
+    Deb,
+    /// A tarball with the same files, relative to `/`.
+    Tarball,
+}
+
+impl PackageKind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::Deb, Self::Tarball];
+
+    /// The last segment of its path.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deb => "deb",
+            Self::Tarball => "tarball",
+        }
+    }
+
+    /// The kind with this path.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// Commands for the machine that should become a node, for a POSIX shell. They contain the secret of the token.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct InstallCommands {
+    /// Installs waifud and joins.
+    pub run: Secret<String>,
+    /// Saves the script in a file instead, to be read first: one command per item.
+    pub read_first: Vec<Secret<String>>,
 }
 
 /// State of a join token.
@@ -187,6 +238,9 @@ pub struct CreatedJoinToken {
     pub info: JoinTokenInfo,
     /// The text of the token, for `waifud-agentd join --token TEXT` on the node.
     pub token: Secret<String>,
+    /// The commands for the new machine; null unless the request asked for them.
+    #[serde(default)]
+    pub install: Option<InstallCommands>,
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::images::image_store::ImageStore;
 use crate::images::service::Images;
 use crate::instances::progress::InstanceProgress;
 use crate::nodes::contacts::NodeContacts;
+use crate::nodes::install::NodePackages;
 use crate::placement::RetryQueue;
 use crate::server::disk_space_monitor::DiskSpaceMonitor;
 use crate::streams::{StreamBroker, StreamLimits};
@@ -34,6 +35,8 @@ pub struct ControlConfig {
     pub guest_range: Ipv4Net,
     /// The URLs of this waifud that nodes use, `https://HOST:PORT`.
     pub addresses: Vec<String>,
+    /// The root of this installation, whose files new nodes get.
+    pub installation: PathBuf,
     /// A node without contact for this long is unreachable.
     pub unreachable_after: Duration,
     /// The maximum number of events to keep.
@@ -61,6 +64,7 @@ impl ControlConfig {
             state_dir,
             guest_range: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 144, 0, 0), 12),
             addresses: Vec::new(),
+            installation: PathBuf::from("/"),
             unreachable_after: Duration::from_secs(30),
             events_kept: 1_000_000,
             events_kept_for: Duration::from_hours(90 * 24),
@@ -89,6 +93,7 @@ struct Shared {
     entropy: Arc<dyn Entropy>,
     authority: Authority,
     contacts: NodeContacts,
+    node_packages: NodePackages,
     instance_progress: InstanceProgress,
     disk_space: Arc<DiskSpaceMonitor>,
     token_state: TokenState,
@@ -153,6 +158,10 @@ impl Control {
             ),
             stop.clone(),
         );
+        let node_packages = NodePackages::new(
+            config.installation.clone(),
+            config.state_dir.join("packages"),
+        );
         Ok(Self {
             shared: Arc::new(Shared {
                 store,
@@ -161,6 +170,7 @@ impl Control {
                 entropy,
                 authority,
                 contacts: NodeContacts::default(),
+                node_packages,
                 instance_progress: InstanceProgress::default(),
                 disk_space,
                 token_state: TokenState::default(),
@@ -208,6 +218,10 @@ impl Control {
 
     pub(crate) fn contacts(&self) -> &NodeContacts {
         &self.shared.contacts
+    }
+
+    pub(crate) fn node_packages(&self) -> &NodePackages {
+        &self.shared.node_packages
     }
 
     pub(crate) fn instance_progress(&self) -> &InstanceProgress {

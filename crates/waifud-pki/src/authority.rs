@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -9,6 +11,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use waifud_types::{Digest, NodeId};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::node::uri;
 use crate::params::{common, end_of_issued};
@@ -165,6 +168,15 @@ pub fn server_certificate(dir: &Path) -> Result<Option<CertificateDer<'static>>,
         return Ok(None);
     };
     Ok(certificates(&text)?.into_iter().next())
+}
+
+/// The pin of a certificate's public key as `curl --pinnedpubkey` expects it: `sha256//` and, in base64, the SHA-256 of
+/// its SubjectPublicKeyInfo in DER (RFC 7469, section 2.4).
+pub fn public_key_pin(certificate: &CertificateDer<'_>) -> Result<String, PkiError> {
+    let (_, parsed) = X509Certificate::from_der(certificate)
+        .map_err(|_| PkiError::Text("this is not a certificate"))?;
+    let digest = Digest::of(parsed.public_key().raw);
+    Ok(format!("sha256//{}", STANDARD.encode(digest.bytes())))
 }
 
 fn leaf(params: &mut CertificateParams, purpose: ExtendedKeyUsagePurpose) {

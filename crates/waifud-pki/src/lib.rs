@@ -23,7 +23,7 @@ mod tls;
 mod validity;
 mod verifier;
 
-pub use authority::{Authority, server_certificate};
+pub use authority::{Authority, public_key_pin, server_certificate};
 pub use error::PkiError;
 pub use files::write_durably;
 pub use identity::Identity;

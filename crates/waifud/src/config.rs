@@ -37,6 +37,8 @@ pub struct Config {
     pub catalog_mirror: String,
     /// Whether images may be downloaded from this machine.
     pub downloads_from_loopback: bool,
+    /// The root of this installation. `waifuctl node add` packs waifud's files below it for new nodes.
+    pub installation: PathBuf,
 }
 
 impl Default for Config {
@@ -52,6 +54,7 @@ impl Default for Config {
             unreachable_after: Duration::from_secs(30),
             catalog_mirror: String::new(),
             downloads_from_loopback: false,
+            installation: PathBuf::from("/"),
         }
     }
 }

@@ -124,6 +124,7 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
     let settings = ControlConfig {
         guest_range: config.guest_range,
         addresses,
+        installation: config.installation.clone(),
         unreachable_after: config.unreachable_after,
         downloads: DownloadConfig {
             mirror: config.catalog_mirror.clone(),

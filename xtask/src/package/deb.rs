@@ -8,9 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::Contents;
+use super::description::{DIR, SCRIPTS};
 use crate::cargo;
-
-const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// Debian's name of this machine's architecture, for example `amd64`.
 pub fn architecture() -> Result<String> {
@@ -18,7 +17,8 @@ pub fn architecture() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Packs the tree into `out` and returns the path of the package. Adds `DEBIAN` to the tree.
+/// Packs the tree, which contains its description, into `out` and returns the path of the package. Adds `DEBIAN` to the
+/// tree.
 pub fn make(contents: Contents<'_>, out: &Path) -> Result<PathBuf> {
     let Contents {
         root,
@@ -26,21 +26,13 @@ pub fn make(contents: Contents<'_>, out: &Path) -> Result<PathBuf> {
         architecture,
         quick,
     } = contents;
-    let from = cargo::repository().join("packaging/debian");
     let dir = root.join("DEBIAN");
-    changelog(root, version)?;
-    let kib = size(root)?.div_ceil(1024);
     fs::create_dir(&dir)?;
     fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
-    let control = fs::read_to_string(from.join("control")).context("cannot read control")?;
-    fs::write(
-        dir.join("control"),
-        fill_in(&control, version, architecture, kib),
-    )?;
-    for script in SCRIPTS {
-        let target = dir.join(script);
-        fs::copy(from.join(script), &target).with_context(|| format!("cannot copy {script}"))?;
-        fs::set_permissions(&target, Permissions::from_mode(0o755))?;
+    for name in std::iter::once("control").chain(SCRIPTS) {
+        let from = root.join(DIR).join(name);
+        let target = dir.join(name);
+        fs::copy(&from, &target).with_context(|| format!("cannot copy {}", from.display()))?;
     }
     let package = out.join(format!("waifud_{version}_{architecture}.deb"));
     let mut command = Command::new("dpkg-deb");
@@ -54,7 +46,7 @@ pub fn make(contents: Contents<'_>, out: &Path) -> Result<PathBuf> {
 }
 
 /// The changelog that Debian demands. Its one entry refers to CHANGELOG.md.
-fn changelog(root: &Path, version: &str) -> Result<()> {
+pub fn changelog(root: &Path, version: &str) -> Result<()> {
     let date = jiff::Zoned::now().strftime("%a, %d %b %Y %H:%M:%S %z");
     let text = format!(
         "waifud ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- The waifud developers \
@@ -66,42 +58,9 @@ fn changelog(root: &Path, version: &str) -> Result<()> {
     cargo::run(Command::new("gzip").args(["-9", "-n"]).arg(&path))
 }
 
-fn fill_in(control: &str, version: &str, architecture: &str, kib: u64) -> String {
-    control
-        .replace("@VERSION@", version)
-        .replace("@ARCHITECTURE@", architecture)
-        .replace("@INSTALLED_SIZE@", &kib.to_string())
-}
-
-/// Bytes of all files under `dir`.
-fn size(dir: &Path) -> Result<u64> {
-    let mut sum = 0;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        sum += if metadata.is_dir() {
-            size(&entry.path())?
-        } else {
-            metadata.len()
-        };
-    }
-    Ok(sum)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_placeholder_of_the_control_file_is_filled_in() {
-        let path = cargo::repository().join("packaging/debian/control");
-        let text = fill_in(&fs::read_to_string(path).unwrap(), "1.2.3", "amd64", 4096);
-        assert!(
-            !text.contains('@') || text.matches('@').count() == 1,
-            "{text}"
-        );
-        assert!(text.contains("\nVersion: 1.2.3\n") && text.contains("\nInstalled-Size: 4096\n"));
-    }
 
     /// The units confine the daemons.
     #[test]

@@ -167,7 +167,7 @@ fn put(from: &Path, to: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
-fn write(to: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write(to: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(dir) = to.parent() {
         directory(dir)?;
     }
@@ -177,7 +177,7 @@ fn write(to: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Creates a directory with mode 0755, independent of the umask.
-fn directory(dir: &Path) -> Result<()> {
+pub fn directory(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }

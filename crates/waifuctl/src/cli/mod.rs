@@ -33,7 +33,9 @@ pub use instances::{
 pub use join_tokens::{CreateTokenArgs, JoinTokenCommand};
 pub use list::{ListArgs, ListFormat, ShowArgs, ShowFormat};
 pub use networks::{NetworkAddArgs, NetworkCommand};
-pub use nodes::{ConfirmArgs, NodeCommand, NodeLabelArgs, NodeRemoveArgs, NodeRenameArgs};
+pub use nodes::{
+    ConfirmArgs, NodeAddArgs, NodeCommand, NodeLabelArgs, NodeRemoveArgs, NodeRenameArgs,
+};
 pub use pools::{ImageCommand, PoolCommand};
 pub use ports::{PublishArgs, UnpublishArgs};
 pub use program::{CompletionsArgs, ReferenceCommand, SchemaArgs, SchemaOf, VersionArgs};

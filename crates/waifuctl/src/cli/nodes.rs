@@ -1,11 +1,13 @@
 //! Arguments of `node`.
 
+use std::time::Duration;
+
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 use waifud_types::Name;
 
-use super::{JoinTokenCommand, LabelChanges};
+use super::{JoinTokenCommand, LabelChanges, parse_duration};
 use crate::complete;
 
 #[derive(Debug, Subcommand)]
@@ -15,6 +17,15 @@ pub enum NodeCommand {
     List,
     /// Show one node in full
     Show(NodeArg),
+    /// Print the command that makes another machine a node
+    #[command(
+        after_help = "Examples:\n  waifuctl node add\n  waifuctl node add birch --wait\n  waifuctl node add birch --read-first\n\n\
+Run the printed command on the new machine, as a user who can use sudo. It downloads a script from waifud, whose key it \
+checks, and the script installs waifud's package, joins and starts the daemons. The command contains a join token, which \
+admits one machine, once. With NAME, the node gets that name instead of the machine's hostname; a node of that name that \
+joined before gets a new key."
+    )]
+    Add(NodeAddArgs),
     /// Confirm nodes after a restore of waifud's database; unconfirmed nodes do not destroy anything
     #[command(
         after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\n\
@@ -52,6 +63,21 @@ pub struct NodeArg {
     /// Name or id of the node
     #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeAddArgs {
+    /// Name of the node, instead of the machine's hostname
+    pub name: Option<Name>,
+    /// Lifetime of the token, 1m to 168h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1h")]
+    pub expires: Duration,
+    /// Print commands that save the script in a file first, so that you can read it before you run it
+    #[arg(long)]
+    pub read_first: bool,
+    /// Wait until the machine has joined and is ready, or until the token expires
+    #[arg(long)]
+    pub wait: bool,
 }
 
 #[derive(Debug, Args)]

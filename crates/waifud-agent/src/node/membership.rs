@@ -15,7 +15,7 @@ use waifud_pki::{
     Identity, NodeKey, NodePeer, PkiError, certificates, client_config, fingerprint, join_config,
     server_name, valid_until, write_durably,
 };
-use waifud_types::{Name, NodeId, Secret, Timestamp};
+use waifud_types::{Digest, Name, NodeId, Secret, Timestamp};
 
 /// The file of a node that has joined.
 const FILE: &str = "identity.json";
@@ -132,6 +132,12 @@ impl Membership {
     /// The id of this node.
     pub fn node(&self) -> NodeId {
         self.stored().node
+    }
+
+    /// Whether the node belongs to the cluster whose CA has this fingerprint.
+    pub fn is_of(&self, ca: Digest) -> bool {
+        let known = certificates(&self.stored().ca);
+        known.is_ok_and(|known| known.first().is_some_and(|own| fingerprint(own) == ca))
     }
 
     /// The name with which the node joined.

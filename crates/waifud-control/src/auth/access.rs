@@ -68,6 +68,8 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/v1/join-tokens", AtLeast(Admin)),
     ("DELETE", "/v1/join-tokens/{id}", AtLeast(Admin)),
     ("POST", "/v1/agent/join", JoinToken),
+    ("GET", "/v1/agent/install", JoinToken),
+    ("GET", "/v1/agent/packages/{kind}", JoinToken),
     ("POST", "/v1/agent/hello", Node),
     ("GET", "/v1/agent/watch", Node),
     ("POST", "/v1/agent/report", Node),

@@ -12,9 +12,12 @@ use hyper::upgrade::OnUpgrade;
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
 use waifud_api::agent::{AgentReport, Hello, Welcome};
-use waifud_api::join::{JOIN_TOKEN_HEADER, JoinRequest, Joined};
+use waifud_api::join::{
+    INSTALL_PATH, JOIN_TOKEN_HEADER, JoinRequest, Joined, PACKAGES_PATH, PackageKind,
+};
 use waifud_api::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
 
+use super::answers::NoStore;
 use super::body::{Json, small_json};
 use super::paths::digest;
 use super::peer::{AgentPeer, Newcomer};
@@ -22,8 +25,9 @@ use super::query::Params;
 use super::refusal::Refusal;
 use crate::images::problems as image_problems;
 use crate::nodes::SliceWatch;
+use crate::nodes::install::error_script;
 use crate::streams::problems as stream_problems;
-use crate::{Control, ControlError};
+use crate::{Control, ControlError, problems};
 
 /// Bytes of an image per chunk.
 const CHUNK: usize = 256 << 10;
@@ -31,6 +35,8 @@ const CHUNK: usize = 256 << 10;
 pub fn routes() -> Router<Control> {
     Router::new()
         .route("/v1/agent/join", post(join))
+        .route(INSTALL_PATH, get(install))
+        .route(&format!("{PACKAGES_PATH}/{{kind}}"), get(package))
         .route("/v1/agent/hello", post(hello))
         .route("/v1/agent/watch", get(watch))
         .route("/v1/agent/report", post(report))
@@ -47,10 +53,8 @@ async fn join(
     request: Request,
 ) -> Result<Json<Joined>, Refusal> {
     // A token in the header is checked before the body is read. Older agents send it in the body only.
-    if let Some(token) = headers.get(JOIN_TOKEN_HEADER) {
-        control
-            .require_join_token(token.to_str().unwrap_or_default())
-            .await?;
+    if headers.contains_key(JOIN_TOKEN_HEADER) {
+        control.require_join_token(secret(&headers)).await?;
     }
     let request: JoinRequest = small_json(request).await?;
     Ok(Json(
@@ -58,6 +62,42 @@ async fn join(
             .join(request, newcomer.peer, &newcomer.request_id)
             .await?,
     ))
+}
+
+/// The secret of the join token in the header; empty, which is never valid, if there is none.
+fn secret(headers: &HeaderMap) -> &str {
+    let value = headers.get(JOIN_TOKEN_HEADER);
+    value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+/// The script of `waifuctl node add`. Errors are scripts too: a shell runs whatever this returns.
+async fn install(State(control): State<Control>, headers: HeaderMap) -> Response {
+    let (status, text) = match control.install_script(secret(&headers)).await {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => {
+            let problem = error.into_problem();
+            let status = StatusCode::from_u16(problem.status);
+            (
+                status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                error_script(&problem),
+            )
+        }
+    };
+    let kind = [(header::CONTENT_TYPE, "text/x-shellscript; charset=utf-8")];
+    NoStore((status, kind, text)).into_response()
+}
+
+async fn package(
+    State(control): State<Control>,
+    Path(kind): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    control.require_join_token(secret(&headers)).await?;
+    let kind = PackageKind::named(&kind).ok_or_else(|| problems::not_found("package", &kind))?;
+    let packed = control.node_packages().package(kind).await?;
+    file(&packed.path, &headers).await
 }
 
 async fn hello(
@@ -129,9 +169,14 @@ async fn image(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let path = control.image_for(agent.node, digest(&text)?).await?;
-    let from = resume_from(&headers);
+    file(&path, &headers).await
+}
+
+/// A file, from the requested offset.
+async fn file(path: &std::path::Path, headers: &HeaderMap) -> Result<Response, Refusal> {
+    let from = resume_from(headers);
     let open = async {
-        let mut file = tokio::fs::File::open(&path).await?;
+        let mut file = tokio::fs::File::open(path).await?;
         let length = file.metadata().await?.len();
         file.seek(SeekFrom::Start(from.unwrap_or(0))).await?;
         Ok((file, length))

@@ -1,16 +1,17 @@
 //! Joining: join tokens, and the transaction that spends one and issues a node certificate.
 
-use waifud_api::Page;
+use waifud_api::{Page, ServerUrl};
 use waifud_api::join::{
     self, CreateJoinToken, CreatedJoinToken, DEFAULT_LIFETIME_S, JoinRequest, JoinToken,
     JoinTokenInfo, JoinTokenState, Joined, LIFETIME_MAX_S,
 };
-use waifud_pki::{NodeRequest, fingerprint};
+use waifud_pki::{NodeRequest, fingerprint, public_key_pin, server_certificate};
 use waifud_store::{JoinTokenRow, NodeKeyRow, ReadTx, StoreError, Taken, WriteTx};
 use waifud_types::event::{Cause, ObjectRef};
 use waifud_types::{Digest, Name, NodeId, Secret, Timestamp};
 
 use crate::events::event_builder;
+use crate::nodes::install::{self, Source};
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer, env, problems};
 
@@ -30,6 +31,13 @@ impl Control {
             let what = "the lifetime of the token";
             return Err(problems::out_of_range("expires_in_s", what, 60, LIFETIME_MAX_S).into());
         }
+        // Before the token exists, so that a refusal changes nothing.
+        let source = if wanted.install {
+            self.node_packages().description().await?;
+            Some((self.reachable_addresses()?, self.own_key_pin()?))
+        } else {
+            None
+        };
         let (now, mut secret, mut id) = (self.now(), [0; 32], [0; 4]);
         self.entropy().fill(&mut secret);
         self.entropy().fill(&mut id);
@@ -59,15 +67,69 @@ impl Control {
             })
             .await
             .map_err(|e: StoreError| e)?;
+        let install = source.and_then(|(addresses, pin)| {
+            let secret = join::secret_text(&secret);
+            install::commands(&Source {
+                addresses,
+                pin,
+                secret,
+            })
+        });
+        Ok(CreatedJoinToken {
+            info,
+            token: self.join_token_text(secret),
+            install,
+        })
+    }
+
+    fn join_token_text(&self, secret: [u8; 32]) -> Secret<String> {
         let token = JoinToken {
             ca: self.authority().fingerprint(),
             secret: Secret::new(secret),
             addresses: self.config().addresses.clone(),
         };
-        Ok(CreatedJoinToken {
-            info,
-            token: token.to_text(),
-        })
+        token.to_text()
+    }
+
+    /// waifud's addresses that other machines can reach.
+    fn reachable_addresses(&self) -> Result<Vec<String>, ControlError> {
+        let is_elsewhere = |url: &&String| {
+            let url = url.parse::<ServerUrl>();
+            url.is_ok_and(|url| !url.is_loopback())
+        };
+        let addresses = self.config().addresses.iter().filter(is_elsewhere);
+        let addresses: Vec<String> = addresses.cloned().collect();
+        if addresses.is_empty() {
+            return Err(node_problems::not_reachable().into());
+        }
+        Ok(addresses)
+    }
+
+    /// The pin of the key in waifud's own certificate.
+    fn own_key_pin(&self) -> Result<String, ControlError> {
+        let certificate = server_certificate(&self.pki_dir())?
+            .ok_or_else(|| ControlError::Inconsistent("waifud has no certificate".to_owned()))?;
+        Ok(public_key_pin(&certificate)?)
+    }
+
+    /// The script that makes the owner of this join token a node.
+    pub(crate) async fn install_script(&self, secret: &str) -> Result<String, ControlError> {
+        let row = self.require_join_token(secret).await?;
+        let package = self.node_packages().description().await?;
+        let source = Source {
+            addresses: self.reachable_addresses()?,
+            pin: self.own_key_pin()?,
+            secret: Secret::new(secret.to_owned()),
+        };
+        let bytes = join::secret_bytes(secret)
+            .map_err(|_| node_problems::join_token("it has an invalid format"))?;
+        let token = self.join_token_text(bytes);
+        Ok(install::script(
+            &source,
+            &token,
+            row.name.as_ref(),
+            &package,
+        ))
     }
 
     /// All tokens, oldest first.
@@ -112,8 +174,11 @@ impl Control {
             .await
     }
 
-    /// Refuses an invalid join token before the request's body is read. `join` checks it again.
-    pub(crate) async fn require_join_token(&self, secret: &str) -> Result<(), ControlError> {
+    /// Refuses an invalid join token before the request's body is read, or returns the valid one. `join` checks it again.
+    pub(crate) async fn require_join_token(
+        &self,
+        secret: &str,
+    ) -> Result<JoinTokenRow, ControlError> {
         let secret = join::secret_bytes(secret)
             .map_err(|_| node_problems::join_token("it has an invalid format"))?;
         let digest = fingerprint(&secret);
@@ -127,7 +192,7 @@ impl Control {
         if row.expires_at <= now {
             return Err(node_problems::join_token("it has expired").into());
         }
-        Ok(())
+        Ok(row)
     }
 
     /// Admits a node: spends the token, stores the node's key and issues its certificate, in one transaction. The same key

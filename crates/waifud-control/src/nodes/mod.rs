@@ -6,6 +6,7 @@ mod conditions;
 pub(crate) mod contacts;
 mod files;
 mod hello;
+pub(crate) mod install;
 pub(crate) mod joining;
 mod list;
 pub(crate) mod monitor;

@@ -120,7 +120,33 @@ pub fn join_token_for_other_name(name: &Name) -> Problem {
         format!("the join token is only valid for node {name}"),
     )
     .field("name")
-    .hint("set `node` in agentd.toml, or create a token for this node's name")
+    .hint("pass --name to waifud-agentd join, or create a token for this node's name")
+}
+
+/// Other machines cannot reach waifud.
+pub fn not_reachable() -> Problem {
+    Problem::new(
+        409,
+        "not-reachable",
+        "waifud listens on this machine only, so other machines cannot join",
+    )
+    .field("install")
+    .hint(
+        "set `listen` in /etc/waifud/waifud.toml, for example listen = [\"0.0.0.0:7373\"], then run: \
+         sudo systemctl restart waifud",
+    )
+}
+
+/// waifud does not have the files of a package.
+pub fn not_packaged() -> Problem {
+    Problem::new(
+        409,
+        "not-packaged",
+        "this waifud was not installed from a package, so it cannot make one for other machines",
+    )
+    .field("install")
+    .hint("install waifud on the new machine by hand, then run there: waifud-agentd join --token-file -")
+    .hint(Hint::on_kind(&HintAction::CreateJoinToken, HintKind::Node))
 }
 
 /// A node of that name has already joined.
@@ -135,7 +161,7 @@ pub fn join_name_taken(name: &Name) -> Problem {
         Hint::on(&HintAction::CreateJoinToken, HintKind::Node, name.as_str())
             .when(HintWhen::SameMachine),
     )
-    .hint("otherwise set `node` in agentd.toml")
+    .hint("otherwise pass another name with --name")
 }
 
 /// Another node registered under the name first.

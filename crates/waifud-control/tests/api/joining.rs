@@ -92,7 +92,7 @@ async fn a_join_without_a_valid_token_is_refused_before_its_body_is_read() {
     let endless = || Body::from_stream(futures::stream::pending::<Result<Vec<u8>, io::Error>>());
     let ask = async |secret: &str, body: Body| {
         let header = (JOIN_TOKEN_HEADER, secret);
-        let answer = server.agent_with("/v1/agent/join", header, anonymous(), body);
+        let answer = server.agent_with(Method::POST, "/v1/agent/join", header, anonymous(), body);
         tokio::time::timeout(crate::common::DEADLINE, answer)
             .await
             .unwrap()
@@ -309,4 +309,93 @@ async fn a_node_can_read_and_report_only_its_own_objects() {
         .await
         .expect(200);
     assert_eq!((id("alder").await, id("birch").await), before);
+}
+
+/// The files of a package, as an installation has them.
+fn installation(root: &std::path::Path) {
+    let dir = root.join("usr/share/waifud/package");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::create_dir_all(root.join("usr/sbin")).unwrap();
+    std::fs::write(root.join("usr/sbin/waifud-agentd"), "a program").unwrap();
+    for (name, text) in [
+        ("control", "Version: 1.2.3\nArchitecture: amd64\n"),
+        ("files", "usr/sbin/waifud-agentd\n"),
+        ("postinst", "#!/bin/sh\n"),
+        ("prerm", "#!/bin/sh\n"),
+        ("postrm", "#!/bin/sh\n"),
+    ] {
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn install_commands_that_no_machine_could_use_are_refused_and_create_no_token() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::with(|config| config.installation = root.path().to_owned()).await;
+    let wanted = json!({"install": true});
+    let refused = async |code: &str| {
+        let answer = server.post("/v1/join-tokens", &wanted).await;
+        answer.refused(409, code, "install");
+        let tokens = server.get("/v1/join-tokens").await.expect(200).json();
+        assert_eq!(tokens["items"], json!([]));
+    };
+    refused("not-packaged").await;
+    installation(root.path());
+    // waifud listens on loopback only.
+    refused("not-reachable").await;
+    let created = server.post("/v1/join-tokens", &json!({})).await;
+    assert_eq!(created.expect(201).json()["install"], json!(null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_install_script_and_the_packages_require_a_valid_join_token() {
+    let root = tempfile::tempdir().unwrap();
+    installation(root.path());
+    let server = Server::with(|config| {
+        config.installation = root.path().to_owned();
+        config.addresses = vec![
+            "https://127.0.0.1:7373".to_owned(),
+            "https://192.0.2.7:7373".to_owned(),
+        ];
+    })
+    .await;
+    let pki = server.control.pki_dir();
+    let authority = server.control.authority();
+    let identity = authority.open_server(&pki, &[]).unwrap();
+    let pin = waifud_pki::public_key_pin(&identity.chain()[0]).unwrap();
+
+    let wanted = json!({"install": true, "name": "birch"});
+    let created = server.post("/v1/join-tokens", &wanted).await.expect(201);
+    let command = created.json()["install"]["run"].as_str().unwrap().to_owned();
+    assert!(command.contains(&pin), "{command}");
+    assert!(command.contains(" https://192.0.2.7:7373/v1/agent/install | sudo sh"), "{command}");
+    let text = created.json()["token"].as_str().unwrap().to_owned();
+    let token = waifud_api::join::JoinToken::parse(&text).unwrap();
+    let secret = waifud_api::join::secret_text(token.secret.expose());
+    assert!(command.contains(&format!("'waifud-join-token: {}'", secret.expose())));
+
+    let get = async |path: &str, secret: &str| {
+        let header = (JOIN_TOKEN_HEADER, secret);
+        server
+            .agent_with(Method::GET, path, header, anonymous(), Body::empty())
+            .await
+    };
+    let script = get("/v1/agent/install", secret.expose()).await.expect(200);
+    assert_eq!(script.headers.get("cache-control").unwrap(), "no-store");
+    let script = String::from_utf8(script.bytes).unwrap();
+    assert!(script.contains(&format!("\ntoken='{text}'\n")), "{script}");
+    assert!(script.contains("\nname='birch'\n"), "{script}");
+    let deb = get("/v1/agent/packages/deb", secret.expose()).await.expect(200);
+    assert!(deb.bytes.starts_with(b"!<arch>\ndebian-binary"));
+    let tarball = get("/v1/agent/packages/tarball", secret.expose()).await;
+    assert!(tarball.expect(200).bytes.starts_with(&[0x1f, 0x8b]));
+    get("/v1/agent/packages/rpm", secret.expose()).await.expect(404);
+
+    for wrong in ["", "x", "c2VjcmV0"] {
+        let script = get("/v1/agent/install", wrong).await.expect(401);
+        let script = String::from_utf8(script.bytes).unwrap();
+        assert!(script.starts_with("printf ") && script.ends_with("exit 1\n"), "{script}");
+        let answer = get("/v1/agent/packages/deb", wrong).await.expect(401);
+        assert_eq!(answer.problem().code, "invalid-join-token");
+    }
 }

@@ -1,5 +1,6 @@
 //! `waifuctl node …`
 
+mod add;
 mod confirm;
 mod label;
 mod list;
@@ -19,6 +20,7 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
     match command {
         NodeCommand::List => list::run(context).await,
         NodeCommand::Show(args) => show::run(context, &args.name).await,
+        NodeCommand::Add(args) => add::run(context, args).await,
         NodeCommand::Confirm(args) => confirm::run(context, args).await,
         NodeCommand::Label(args) => label::run(context, args).await,
         NodeCommand::Rename(args) => rename::run(context, args).await,

@@ -30,6 +30,7 @@ async fn create(context: &Context, args: CreateTokenArgs) -> Result<(), Failure>
     let request = CreateJoinToken {
         name: args.name,
         expires_in_s: Some(args.expires.as_secs()),
+        install: false,
     };
     let created = context.client.create_join_token(&request).await?;
     // Only the token is printed to stdout, so that it can be piped; instructions go to stderr.

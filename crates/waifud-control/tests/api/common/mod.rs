@@ -188,15 +188,16 @@ impl Server {
         call(&self.agent, request.body(body.into()).unwrap(), peer).await
     }
 
-    /// A POST of this peer at the TLS listener with a header.
+    /// A request of this peer at the TLS listener with a header.
     pub async fn agent_with(
         &self,
+        method: Method,
         path: &str,
         header: (&str, &str),
         peer: Peer,
         body: Body,
     ) -> Answer {
-        let request = Request::builder().method(Method::POST).uri(path);
+        let request = Request::builder().method(method).uri(path);
         let request = request.header(header.0, header.1).body(body).unwrap();
         collect(call(&self.agent, request, peer).await).await
     }
