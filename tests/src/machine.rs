@@ -51,6 +51,7 @@ impl<'a> Machine<'a> {
         )?;
         let user_data = user_data.display().to_string();
         let key = world.public_key.display().to_string();
+        // With two processors, an emulated machine needs a third more processor time for the same work.
         let size = ["--cpus", "1", "--memory", "2G", "--disk", "8G"];
         let configured = ["--user-data", &user_data, "--ssh-key", &key];
         let create = ["create", name, "-t", TEMPLATE];

@@ -2,7 +2,7 @@
 
 use std::io::SeekFrom;
 
-use axum::Router;
+use axum::{Extension, Router};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -19,6 +19,7 @@ use waifud_api::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
 
 use super::answers::NoStore;
 use super::body::{Json, small_json};
+use super::envelope::OwnBody;
 use super::paths::digest;
 use super::peer::{AgentPeer, Newcomer};
 use super::query::Params;
@@ -86,7 +87,7 @@ async fn install(State(control): State<Control>, headers: HeaderMap) -> Response
         }
     };
     let kind = [(header::CONTENT_TYPE, "text/x-shellscript; charset=utf-8")];
-    NoStore((status, kind, text)).into_response()
+    NoStore((status, kind, Extension(OwnBody), text)).into_response()
 }
 
 async fn package(

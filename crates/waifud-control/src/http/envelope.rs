@@ -42,6 +42,10 @@ impl RequestId {
     }
 }
 
+/// An extension of failed responses that keep their own body instead of a problem.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnBody;
+
 /// Wraps a router, and answers requests without a route.
 pub fn wrap(router: Router<Control>, control: &Control) -> Router<Control> {
     router
@@ -81,7 +85,8 @@ async fn envelope(State(control): State<Control>, mut request: Request, next: Ne
             Refusal(Problem::new(500, "internal", "internal error in waifud")).into_response()
         });
         tracing::debug!(status = response.status().as_u16(), "answered");
-        if response.status().is_client_error() || response.status().is_server_error() {
+        let failed = response.status().is_client_error() || response.status().is_server_error();
+        if failed && response.extensions().get::<OwnBody>().is_none() {
             response = problem(&control, response, &id, head);
         }
         response

@@ -148,3 +148,75 @@ async fn a_node_sends_hello_watches_reports_and_stores_the_announced_addresses()
     assert!(matches!(next().await, WatchFrame::Sync { .. }));
     link.report(&AgentReport::default()).await.unwrap();
 }
+
+/// The files of a package below the state directory's parent, as an installation has them.
+fn installation(root: &Path) {
+    let dir = root.join("usr/share/waifud/package");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(root.join("usr/program"), vec![7; 1 << 20]).unwrap();
+    for (name, text) in [
+        ("control", "Version: 1.2.3\nArchitecture: amd64\n"),
+        ("files", "usr/program\n"),
+        ("postinst", "#!/bin/sh\n"),
+        ("prerm", "#!/bin/sh\n"),
+        ("postrm", "#!/bin/sh\n"),
+    ] {
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_command_for_a_new_machine_accepts_only_the_waifud_with_the_pinned_key() {
+    let root = tempfile::tempdir().unwrap();
+    installation(root.path());
+    // Its command needs an address that is not loopback. The test connects to the real one instead.
+    let settings = format!(
+        "advertise = ['https://waifud.invalid']\ninstallation = '{}'\n",
+        root.path().display()
+    );
+    let waifud = Waifud::start_with(&settings);
+    let wanted = CreateJoinToken {
+        install: true,
+        ..CreateJoinToken::default()
+    };
+    let created = waifud.client().create_join_token(&wanted).await.unwrap();
+    let command = created.install.unwrap().run.expose().clone();
+    let download = command.strip_suffix(" | sudo sh").unwrap();
+    let here = download.replace("https://waifud.invalid", &format!("https://{}", waifud.at));
+    let shell = async |command: String| {
+        let output = tokio::process::Command::new("sh")
+            .args(["-c", &command])
+            .output();
+        tokio::time::timeout(DEADLINE, output).await.unwrap().unwrap()
+    };
+    let script = shell(here.clone()).await;
+    let text = String::from_utf8(script.stdout).unwrap();
+    assert!(text.starts_with("#!/bin/sh\n"), "{text}");
+    assert!(text.contains(created.token.expose()));
+
+    // The package is larger than one chunk of the response.
+    let package = here.replace("/v1/agent/install", "/v1/agent/packages/tarball");
+    let listed = shell(format!("{package} | tar --list --gzip")).await;
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("waifud-1.2.3-amd64/usr/program\n"), "{listed}");
+
+    // Another waifud at the same address, with its own key: curl stops before it sends the token.
+    let other = Waifud::start_with(&settings);
+    let there = download.replace("https://waifud.invalid", &format!("https://{}", other.at));
+    let refused = shell(there).await;
+    // CURLE_SSL_PINNEDPUBKEYNOTMATCH
+    assert_eq!(refused.status.code(), Some(90));
+    assert!(refused.stdout.is_empty());
+}
+
+#[tokio::test]
+async fn a_membership_knows_its_cluster() {
+    let waifud = Waifud::start();
+    let token = token(&waifud).await;
+    let home = tempfile::tempdir().unwrap();
+    let member = Membership::join(home.path(), &token, &[], name())
+        .await
+        .unwrap();
+    assert!(member.is_of(token.ca));
+    assert!(!member.is_of(Authority::generate().unwrap().fingerprint()));
+}

@@ -157,6 +157,8 @@ const LINES: &[(&str, i32, &str)] = &[
     ("node rename alder birch", 0, "alder: renamed to birch"),
     ("node confirm birch --yes", 0, "birch: confirmed"),
     ("node remove birch --yes", 1, "birch"),
+    // This server was not installed from a package.
+    ("node add ash", 1, "not installed from a package"),
     ("node token create --name oak", 0, "wfj_"),
     ("node token list", 0, "unused"),
     ("node token revoke 00000000", 1, "00000000"),
