@@ -160,12 +160,11 @@ fn guest(machine: &Machine<'_>) -> Result<()> {
 /// console.
 fn runs(machine: &Machine<'_>, boot: usize) -> Result<()> {
     machine.run("waifuctl wait inner --for running --timeout 5m")?;
-    // One command that waits, since each check would keep an emulated machine busy for seconds.
-    machine.run(&format!(
-        "waifuctl logs inner --follow | grep --max-count {boot} '{}' | wc --lines | grep --line-regexp {boot}",
-        button::UP
-    ))?;
-    Ok(())
+    machine.until(
+        "the guest inside to boot",
+        "waifuctl logs inner 2>&1 || true",
+        |output| output.matches(button::UP).count() == boot,
+    )
 }
 
 fn upgraded_under_a_running_guest(machine: &Machine<'_>, deb: &Path, newer: &Newer) -> Result<()> {
