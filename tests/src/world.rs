@@ -64,10 +64,7 @@ impl World {
     }
 
     /// The same, with these lines in `waifud.toml`. The first test of a suite decides.
-    pub fn with_settings(
-        settings: &str,
-        test: impl FnOnce(&World) -> Result<()>,
-    ) -> Result<()> {
+    pub fn with_settings(settings: &str, test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
         if let Some(why) = testing::why_no_lab() {
             return testing::skip(&why);
         }
@@ -95,7 +92,10 @@ impl World {
         let bin_dir = init.parent().context("xtask has no directory")?.to_owned();
         let mut files = Vec::new();
         if !settings.is_empty() {
-            files.push((PathBuf::from("/etc/waifud/waifud.toml"), settings.to_owned()));
+            files.push((
+                PathBuf::from("/etc/waifud/waifud.toml"),
+                settings.to_owned(),
+            ));
         }
         let lab = Lab::up(&LabOptions {
             node: NODE.to_owned(),

@@ -40,7 +40,10 @@ pub fn joins_the_cluster_with_one_command(
     let used = machine.refused(&format!(
         "rm /var/lib/waifud-agent/identity.json; {command}"
     ))?;
-    ensure!(used.contains("another machine has already used it"), "{used}");
+    ensure!(
+        used.contains("another machine has already used it"),
+        "{used}"
+    );
     let again = world.waifuctl.json(&["node", "add", NAME])?;
     let again = again["install"]["run"].as_str().context("no command")?;
     machine.prints(again, "This machine is a node now.")?;
@@ -51,7 +54,9 @@ pub fn joins_the_cluster_with_one_command(
         Ok((node["state"] == "ready").then_some(()))
     })?;
     let file = disk.display().to_string();
-    let template = ["template", "add", "button", "--user", "nobody", "--file", &file];
+    let template = [
+        "template", "add", "button", "--user", "nobody", "--file", &file,
+    ];
     world.waifuctl.json(&template)?;
     let size = ["--memory", "64M", "--disk", "1G", "--no-ssh-key"];
     let create = ["create", "inner", "-t", "button", "--node", NAME];

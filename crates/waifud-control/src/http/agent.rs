@@ -2,12 +2,12 @@
 
 use std::io::SeekFrom;
 
-use axum::{Extension, Router};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;

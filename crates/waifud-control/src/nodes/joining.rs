@@ -1,10 +1,10 @@
 //! Joining: join tokens, and the transaction that spends one and issues a node certificate.
 
-use waifud_api::{Page, ServerUrl};
 use waifud_api::join::{
     self, CreateJoinToken, CreatedJoinToken, DEFAULT_LIFETIME_S, JoinRequest, JoinToken,
     JoinTokenInfo, JoinTokenState, Joined, LIFETIME_MAX_S,
 };
+use waifud_api::{Page, ServerUrl};
 use waifud_pki::{NodeRequest, fingerprint, public_key_pin, server_certificate};
 use waifud_store::{JoinTokenRow, NodeKeyRow, ReadTx, StoreError, Taken, WriteTx};
 use waifud_types::event::{Cause, ObjectRef};

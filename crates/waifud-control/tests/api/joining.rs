@@ -366,9 +366,15 @@ async fn the_install_script_and_the_packages_require_a_valid_join_token() {
 
     let wanted = json!({"install": true, "name": "birch"});
     let created = server.post("/v1/join-tokens", &wanted).await.expect(201);
-    let command = created.json()["install"]["run"].as_str().unwrap().to_owned();
+    let command = created.json()["install"]["run"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(command.contains(&pin), "{command}");
-    assert!(command.contains(" https://192.0.2.7:7373/v1/agent/install | sudo sh"), "{command}");
+    assert!(
+        command.contains(" https://192.0.2.7:7373/v1/agent/install | sudo sh"),
+        "{command}"
+    );
     let text = created.json()["token"].as_str().unwrap().to_owned();
     let token = waifud_api::join::JoinToken::parse(&text).unwrap();
     let secret = waifud_api::join::secret_text(token.secret.expose());
@@ -385,16 +391,23 @@ async fn the_install_script_and_the_packages_require_a_valid_join_token() {
     let script = String::from_utf8(script.bytes).unwrap();
     assert!(script.contains(&format!("\ntoken='{text}'\n")), "{script}");
     assert!(script.contains("\nname='birch'\n"), "{script}");
-    let deb = get("/v1/agent/packages/deb", secret.expose()).await.expect(200);
+    let deb = get("/v1/agent/packages/deb", secret.expose())
+        .await
+        .expect(200);
     assert!(deb.bytes.starts_with(b"!<arch>\ndebian-binary"));
     let tarball = get("/v1/agent/packages/tarball", secret.expose()).await;
     assert!(tarball.expect(200).bytes.starts_with(&[0x1f, 0x8b]));
-    get("/v1/agent/packages/rpm", secret.expose()).await.expect(404);
+    get("/v1/agent/packages/rpm", secret.expose())
+        .await
+        .expect(404);
 
     for wrong in ["", "x", "c2VjcmV0"] {
         let script = get("/v1/agent/install", wrong).await.expect(401);
         let script = String::from_utf8(script.bytes).unwrap();
-        assert!(script.starts_with("printf ") && script.ends_with("exit 1\n"), "{script}");
+        assert!(
+            script.starts_with("printf ") && script.ends_with("exit 1\n"),
+            "{script}"
+        );
         let answer = get("/v1/agent/packages/deb", wrong).await.expect(401);
         assert_eq!(answer.problem().code, "invalid-join-token");
     }

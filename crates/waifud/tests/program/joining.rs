@@ -187,7 +187,10 @@ async fn the_command_for_a_new_machine_accepts_only_the_waifud_with_the_pinned_k
         let output = tokio::process::Command::new("sh")
             .args(["-c", &command])
             .output();
-        tokio::time::timeout(DEADLINE, output).await.unwrap().unwrap()
+        tokio::time::timeout(DEADLINE, output)
+            .await
+            .unwrap()
+            .unwrap()
     };
     let script = shell(here.clone()).await;
     let text = String::from_utf8(script.stdout).unwrap();
@@ -198,7 +201,10 @@ async fn the_command_for_a_new_machine_accepts_only_the_waifud_with_the_pinned_k
     let package = here.replace("/v1/agent/install", "/v1/agent/packages/tarball");
     let listed = shell(format!("{package} | tar --list --gzip")).await;
     let listed = String::from_utf8(listed.stdout).unwrap();
-    assert!(listed.contains("waifud-1.2.3-amd64/usr/program\n"), "{listed}");
+    assert!(
+        listed.contains("waifud-1.2.3-amd64/usr/program\n"),
+        "{listed}"
+    );
 
     // Another waifud at the same address, with its own key: curl stops before it sends the token.
     let other = Waifud::start_with(&settings);

@@ -91,19 +91,27 @@ async fn until_ready(context: &Context, created: &CreatedJoinToken) -> Result<No
         let token = tokens.into_iter().find(|it| it.id == created.info.id);
         match token {
             None => {
-                return Err(Failure::input("token-revoked", "the join token was revoked"));
+                return Err(Failure::input(
+                    "token-revoked",
+                    "the join token was revoked",
+                ));
             }
             Some(token) => match (token.node, token.state) {
                 (Some(node), _) => break node,
                 (None, JoinTokenState::Expired) => {
-                    return Err(Failure::deadline("no machine joined before the token expired")
-                        .hint("waifuctl node add"));
+                    return Err(
+                        Failure::deadline("no machine joined before the token expired")
+                            .hint("waifuctl node add"),
+                    );
                 }
                 (None, _) => tokio::time::sleep(PERIOD).await,
             },
         }
     };
-    spinner.set_message(format!("{} has joined; waiting until it is ready", escape(&name)));
+    spinner.set_message(format!(
+        "{} has joined; waiting until it is ready",
+        escape(&name)
+    ));
     let deadline = Instant::now() + READY_LIMIT;
     loop {
         match context.client.node(&name).await {
@@ -115,7 +123,9 @@ async fn until_ready(context: &Context, created: &CreatedJoinToken) -> Result<No
         }
         if Instant::now() >= deadline {
             let title = format!("{} has joined, but is not ready yet", escape(&name));
-            return Err(Failure::deadline(title).hint("on that machine, run: journalctl -u waifud-agentd"));
+            return Err(
+                Failure::deadline(title).hint("on that machine, run: journalctl -u waifud-agentd")
+            );
         }
         tokio::time::sleep(PERIOD).await;
     }

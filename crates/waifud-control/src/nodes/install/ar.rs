@@ -66,11 +66,7 @@ mod tests {
         let member = |name: &str, size: u32| {
             format!("{name:<16}0           0     0     100644  {size:<10}`\n")
         };
-        let expected = format!(
-            "!<arch>\n{}abc\n{}de",
-            member("one", 3),
-            member("two", 2)
-        );
+        let expected = format!("!<arch>\n{}abc\n{}de", member("one", 3), member("two", 2));
         assert_eq!(text, expected);
     }
 }

@@ -123,10 +123,7 @@ fn describe(root: &Path) -> Result<Description, ControlError> {
     let field = |name: &str| {
         let line = control.lines().find_map(|line| line.strip_prefix(name));
         line.map(|value| value.trim().to_owned()).ok_or_else(|| {
-            ControlError::Inconsistent(format!(
-                "{} has no {name}",
-                dir.join(CONTROL).display()
-            ))
+            ControlError::Inconsistent(format!("{} has no {name}", dir.join(CONTROL).display()))
         })
     };
     let files: Vec<PathBuf> = files.lines().map(PathBuf::from).collect();
@@ -177,7 +174,12 @@ fn pack(
         }
         PackageKind::Tarball => {
             let mut out = out;
-            tree(root, files, &format!("waifud-{version}-{architecture}/"), &mut out)?;
+            tree(
+                root,
+                files,
+                &format!("waifud-{version}-{architecture}/"),
+                &mut out,
+            )?;
             out
         }
     };
@@ -209,7 +211,12 @@ fn tree(root: &Path, files: &[PathBuf], prefix: &str, out: &mut impl Write) -> i
     for path in files {
         let from = root.join(path);
         let mode = fs::metadata(&from)?.permissions().mode() & 0o777;
-        file(&mut tar, &from, &format!("{prefix}{}", path.display()), mode)?;
+        file(
+            &mut tar,
+            &from,
+            &format!("{prefix}{}", path.display()),
+            mode,
+        )?;
     }
     tar.into_inner()?.finish()?;
     Ok(())
@@ -233,12 +240,7 @@ fn directory(tar: &mut tar::Builder<impl Write>, name: &str) -> io::Result<()> {
     tar.append_data(&mut header, name, io::empty())
 }
 
-fn file(
-    tar: &mut tar::Builder<impl Write>,
-    from: &Path,
-    name: &str,
-    mode: u32,
-) -> io::Result<()> {
+fn file(tar: &mut tar::Builder<impl Write>, from: &Path, name: &str, mode: u32) -> io::Result<()> {
     let open = File::open(from)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", from.display())))?;
     let metadata = open.metadata()?;
@@ -297,7 +299,10 @@ mod tests {
         let packages = NodePackages::new(root.path().to_owned(), dir.path().join("packages"));
         let description = packages.description().await.unwrap();
         assert_eq!(
-            (description.version.as_str(), description.architecture.as_str()),
+            (
+                description.version.as_str(),
+                description.architecture.as_str()
+            ),
             ("1.2.3", "amd64")
         );
         let tarball = packages.package(PackageKind::Tarball).await.unwrap();
@@ -315,7 +320,11 @@ mod tests {
         assert_eq!(name, "waifud_1.2.3_amd64.deb");
         if Path::new("/usr/bin/dpkg-deb").exists() {
             let listed = printed("dpkg-deb", &["--contents"], &deb.path);
-            assert!(listed.contains(" ./usr/sbin/waifud-agentd\n") || listed.contains(" usr/sbin/waifud-agentd\n"), "{listed}");
+            assert!(
+                listed.contains(" ./usr/sbin/waifud-agentd\n")
+                    || listed.contains(" usr/sbin/waifud-agentd\n"),
+                "{listed}"
+            );
             let control = printed("dpkg-deb", &["--info"], &deb.path);
             assert!(control.contains(" Version: 1.2.3\n"), "{control}");
             assert!(control.contains("postinst"), "{control}");

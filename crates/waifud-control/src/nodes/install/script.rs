@@ -57,7 +57,10 @@ pub fn script(
 pub fn error_script(problem: &Problem) -> String {
     let detail = problem.detail.iter().map(|detail| format!(": {detail}"));
     let error = format!("error: {}{}", problem.title, detail.collect::<String>());
-    let hints = problem.hints.iter().map(|hint| format!("hint: {}", hint.text));
+    let hints = problem
+        .hints
+        .iter()
+        .map(|hint| format!("hint: {}", hint.text));
     let mut text = String::new();
     for line in std::iter::once(error).chain(hints) {
         let _a_string_takes_all = writeln!(text, "printf '%s\\n' {} >&2", quoted(&line));
