@@ -171,7 +171,7 @@ pub fn server_certificate(dir: &Path) -> Result<Option<CertificateDer<'static>>,
 }
 
 /// The pin of a certificate's public key as `curl --pinnedpubkey` expects it: `sha256//` and, in base64, the SHA-256 of
-/// its SubjectPublicKeyInfo in DER (RFC 7469, section 2.4).
+/// its `SubjectPublicKeyInfo` in DER (RFC 7469, section 2.4).
 pub fn public_key_pin(certificate: &CertificateDer<'_>) -> Result<String, PkiError> {
     let (_, parsed) = X509Certificate::from_der(certificate)
         .map_err(|_| PkiError::Text("this is not a certificate"))?;

@@ -4,7 +4,6 @@ mod crash;
 mod faults;
 mod requests;
 mod restore;
-mod unanswered;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use anyhow::Result;
 use waifud_kit::sync::lock;
 
 pub use restore::decide_everything;
-pub use unanswered::{Unanswered, settle};
 
 use crate::random::Random;
 use crate::world::{Cuts, Promise, World};

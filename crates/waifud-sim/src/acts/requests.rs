@@ -6,10 +6,9 @@ use serde_json::{Value, json};
 use waifud_types::spec::{RestartPolicy, SpreadSpec};
 use waifud_types::{ByteSize, Digest, InstanceId};
 
-use super::unanswered::{self, Unanswered};
 use crate::invariants::Violation;
 use crate::random::Random;
-use crate::world::{Answer, Fields, Promise, Release, World};
+use crate::world::{Answer, Fields, Promise, Release, Unanswered, World};
 
 /// The names of instances; a deleted one's name is used again.
 pub(super) const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -75,7 +74,7 @@ pub(super) async fn create(world: &World, random: &Random) -> bool {
         may_vanish: false,
     };
     let Some(answer) = request(world, "POST", "/v1/instances", &body).await else {
-        unanswered::remember(world, Unanswered::Create(promise));
+        world.remember_unanswered(Unanswered::Create(promise));
         return false;
     };
     let created = answer.json();
@@ -109,7 +108,7 @@ pub(super) async fn delete(world: &World, random: &Random) -> bool {
         ..promise.clone()
     };
     let Some(answer) = request(world, "DELETE", &path, &Value::Null).await else {
-        unanswered::remember(world, Unanswered::Change(id, after));
+        world.remember_unanswered(Unanswered::Change(id, after));
         return false;
     };
     if !answer.is_success() {
@@ -135,7 +134,7 @@ async fn change(
     let path = format!("/v1/instances/{}", promise.name);
     promised(&mut promise);
     let Some(answer) = request(world, "PATCH", &path, body).await else {
-        unanswered::remember(world, Unanswered::Change(id, promise));
+        world.remember_unanswered(Unanswered::Change(id, promise));
         return false;
     };
     if !answer.is_success() {
@@ -344,7 +343,7 @@ async fn order_release(
         && let Some(mut after) = world.promises.of(id)
     {
         promised(&mut after);
-        unanswered::remember(world, Unanswered::Change(id, after));
+        world.remember_unanswered(Unanswered::Change(id, after));
     }
     if status != Some(204) {
         return false;

@@ -167,7 +167,7 @@ async fn take_over(world: &World, id: InstanceId) -> bool {
 
 /// The operator decides everything that is undecided: half of the unmanaged instances are adopted, and every node is confirmed.
 pub async fn decide_everything(world: &World) {
-    super::settle(world).await;
+    world.settle_unanswered().await;
     world.set_asking(true);
     for (id, promise) in world.promises.all() {
         if promise.unmanaged {

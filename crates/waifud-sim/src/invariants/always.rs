@@ -8,6 +8,7 @@ use waifud_types::{InstanceId, InstanceState, OwnershipRole, VolumeId};
 
 use super::documents::documents_are_served_to_the_owner_of_the_address_only;
 use super::snapshot::{Database, Snapshot};
+use super::unknown::{is_unknown, may_share};
 use super::{Violation, hold};
 use crate::errors;
 use crate::world::{Fields, World};
@@ -176,23 +177,6 @@ fn an_instance_never_runs_on_two_nodes(
         }
     }
     Ok(())
-}
-
-/// Whether a restored database does not contain the instance. One that was deleted since is not known either, until its node
-/// has destroyed it.
-pub(super) fn is_unknown(world: &World, id: InstanceId) -> bool {
-    let promise = world.promises.of(id);
-    promise.is_none_or(|promise| promise.unmanaged || (promise.deleted && world.was_restored()))
-}
-
-/// Whether waifud cannot know that an instance uses an address: it was created after a backup that was restored. The backup may
-/// contain the former owner of the address, but no instance that was created later gets the address.
-pub(super) fn may_share(world: &World, id: InstanceId, owner: Option<InstanceId>) -> bool {
-    let is_former = |owner| {
-        let promise = world.promises.of(owner);
-        promise.is_some_and(|promise| promise.voided)
-    };
-    is_unknown(world, id) && owner.is_none_or(is_former)
 }
 
 /// waifud forgets an instance only when nothing of it is left on any node.

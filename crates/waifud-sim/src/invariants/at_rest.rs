@@ -1,18 +1,15 @@
 //! What holds once every fault has ended and the cluster has had time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 use waifud_api::Instance;
 use waifud_types::{InstanceId, InstanceState};
 
 use super::requests::every_request_ends;
-use super::snapshot::{Database, Snapshot};
+use super::snapshot::{Database, Shown, Snapshot};
 use super::{Violation, hold};
 use crate::world::World;
-
-/// The answers of waifud about all instances.
-pub(super) type Shown = BTreeMap<InstanceId, Instance>;
 
 /// Checks all of them. Each node has power, each wire is healed, and waifud runs.
 pub async fn at_rest(world: &World) -> Result<(), Violation> {

@@ -3,8 +3,8 @@
 use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId};
 
-use super::always::may_share;
 use super::snapshot::{Database, Snapshot};
+use super::unknown::may_share;
 use super::{Opened, Violation, hold};
 use crate::world::World;
 

@@ -10,6 +10,7 @@ mod documents;
 mod observed;
 mod requests;
 mod snapshot;
+mod unknown;
 
 use std::fmt;
 

@@ -3,9 +3,8 @@
 use waifud_api::Instance;
 use waifud_types::{ByteSize, InstanceId, OwnershipRole};
 
-use super::at_rest::Shown;
 use super::documents::opened;
-use super::snapshot::{Database, Snapshot};
+use super::snapshot::{Database, Shown, Snapshot};
 use super::{Violation, hold};
 use crate::world::{Promise, Release, World};
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use waifud_api::Instance;
 use waifud_api::metadatad::Assignment;
 use waifud_hypervisor::fake::DomainFacts;
 use waifud_kit::sync::lock;
@@ -14,6 +15,9 @@ use waifud_types::{InstanceId, VolumeId};
 
 use super::Violation;
 use crate::world::{Node, World};
+
+/// The answers of waifud about all instances.
+pub type Shown = BTreeMap<InstanceId, Instance>;
 
 /// What is on one node.
 pub struct Snapshot<'a> {

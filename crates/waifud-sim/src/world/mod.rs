@@ -3,6 +3,7 @@
 mod link;
 mod node;
 mod promises;
+mod unanswered;
 mod waifud;
 mod wire;
 
@@ -20,10 +21,10 @@ use waifud_types::{ByteSize, Digest, InstanceId};
 
 pub use node::Node;
 pub use promises::{Fields, Promise, Promises, Release};
+pub use unanswered::Unanswered;
 pub use waifud::{Answer, Waifud};
 pub use wire::{Cuts, Wire};
 
-use crate::acts::{self, Unanswered};
 use crate::clock::SimClock;
 use crate::disk;
 use crate::history::History;
@@ -119,7 +120,7 @@ impl World {
         if self.violation().is_some() || self.asking.load(Ordering::SeqCst) {
             return;
         }
-        acts::settle(self).await;
+        self.settle_unanswered().await;
         if let Err(violation) = invariants::always(self).await {
             self.violate(violation);
         }

@@ -287,7 +287,11 @@ impl Worker {
             // The number of attempts must not show whether a private address accepts connections.
             if !connected && attempts >= ATTEMPTS_WITHOUT_CONNECTION && !self.hides_details(&limits)
             {
-                return Ok(Err(problems::no_connection(&self.source, attempts, &why)));
+                return Ok(Err(problems::no_connection(
+                    self.source.from_catalog_entry,
+                    attempts,
+                    &why,
+                )));
             }
             if attempts >= ATTEMPTS_WITHOUT_PROGRESS {
                 return Ok(Err(self.visible_problem(

@@ -1,6 +1,5 @@
 //! Problems with downloads.
 
-use super::source::Source;
 use reqwest::Url;
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind};
@@ -99,8 +98,8 @@ pub(super) fn source_unreachable(attempts: u32, why: &str) -> Problem {
     .hint("when the server or the network is available again, repeat the download with the same source")
 }
 
-/// No attempt connected to the server.
-pub(super) fn no_connection(source: &Source, attempts: u32, why: &str) -> Problem {
+/// No attempt connected to the server. The request contains the URL, unless the image is one of the catalog.
+pub(super) fn no_connection(from_catalog: bool, attempts: u32, why: &str) -> Problem {
     let problem = Problem::new(
         422,
         "source-unreachable",
@@ -111,8 +110,7 @@ pub(super) fn no_connection(source: &Source, attempts: u32, why: &str) -> Proble
          internet access, set catalog_mirror in waifud.toml, or download the image elsewhere",
     )
     .hint(upload());
-    if source.from_catalog_entry {
-        // The request contains no URL.
+    if from_catalog {
         problem
     } else {
         problem.field("url")

@@ -28,9 +28,9 @@ impl<W: Write + Seek> Archive<W> {
     ) -> io::Result<()> {
         let header = self.out.stream_position()?;
         // Name, modification time, owner, group, mode, size: decimal, but the mode octal.
-        write!(
+        writeln!(
             self.out,
-            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<SIZE_WIDTH$}`\n",
+            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<SIZE_WIDTH$}`",
             0, 0, 0, "100644", 0
         )?;
         let begin = self.out.stream_position()?;
