@@ -60,11 +60,6 @@ impl World {
     ///
     /// The lab's guard stops the lab when the test process ends.
     pub fn with(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
-        Self::with_settings("", test)
-    }
-
-    /// The same, with these lines in `waifud.toml`. The first test of a suite decides.
-    pub fn with_settings(settings: &str, test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
         if let Some(why) = testing::why_no_lab() {
             return testing::skip(&why);
         }
@@ -72,7 +67,7 @@ impl World {
         let mut world: MutexGuard<'_, Option<World>> =
             shared.lock().unwrap_or_else(PoisonError::into_inner);
         if world.is_none() {
-            *world = Some(Self::up(settings)?);
+            *world = Some(Self::up()?);
         }
         let world = world.as_ref().context("no world")?;
         world.lab.wait_ready(SOON)?;
@@ -83,25 +78,17 @@ impl World {
         result
     }
 
-    fn up(settings: &str) -> Result<Self> {
+    fn up() -> Result<Self> {
         let tiny =
             waifud_images::build(Image::Tiny, &waifud_images::default_cache_dir(), &|line| {
                 eprintln!("{line}");
             })?;
         let init = testing::init_exe()?;
         let bin_dir = init.parent().context("xtask has no directory")?.to_owned();
-        let mut files = Vec::new();
-        if !settings.is_empty() {
-            files.push((
-                PathBuf::from("/etc/waifud/waifud.toml"),
-                settings.to_owned(),
-            ));
-        }
         let lab = Lab::up(&LabOptions {
             node: NODE.to_owned(),
             bin_dir: Some(bin_dir.clone()),
             init_exe: Some(init),
-            files,
             ..LabOptions::with_daemons()
         })?;
         let key = PathBuf::from("/etc/waifud/test-key");

@@ -1,7 +1,6 @@
 //! The Debian package on a running Debian with systemd: installed, set up, upgraded, rebooted, removed, purged.
 
 mod deb;
-mod join;
 
 use std::path::Path;
 
@@ -14,7 +13,7 @@ const DAEMONS: &str = "waifud waifud-agentd waifud-metadatad";
 
 #[test]
 fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Result<()> {
-    World::with_settings(join::SETTINGS, |world| {
+    World::with(|world| {
         let mut steps = Steps::default();
         // It boots while the packages are built and checked.
         let machine = Machine::create(world, "cupboard")?;
@@ -47,8 +46,6 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         steps.done("removed");
         purged(&machine)?;
         steps.done("purged");
-        join::joins_the_cluster_with_one_command(&machine, &first, &guest_disk)?;
-        steps.done("joined");
         machine.delete()
     })
 }
