@@ -2,7 +2,7 @@
 
 use axum::extract::Path;
 use axum::http::StatusCode;
-use waifud_api::Page;
+use waifud_api::{Page, Problem};
 use waifud_api::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
 
 use super::answers::{Answer, NoContent, NoStore, created, no_content};
@@ -15,7 +15,10 @@ use super::refusal::Refusal;
 /// Creates a token with which one node can join. Its text is returned only here.
 #[utoipa::path(
     post, path = "/v1/join-tokens", tag = "nodes", operation_id = "create_join_token",
-    responses((status = 201, description = "The join token.", body = CreatedJoinToken))
+    responses(
+        (status = 201, description = "The join token.", body = CreatedJoinToken),
+        (status = 409, description = "Other machines cannot reach waifud, or it was not installed from a package.", body = Problem)
+    )
 )]
 pub async fn create(
     user: AuthenticatedUser,
