@@ -2,8 +2,8 @@
 
 use axum::extract::Path;
 use axum::http::StatusCode;
-use waifud_api::{Page, Problem};
 use waifud_api::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
+use waifud_api::{Page, Problem};
 
 use super::answers::{Answer, NoContent, NoStore, created, no_content};
 use super::body::Json;
