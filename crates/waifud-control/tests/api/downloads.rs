@@ -326,10 +326,11 @@ async fn downloads_debian_from(mirror: String) -> Server {
 
 #[tokio::test]
 async fn without_any_connection_a_catalog_download_ends_early_with_hints_that_fit() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = format!("http://{}", free.local_addr().unwrap());
-    drop(free);
-    let server = downloads_debian_from(nobody).await;
+    // Bound, but not listening: connections are refused, and no other test can get the port.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mirror = format!("http://{}", bound.local_addr().unwrap());
+    let server = downloads_debian_from(mirror).await;
     let problem = end(&server, "debian-12").await.unwrap_err();
     assert_eq!(problem["code"], "source-unreachable");
     let title = problem["title"].as_str().unwrap();

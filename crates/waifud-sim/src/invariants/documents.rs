@@ -1,4 +1,4 @@
-//! A guest reads its own documents and nobody else's.
+//! A guest can read only its own documents.
 
 use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId};
