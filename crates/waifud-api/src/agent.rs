@@ -82,9 +82,9 @@ pub struct Hello {
 /// The place of a hello or a report among the messages of its node.
 ///
 /// A message that the agent has stopped waiting for can arrive after a newer one. waifud refuses it with 503 and the code
-/// `outdated-report`. waifud takes a process that it has not heard of before for the newest one. So a message of an earlier
-/// process that arrives first after a restart of waifud, but late, makes it refuse the messages of the present process. An
-/// agent whose message is refused therefore chooses a new id and sends its message again.
+/// `outdated-report`. waifud takes a process that it has not heard of before for the newest one. So after a restart of waifud,
+/// a late message of an earlier process that arrives after one of the present process makes it refuse the messages of the
+/// present one. An agent whose message is refused therefore chooses a new id and sends its message again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MessageOrder {
     /// The process of the agent: a random number, chosen at its start.

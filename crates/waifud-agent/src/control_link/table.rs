@@ -116,8 +116,8 @@ impl Table {
         let table = Self {
             durable,
             inner: Mutex::new(Inner {
-                // After a restore of waifud's database, no revision means that no watch has sent all of it yet.
-                slice_known: node.slice.is_some() && (!held || node.revision.is_some()),
+                // No revision means that no watch has sent all of it yet, for example after a restore of waifud's database.
+                slice_known: node.slice.is_some() && node.revision.is_some(),
                 slices: 0,
                 node,
                 entries,

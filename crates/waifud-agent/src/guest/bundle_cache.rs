@@ -57,7 +57,10 @@ impl BundleCache {
         let used: BTreeSet<String> = used.iter().map(Digest::hex).collect();
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            if name.to_str().is_some_and(|name| !used.contains(name)) {
+            // A bundle that is being stored has a draft, which ends in this.
+            let digest = |name: &str| name.strip_suffix(".new").unwrap_or(name).to_owned();
+            let name = name.to_str().map(digest);
+            if name.is_some_and(|name| !used.contains(&name)) {
                 // What cannot be removed now is removed next time.
                 let _leftover = fs::remove_file(entry.path());
             }
@@ -66,5 +69,27 @@ impl BundleCache {
 
     fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(digest.hex())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_that_is_being_stored_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = BundleCache::new(dir.path().to_owned());
+        let (used, unused) = (Digest::of(b"used"), Digest::of(b"unused"));
+        let file = |name: String| fs::write(dir.path().join(name), b"").unwrap();
+        for digest in [used, unused] {
+            file(digest.hex());
+            file(format!("{}.new", digest.hex()));
+        }
+        cache.retain(&BTreeSet::from([used]));
+        let left = fs::read_dir(dir.path()).unwrap();
+        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [used.hex(), format!("{}.new", used.hex())]);
     }
 }

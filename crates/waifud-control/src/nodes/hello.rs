@@ -133,8 +133,10 @@ impl Control {
         // After a restore, the database may be from before the node's first hello. Guests may run on the node then.
         let present = self.store().incarnation();
         let known = hello.incarnation.is_some_and(|known| known != present);
-        if known || tx.epoch_floor()? > Epoch(0) {
-            tx.expect_unmanaged(by.node, !known)?;
+        let restored = tx.epoch_floor()? > Epoch(0);
+        if known || restored {
+            // A node that comes from another cluster needs no confirmation of a restore that never happened.
+            tx.expect_unmanaged(by.node, !(known && restored))?;
         }
         self.place_waiting(tx)
     }

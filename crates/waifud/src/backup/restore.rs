@@ -328,9 +328,9 @@ fn move_file(from: &Path, to: &Path, rename: Rename) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {}
         other => return other,
     }
-    let mut name = std::ffi::OsString::from(".");
+    // waifud removes files with this name at its next start, in case the restore is not repeated.
+    let mut name = std::ffi::OsString::from(".incoming-");
     name.push(to.file_name().unwrap_or_default());
-    name.push(".partial");
     let partial = to.with_file_name(name);
     copy(from, &partial)
         .and_then(|()| fs::rename(&partial, to))

@@ -277,6 +277,7 @@ impl Worker {
                 }
                 Err(Failure::TooSlow(why)) => (why, true),
                 Err(Failure::DiskFull) => {
+                    connected = true;
                     self.wait_for_disk_space().await;
                     continue;
                 }

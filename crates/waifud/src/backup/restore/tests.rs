@@ -337,7 +337,7 @@ fn images_are_copied_to_a_directory_on_another_filesystem_and_an_interrupted_cop
     let (_dir, from, to, name) = one_image();
     fs::write(to.join(&name), "damaged").unwrap();
     // What an interrupted restore left.
-    fs::write(to.join(format!(".{name}.partial")), "an im").unwrap();
+    fs::write(to.join(format!(".incoming-{name}")), "an im").unwrap();
     move_images_by(&from, &to, to_another_filesystem).unwrap();
     assert_eq!(fs::read_to_string(to.join(&name)).unwrap(), "an image");
     assert_eq!(
