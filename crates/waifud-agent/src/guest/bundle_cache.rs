@@ -88,7 +88,8 @@ mod tests {
         }
         cache.retain(&BTreeSet::from([used]));
         let left = fs::read_dir(dir.path()).unwrap();
-        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string();
+        let mut left: Vec<String> = left.map(|entry| name(entry).unwrap()).collect();
         left.sort();
         assert_eq!(left, [used.hex(), format!("{}.new", used.hex())]);
     }

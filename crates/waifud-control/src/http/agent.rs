@@ -97,8 +97,8 @@ async fn package(
 ) -> Result<Response, Refusal> {
     control.require_join_token(secret(&headers)).await?;
     let kind = PackageKind::named(&kind).ok_or_else(|| problems::not_found("package", &kind))?;
-    let packed = control.node_packages().package(kind).await?;
-    file(&packed.path, &headers).await
+    let path = control.node_packages().package(kind).await?;
+    file(&path, &headers).await
 }
 
 async fn hello(

@@ -360,12 +360,12 @@ async fn a_node_that_a_restored_database_does_not_contain_reports_before_it_is_g
 async fn a_node_of_another_cluster_needs_no_confirmation_of_a_restore() {
     let server = Server::with_template().await;
     let mut agent = server.admit("alder").await;
+    let present = server.control.store().incarnation();
     let hello = Hello {
-        incarnation: Some(Incarnation(0xa)),
+        incarnation: Some(Incarnation(present.0 + 1)),
         ..hello("alder", ByteSize::gib(8))
     };
     agent.hello(&hello).await.expect(200);
-    let present = server.control.store().incarnation();
     assert_eq!(marks(&mut agent).await.0, Some(present));
     // Guests of the other cluster may run there, so their addresses are not given to instances.
     let web = server.create_instance("web").await;

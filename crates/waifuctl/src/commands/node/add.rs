@@ -32,7 +32,7 @@ pub async fn run(context: &Context, args: NodeAddArgs) -> Result<(), Failure> {
             "not-supported",
             "this waifud is older than waifuctl and cannot install itself on other machines",
         )
-        .hint("install waifud on the new machine, and run there: waifuctl node token create"));
+        .hint("install waifud on the new machine by hand, and let it join with a token of waifuctl node token create"));
     };
     let lines: Vec<String> = if args.read_first {
         let lines = commands.read_first.iter();

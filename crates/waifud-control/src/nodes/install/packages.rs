@@ -34,14 +34,7 @@ const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 pub struct NodePackages {
     root: PathBuf,
     dir: PathBuf,
-    packed: Mutex<BTreeMap<&'static str, Packed>>,
-}
-
-/// A package that is ready to be downloaded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Packed {
-    /// Its file.
-    pub path: PathBuf,
+    packed: Mutex<BTreeMap<&'static str, PathBuf>>,
 }
 
 /// What [`DESCRIPTION`] says about a package.
@@ -81,8 +74,8 @@ impl NodePackages {
         in_background(move || describe(&root)).await
     }
 
-    /// The package of a kind. Packs it first unless this was done since waifud was started.
-    pub async fn package(&self, kind: PackageKind) -> Result<Packed, ControlError> {
+    /// The file of a package. Packs it first unless this was done since waifud was started.
+    pub async fn package(&self, kind: PackageKind) -> Result<PathBuf, ControlError> {
         // Held meanwhile, so that two requests do not pack it twice.
         let mut packed = self.packed.lock().await;
         if let Some(ready) = packed.get(kind.as_str()) {
@@ -149,7 +142,7 @@ fn pack(
     description: &Description,
     kind: PackageKind,
     dir: &Path,
-) -> io::Result<Packed> {
+) -> io::Result<PathBuf> {
     fs::create_dir_all(dir)?;
     let Description {
         version,
@@ -185,7 +178,7 @@ fn pack(
     };
     let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.persist(&path)?;
-    Ok(Packed { path })
+    Ok(path)
 }
 
 /// The control files of a Debian package.
@@ -306,7 +299,7 @@ mod tests {
             ("1.2.3", "amd64")
         );
         let tarball = packages.package(PackageKind::Tarball).await.unwrap();
-        let listed = printed("tar", &["-tvzf"], &tarball.path);
+        let listed = printed("tar", &["-tvzf"], &tarball);
         for line in [
             "-rwxr-xr-x root/root         9 ",
             " waifud-1.2.3-amd64/usr/sbin/waifud-agentd\n",
@@ -316,25 +309,25 @@ mod tests {
         }
 
         let deb = packages.package(PackageKind::Deb).await.unwrap();
-        let name = deb.path.file_name().unwrap();
+        let name = deb.file_name().unwrap();
         assert_eq!(name, "waifud_1.2.3_amd64.deb");
         if Path::new("/usr/bin/dpkg-deb").exists() {
-            let listed = printed("dpkg-deb", &["--contents"], &deb.path);
+            let listed = printed("dpkg-deb", &["--contents"], &deb);
             assert!(
                 listed.contains(" ./usr/sbin/waifud-agentd\n")
                     || listed.contains(" usr/sbin/waifud-agentd\n"),
                 "{listed}"
             );
-            let control = printed("dpkg-deb", &["--info"], &deb.path);
+            let control = printed("dpkg-deb", &["--info"], &deb);
             assert!(control.contains(" Version: 1.2.3\n"), "{control}");
             assert!(control.contains("postinst"), "{control}");
         }
 
         // Packed once: a file that changes afterwards is not in it.
-        let before = fs::read(&deb.path).unwrap();
+        let before = fs::read(&deb).unwrap();
         fs::write(root.path().join("usr/sbin/waifud-agentd"), "another one").unwrap();
         assert_eq!(packages.package(PackageKind::Deb).await.unwrap(), deb);
-        assert_eq!(fs::read(&deb.path).unwrap(), before);
+        assert_eq!(fs::read(&deb).unwrap(), before);
         let left: Vec<_> = fs::read_dir(dir.path().join("packages")).unwrap().collect();
         assert_eq!(left.len(), 2, "{left:?}");
     }
