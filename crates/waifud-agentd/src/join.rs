@@ -159,4 +159,51 @@ mod tests {
             }
         }
     }
+
+    #[tokio::test]
+    async fn a_node_of_another_cluster_joins_only_with_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = waifud_pki::Authority::generate().unwrap();
+        let identity = serde_json::json!({
+            "node": "0198c0de-0000-7000-8000-00000000abcd", "name": "birch", "key": "", "certificate": "",
+            "ca": authority.to_pem(), "addresses": ["https://192.0.2.9:7373"],
+        });
+        let file = dir.path().join("identity.json");
+        std::fs::write(&file, identity.to_string()).unwrap();
+        let config = Config {
+            state_dir: dir.path().to_owned(),
+            ..Config::default()
+        };
+        let join_to = async |ca, again| {
+            let token = JoinToken {
+                ca,
+                secret: Secret::new([7; 32]),
+                // Nothing listens there.
+                addresses: vec!["https://127.0.0.1:1".to_owned()],
+            };
+            let arguments = JoinArguments {
+                token: Some(token.to_text().expose().clone()),
+                token_file: None,
+                server: Vec::new(),
+                name: Some("birch".parse().unwrap()),
+                again,
+            };
+            join(&config, arguments)
+                .await
+                .map_err(|error| format!("{error:#}"))
+        };
+        join_to(authority.fingerprint(), false).await.unwrap();
+        let other = Digest::from_bytes([1; 32]);
+        let refused = join_to(other, false).await.unwrap_err();
+        for words in ["node birch of another waifud", "192.0.2.9", "--again"] {
+            assert!(refused.contains(words), "{refused}");
+        }
+        let attempted = join_to(other, true).await.unwrap_err();
+        assert!(attempted.contains("127.0.0.1:1"), "{attempted}");
+        // A failed attempt keeps the membership.
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap(),
+            identity.to_string()
+        );
+    }
 }

@@ -75,7 +75,8 @@ pub struct NodeAddArgs {
     /// Print commands that save the script in a file first, so that you can read it before you run it
     #[arg(long)]
     pub read_first: bool,
-    /// Wait until the machine has joined and is ready, or until the token expires
+    /// Wait until the machine has joined and is ready, or until the token expires. With --json, prints the token and then
+    /// the node, one line each
     #[arg(long)]
     pub wait: bool,
 }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod habits;
+mod node_add;
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -23,7 +24,15 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let (dir, control) = crate::common::control(Vec::new()).await;
+        Self::start_with(Vec::new()).await
+    }
+
+    /// With these URLs.
+    async fn start_with(addresses: Vec<String>) -> Self {
+        let (dir, control) = crate::common::control(addresses).await;
+        // As waifud does when it begins to listen.
+        let authority = control.authority();
+        authority.open_server(&control.pki_dir(), &[]).unwrap();
         let listener = UnixListener::bind(dir.path().join("sock")).unwrap();
         let nodes = http::tls_router(control.clone());
         let router = http::user_router(control);

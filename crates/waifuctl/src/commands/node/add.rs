@@ -45,20 +45,18 @@ pub async fn run(context: &Context, args: NodeAddArgs) -> Result<(), Failure> {
         "run this on the new machine before {}:",
         created.info.expires_at
     ));
-    // With --wait, the result is the node.
+    let printer = context.printer;
     if args.wait {
-        context.printer.note(&lines.join("\n"));
+        printer.print_line(&created, || lines.join("\n"))?;
     } else {
-        context.printer.print(&created, || lines.join("\n"))?;
+        printer.print(&created, || lines.join("\n"))?;
     }
     if let Some(note) = other_addresses(&created) {
         context.printer.note(&note);
     }
     if args.wait {
         let node = or_detach(until_ready(context, &created), "the new node").await?;
-        context
-            .printer
-            .print(&node, || format!("{}: ready", node.name))?;
+        printer.print_line(&node, || format!("{}: ready", node.name))?;
     }
     Ok(())
 }

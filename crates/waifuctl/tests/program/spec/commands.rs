@@ -29,7 +29,12 @@ impl Server {
     async fn join(&self) {
         let (client, wanted) = (self.client(), CreateJoinToken::default());
         let made = client.create_join_token(&wanted).await.unwrap();
-        let token = JoinToken::parse(made.token.expose()).unwrap();
+        self.join_with(made.token.expose()).await;
+    }
+
+    /// The same, with this join token.
+    pub(super) async fn join_with(&self, token: &str) {
+        let token = JoinToken::parse(token).unwrap();
         let key = NodeKey::generate().unwrap();
         let request = JoinRequest::new(
             token.secret.expose(),
