@@ -74,11 +74,13 @@ impl NodePackages {
         in_background(move || describe(&root)).await
     }
 
-    /// The file of a package. Packs it first unless this was done since waifud was started.
+    /// The file of a package. Packs it first unless this was done since waifud was started and the file still exists.
     pub async fn package(&self, kind: PackageKind) -> Result<PathBuf, ControlError> {
         // Held meanwhile, so that two requests do not pack it twice.
         let mut packed = self.packed.lock().await;
-        if let Some(ready) = packed.get(kind.as_str()) {
+        if let Some(ready) = packed.get(kind.as_str())
+            && tokio::fs::try_exists(ready).await.unwrap_or(false)
+        {
             return Ok(ready.clone());
         }
         let (root, dir) = (self.root.clone(), self.dir.clone());
@@ -154,6 +156,7 @@ fn pack(
         PackageKind::Tarball => format!("waifud-{version}-{architecture}.tar.gz"),
     };
     let path = dir.join(name);
+    remove_former(dir, version)?;
     // Removed if this fails.
     let file = NamedTempFile::new_in(dir)?;
     let out = BufWriter::new(file);
@@ -179,6 +182,20 @@ fn pack(
     let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.persist(&path)?;
     Ok(path)
+}
+
+/// Removes packages of other versions, and what an interrupted attempt left.
+fn remove_former(dir: &Path, version: &str) -> io::Result<()> {
+    let present = [format!("waifud_{version}_"), format!("waifud-{version}-")];
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !present.iter().any(|prefix| name.starts_with(prefix)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The control files of a Debian package.
@@ -311,25 +328,33 @@ mod tests {
         let deb = packages.package(PackageKind::Deb).await.unwrap();
         let name = deb.file_name().unwrap();
         assert_eq!(name, "waifud_1.2.3_amd64.deb");
-        if Path::new("/usr/bin/dpkg-deb").exists() {
-            let listed = printed("dpkg-deb", &["--contents"], &deb);
-            assert!(
-                listed.contains(" ./usr/sbin/waifud-agentd\n")
-                    || listed.contains(" usr/sbin/waifud-agentd\n"),
-                "{listed}"
-            );
-            let control = printed("dpkg-deb", &["--info"], &deb);
-            assert!(control.contains(" Version: 1.2.3\n"), "{control}");
-            assert!(control.contains("postinst"), "{control}");
-        }
+        let listed = printed("dpkg-deb", &["--contents"], &deb);
+        assert!(listed.contains(" usr/sbin/waifud-agentd\n"), "{listed}");
+        let control = printed("dpkg-deb", &["--info"], &deb);
+        assert!(control.contains(" Version: 1.2.3\n"), "{control}");
+        assert!(control.contains("postinst"), "{control}");
 
         // Packed once: a file that changes afterwards is not in it.
         let before = fs::read(&deb).unwrap();
         fs::write(root.path().join("usr/sbin/waifud-agentd"), "another one").unwrap();
         assert_eq!(packages.package(PackageKind::Deb).await.unwrap(), deb);
         assert_eq!(fs::read(&deb).unwrap(), before);
-        let left: Vec<_> = fs::read_dir(dir.path().join("packages")).unwrap().collect();
-        assert_eq!(left.len(), 2, "{left:?}");
+        let files = || {
+            let entries = fs::read_dir(dir.path().join("packages")).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<BTreeSet<_>>()
+        };
+        let both = ["waifud-1.2.3-amd64.tar.gz", "waifud_1.2.3_amd64.deb"].map(str::to_owned);
+        assert_eq!(files(), BTreeSet::from(both));
+
+        // A package whose file is missing is packed again, and packages of other versions are removed.
+        fs::remove_file(&deb).unwrap();
+        for former in ["waifud_1.2.2_amd64.deb", ".tmpinterrupted"] {
+            fs::write(deb.with_file_name(former), "").unwrap();
+        }
+        assert_eq!(packages.package(PackageKind::Deb).await.unwrap(), deb);
+        assert!(deb.exists());
+        assert_eq!(files().len(), 2, "{:?}", files());
     }
 
     #[tokio::test]
