@@ -60,6 +60,11 @@ impl World {
     ///
     /// The lab's guard stops the lab when the test process ends.
     pub fn with(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+        Self::with_nodes(1, test)
+    }
+
+    /// The same, with this number of nodes: alder, birch, … All tests of a suite use the same number.
+    pub fn with_nodes(nodes: usize, test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
         if let Some(why) = testing::why_no_lab() {
             return testing::skip(&why);
         }
@@ -67,7 +72,7 @@ impl World {
         let mut world: MutexGuard<'_, Option<World>> =
             shared.lock().unwrap_or_else(PoisonError::into_inner);
         if world.is_none() {
-            *world = Some(Self::up()?);
+            *world = Some(Self::up(nodes)?);
         }
         let world = world.as_ref().context("no world")?;
         world.lab.wait_ready(SOON)?;
@@ -78,7 +83,7 @@ impl World {
         result
     }
 
-    fn up() -> Result<Self> {
+    fn up(nodes: usize) -> Result<Self> {
         let tiny =
             waifud_images::build(Image::Tiny, &waifud_images::default_cache_dir(), &|line| {
                 eprintln!("{line}");
@@ -87,6 +92,7 @@ impl World {
         let bin_dir = init.parent().context("xtask has no directory")?.to_owned();
         let lab = Lab::up(&LabOptions {
             node: NODE.to_owned(),
+            nodes,
             bin_dir: Some(bin_dir.clone()),
             init_exe: Some(init),
             ..LabOptions::with_daemons()
@@ -97,9 +103,15 @@ impl World {
         // In the lab's directory, which its guard removes: values in a static are never dropped.
         let home = lab.path_outside("/etc/waifud/home");
         std::fs::create_dir(&home)?;
+        // With several nodes, waifud has a machine of its own.
+        let machines = lab.machines();
+        let own = machines
+            .into_iter()
+            .find(|name| !lab.nodes().contains(name));
+        let waifud = own.unwrap_or(NODE).to_owned();
         let waifuctl = Waifuctl {
             program: bin_dir.join("waifuctl"),
-            socket: lab.path_outside("/run/waifud/waifud.sock"),
+            socket: lab.path_outside_of(&waifud, "/run/waifud/waifud.sock"),
             https: None,
             home,
         };
@@ -110,7 +122,7 @@ impl World {
             tiny,
             key,
         };
-        world.node_is_ready()?;
+        world.lab.wait_nodes_ready(SOON)?;
         world.add_template(TINY, &[])?;
         Ok(world)
     }

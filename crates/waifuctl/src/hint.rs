@@ -102,6 +102,10 @@ fn command(hint: &Hint) -> Option<String> {
             None => "node token create".to_owned(),
         },
         (A::Rename, _) => format!("node rename {name} NEWNAME"),
+        (A::Uncordon, _) => format!("node uncordon {name}"),
+        (A::Recreate, _) => format!("recreate {name}"),
+        (A::RemoveForced, _) => format!("node remove {name} --force --confirm-off"),
+        (A::AddNode, _) => "node add".to_owned(),
         (A::Confirm, _) => format!("node confirm {name}"),
         (A::AddNetwork { bridge }, _) => {
             let bridge = word(bridge.as_deref(), "BRIDGE");
@@ -122,7 +126,6 @@ fn command(hint: &Hint) -> Option<String> {
             | A::Show
             | A::Delete { .. }
             | A::SwitchOn
-            | A::AddNode
             | A::CreateBridge { .. }
             | A::InstallGuestAgent
             | A::FreeSpace
@@ -308,7 +311,13 @@ mod tests {
             (node(&A::Rename), "waifuctl node rename alder NEWNAME"),
             (node(&A::Confirm), "waifuctl node confirm alder"),
             (node(&A::SwitchOn), "switch node alder on"),
-            (Hint::action(&A::AddNode), "waifud-agentd"),
+            (node(&A::Uncordon), "waifuctl node uncordon alder"),
+            (
+                node(&A::RemoveForced),
+                "waifuctl node remove alder --force --confirm-off",
+            ),
+            (web(&A::Recreate), "waifuctl recreate web"),
+            (Hint::action(&A::AddNode), "waifuctl node add"),
             (
                 node(&A::CreateBridge {
                     bridge: field("br0"),

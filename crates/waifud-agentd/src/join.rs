@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use waifud_agent::Membership;
 use waifud_api::join::JoinToken;
+use waifud_kit::error::with_causes;
 use waifud_types::Name;
 
 use crate::config::Config;
@@ -17,6 +18,8 @@ use crate::host;
 const TOKEN_MAX: u64 = 8192;
 /// How often the daemon checks whether its machine has joined.
 const CHECK_PERIOD: Duration = Duration::from_millis(500);
+/// How often the daemon checks whether its machine has joined again.
+const REPLACED_PERIOD: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub struct JoinArguments {
@@ -42,9 +45,8 @@ pub async fn join(config: &Config, arguments: JoinArguments) -> anyhow::Result<(
     let text = read_token(&arguments)?;
     let token = JoinToken::parse(&text)?;
     host::ensure_traversable_dir(&config.state_dir)?;
-    if let Some(member) = Membership::open(&config.state_dir)?
-        && !arguments.again
-    {
+    let before = Membership::open(&config.state_dir)?;
+    if let Some(member) = before.as_ref().filter(|_| !arguments.again) {
         ensure!(
             member.is_of(token.ca),
             "this machine is node {} of another waifud, at {}; pass --again to leave that one (its instances here become \
@@ -52,11 +54,24 @@ pub async fn join(config: &Config, arguments: JoinArguments) -> anyhow::Result<(
             member.name(),
             member.addresses().join(", ")
         );
+        let asked = member.is_admitted().await;
+        if !matches!(asked, Ok(false)) {
+            println!(
+                "this machine is already node {}; nothing was changed (pass --again to join again)",
+                member.name()
+            );
+            if let Err(error) = asked {
+                println!(
+                    "waifud could not be asked whether it still admits this node: {}",
+                    with_causes(&error)
+                );
+            }
+            return Ok(());
+        }
         println!(
-            "this machine is already node {}; nothing was changed (pass --again to join again)",
+            "waifud does not admit this machine as node {} any more; joining again",
             member.name()
         );
-        return Ok(());
     }
     let name = match arguments.name {
         Some(name) => name,
@@ -64,8 +79,8 @@ pub async fn join(config: &Config, arguments: JoinArguments) -> anyhow::Result<(
     };
     let member = Membership::join(&config.state_dir, &token, &arguments.server, name).await?;
     println!("joined as {}", member.name());
-    if arguments.again {
-        println!("restart waifud-agentd to use the new key");
+    if before.is_some() {
+        println!("a running waifud-agentd restarts with the new key within a few seconds");
     }
     Ok(())
 }
@@ -84,6 +99,18 @@ fn read_token(arguments: &JoinArguments) -> anyhow::Result<String> {
     };
     read.with_context(|| format!("cannot read the token from {}", from.display()))?;
     Ok(text)
+}
+
+/// Returns when this machine has joined again, as another node or with another key than `member`.
+pub async fn replaced(config: &Config, member: &Membership) {
+    loop {
+        tokio::time::sleep(REPLACED_PERIOD).await;
+        match Membership::open(&config.state_dir) {
+            Ok(Some(now)) if !now.is_same(member) => return,
+            // Without the file, the daemon continues with what it has read.
+            _ => {}
+        }
+    }
 }
 
 /// Waits until this machine is a node, and logs that it waits.
@@ -158,6 +185,37 @@ mod tests {
                 assert!(!shown.contains(secret), "{secret}: {shown}");
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_notices_that_its_machine_has_joined_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            state_dir: dir.path().to_owned(),
+            ..Config::default()
+        };
+        let write = |key: &str, address: &str| {
+            let identity = serde_json::json!({
+                "node": "0198c0de-0000-7000-8000-00000000abcd", "name": "birch", "key": key, "certificate": "",
+                "ca": "", "addresses": [address],
+            });
+            std::fs::write(dir.path().join("identity.json"), identity.to_string()).unwrap();
+        };
+        write("one", "https://192.0.2.9:7373");
+        let member = Membership::open(dir.path()).unwrap().unwrap();
+        let mut replaced = std::pin::pin!(replaced(&config, &member));
+        let mut within_a_minute = async || {
+            let limit = Duration::from_mins(1);
+            tokio::time::timeout(limit, &mut replaced).await.is_ok()
+        };
+        assert!(!within_a_minute().await);
+        // A new address of waifud, which the daemon itself has stored.
+        write("one", "https://192.0.2.8:7373");
+        assert!(!within_a_minute().await);
+        std::fs::remove_file(dir.path().join("identity.json")).unwrap();
+        assert!(!within_a_minute().await);
+        write("two", "https://192.0.2.8:7373");
+        assert!(within_a_minute().await);
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use waifud_agent::Agent;
+use waifud_agent::{Agent, Membership};
 use waifud_types::Incarnation;
 
 use crate::config::Config;
@@ -131,6 +131,7 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    let joined = Membership::open(&config.state_dir)?.context("the membership is missing")?;
     let (settings, adapters, tunnel) = assembly::assemble(&config, member)?;
     let node = settings.node.clone();
     let agent = Agent::open(settings, adapters)?;
@@ -146,6 +147,9 @@ async fn run(config: Config, confirmed: Option<Incarnation>) -> anyhow::Result<(
     let mut work = std::pin::pin!(agent.run(stop.clone()));
     tokio::select! {
         () = &mut work => {}
+        () = join::replaced(&config, &joined) => {
+            tracing::warn!("this machine has joined again; stopping, to be started with the new key");
+        }
         _ = terminate.recv() => tracing::info!("stopping; guests keep running"),
         _ = interrupt.recv() => tracing::info!("stopping; guests keep running"),
     }

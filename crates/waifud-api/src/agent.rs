@@ -93,6 +93,13 @@ pub struct MessageOrder {
     pub number: u64,
 }
 
+/// The node that a certificate belongs to: `GET /v1/agent/node`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct OwnNode {
+    /// Id of the node.
+    pub node: NodeId,
+}
+
 /// The answer to a known node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Welcome {

@@ -26,7 +26,7 @@ pub use stream::AgentStream;
 
 use crate::{
     Problem,
-    agent::{AgentReport, Hello, SliceObject, WatchFrame, Welcome},
+    agent::{AgentReport, Hello, OwnNode, SliceObject, WatchFrame, Welcome},
     join::{JOIN_TOKEN_HEADER, JoinRequest, Joined},
 };
 
@@ -174,6 +174,14 @@ impl AgentClient {
                     request.secret.expose().clone(),
                 )),
             )
+            .await?;
+        self.json(open).await
+    }
+
+    /// The node that the certificate belongs to; refused if waifud does not admit it any more.
+    pub async fn own_node(&self) -> Result<OwnNode, AgentClientError> {
+        let open = self
+            .open(Method::GET, "/v1/agent/node", Bytes::new(), None)
             .await?;
         self.json(open).await
     }

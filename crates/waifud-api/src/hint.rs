@@ -92,6 +92,12 @@ pub enum HintAction {
     Rename,
     /// Confirm a node after waifud's database was restored.
     Confirm,
+    /// Let a node accept new instances again.
+    Uncordon,
+    /// Create an instance again whose node was removed with its disks.
+    Recreate,
+    /// Remove a node that will not come back, with the instances that are on it.
+    RemoveForced,
     /// Switch a node on.
     SwitchOn,
     /// Add a node to the cluster.

@@ -134,6 +134,14 @@ impl From<&PublishSpec> for Publish {
     }
 }
 
+/// `POST /v1/instances/{name}/recreate`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecreateInstance {
+    /// The node to pin the instance to. By default, any suitable node.
+    pub node: Option<Name>,
+}
+
 /// `PATCH /v1/instances/{name}`: absent fields are not changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -27,11 +27,11 @@ pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use hint::Hint;
 pub use instance::{
     CreateInstance, CreateNic, Instance, InstanceDescription, PlacementVerdict, Publish,
-    UpdateInstance, Why,
+    RecreateInstance, UpdateInstance, Why,
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};
 pub use network::{CreateNetwork, Network, NetworkNode};
-pub use node::{AdoptInstance, Node, Unmanaged, UpdateNode};
+pub use node::{AdoptInstance, Node, RemoveNode, Unmanaged, UpdateNode};
 pub use page::Page;
 pub use problem::Problem;
 pub use server::{Certificate, Database, DirectorySpace, Server};

@@ -18,6 +18,9 @@ pub struct Node {
     pub name: Name,
     /// State of the node.
     pub state: NodeState,
+    /// Whether the node is cordoned: it accepts no new instances. An unreachable node can be cordoned, too.
+    #[serde(default)]
+    pub cordoned: bool,
     /// Labels of the node.
     pub labels: BTreeMap<String, String>,
     /// `x86_64` or `aarch64`; null before the first report of its agent.
@@ -84,10 +87,23 @@ pub struct Unmanaged {
 pub struct UpdateNode {
     /// A new name. Instances pinned to the old name must be pinned again.
     pub name: Option<Name>,
+    /// Whether the node accepts no new instances. Instances on it are not affected.
+    pub cordoned: Option<bool>,
     /// Labels to set; null removes a label that was set this way. Labels that the node reports can be overridden but
     /// not removed.
     #[serde(default)]
     pub labels: BTreeMap<String, Option<String>>,
+}
+
+/// The parameters of `DELETE /v1/nodes/{name}`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct RemoveNode {
+    /// Also release the node's subnet.
+    pub purge: bool,
+    /// Also remove a node that has instances. They are lost with it.
+    pub force: bool,
+    /// The administrator's word that the machine is off.
+    pub confirm_off: bool,
 }
 
 /// `POST /v1/nodes/{name}/unmanaged/{instance}/adopt`.

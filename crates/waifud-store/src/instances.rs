@@ -62,6 +62,9 @@ pub struct InstanceRow {
     pub status: InstanceStatus,
     /// The owner; absent until the instance is placed.
     pub node: Option<NodeId>,
+    /// The former name of the node that was removed with the disks of the instance. The instance is not placed until a user
+    /// recreates it.
+    pub lost_node: Option<Name>,
     /// What is known of the owner.
     pub owner: Owner,
     /// Whether it is being deleted.
@@ -291,6 +294,15 @@ impl WriteTx<'_> {
         Ok(())
     }
 
+    /// Records that the disks of the instance were on a node that was removed, or, with `None`, that it is placed again.
+    pub fn set_lost(&mut self, id: InstanceId, node: Option<&Name>) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET lost_node = ?2 WHERE id = ?1")?
+            .execute((id16(&id), node.map(Name::as_str)))?;
+        self.touch(Topic::Instance(id));
+        Ok(())
+    }
+
     /// Marks the instance as being deleted.
     pub fn mark_deleting(&mut self, id: InstanceId) -> Result<(), StoreError> {
         self.conn
@@ -351,6 +363,7 @@ pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
         spec: json(row, "spec")?,
         status: json(row, "status")?,
         node: maybe_node_id(row, "node")?,
+        lost_node: maybe_name(row, "lost_node")?,
         owner: Owner {
             name: maybe_name(row, "node_name")?,
             reachable: row.get::<_, Option<bool>>("reachable")?.unwrap_or(true),

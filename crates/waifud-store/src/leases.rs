@@ -102,6 +102,18 @@ impl WriteTx<'_> {
             .map_err(|e| taken(e, UNIQUE))?;
         Ok(())
     }
+
+    /// Removes the address of a nic.
+    pub fn clear_lease_address(
+        &mut self,
+        instance: InstanceId,
+        nic: u32,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE leases SET address = NULL WHERE instance = ?1 AND nic = ?2")?
+            .execute((id16(&instance), nic))?;
+        Ok(())
+    }
 }
 
 const UNIQUE: &[(&str, Taken)] = &[

@@ -30,10 +30,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0015_release.sql"),
     include_str!("migrations/0016_peers.sql"),
     include_str!("migrations/0017_release_off.sql"),
+    include_str!("migrations/0018_lost.sql"),
 ];
 
 /// The newest schema that this program supports.
-pub const SCHEMA: u32 = 17;
+pub const SCHEMA: u32 = 18;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

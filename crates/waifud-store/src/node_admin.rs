@@ -1,8 +1,10 @@
 //! Administration of nodes: labels, and removal with a subnet that stays reserved.
 
-use waifud_types::{NodeId, Revision, Timestamp};
+use ipnet::Ipv4Net;
+use waifud_types::{Name, NodeId, Revision, Timestamp};
 
-use crate::codec::{node16, to_json};
+use crate::codec::{node_id, node16, to_json};
+use crate::nodes::subnet;
 use crate::{Labels, NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
 impl ReadTx<'_> {
@@ -22,6 +24,14 @@ impl WriteTx<'_> {
         self.conn
             .prepare_cached("UPDATE nodes SET labels = ?2 WHERE id = ?1")?
             .execute((node16(&id), to_json("labels", labels)?))?;
+        Ok(())
+    }
+
+    /// Records whether a node accepts no new instances.
+    pub fn set_node_cordoned(&mut self, id: NodeId, cordoned: bool) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE nodes SET cordoned = ?2 WHERE id = ?1")?
+            .execute((node16(&id), cordoned))?;
         Ok(())
     }
 
@@ -61,6 +71,23 @@ impl WriteTx<'_> {
             ))?;
         self.touch(Topic::Node(row.id));
         self.peer_removed(row.id, revision)
+    }
+
+    /// Takes the reserved subnet of the last removed node of this name, for a node that joins with this name. `None` without
+    /// one.
+    pub fn take_subnet_of_removed(&mut self, name: &Name) -> Result<Option<Ipv4Net>, StoreError> {
+        let found = self.first(
+            "SELECT id, subnet FROM removed_nodes WHERE name = ?1 ORDER BY removed_at DESC, id LIMIT 1",
+            [name.as_str()],
+            |row| Ok::<_, StoreError>((node_id(row, "id")?, subnet(row)?)),
+        )?;
+        let Some((id, subnet)) = found else {
+            return Ok(None);
+        };
+        self.conn
+            .prepare_cached("DELETE FROM removed_nodes WHERE id = ?1")?
+            .execute([node16(&id)])?;
+        Ok(Some(subnet))
     }
 
     /// Releases the subnets of removed nodes of this name or id.

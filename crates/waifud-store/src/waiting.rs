@@ -37,7 +37,7 @@ impl ReadTx<'_> {
         };
         self.all(
             "SELECT created_at, id, wait_class FROM instances
-                  WHERE node IS NULL AND deleting = 0 AND (created_at, id) > (?1, ?2)
+                  WHERE node IS NULL AND deleting = 0 AND lost_node IS NULL AND (created_at, id) > (?1, ?2)
                   ORDER BY created_at, id LIMIT ?3",
             (begin, id, limit),
             |row| {
@@ -58,7 +58,9 @@ impl ReadTx<'_> {
     pub fn is_anything_waiting(&self) -> Result<bool, StoreError> {
         let found: Option<i64> = self
             .conn
-            .prepare_cached("SELECT 1 FROM instances WHERE node IS NULL AND deleting = 0 LIMIT 1")?
+            .prepare_cached(
+                "SELECT 1 FROM instances WHERE node IS NULL AND deleting = 0 AND lost_node IS NULL LIMIT 1",
+            )?
             .query_row([], |row| row.get(0))
             .optional()?;
         Ok(found.is_some())

@@ -109,7 +109,7 @@ impl Ownership {
     }
 
     /// The epoch of the next owner.
-    fn next_epoch(&self) -> Epoch {
+    pub fn next_epoch(&self) -> Epoch {
         self.epoch.next().max(self.floor)
     }
 

@@ -106,6 +106,11 @@ pub enum WaitReason {
         /// Time of the node's last contact.
         since: Option<Timestamp>,
     },
+    /// The node that has its disks was removed.
+    NodeRemoved {
+        /// Former name of the node.
+        node: Name,
+    },
     /// The instance is being destroyed by its node.
     Destruction {
         /// Name of the node.
@@ -180,6 +185,9 @@ impl fmt::Display for WaitReason {
                     Some(since) => write!(f, " since {since}"),
                     None => Ok(()),
                 }
+            }
+            Self::NodeRemoved { node } => {
+                write!(f, "node {node}, which has its disks, was removed")
             }
             Self::Destruction {
                 node,
@@ -348,6 +356,11 @@ mod tests {
                 },
                 "no-contact",
                 "no contact with its node",
+            ),
+            (
+                WaitReason::NodeRemoved { node: node.clone() },
+                "node-removed",
+                "node alder, which has its disks, was removed",
             ),
             (
                 destruction(false),

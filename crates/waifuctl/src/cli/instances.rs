@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
-use waifud_types::ByteSize;
+use waifud_types::{ByteSize, Name};
 
 use super::{LabelChanges, SelectArgs, WaitOptions, parse_duration};
 use crate::complete;
@@ -102,6 +102,21 @@ pub struct RescueArgs {
     /// Power off immediately without shutting the guest down; unwritten data is lost
     #[arg(short, long)]
     pub force: bool,
+    #[command(flatten)]
+    pub wait: WaitOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct RecreateArgs {
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Run the instance on this node
+    #[arg(long, add = ArgValueCandidates::new(complete::nodes))]
+    pub node: Option<Name>,
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub yes: bool,
     #[command(flatten)]
     pub wait: WaitOptions,
 }

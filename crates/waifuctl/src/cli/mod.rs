@@ -27,14 +27,15 @@ pub use events::EventsArgs;
 pub use global::GlobalArgs;
 pub use guest::{ExecArgs, PasswdArgs};
 pub use instances::{
-    AdoptArgs, DeleteArgs, EditArgs, LabelArgs, ProtectArgs, RescueArgs, ResizeArgs, StartArgs,
-    StopArgs, WaitArgs, WaitFor,
+    AdoptArgs, DeleteArgs, EditArgs, LabelArgs, ProtectArgs, RecreateArgs, RescueArgs, ResizeArgs,
+    StartArgs, StopArgs, WaitArgs, WaitFor,
 };
 pub use join_tokens::{CreateTokenArgs, JoinTokenCommand};
 pub use list::{ListArgs, ListFormat, ShowArgs, ShowFormat};
 pub use networks::{NetworkAddArgs, NetworkCommand};
 pub use nodes::{
-    ConfirmArgs, NodeAddArgs, NodeCommand, NodeLabelArgs, NodeRemoveArgs, NodeRenameArgs,
+    ConfirmArgs, NodeAddArgs, NodeCommand, NodeLabelArgs, NodePurgeArgs, NodeRemoveArgs,
+    NodeRenameArgs, NodesArg,
 };
 pub use pools::{ImageCommand, PoolCommand};
 pub use ports::{PublishArgs, UnpublishArgs};
@@ -102,6 +103,14 @@ fields. Without a name, a name is generated. Sizes need a unit; 2G means 2 GiB."
 The guests keep running without interruption. `waifuctl node show NODE` lists unmanaged instances."
     )]
     Adopt(AdoptArgs),
+    /// Create an instance again, with new disks, whose node was removed with --force
+    #[command(
+        after_help = "Examples:\n  waifuctl recreate web --wait\n  waifuctl recreate web --node birch --yes\n\n\
+The instance keeps its name, MAC addresses, user-data, settings and fixed addresses on bridges. It gets another address on \
+the default network, since each node has its own range there. Its disks are new and empty: restore your data from a \
+backup. If the old machine comes back with its disks, its copy is shut down and kept; see `waifuctl node show`."
+    )]
+    Recreate(RecreateArgs),
     /// Start instances, including those whose guest powered itself off
     #[command(
         after_help = "Examples:\n  waifuctl start web\n  waifuctl start web db --wait\n  waifuctl start -l tier=web\n  waifuctl start --all\n\n\

@@ -26,6 +26,15 @@ admits one machine, once. With NAME, the node gets that name instead of the mach
 joined before gets a new key."
     )]
     Add(NodeAddArgs),
+    /// Place no new instances on nodes; those on them are not affected
+    #[command(
+        after_help = "Examples:\n  waifuctl node cordon alder\n  waifuctl node uncordon alder\n\n\
+A node can be cordoned while it is off. An instance that is pinned to a cordoned node stays pending."
+    )]
+    Cordon(NodesArg),
+    /// Let cordoned nodes accept new instances again; pending instances are then placed
+    #[command(after_help = "Example:\n  waifuctl node uncordon alder")]
+    Uncordon(NodesArg),
     /// Confirm nodes after a restore of waifud's database; unconfirmed nodes do not destroy anything
     #[command(
         after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\n\
@@ -48,11 +57,19 @@ pending.")]
     /// Remove a node that will not come back, and revoke its key; guests on it keep running
     #[command(
         visible_alias = "rm",
-        after_help = "Examples:\n  waifuctl node remove alder\n  waifuctl node remove alder --purge\n\n\
+        after_help = "Examples:\n  waifuctl node remove alder\n  waifuctl node remove alder --purge\n  waifuctl node remove alder --force --confirm-off\n\n\
 A node that has instances is not removed: delete them first. Pending deletions on a node that is off are dropped with \
-it. The subnet of the node stays reserved, since guests may still be running there; --purge, now or later, releases it."
+it. The subnet of the node stays reserved, since guests may still be running there; --purge, or `waifuctl node purge` \
+later, releases it. A node that joins under the same name gets it back.\n\n\
+--force --confirm-off removes a node whose machine is dead, with its instances and their disks. Each of them is then \
+failed: `waifuctl recreate` creates it again elsewhere, with new, empty disks. Only you can know that the machine is off: \
+if it runs, a recreated instance runs twice."
     )]
     Remove(NodeRemoveArgs),
+    /// Release the subnet of a removed node
+    #[command(after_help = "Example:\n  waifuctl node purge alder\n\n\
+Do this only if none of its guests is running any more: their addresses are then given to others.")]
+    Purge(NodePurgeArgs),
     /// Manage join tokens, which admit machines as nodes
     #[command(subcommand)]
     Token(JoinTokenCommand),
@@ -63,6 +80,23 @@ pub struct NodeArg {
     /// Name or id of the node
     #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct NodesArg {
+    /// Names or ids of nodes
+    #[arg(required = true, value_name = "NODE", add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct NodePurgeArgs {
+    /// Name or id of the removed node
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -120,7 +154,20 @@ pub struct NodeRemoveArgs {
     /// Also release the node's subnet; use this only when none of its guests is running. Works for removed nodes too
     #[arg(long)]
     pub purge: bool,
+    #[command(flatten)]
+    pub force: ForceArgs,
     /// Do not ask for confirmation
     #[arg(short, long)]
     pub yes: bool,
+}
+
+/// How a node is removed that still has instances.
+#[derive(Debug, Args)]
+pub struct ForceArgs {
+    /// Also remove a node that has instances. They and their disks are lost
+    #[arg(long, requires = "confirm_off")]
+    pub force: bool,
+    /// Your word that the machine is off and will not come back
+    #[arg(long, requires = "force")]
+    pub confirm_off: bool,
 }

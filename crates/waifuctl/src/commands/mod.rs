@@ -28,6 +28,7 @@ mod pool;
 mod protect;
 mod publish;
 mod reboot;
+mod recreate;
 mod reference;
 mod rescue;
 mod resize;
@@ -74,6 +75,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Show(args) => show::run(context, &args).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Adopt(args) => adopt::run(context, args).await,
+        Command::Recreate(args) => recreate::run(context, args).await,
         Command::Start(args) => start::run(context, args).await,
         Command::Stop(args) => stop::run(context, args).await,
         Command::Reboot(args) => reboot::run(context, args).await,

@@ -2,6 +2,7 @@
 
 pub(crate) mod durable;
 pub(crate) mod order;
+pub(crate) mod outcome;
 pub(crate) mod peers;
 #[cfg(test)]
 mod peers_tests;

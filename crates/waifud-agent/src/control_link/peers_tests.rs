@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use waifud_api::agent::{NodeSlice, Peer, SliceKey, SliceObject, WatchFrame, Welcome};
 use waifud_types::{Incarnation, MacAddr, NodeId};
 
+use crate::control_link::outcome::Welcomed;
 use crate::control_link::table::Table;
 use crate::control_link::table_samples::{new_table, open, revision, sync};
 use crate::fake::sample_instance;
@@ -132,7 +133,8 @@ fn a_restored_database_removes_peers_only_once_it_is_confirmed() {
         table.apply(put(3, &peer(index))).unwrap();
     }
     table.apply(sync(5)).unwrap();
-    assert!(table.welcome(&welcome(2)).unwrap());
+    let changed = table.welcome(&welcome(2)).unwrap();
+    assert_eq!(changed, Welcomed::OtherIncarnation);
     table.begin_watch();
     table.apply(put(1, &peer(3))).unwrap();
     table.apply(sync(2)).unwrap();

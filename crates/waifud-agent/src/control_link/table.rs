@@ -16,23 +16,13 @@ use waifud_types::ownership::NodeCopy;
 use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
+use crate::control_link::outcome::{Affected, Welcomed};
 use crate::control_link::peers::PeerTable;
 use crate::control_link::record::{
     DesiredState, InstanceRecord, Memory, NodeRecord, ReleaseRecord, RunMemory,
 };
 use crate::instance::restart_policy;
 use crate::network::identity;
-
-/// What a frame affects.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Affected {
-    None,
-    Instances(Vec<InstanceId>),
-    /// Everything on the node.
-    All,
-    /// Everything; the slice is complete from now on.
-    Synced,
-}
 
 /// The table; see the module documentation.
 #[derive(Debug)]
@@ -178,25 +168,34 @@ impl Table {
         self.inner().entries.get(&id).map(|entry| entry.version)
     }
 
-    /// Applies a welcome. Returns whether the incarnation changed: deletions are held from then on.
-    pub fn welcome(&self, welcome: &Welcome) -> Result<bool, DurableError> {
+    /// Applies a welcome. After a change, the next watch starts from the beginning.
+    pub fn welcome(&self, welcome: &Welcome) -> Result<Welcomed, DurableError> {
         let mut inner = self.inner();
         let mut node = inner.node.clone();
-        let changed = node
+        let restored = node
             .incarnation
             .is_some_and(|known| known != welcome.incarnation);
+        // This machine was removed and has joined again: what it has is not in the slice of the new node.
+        let other_node = node.node.is_some_and(|known| known != welcome.node);
         node.node = Some(welcome.node);
         node.incarnation = Some(welcome.incarnation);
-        if changed {
+        if restored {
             node.unconfirmed = Some(welcome.incarnation);
+        }
+        let welcomed = match (restored, other_node) {
+            (true, _) => Welcomed::OtherIncarnation,
+            (false, true) => Welcomed::OtherNode,
+            (false, false) => Welcomed::Unchanged,
+        };
+        if welcomed != Welcomed::Unchanged {
             node.revision = None;
         }
         self.save_node(&mut inner, node)?;
-        if changed {
+        if welcomed != Welcomed::Unchanged {
             inner.slice_known = false;
             inner.slices += 1;
         }
-        Ok(changed)
+        Ok(welcomed)
     }
 
     /// An administrator confirms this incarnation. Returns whether deletions were held for it.

@@ -7,8 +7,9 @@ use waifud_api::agent::{
 };
 use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId};
 
+use crate::control_link::outcome::{Affected, Welcomed};
 use crate::control_link::record::{DesiredState, RunMemory};
-use crate::control_link::table::{Affected, Table};
+use crate::control_link::table::Table;
 use crate::control_link::table_samples::{new_table, open, revision, sync};
 use crate::fake::sample_instance;
 
@@ -143,18 +144,53 @@ fn another_incarnation_holds_deletions_until_it_is_confirmed() {
         };
         order.held
     };
-    assert!(!table.welcome(&welcome(1)).unwrap());
+    assert_eq!(table.welcome(&welcome(1)).unwrap(), Welcomed::Unchanged);
     table.apply(put(1, &instance)).unwrap();
     table.apply(order(2, &instance)).unwrap();
     assert!(!held(&table));
-    assert!(table.welcome(&welcome(2)).unwrap());
-    assert!(!table.welcome(&welcome(2)).unwrap(), "reported once");
+    let changed = table.welcome(&welcome(2)).unwrap();
+    assert_eq!(changed, Welcomed::OtherIncarnation);
+    let again = table.welcome(&welcome(2)).unwrap();
+    assert_eq!(again, Welcomed::Unchanged, "reported once");
     assert_eq!(table.begin_watch(), None, "everything is asked for again");
     let table = open(&dir);
     assert!(held(&table), "also after a restart");
     assert!(!table.confirm(Incarnation(1)).unwrap());
     assert!(table.confirm(Incarnation(2)).unwrap());
     assert!(!held(&table));
+}
+
+#[test]
+fn what_a_machine_has_is_unmanaged_after_it_has_joined_as_another_node() {
+    let (dir, table) = new_table();
+    let (web, db) = (sample_instance("web"), sample_instance("db"));
+    let welcome = |node: &AgentInstance| Welcome {
+        node: NodeId::from_uuid(*node.id.as_uuid()),
+        incarnation: Incarnation(1),
+        addresses: Vec::new(),
+    };
+    table.welcome(&welcome(&web)).unwrap();
+    table.begin_watch();
+    table.apply(put(1, &web)).unwrap();
+    table.apply(order(2, &db)).unwrap();
+    table.apply(sync(2)).unwrap();
+    assert!(table.is_slice_known());
+    let changed = table.welcome(&welcome(&db)).unwrap();
+    assert_eq!(changed, Welcomed::OtherNode);
+    assert!(!table.is_slice_known());
+    for table in [open(&dir), table] {
+        assert_eq!(table.begin_watch(), None);
+        table.apply(sync(3)).unwrap();
+        assert_eq!(
+            table.view(web.id).unwrap().desired,
+            DesiredState::LeaveAlone
+        );
+        // Nothing is held: the database was not restored.
+        let DesiredState::Destroy(order) = table.view(db.id).unwrap().desired else {
+            panic!("no order");
+        };
+        assert!(!order.held);
+    }
 }
 
 #[test]

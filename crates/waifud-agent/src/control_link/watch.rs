@@ -9,7 +9,7 @@ use waifud_types::InstanceId;
 
 use crate::backoff::Backoff;
 use crate::control_link::durable::DurableError;
-use crate::control_link::table::Affected;
+use crate::control_link::outcome::{Affected, Welcomed};
 use crate::failpoints;
 use crate::interfaces::LinkError;
 use crate::shared::Shared;
@@ -95,13 +95,18 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
         }
     };
     match shared.table.welcome(&welcome) {
-        Ok(true) => {
+        Ok(Welcomed::Unchanged) => {}
+        Ok(Welcomed::OtherNode) => {
+            tracing::warn!(node = %welcome.node, "this machine is another node now; what it already had is unmanaged");
+            // The list compares with the former slice.
+            shared.reports.forget_unmanaged();
+        }
+        Ok(Welcomed::OtherIncarnation) => {
             tracing::error!(incarnation = %welcome.incarnation, "waifud's database has changed: nothing is destroyed until an administrator confirms it");
             shared.node_checks.request_facts();
             // The list compares with the former slice.
             shared.reports.forget_unmanaged();
         }
-        Ok(false) => {}
         Err(error) => return Ended::Disk(error),
     }
     shared.reports.set_connected(true);

@@ -19,6 +19,8 @@ use waifud_types::{Digest, Name, NodeId, Secret, Timestamp};
 
 /// The file of a node that has joined.
 const FILE: &str = "identity.json";
+/// The code of waifud's refusal of a certificate that is not the node's current one.
+const NOT_ADMITTED: &str = "not-admitted";
 /// The key of a node that has begun to join.
 const JOINING: &str = "joining.key";
 
@@ -138,6 +140,23 @@ impl Membership {
     pub fn is_of(&self, ca: Digest) -> bool {
         let known = certificates(&self.stored().ca);
         known.is_ok_and(|known| known.first().is_some_and(|own| fingerprint(own) == ca))
+    }
+
+    /// Asks waifud whether it admits this node. It does not after the node was removed, or joined with another key.
+    pub async fn is_admitted(&self) -> Result<bool, MembershipError> {
+        match self.client()?.own_node().await {
+            Ok(own) => Ok(own.node == self.node()),
+            Err(AgentClientError::Problem(problem)) if problem.code == NOT_ADMITTED => Ok(false),
+            // An earlier version, which does not have the route.
+            Err(AgentClientError::Problem(problem)) if problem.status == 404 => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether both are the same node with the same key.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (own, other) = (self.stored().clone(), other.stored().clone());
+        own.node == other.node && own.key.expose() == other.key.expose()
     }
 
     /// The name with which the node joined.

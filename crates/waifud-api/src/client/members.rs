@@ -6,7 +6,8 @@ use waifud_types::{InstanceId, NodeId};
 use super::{Client, ClientError, ListQuery};
 use crate::join::{CreateJoinToken, CreatedJoinToken, JoinTokenInfo};
 use crate::{
-    AdoptInstance, CreateToken, CreatedToken, Instance, Node, Page, Token, UpdateNode, Whoami,
+    AdoptInstance, CreateToken, CreatedToken, Instance, Node, Page, RemoveNode, Token, UpdateNode,
+    Whoami,
 };
 
 impl Client {
@@ -89,11 +90,9 @@ impl Client {
         self.json(request).await
     }
 
-    /// Removes a node; with `purge`, its subnet is released.
-    pub async fn remove_node(&self, name: &str, purge: bool) -> Result<(), ClientError> {
-        let request = self
-            .request(Method::DELETE, &["nodes", name])
-            .query(&[("purge", purge)]);
+    /// Removes a node.
+    pub async fn remove_node(&self, name: &str, how: RemoveNode) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, &["nodes", name]).query(&how);
         self.send(request).await.map(drop)
     }
 

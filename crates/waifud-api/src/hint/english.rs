@@ -61,8 +61,11 @@ impl Hint {
             },
             A::Rename => format!("rename {object}"),
             A::Confirm => format!("confirm {object}"),
+            A::Uncordon => format!("uncordon {object}"),
+            A::Recreate => format!("recreate {object} with new disks"),
+            A::RemoveForced => format!("remove {object}, if it will never come back"),
             A::SwitchOn => format!("switch {object} on"),
-            A::AddNode => "start waifud-agentd on a machine that should run instances".to_owned(),
+            A::AddNode => "add a machine that runs instances".to_owned(),
             A::CreateBridge { bridge } => format!(
                 "create bridge {bridge} on {object} (docs/guides/lan.md)"
             ),

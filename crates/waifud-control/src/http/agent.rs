@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
-use waifud_api::agent::{AgentReport, Hello, Welcome};
+use waifud_api::agent::{AgentReport, Hello, OwnNode, Welcome};
 use waifud_api::join::{
     INSTALL_PATH, JOIN_TOKEN_HEADER, JoinRequest, Joined, PACKAGES_PATH, PackageKind,
 };
@@ -38,6 +38,7 @@ pub fn routes() -> Router<Control> {
         .route("/v1/agent/join", post(join))
         .route(INSTALL_PATH, get(install))
         .route(&format!("{PACKAGES_PATH}/{{kind}}"), get(package))
+        .route("/v1/agent/node", get(own_node))
         .route("/v1/agent/hello", post(hello))
         .route("/v1/agent/watch", get(watch))
         .route("/v1/agent/report", post(report))
@@ -99,6 +100,11 @@ async fn package(
     let kind = PackageKind::named(&kind).ok_or_else(|| problems::not_found("package", &kind))?;
     let path = control.node_packages().package(kind).await?;
     file(&path, &headers).await
+}
+
+/// The node that the certificate belongs to. Refused if waifud does not admit it any more.
+async fn own_node(agent: AgentPeer) -> Json<OwnNode> {
+    Json(OwnNode { node: agent.node })
 }
 
 async fn hello(

@@ -7,7 +7,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
-use waifud_api::{CreateInstance, Instance, Page, Problem, UpdateInstance, Why};
+use waifud_api::{CreateInstance, Instance, Page, Problem, RecreateInstance, UpdateInstance, Why};
 use waifud_store::InstanceFilter;
 use waifud_types::{InstanceState, Role, Secret};
 
@@ -387,6 +387,32 @@ pub async fn delete(
         },
     };
     Ok(answer(status, instance))
+}
+
+/// Places an instance again whose node was removed with its disks. It keeps its id, name, MAC addresses, user-data and
+/// settings. Its disks are new, and it gets another address on the default network.
+#[utoipa::path(
+    post, path = "/v1/instances/{name}/recreate", tag = "instances", operation_id = "recreate_instance",
+    params(InstanceName, ("If-Match" = Option<String>, Header, description = "Only if the instance still has this ETag.")),
+    request_body = RecreateInstance,
+    responses(
+        (status = 200, description = "The instance is placed, or waits for a node.", body = Instance),
+        (status = 409, description = "The instance has its disks, or is being deleted.", body = Problem),
+        (status = 412, description = "The instance has changed and has another ETag.", body = Problem),
+        (status = 422, description = "The node does not exist.", body = Problem),
+    )
+)]
+pub async fn recreate(
+    user: AuthenticatedUser,
+    Path(InstanceName { name }): Path<InstanceName>,
+    if_match: IfMatch,
+    Json(request): Json<RecreateInstance>,
+) -> Result<Response, Refusal> {
+    let control = user.control;
+    let instance = control
+        .recreate_instance(&name, request, if_match, user.cause)
+        .await?;
+    Ok(answer(StatusCode::OK, instance))
 }
 
 /// Explains the state of an instance: its cause, what the instance waits for, and what to do.

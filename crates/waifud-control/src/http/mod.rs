@@ -68,6 +68,7 @@ fn user_routes() -> OpenApiRouter<Control> {
             instances::update,
             instances::delete
         ))
+        .routes(routes!(instances::recreate))
         .routes(routes!(instances::why))
         .routes(routes!(instances::user_data))
         .routes(routes!(descriptions::description))

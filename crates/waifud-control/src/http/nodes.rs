@@ -2,7 +2,7 @@
 
 use axum::extract::Path;
 use utoipa::IntoParams;
-use waifud_api::{Node, Problem, UpdateNode};
+use waifud_api::{Node, Problem, RemoveNode, UpdateNode};
 
 use super::answers::{Answer, NoContent, no_content};
 use super::body::Json;
@@ -10,7 +10,7 @@ use super::paths::NodeName;
 use super::peer::AuthenticatedUser;
 use super::query::{FromParams, Params, Query};
 
-/// Renames a node, and sets and removes labels. Labels that are not named stay.
+/// Renames a node, cordons or uncordons it, and sets and removes labels. Labels that are not named stay.
 #[utoipa::path(
     patch, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "update_node",
     params(NodeName),
@@ -37,12 +37,22 @@ pub struct RemoveParams {
     /// If true, also release the node's subnet. Can be used later, for a node that is already removed.
     #[param(value_type = Option<bool>)]
     purge: bool,
+    /// If true, also remove a node that still has instances. They are lost with it: they can be recreated with new disks.
+    /// The node must be unreachable, and `confirm_off` must be true.
+    #[param(value_type = Option<bool>)]
+    force: bool,
+    /// The administrator's word that the machine is off.
+    #[param(value_type = Option<bool>)]
+    confirm_off: bool,
 }
 
 impl FromParams for RemoveParams {
     fn take(params: &mut Params) -> Result<Self, Problem> {
-        let purge = params.flag("purge")?;
-        Ok(Self { purge })
+        Ok(Self {
+            purge: params.flag("purge")?,
+            force: params.flag("force")?,
+            confirm_off: params.flag("confirm_off")?,
+        })
     }
 }
 
@@ -52,13 +62,19 @@ impl FromParams for RemoveParams {
     params(NodeName, RemoveParams),
     responses(
         (status = 204, description = "The node is removed."),
-        (status = 409, description = "The node has instances that are not deleted.", body = Problem)
+        (status = 409, description = "The node has instances that are not deleted, or is reachable.", body = Problem),
+        (status = 422, description = "`force` without `confirm_off`.", body = Problem)
     )
 )]
 pub async fn remove(
     user: AuthenticatedUser,
     Path(NodeName { name }): Path<NodeName>,
-    Query(RemoveParams { purge }): Query<RemoveParams>,
+    Query(params): Query<RemoveParams>,
 ) -> NoContent {
-    no_content(user.control.remove_node(&name, purge, user.cause).await)
+    let how = RemoveNode {
+        purge: params.purge,
+        force: params.force,
+        confirm_off: params.confirm_off,
+    };
+    no_content(user.control.remove_node(&name, how, user.cause).await)
 }

@@ -15,6 +15,7 @@ mod power;
 pub(crate) mod problems;
 pub(crate) mod progress;
 pub mod read;
+pub mod recreate;
 mod rescue;
 pub(crate) mod resize;
 pub(crate) mod status;

@@ -1,7 +1,7 @@
 //! Problems with instances: their names, sizes, user-data and power, and changes that conflict.
 
 use waifud_api::Problem;
-use waifud_api::hint::{Hint, HintAction, HintKind};
+use waifud_api::hint::{Hint, HintAction, HintKind, HintWhen};
 use waifud_types::ownership::HandoverError;
 use waifud_types::{ByteSize, Generation, Name};
 
@@ -35,6 +35,69 @@ pub fn name_taken(name: &Name) -> Problem {
     )
     .field("name")
     .hint("choose another name, or delete that instance and wait until the deletion has finished")
+}
+
+/// An instance is to be recreated that has its disks.
+pub fn not_lost(name: &Name, node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "not-lost",
+        format!("{name} has its disks: {node} is in contact with waifud"),
+    )
+    .field("name")
+    .hint("only an instance whose node was removed can be recreated; to start with new disks, delete it and create it again")
+}
+
+/// An instance is to be recreated, and its node may come back with the disks.
+pub fn maybe_not_lost(name: &Name, node: &Name) -> Problem {
+    let on_node = |action| Hint::on(&action, HintKind::Node, node.as_str());
+    Problem::new(
+        409,
+        "not-lost",
+        format!("{name} has its disks on {node}, which is unreachable and may come back"),
+    )
+    .field("name")
+    .hint(on_node(HintAction::SwitchOn))
+    .hint(on_node(HintAction::RemoveForced))
+}
+
+/// An instance is to be recreated that never had disks.
+pub fn not_placed_yet(name: &Name) -> Problem {
+    Problem::new(
+        409,
+        "not-lost",
+        format!("{name} waits for a node and has no disks yet"),
+    )
+    .field("name")
+    .hint(Hint::on(
+        &HintAction::Explain,
+        HintKind::Instance,
+        name.as_str(),
+    ))
+}
+
+/// An instance is to be recreated, and a node has its disks.
+pub fn copy_exists(name: &Name, node: &Name) -> Problem {
+    let on = |action| Hint::on(&action, HintKind::Instance, name.as_str());
+    Problem::new(
+        409,
+        "copy-exists",
+        format!("{node} has {name} with its disks, unmanaged"),
+    )
+    .field("name")
+    .hint(on(HintAction::Adopt { rename: false }))
+    .hint(on(HintAction::Delete { unmanaged: true }).when(HintWhen::Otherwise))
+}
+
+/// The requested node does not exist.
+pub fn unknown_node(node: &Name) -> Problem {
+    Problem::new(
+        422,
+        "unknown-node",
+        format!("there is no node named {node}"),
+    )
+    .field("node")
+    .hint(Hint::on_kind(&HintAction::List, HintKind::Node))
 }
 
 /// The roles of the nodes do not allow the change.

@@ -7,7 +7,7 @@ use waifud_store::NodeRow;
 use waifud_types::event::Event;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::status::StoppedBy;
-use waifud_types::{ByteSize, InstanceState, Name, Timestamp, Verdict};
+use waifud_types::{ByteSize, InstanceState, Name, Timestamp, Verdict, WaitReason};
 
 use super::find;
 use crate::placement::PlacementRequest;
@@ -227,6 +227,16 @@ fn general_hints(
             };
             vec![on_node(&HintAction::SwitchOn), on_node(&HintAction::Show)]
         }
+        InstanceState::Failed
+            if matches!(status.wait_reason(), Some(WaitReason::NodeRemoved { .. })) =>
+        {
+            vec![
+                on(&HintAction::Recreate),
+                Hint::advice(
+                    "or, if the disks still exist, add the machine again and adopt the instance there",
+                ),
+            ]
+        }
         InstanceState::Failed => vec![Hint::advice(format!(
             "fix the cause described above; {} is then retried automatically",
             instance.name
@@ -279,7 +289,11 @@ fn hints_of_placement(
         }
         _ => None,
     });
-    hints.extend(switch_on.into_iter().chain(create_bridge));
+    let uncordon = placement.iter().find_map(|entry| {
+        let cordoned = entry.verdict()? == Verdict::Cordoned;
+        cordoned.then(|| on_node(&HintAction::Uncordon, &entry.node))
+    });
+    hints.extend(switch_on.into_iter().chain(uncordon).chain(create_bridge));
     if hints.is_empty() {
         hints.push("request less, or add a node".into());
     }

@@ -1,9 +1,9 @@
-//! Administration of nodes: names, labels, and removal of nodes that will not return.
+//! Administration of nodes: names, labels, cordons, and removal of nodes that will not return.
 //!
 //! Only an administrator removes a node; an unreachable node keeps its instances. Guests on a removed node keep running, and
 //! their addresses are not reused before the subnet is purged.
 
-use waifud_api::{Node, UpdateNode};
+use waifud_api::{Node, RemoveNode, UpdateNode};
 use waifud_store::{NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::{Digest, Name, NodeId};
@@ -18,7 +18,7 @@ use crate::{Control, ControlError};
 const NAMED_MAX: usize = 3;
 
 impl Control {
-    /// Renames a node, and sets and removes labels. The node's own reports do not undo them.
+    /// Renames a node, cordons or uncordons it, and sets and removes labels. The node's own reports do not undo them.
     pub async fn update_node(
         &self,
         name_or_id: &str,
@@ -34,6 +34,9 @@ impl Control {
                 let mut row = find_node(tx, &wanted)?;
                 if let Some(name) = change.name.filter(|name| *name != row.name) {
                     control.rename_node_in(tx, &mut row, name, &cause)?;
+                }
+                if let Some(cordoned) = change.cordoned.filter(|it| *it != row.cordoned) {
+                    control.cordon_node_in(tx, &row, cordoned, &cause)?;
                 }
                 let mut labels = row.labels.clone();
                 for (key, value) in change.labels {
@@ -87,19 +90,46 @@ impl Control {
         self.place_waiting(tx)
     }
 
-    /// Removes a node and its key. Refused while the node has instances that are not being deleted. `purge` also releases
-    /// its subnet; this can also be done later, in another call.
+    /// Cordons or uncordons a node.
+    fn cordon_node_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &NodeRow,
+        cordoned: bool,
+        cause: &Cause,
+    ) -> Result<(), ControlError> {
+        let (kind, message) = if cordoned {
+            ("node.cordoned", "it accepts no new instances")
+        } else {
+            ("node.uncordoned", "it accepts new instances again")
+        };
+        tx.emit(&event_builder::event(
+            self.now(),
+            kind,
+            event_builder::node(row.id, &row.name),
+            cause,
+            message,
+        ))?;
+        tx.set_node_cordoned(row.id, cordoned)?;
+        // After a cordon, instances may wait for another reason than before.
+        self.place_waiting(tx)
+    }
+
+    /// Removes a node and its key. Refused while the node has instances that are not being deleted, unless it is forced.
     pub async fn remove_node(
         &self,
         name_or_id: &str,
-        purge: bool,
+        how: RemoveNode,
         cause: Cause,
     ) -> Result<(), ControlError> {
+        if how.force && !how.confirm_off {
+            return Err(node_problems::off_not_confirmed().into());
+        }
         let control = self.clone();
         let wanted = name_or_id.to_owned();
         let (removed, images) = self
             .store()
-            .write(move |tx| control.remove_node_in(tx, &wanted, purge, &cause))
+            .write(move |tx| control.remove_node_in(tx, &wanted, how, &cause))
             .await?;
         if let Some(node) = removed {
             self.contacts().forget(node);
@@ -112,12 +142,13 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         wanted: &str,
-        purge: bool,
+        how: RemoveNode,
         cause: &Cause,
     ) -> Result<(Option<NodeId>, Vec<Digest>), ControlError> {
+        let purge = how.purge;
         let removed = match find_node(tx, wanted) {
             Ok(row) => self
-                .forget(tx, &row, cause)
+                .forget(tx, &row, how.force, cause)
                 .map(|images| (Some(row.id), images))?,
             Err(not_found) => match only_admitted(tx, wanted)? {
                 // The node was admitted and has never sent a hello.
@@ -139,8 +170,12 @@ impl Control {
         &self,
         tx: &mut WriteTx<'_>,
         node: &NodeRow,
+        force: bool,
         cause: &Cause,
     ) -> Result<Vec<Digest>, ControlError> {
+        if force && node.reachable {
+            return Err(node_problems::still_reachable(&node.name).into());
+        }
         let mut ids = tx.instances_on(node.id)?;
         // Instances that the node has released, or was to receive.
         ids.extend(tx.handovers_on(node.id)?);
@@ -148,14 +183,20 @@ impl Control {
         ids.dedup();
         let (mut deleted, mut elsewhere) = (Vec::new(), Vec::new());
         let mut still_present: Vec<Name> = Vec::new();
+        let mut lost = Vec::new();
         for id in ids {
             let Some(row) = tx.instance(id)? else {
                 continue;
             };
             let parts = tx.ownership(id)?;
+            let only_here = parts.iter().all(|part| part.node == node.id);
             if !row.deleting && row.node == Some(node.id) {
-                still_present.push(row.name);
-            } else if row.deleting && parts.iter().all(|part| part.node == node.id) {
+                if force && only_here {
+                    lost.push(row);
+                } else {
+                    still_present.push(row.name);
+                }
+            } else if row.deleting && only_here {
                 deleted.push(row);
             } else {
                 elsewhere.push(id);
@@ -173,6 +214,9 @@ impl Control {
         }
         for id in elsewhere {
             tx.end_part(id, node.id)?;
+        }
+        for row in lost {
+            self.lose(tx, row, node, cause)?;
         }
         let mut images = Vec::new();
         for row in deleted {

@@ -100,8 +100,15 @@ impl Control {
     fn register(&self, tx: &mut WriteTx<'_>, by: &Introduction<'_>) -> Result<(), ControlError> {
         let Introduction { name, hello, .. } = by;
         let range = self.config().guest_range;
-        let subnet = subnet::free_subnet(range, &tx.subnets()?, &hello.facts.routes)
-            .ok_or_else(|| node_problems::no_subnet(&range.to_string()))?;
+        let routes = &hello.facts.routes;
+        // A removed machine that comes back, or its replacement. Guests on it have addresses of this subnet.
+        let former = tx.take_subnet_of_removed(name)?;
+        let former = former.filter(|it| !routes.iter().any(|route| subnet::overlap(*route, *it)));
+        let subnet = match former {
+            Some(former) => former,
+            None => subnet::free_subnet(range, &tx.subnets()?, routes)
+                .ok_or_else(|| node_problems::no_subnet(&range.to_string()))?,
+        };
         let new = NewNode {
             id: by.node,
             name: (*name).clone(),
@@ -134,7 +141,7 @@ impl Control {
         let present = self.store().incarnation();
         let known = hello.incarnation.is_some_and(|known| known != present);
         let restored = tx.epoch_floor()? > Epoch(0);
-        if known || restored {
+        if known || restored || former.is_some() {
             // A node that comes from another cluster needs no confirmation of a restore that never happened.
             tx.expect_unmanaged(by.node, !(known && restored))?;
         }

@@ -11,6 +11,7 @@ pub(crate) mod joining;
 mod list;
 pub(crate) mod monitor;
 mod newer_copies;
+mod older_copies;
 pub(crate) mod problems;
 mod report;
 mod slice;

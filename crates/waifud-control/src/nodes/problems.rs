@@ -17,10 +17,41 @@ pub fn has_instances(node: &Name, shown: &[Name], count: usize) -> Problem {
         format!("{node} still has instances: {listed}"),
     )
     .field("name")
-    .hint("delete them first; if the node is off, it is enough to request the deletions");
+    .hint("delete them first; if the node is off, it is enough to request the deletions")
+    .hint(Hint::on(
+        &HintAction::RemoveForced,
+        HintKind::Node,
+        node.as_str(),
+    ));
     shown
         .iter()
         .fold(problem, |problem, name| problem.hint(Hint::delete(name)))
+}
+
+/// A forced removal without the confirmation that the machine is off.
+pub fn off_not_confirmed() -> Problem {
+    Problem::new(
+        422,
+        "off-not-confirmed",
+        "a forced removal needs the confirmation that the machine is off",
+    )
+    .field("confirm_off")
+    .hint(
+        "make sure that the machine is off and will not come back, then set confirm_off (--confirm-off); if it runs, its \
+         guests continue to run there, and recreated ones run twice",
+    )
+}
+
+/// A forced removal of a node that is reachable.
+pub fn still_reachable(node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "node-reachable",
+        format!("{node} is not off: it is in contact with waifud"),
+    )
+    .field("force")
+    .hint("delete its instances and remove it without force; or switch it off and wait until it is unreachable")
+    .hint(show(node))
 }
 
 /// A value that a node reported exceeds its bound.

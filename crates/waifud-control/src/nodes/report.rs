@@ -136,6 +136,7 @@ impl Control {
                 },
             ))?;
             tx.set_node_unmanaged(node, unmanaged)?;
+            self.release_older_copies(tx, &row, unmanaged, cause)?;
         }
         self.take_over_epochs(tx, &row, report, cause)?;
         let reported = by_id(report);

@@ -8,14 +8,16 @@ use base64::engine::general_purpose::STANDARD;
 use waifud_api::agent::{AgentInstance, Tombstone, Unmanaged};
 use waifud_api::{AdoptInstance, Instance, Node};
 use waifud_store::{
-    ImageRow, ImageTraits, LeaseRow, NewInstance, NodeRow, PlacementRow, ReadTx, StoreError,
-    StoredBundle, StoredVerdicts, Taken, WriteTx,
+    ImageRow, ImageTraits, InstanceRow, LeaseRow, NewInstance, NodeRow, PlacementRow, ReadTx,
+    StoreError, StoredBundle, StoredVerdicts, Taken, WriteTx,
 };
 use waifud_types::event::Cause;
+use waifud_types::ownership::Part;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Epoch, InstanceId, Name, WaitReason};
 
-use super::list::find_node;
+use super::list::{find_node, unmanaged};
+use super::older_copies;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::require_newest;
 use crate::instances::problems as instance_problems;
@@ -53,7 +55,8 @@ impl Control {
         adoption: Adoption,
         cause: &Cause,
     ) -> Result<Instance, ControlError> {
-        if tx.instance(adoption.record.id)?.is_some() {
+        let lost = tx.instance(adoption.record.id)?;
+        if lost.as_ref().is_some_and(|row| !is_lost(row)) {
             return Err(node_problems::already_managed(&adoption.name).into());
         }
         let record = &adoption.record;
@@ -99,7 +102,10 @@ impl Control {
         let new = NewInstance {
             id: record.id,
             name: adoption.name.clone(),
-            labels: std::collections::BTreeMap::new(),
+            labels: lost
+                .as_ref()
+                .map(|row| row.labels.clone())
+                .unwrap_or_default(),
             spec: spec.clone(),
             status: status.clone(),
             traits: ImageTraits {
@@ -112,6 +118,10 @@ impl Control {
             user_data: adoption.user_data,
             at: self.now(),
         };
+        if lost.is_some() {
+            // Its machine has returned: the copy there replaces what is left of it here.
+            tx.remove_instance(new.id)?;
+        }
         tx.insert_instance(&new, revision)
             .map_err(|error| match error {
                 StoreError::Taken(Taken::InstanceName) => {
@@ -165,11 +175,16 @@ impl Control {
                 let (row, found) = find_on_node(tx, &node, &instance)?;
                 let id = found.instance;
                 let name = shown_name(&found)?;
-                if tx.part_in(id, row.id)?.is_some() {
-                    return Err(node_problems::copy_is_managed(&name, &row.name).into());
-                }
+                let kept = match tx.part_in(id, row.id)? {
+                    None => None,
+                    Some(part) if is_kept(tx, &part, id)? => Some(part.epoch),
+                    Some(_) => {
+                        return Err(node_problems::copy_is_managed(&name, &row.name).into());
+                    }
+                };
                 // Only the copy that the node reports, not a later one.
-                let epoch = found.record.as_ref().map_or(Epoch(1), |r| r.epoch);
+                let reported = found.record.as_ref().map(|record| record.epoch);
+                let epoch = kept.or(reported).unwrap_or(Epoch::FIRST);
                 if tx.tombstone_epoch(id, row.id)? >= Some(epoch) {
                     // A repeated request: the deletion is already ordered.
                     return Ok(());
@@ -216,6 +231,13 @@ impl Control {
             .await?;
         self.node(node).await
     }
+}
+
+/// Whether a part is an older copy that the node keeps, and whose guest is off.
+fn is_kept(tx: &ReadTx<'_>, part: &Part, id: InstanceId) -> Result<bool, StoreError> {
+    let row = tx.instance(id)?;
+    let is_older = row.is_some_and(|row| older_copies::is_older_copy(part, &row));
+    Ok(is_older && part.off)
 }
 
 /// The checked data of an adoption.
@@ -277,6 +299,11 @@ fn shown_name(found: &Unmanaged) -> Result<Name, ControlError> {
         })
 }
 
+/// Whether the node of an instance was removed, and it has not been recreated since.
+fn is_lost(row: &InstanceRow) -> bool {
+    row.lost_node.is_some() && !row.deleting
+}
+
 /// Refuses an adoption if a network of the instance is missing or has another bridge, as after a restore.
 fn require_networks(tx: &WriteTx<'_>, adoption: &Adoption) -> Result<(), ControlError> {
     for nic in &adoption.record.spec.nics {
@@ -303,7 +330,7 @@ fn find_on_node(
     instance: &str,
 ) -> Result<(NodeRow, Unmanaged), ControlError> {
     let row = find_node(tx, node)?;
-    let found = find_unmanaged(&tx.unmanaged_on(row.id)?, instance, &row.name)?.clone();
+    let found = find_unmanaged(&unmanaged(tx, &row)?, instance, &row.name)?.clone();
     Ok((row, found))
 }
 

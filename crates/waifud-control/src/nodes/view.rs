@@ -37,6 +37,7 @@ pub fn node(
         id: row.id,
         name: row.name,
         state,
+        cordoned: row.cordoned,
         labels: row.facts.labels.into_iter().chain(row.labels).collect(),
         arch: Some(row.facts.arch),
         cpu_model: Some(row.facts.cpu_model),

@@ -21,6 +21,7 @@ mod image_use;
 mod instance_updates;
 mod joining;
 mod lifecycle;
+mod lost_nodes;
 mod mirror;
 mod newer_copies;
 mod node_admin;

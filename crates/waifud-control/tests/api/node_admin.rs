@@ -99,19 +99,22 @@ async fn a_node_is_removed_when_its_instances_are_deleted_and_its_subnet_stays_r
         .await;
     assert_eq!(again.status, 403);
 
-    // Its name is available again. Its subnet stays reserved until the node is purged.
-    server.join("alder", ByteSize::gib(64)).await;
+    // Its subnet stays reserved until the node is purged.
     let subnet = async |name: &str| {
         server.get(&format!("/v1/nodes/{name}")).await.json()["subnets"][0].clone()
     };
-    assert_eq!(subnet("alder").await, "10.144.2.0/24");
+    server.join("birch", ByteSize::gib(64)).await;
+    assert_eq!(subnet("birch").await, "10.144.2.0/24");
+    server.delete("/v1/nodes/alder").await.expect(404);
     server
         .delete("/v1/nodes/alder?purge=true")
         .await
         .expect(204);
-    server.delete("/v1/nodes/alder").await.expect(404);
-    server.join("birch", ByteSize::gib(64)).await;
-    assert_eq!(subnet("birch").await, "10.144.1.0/24");
+    // Its name is available again.
+    server.join("cedar", ByteSize::gib(64)).await;
+    assert_eq!(subnet("cedar").await, "10.144.1.0/24");
+    server.join("alder", ByteSize::gib(64)).await;
+    assert_eq!(subnet("alder").await, "10.144.3.0/24");
 }
 
 fn facts(change: impl FnOnce(&mut NodeFacts)) -> AgentReport {

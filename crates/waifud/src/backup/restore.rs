@@ -88,8 +88,8 @@ pub fn restore(config: &Config, arguments: &RestoreArguments) -> anyhow::Result<
     eprintln!(
         "next steps: start waifud; list unmanaged instances with `waifuctl node show NODE`; adopt those that you want to \
          keep (`waifuctl adopt NAME --node NODE`); then run `waifuctl node confirm NODE`; a node that joined after the \
-         backup is refused: join it again with `waifuctl node token create`, and there `waifud-agentd join --again \
-         --token-file FILE` and `systemctl restart waifud-agentd`"
+         backup is refused: join it again with `waifuctl node token create`, and there `waifud-agentd join \
+         --token-file FILE`"
     );
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use waifud_api::{Instance, Node};
+use waifud_types::node::NodeState;
 use waifud_types::status::Condition;
 
 use super::zero_or;
@@ -57,6 +58,14 @@ fn notes(nodes: &[Node]) -> Vec<String> {
     nodes.iter().flat_map(of_one).collect()
 }
 
+/// The state; an unreachable node can be cordoned, too.
+pub(super) fn state(node: &Node) -> String {
+    match (node.state, node.cordoned) {
+        (NodeState::Unreachable, true) => "unreachable, cordoned".to_owned(),
+        (state, _) => state.to_string(),
+    }
+}
+
 fn row(node: &Node, guests: &[Instance], now: Timestamp) -> Vec<String> {
     let on_it = guests
         .iter()
@@ -64,7 +73,7 @@ fn row(node: &Node, guests: &[Instance], now: Timestamp) -> Vec<String> {
         .count();
     vec![
         node.name.to_string(),
-        node.state.to_string(),
+        state(node),
         node.hypervisor
             .as_ref()
             .map_or("-", |h| h.kind.as_str())

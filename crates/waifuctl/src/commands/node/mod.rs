@@ -2,8 +2,10 @@
 
 mod add;
 mod confirm;
+mod cordon;
 mod label;
 mod list;
+mod purge;
 mod remove;
 mod rename;
 mod show;
@@ -21,10 +23,13 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
         NodeCommand::List => list::run(context).await,
         NodeCommand::Show(args) => show::run(context, &args.name).await,
         NodeCommand::Add(args) => add::run(context, args).await,
+        NodeCommand::Cordon(args) => cordon::run(context, args, true).await,
+        NodeCommand::Uncordon(args) => cordon::run(context, args, false).await,
         NodeCommand::Confirm(args) => confirm::run(context, args).await,
         NodeCommand::Label(args) => label::run(context, args).await,
         NodeCommand::Rename(args) => rename::run(context, args).await,
         NodeCommand::Remove(args) => remove::run(context, args).await,
+        NodeCommand::Purge(args) => purge::run(context, args).await,
         NodeCommand::Token(command) => token::run(context, command).await,
     }
 }

@@ -20,7 +20,7 @@ fn to_text(node: &Node, now: Timestamp) -> String {
     field_list(|line| {
         line("name", node.name.as_str());
         line("id", &node.id.to_string());
-        line("state", &node.state.to_string());
+        line("state", &super::list::state(node));
         line(
             "seen",
             &node

@@ -1,0 +1,87 @@
+//! `waifuctl recreate`
+
+use waifud_api::{Instance, RecreateInstance};
+
+use crate::cli::RecreateArgs;
+use crate::confirm::ask;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::wait::{Deadline, or_detach, until_ready};
+
+/// Creates an instance again, with new disks, whose node was removed.
+pub async fn run(context: &Context, args: RecreateArgs) -> Result<(), Failure> {
+    let deadline = Deadline::begin(args.wait.timeout);
+    let before = context.client.instance(&args.name).await?;
+    if !args.yes {
+        let name = before.name.as_str();
+        ask(
+            &format!("recreating {name}"),
+            &format!(
+                "{} is created again with new, empty disks.",
+                describe(&before)
+            ),
+            name,
+        )?;
+    }
+    let request = RecreateInstance {
+        node: args.node.clone(),
+    };
+    let recreated = context.client.recreate_instance(&before, &request);
+    let mut instance = recreated.await?;
+    if args.wait.wait {
+        let left = deadline.left(&instance.status);
+        let name = instance.name.to_string();
+        instance = Box::pin(or_detach(until_ready(context, instance, left), &name)).await?;
+    }
+    context
+        .printer
+        .print(&instance, || super::create::summary(&instance))
+}
+
+/// What is kept and what is lost.
+fn describe(instance: &Instance) -> String {
+    let fixed: Vec<_> = instance
+        .spec
+        .nics
+        .iter()
+        .filter_map(|nic| nic.address)
+        .map(|address| address.to_string())
+        .collect();
+    let addresses = if fixed.is_empty() {
+        "gets a new address".to_owned()
+    } else {
+        format!("keeps {}", fixed.join(" and "))
+    };
+    format!(
+        "{} keeps its name, MAC address, user-data and settings, and {addresses}. It",
+        instance.name
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_names_what_is_kept() {
+        let with = |address: Option<&str>| -> Instance {
+            serde_json::from_value(serde_json::json!({
+                "id": "0198c0de-0000-7000-8000-00000000abcd", "name": "web", "labels": {}, "generation": 1,
+                "created_at": "2026-11-22T00:00:00Z",
+                "spec": {"template": "a", "image": format!("sha256:{}", "0".repeat(64)), "cpus": 1,
+                    "memory_bytes": 1 << 30, "run": true, "restart": "never", "priority": 0, "protected": false,
+                    "disks": [], "publish": [], "placement": {"node": null, "spread": null}, "user_data": null,
+                    "nics": [{"name": "eth0", "network": "lan", "mac": "52:54:00:00:00:01", "address": address,
+                        "allow_addresses": []}]},
+                "status": waifud_types::status::InstanceStatus::pending(None),
+            }))
+            .unwrap()
+        };
+        assert!(
+            describe(&with(None)).contains("user-data and settings, and gets a new address. It")
+        );
+        assert!(
+            describe(&with(Some("192.168.1.40"))).contains("settings, and keeps 192.168.1.40. It")
+        );
+    }
+}

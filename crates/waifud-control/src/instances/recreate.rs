@@ -1,0 +1,145 @@
+//! Recreate: an instance whose node was removed with its disks is placed again, with new disks from its image.
+//!
+//! It keeps its id, name, MAC addresses, user-data and settings. Addresses on the default network belong to the subnet of
+//! a node, so it gets another one there. The epoch grows: if the old node comes back, its copy is the older one.
+
+use waifud_api::{Instance, RecreateInstance};
+use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
+use waifud_types::event::Cause;
+use waifud_types::ownership::Ownership;
+use waifud_types::status::InstanceStatus;
+use waifud_types::{InstanceState, Name, WaitReason};
+
+use super::{IfMatch, find};
+use crate::events::event_builder::{self, EventExt};
+use crate::instances::problems as instance_problems;
+use crate::network;
+use crate::{Control, ControlError};
+
+impl Control {
+    /// Places an instance again whose node was removed with its disks. Its disks are new.
+    pub async fn recreate_instance(
+        &self,
+        name_or_id: &str,
+        request: RecreateInstance,
+        if_match: IfMatch,
+        cause: Cause,
+    ) -> Result<Instance, ControlError> {
+        let control = self.clone();
+        let wanted = name_or_id.to_owned();
+        let recreated = self.store().write(move |tx| {
+            let row = find(tx, &wanted)?;
+            if_match.check(row.generation)?;
+            let row = control.recreate_in(tx, row, request, &cause)?;
+            Ok::<_, ControlError>(control.instance_view(row))
+        });
+        recreated.await
+    }
+
+    fn recreate_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        mut row: InstanceRow,
+        request: RecreateInstance,
+        cause: &Cause,
+    ) -> Result<InstanceRow, ControlError> {
+        if row.deleting {
+            return Err(instance_problems::deleting(&row.name).into());
+        }
+        let Some(lost_on) = row.lost_node.take() else {
+            return Err(not_lost(&row));
+        };
+        if let Some((node, _)) = tx.unmanaged_copies(row.id)?.into_iter().next()
+            && let Some(node) = tx.node(node)?
+        {
+            return Err(instance_problems::copy_exists(&row.name, &node.name).into());
+        }
+        row.spec.placement.node = match (request.node, row.spec.placement.node.take()) {
+            (Some(node), _) if tx.node_named(node.as_str())?.is_none() => {
+                return Err(instance_problems::unknown_node(&node).into());
+            }
+            (Some(node), _) => Some(node),
+            // The removed node: the instance cannot be pinned to it any more, unless another one has its name now.
+            (None, Some(pinned)) if tx.node_named(pinned.as_str())?.is_some() => Some(pinned),
+            (None, _) => None,
+        };
+        // A rescue repairs the disks, and they are new.
+        row.spec.rescue = None;
+        row.generation = row.generation.next();
+        row.epoch = next_epoch(tx, &row)?;
+        row.status = InstanceStatus::pending(None);
+        let event = self
+            .event(
+                "instance.recreated",
+                event_builder::instance(row.id, &row.name),
+                cause,
+                format!("with new disks; those on {lost_on} are given up"),
+            )
+            .generation(row.generation);
+        let revision = tx.emit(&event)?;
+        tx.set_lost(row.id, None)?;
+        tx.set_spec(row.id, &row.spec, row.generation, revision)?;
+        tx.set_epoch(row.id, row.epoch, revision)?;
+        tx.set_status(row.id, &row.status)?;
+        let capacities = tx.node_capacities()?;
+        self.place(tx, row, &capacities, cause)
+    }
+
+    /// Records that an instance has lost its disks: its node is being removed.
+    pub(crate) fn lose(
+        &self,
+        tx: &mut WriteTx<'_>,
+        mut row: InstanceRow,
+        node: &NodeRow,
+        cause: &Cause,
+    ) -> Result<(), ControlError> {
+        let reason = WaitReason::NodeRemoved {
+            node: node.name.clone(),
+        };
+        row.status = InstanceStatus::pending(None);
+        row.status.state = InstanceState::Failed;
+        row.status.set_wait(&reason);
+        let event = self
+            .event(
+                "instance.lost",
+                event_builder::instance(row.id, &row.name),
+                cause,
+                reason.to_string(),
+            )
+            .generation(row.generation);
+        let revision = tx.emit(&event)?;
+        tx.end_part(row.id, node.id)?;
+        for (index, nic) in (0..).zip(&mut row.spec.nics) {
+            if network::is_default(&nic.network) {
+                nic.address = None;
+                tx.clear_lease_address(row.id, index)?;
+            }
+        }
+        tx.set_spec(row.id, &row.spec, row.generation, revision)?;
+        tx.set_status(row.id, &row.status)?;
+        tx.set_lost(row.id, Some(&node.name))?;
+        self.instance_progress().forget(row.id);
+        Ok(())
+    }
+}
+
+/// The epoch of the new copy.
+fn next_epoch(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<waifud_types::Epoch, ControlError> {
+    let ownership = Ownership {
+        epoch: row.epoch,
+        floor: tx.epoch_floor()?,
+        parts: Vec::new(),
+    };
+    Ok(ownership.next_epoch())
+}
+
+/// Why an instance that is not lost cannot be recreated.
+fn not_lost(row: &InstanceRow) -> ControlError {
+    let node: Option<&Name> = row.owner.name.as_ref();
+    match node {
+        None => instance_problems::not_placed_yet(&row.name),
+        Some(node) if row.owner.reachable => instance_problems::not_lost(&row.name, node),
+        Some(node) => instance_problems::maybe_not_lost(&row.name, node),
+    }
+    .into()
+}
