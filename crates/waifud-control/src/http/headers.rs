@@ -39,6 +39,10 @@ fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
     if text == "*" {
         return Ok(IfMatch::Any);
     }
+    if text.is_empty() {
+        // An empty list, which nothing matches.
+        return Ok(IfMatch::Generations(Vec::new()));
+    }
     text.split(',')
         .map(|tag| {
             let number = tag

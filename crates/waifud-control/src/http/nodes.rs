@@ -62,8 +62,7 @@ impl FromParams for RemoveParams {
     params(NodeName, RemoveParams),
     responses(
         (status = 204, description = "The node is removed."),
-        (status = 409, description = "The node has instances that are not deleted, or is reachable.", body = Problem),
-        (status = 422, description = "`force` without `confirm_off`.", body = Problem)
+        (status = 409, description = "The node has instances that are not deleted; or `force` is set, and `confirm_off` is not, or the node is reachable.", body = Problem)
     )
 )]
 pub async fn remove(

@@ -31,7 +31,7 @@ pub fn has_instances(node: &Name, shown: &[Name], count: usize) -> Problem {
 /// A forced removal without the confirmation that the machine is off.
 pub fn off_not_confirmed() -> Problem {
     Problem::new(
-        422,
+        409,
         "off-not-confirmed",
         "a forced removal needs the confirmation that the machine is off",
     )

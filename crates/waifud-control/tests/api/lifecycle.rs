@@ -290,9 +290,12 @@ async fn an_update_increases_the_generation_and_keeps_the_cloud_init_instance_id
             )
             .await
     };
-    patch("\"7\"", &json!({"run": false}))
-        .await
-        .refused(412, "stale-generation", "If-Match");
+    // Another generation, and an empty list.
+    for condition in ["\"7\"", ""] {
+        patch(condition, &json!({"run": false}))
+            .await
+            .refused(412, "stale-generation", "If-Match");
+    }
 
     let change = json!({"user_data": "#!/bin/sh\ntrue\n"});
     let answer = patch("\"1\"", &change).await.expect(200);

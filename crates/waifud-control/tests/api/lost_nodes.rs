@@ -121,7 +121,7 @@ async fn a_node_with_instances_is_removed_only_if_it_is_off_and_that_is_confirme
     let (server, clock, ..) = with_web_on_alder().await;
     let before = server.footprint().await;
     let refused = server.delete("/v1/nodes/alder?force=true").await;
-    refused.refused(422, "off-not-confirmed", "confirm_off");
+    refused.refused(409, "off-not-confirmed", "confirm_off");
     server
         .delete(FORCED)
         .await
