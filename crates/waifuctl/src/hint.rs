@@ -180,6 +180,7 @@ pub fn option_of(field: &str) -> Option<&'static str> {
         "placement.node" | "spec.placement.node" => "--node",
         "placement.require" | "spec.placement.require" => "--require",
         "placement.spread" | "spec.placement.spread" => "--spread",
+        "placement.near" | "spec.placement.near" => "--near",
         "labels" => "--label",
         "timeout_s" => "--timeout",
         "url" => "--url",

@@ -26,7 +26,7 @@ pub mod token;
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use hint::Hint;
 pub use instance::{
-    CreateInstance, CreateNic, Instance, InstanceDescription, PlacementVerdict, Publish,
+    CreateInstance, CreateNic, DryRun, Instance, InstanceDescription, PlacementVerdict, Publish,
     UpdateInstance, Why,
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};

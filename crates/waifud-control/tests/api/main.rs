@@ -27,6 +27,7 @@ mod node_admin;
 mod node_capacities;
 mod peers;
 mod placement;
+mod placement_preferences;
 mod power;
 mod rescue;
 mod routes;
