@@ -171,6 +171,7 @@ pub fn option_of(field: &str) -> Option<&'static str> {
         "cpus" | "spec.cpus" => "--cpus",
         "memory_bytes" | "spec.memory_bytes" => "--memory",
         "disk_bytes" | "spec.disks[0].size_bytes" => "--disk",
+        "survive" => "--survive",
         "pool" | "spec.disks[0].pool" => "--pool",
         "user_data" | "spec.user_data" => "--user-data",
         "ssh_keys" | "spec.ssh_keys" => "--ssh-key",

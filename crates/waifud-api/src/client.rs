@@ -1,5 +1,6 @@
 //! The typed client of the user API: one method per route, over the unix socket or over HTTPS with a token.
 
+mod capacity;
 mod guest_command;
 mod members;
 mod networks;
@@ -19,6 +20,7 @@ use waifud_types::event::Event;
 use waifud_types::template::Template;
 use waifud_types::{Digest, Generation, Revision, Secret};
 
+pub use capacity::CapacityQuery;
 pub use eventsource_stream::Event as SseEvent;
 pub use stream::{ClientStream, StreamEnd, StreamSink, StreamSource};
 

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod agent_client;
+pub mod capacity;
 pub mod client;
 pub mod download;
 pub mod guest_command;
@@ -23,6 +24,7 @@ pub mod stream;
 pub mod template;
 pub mod token;
 
+pub use capacity::{Capacity, InstanceSize, NodeFit, Survival, UnplacedInstance};
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use hint::Hint;
 pub use instance::{

@@ -10,7 +10,7 @@ pub(crate) mod documents;
 pub(crate) mod generated_names;
 pub(crate) mod handover;
 pub(crate) mod idempotency;
-mod new_spec;
+pub(crate) mod new_spec;
 mod power;
 pub(crate) mod problems;
 pub(crate) mod progress;

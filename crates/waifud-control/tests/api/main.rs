@@ -10,6 +10,7 @@ mod access;
 mod addresses_and_ports;
 mod bad_input;
 mod bridged_networks;
+mod capacity;
 mod common;
 mod conventions;
 mod deterministic;
