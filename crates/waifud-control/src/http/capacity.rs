@@ -11,7 +11,7 @@ use super::answers::Answer;
 use super::body::Json;
 use super::peer::AuthenticatedUser;
 use super::query::{FromParams, Params, Query};
-use crate::instances::new_spec::DEFAULT_SIZE;
+use crate::instances::defaults;
 use crate::problems;
 
 /// The maximum of `survive`.
@@ -43,13 +43,13 @@ impl FromParams for CapacityParams {
         let survive = params.number_in("survive", 0..=SURVIVE_MAX.into())?;
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         Ok(Self {
-            cpus: cpus.map_or(DEFAULT_SIZE.cpus, small),
+            cpus: cpus.map_or(defaults::SIZE.cpus, small),
             memory_bytes: params
                 .number_in("memory_bytes", memory)?
-                .map_or(DEFAULT_SIZE.memory_bytes, ByteSize),
+                .map_or(defaults::SIZE.memory_bytes, ByteSize),
             disk_bytes: params
                 .number_in("disk_bytes", disk)?
-                .map_or(DEFAULT_SIZE.disk_bytes, ByteSize),
+                .map_or(defaults::SIZE.disk_bytes, ByteSize),
             survive: survive.map(small),
         })
     }

@@ -4,6 +4,7 @@
 
 mod amend;
 pub mod create;
+pub(crate) mod defaults;
 pub mod delete;
 pub mod describe;
 pub(crate) mod documents;

@@ -3,22 +3,13 @@
 use waifud_api::InstanceSize;
 use waifud_store::{ReadTx, StoreError, TemplateSource};
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
-use waifud_types::{ByteSize, Digest, MacAddr, Name, PowerSpec};
+use waifud_types::{Digest, MacAddr, Name, PowerSpec};
 
-use super::problems;
 use super::validate::Checked;
+use super::{defaults, problems};
 use crate::network::nics::WantedNic;
 use crate::network::subnet;
 use crate::{ControlError, env};
-
-/// The size of an instance by default. The disk is larger if the template needs more.
-pub(crate) const DEFAULT_SIZE: InstanceSize = InstanceSize {
-    cpus: 1,
-    memory_bytes: ByteSize::gib(1),
-    disk_bytes: ByteSize::gib(10),
-};
-/// The pool of the root disk by default.
-pub(super) const DEFAULT_POOL: &str = "main";
 
 /// A MAC address for each nic: the requested one, or an unused one.
 pub(super) fn choose_macs(
@@ -64,7 +55,7 @@ pub(crate) fn of_size(size: InstanceSize) -> Result<InstanceSpec, ControlError> 
         disks: vec![DiskSpec {
             name: word("root")?,
             size_bytes: size.disk_bytes,
-            pool: word(DEFAULT_POOL)?,
+            pool: word(defaults::POOL)?,
         }],
         nics: Vec::new(),
         publish: Vec::new(),
@@ -83,7 +74,7 @@ pub(super) fn spec(
     let request = &wanted.request;
     let disk = request
         .disk_bytes
-        .unwrap_or(least.max(DEFAULT_SIZE.disk_bytes));
+        .unwrap_or(least.max(defaults::SIZE.disk_bytes));
     if disk < least {
         return Err(problems::disk_too_small(disk, &template.name, least).into());
     }

@@ -7,7 +7,7 @@ use waifud_cloudinit::{ReportSettings, SshKey, report_settings};
 use waifud_types::spec::{InstanceSpec, PublishSpec, UserDataFacts, limits};
 use waifud_types::{ByteSize, Name, Secret};
 
-use super::new_spec::{DEFAULT_POOL, DEFAULT_SIZE};
+use super::defaults;
 use crate::instances::problems as instance_problems;
 use crate::network;
 use crate::network::nics::{self, WantedNic};
@@ -50,8 +50,12 @@ pub fn create(mut request: CreateInstance) -> Result<Checked, Problem> {
         .template
         .parse()
         .map_err(|_| instance_problems::unknown_template(&request.template))?;
-    let pool = name_or("spec.disks[0].pool", request.pool.as_deref(), DEFAULT_POOL)?;
-    let cpus = request.cpus.unwrap_or(DEFAULT_SIZE.cpus);
+    let pool = name_or(
+        "spec.disks[0].pool",
+        request.pool.as_deref(),
+        defaults::POOL,
+    )?;
+    let cpus = request.cpus.unwrap_or(defaults::SIZE.cpus);
     if !(1..=limits::CPUS_MAX).contains(&cpus) {
         return Err(problems::out_of_range(
             "spec.cpus",
@@ -60,7 +64,7 @@ pub fn create(mut request: CreateInstance) -> Result<Checked, Problem> {
             limits::CPUS_MAX,
         ));
     }
-    let memory = request.memory_bytes.unwrap_or(DEFAULT_SIZE.memory_bytes);
+    let memory = request.memory_bytes.unwrap_or(defaults::SIZE.memory_bytes);
     if !(limits::MEMORY_MIN..=limits::MEMORY_MAX).contains(&memory) {
         return Err(problems::out_of_range(
             "spec.memory_bytes",
