@@ -1,5 +1,6 @@
 //! The typed client of the user API: one method per route, over the unix socket or over HTTPS with a token.
 
+mod capacity;
 mod guest_command;
 mod members;
 mod networks;
@@ -19,13 +20,14 @@ use waifud_types::event::Event;
 use waifud_types::template::Template;
 use waifud_types::{Digest, Generation, Revision, Secret};
 
+pub use capacity::CapacityQuery;
 pub use eventsource_stream::Event as SseEvent;
 pub use stream::{ClientStream, StreamEnd, StreamSink, StreamSource};
 
 use crate::server_url::ServerUrl;
 use crate::{
-    CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, Image, Instance,
-    InstanceDescription, Node, Page, Problem, RecreateInstance, UpdateInstance, Why,
+    CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, DryRun, Image,
+    Instance, InstanceDescription, Node, Page, Problem, RecreateInstance, UpdateInstance, Why,
 };
 
 /// Timeout of a request, in addition to a requested wait.
@@ -229,13 +231,25 @@ impl Client {
         .await
     }
 
-    /// Validates a request to create an instance without creating it.
-    pub async fn check_instance(&self, request: &CreateInstance) -> Result<(), ClientError> {
+    /// Validates a request to create an instance without creating it, and gets where it would be placed. An older server
+    /// only validates.
+    pub async fn check_instance(
+        &self,
+        request: &CreateInstance,
+    ) -> Result<Option<DryRun>, ClientError> {
         let request = self
             .request(Method::POST, &["instances"])
             .query(&[("dry_run", "true")])
             .json(request);
-        self.send(request).await.map(drop)
+        let response = self.send(request).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        let body = response.bytes().await.map_err(|e| self.transport(e))?;
+        let dry_run = serde_json::from_slice(&body);
+        dry_run
+            .map(Some)
+            .map_err(|e| ClientError::Malformed(e.to_string()))
     }
 
     /// Gets the request that would create this instance again, and the generation it describes.

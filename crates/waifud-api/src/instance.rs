@@ -8,7 +8,7 @@ use waifud_types::spec::{InstanceSpec, PlacementSpec, Protocol, PublishSpec, Res
 use waifud_types::status::InstanceStatus;
 use waifud_types::{
     ByteSize, Coded, Generation, InstanceId, MacAddr, Name, Reboot, RescueOrder, Secret, Timestamp,
-    Verdict,
+    Verdict, WaitReason,
 };
 
 /// An instance: its spec and its status.
@@ -202,6 +202,29 @@ pub struct Why {
     pub hints: Vec<crate::Hint>,
     /// Observations of the guest since its start; null if its node has not reported since waifud started.
     pub evidence: Option<waifud_types::evidence::GuestEvidence>,
+}
+
+/// Where an instance would be placed now, if it were created.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DryRun {
+    /// Name of the node; null if the instance would wait for one.
+    pub node: Option<Name>,
+    /// What it would wait for, in English; null if it would get a node.
+    pub reason: Option<String>,
+    /// The same for programs.
+    pub cause: Option<Coded>,
+    /// The verdicts on all nodes, best first.
+    pub placement: Vec<PlacementVerdict>,
+}
+
+impl DryRun {
+    /// What it would wait for, in English: the text of the server if this version does not know the cause.
+    pub fn reason_in_english(&self) -> Option<String> {
+        let known = self.cause.as_ref().and_then(Coded::decode::<WaitReason>);
+        known
+            .map(|reason| reason.to_string())
+            .or_else(|| self.reason.clone())
+    }
 }
 
 /// The suitability of one node for an instance.

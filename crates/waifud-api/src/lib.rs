@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod agent_client;
+pub mod capacity;
 pub mod client;
 pub mod download;
 pub mod guest_command;
@@ -23,10 +24,11 @@ pub mod stream;
 pub mod template;
 pub mod token;
 
+pub use capacity::{Capacity, InstanceSize, NodeFit, Survival, UnplacedInstance};
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use hint::Hint;
 pub use instance::{
-    CreateInstance, CreateNic, Instance, InstanceDescription, PlacementVerdict, Publish,
+    CreateInstance, CreateNic, DryRun, Instance, InstanceDescription, PlacementVerdict, Publish,
     RecreateInstance, UpdateInstance, Why,
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};

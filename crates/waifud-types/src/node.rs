@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::status::{Condition, HypervisorKind};
-use crate::{ByteSize, Name, PoolKind};
+use crate::{ByteSize, Digest, Name, PoolKind};
 
 /// State of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
@@ -95,6 +95,27 @@ pub struct PoolFacts {
     pub promised_bytes: ByteSize,
     /// `ok`, or a description of the problem.
     pub health: String,
+    /// The images in the pool, sorted; null if the node does not report them.
+    #[serde(default)]
+    pub images: Option<Vec<Digest>>,
+}
+
+impl PoolFacts {
+    /// Free space below which placement uses a pool of this size for no new disk: a twentieth, at most 1 GiB. Disks are
+    /// thin, so this space is left to the disks that are there.
+    const RESERVE_AT_MOST: ByteSize = ByteSize::gib(1);
+
+    /// Bytes that are not in use.
+    pub fn free_bytes(&self) -> ByteSize {
+        let (size, used) = (self.size_bytes.bytes(), self.used_bytes.bytes());
+        ByteSize(size.saturating_sub(used))
+    }
+
+    /// Whether the pool has too little free space for another disk.
+    pub fn is_full(&self) -> bool {
+        let twentieth = ByteSize(self.size_bytes.bytes() / 20);
+        self.free_bytes() < twentieth.min(Self::RESERVE_AT_MOST)
+    }
 }
 
 /// Facts that a node reports about itself.
@@ -154,6 +175,30 @@ pub mod feature {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_is_full_when_less_than_a_twentieth_or_1g_is_free() {
+        let full = |size_mib, free_mib| {
+            let pool = PoolFacts {
+                name: "main".parse().unwrap(),
+                kind: PoolKind::Qcow2,
+                size_bytes: ByteSize::mib(size_mib),
+                used_bytes: ByteSize::mib(size_mib - free_mib),
+                promised_bytes: ByteSize(0),
+                health: "ok".to_owned(),
+                images: None,
+            };
+            assert_eq!(pool.free_bytes(), ByteSize::mib(free_mib));
+            pool.is_full()
+        };
+        assert!(full(20 * 1024, 1023));
+        assert!(!full(20 * 1024, 1024));
+        assert!(full(2000 * 1024, 1023));
+        assert!(!full(2000 * 1024, 1024));
+        assert!(full(2000, 99));
+        assert!(!full(2000, 100));
+        assert!(!full(0, 0), "a pool of unknown size");
+    }
 
     #[test]
     fn an_agent_has_the_features_that_it_reports_and_no_others() {

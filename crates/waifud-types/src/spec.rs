@@ -160,6 +160,9 @@ pub struct PlacementSpec {
     pub require: BTreeMap<String, String>,
     /// Placement on different nodes than others of the same group.
     pub spread: Option<SpreadSpec>,
+    /// Name of an instance whose node is preferred, if it is suitable; null without a preference.
+    #[serde(default)]
+    pub near: Option<Name>,
 }
 
 /// Placement of a group of instances on different nodes.
@@ -251,6 +254,15 @@ mod tests {
         };
         assert_eq!(shown(80, 80, Protocol::Tcp), "80/tcp");
         assert_eq!(shown(8080, 80, Protocol::Udp), "8080:80/udp");
+    }
+
+    #[test]
+    fn a_placement_from_before_near_is_readable() {
+        let old = r#"{"node": "alder", "require": {}, "spread": null}"#;
+        let placement: PlacementSpec = serde_json::from_str(old).unwrap();
+        assert_eq!(placement.near, None);
+        let json = serde_json::to_value(placement).unwrap();
+        assert_eq!(json["near"], serde_json::Value::Null, "null, not absent");
     }
 
     #[test]

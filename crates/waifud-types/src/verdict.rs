@@ -22,6 +22,12 @@ pub enum Verdict {
         total_bytes: ByteSize,
         /// Number of instances of the same spread group on it.
         group_members: u32,
+        /// Name of the instance that the new one should be near, if that instance is on the node.
+        #[serde(default)]
+        near: Option<Name>,
+        /// Whether the image is in the pool of the root disk; null if the node does not report its images.
+        #[serde(default)]
+        image: Option<bool>,
     },
     /// It has not enough free memory.
     InsufficientMemory {
@@ -75,6 +81,15 @@ pub enum Verdict {
         size_bytes: ByteSize,
         /// Size of the disk.
         needed_bytes: ByteSize,
+    },
+    /// Its pool has less free space than waifud reserves for the disks that are there.
+    PoolFull {
+        /// Name of the pool.
+        pool: Name,
+        /// Free space of the pool.
+        free_bytes: ByteSize,
+        /// Size of the pool.
+        size_bytes: ByteSize,
     },
     /// It does not have the bridge.
     NoBridge {
@@ -139,11 +154,20 @@ impl fmt::Display for Verdict {
                 free_bytes,
                 total_bytes,
                 group_members,
+                near,
+                image,
             } => {
                 write!(f, "{free_bytes} free of {total_bytes}")?;
-                match group_members {
-                    0 => Ok(()),
-                    members => write!(f, ", {members} of the same spread group"),
+                if *group_members > 0 {
+                    write!(f, ", {group_members} of the same spread group")?;
+                }
+                if let Some(near) = near {
+                    write!(f, ", next to {near}")?;
+                }
+                match image {
+                    Some(true) => f.write_str(", image present"),
+                    Some(false) => f.write_str(", image absent"),
+                    None => Ok(()),
                 }
             }
             Self::InsufficientMemory {
@@ -164,6 +188,11 @@ impl fmt::Display for Verdict {
             Self::PoolTooSmall {
                 pool, size_bytes, ..
             } => write!(f, "pool {pool} has only {size_bytes}"),
+            Self::PoolFull {
+                pool,
+                free_bytes,
+                size_bytes,
+            } => write!(f, "pool {pool} is full: {free_bytes} free of {size_bytes}"),
             Self::NoBridge { bridge } => write!(f, "has no bridge {bridge}"),
             Self::UnsuitableBridge { bridge, because } => {
                 write!(f, "cannot use {bridge}, which {because}")
@@ -218,6 +247,20 @@ mod tests {
             free_bytes: small,
             total_bytes: large,
             group_members,
+            near: None,
+            image: None,
+        };
+        let preferred = |image| Verdict::Fits {
+            free_bytes: small,
+            total_bytes: large,
+            group_members: 2,
+            near: Some(name("web")),
+            image: Some(image),
+        };
+        let full_pool = Verdict::PoolFull {
+            pool: pool.clone(),
+            free_bytes: ByteSize::mib(512),
+            size_bytes: large,
         };
         let unsuitable = Verdict::UnsuitableBridge {
             bridge: bridge.clone(),
@@ -259,6 +302,17 @@ mod tests {
         vec![
             (fits(0), "fits", "3G free of 4G"),
             (fits(2), "fits", "3G free of 4G, 2 of the same spread group"),
+            (
+                preferred(true),
+                "fits",
+                "3G free of 4G, 2 of the same spread group, next to web, image present",
+            ),
+            (
+                preferred(false),
+                "fits",
+                "3G free of 4G, 2 of the same spread group, next to web, image absent",
+            ),
+            (full_pool, "pool-full", "pool main is full: 512M free of 4G"),
             (memory, "insufficient-memory", "3G free of 4G"),
             (little_memory, "too-little-memory", "has 3G of memory"),
             (
@@ -332,6 +386,20 @@ mod tests {
     #[test]
     fn each_verdict_has_a_code_and_a_text_and_round_trips_through_json() {
         assert_codes_and_texts(verdicts());
+    }
+
+    #[test]
+    fn a_verdict_from_before_near_and_images_is_decoded() {
+        let old = r#"{"code":"fits","fields":{"free_bytes":1,"total_bytes":2,"group_members":0}}"#;
+        let old: Coded = serde_json::from_str(old).unwrap();
+        let expected = Verdict::Fits {
+            free_bytes: ByteSize(1),
+            total_bytes: ByteSize(2),
+            group_members: 0,
+            near: None,
+            image: None,
+        };
+        assert_eq!(old.decode(), Some(expected));
     }
 
     #[test]

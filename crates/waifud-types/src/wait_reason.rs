@@ -28,6 +28,13 @@ pub enum WaitReason {
         /// Memory of the instance.
         needed_bytes: ByteSize,
     },
+    /// The pool of the suitable node is full.
+    PoolFull {
+        /// Name of the pool.
+        pool: Name,
+        /// Name of the node.
+        node: Name,
+    },
     /// The suitable node is unreachable.
     NodeUnreachable {
         /// Name of the node.
@@ -134,6 +141,9 @@ impl fmt::Display for WaitReason {
             ),
             Self::InsufficientMemory { needed_bytes } => {
                 write!(f, "waiting for: {needed_bytes} of free memory on one node")
+            }
+            Self::PoolFull { pool, node } => {
+                write!(f, "waiting for: free space in pool {pool} of {node}")
             }
             Self::NodeUnreachable { node } => {
                 write!(f, "waiting for: {node}, which is unreachable")
@@ -262,6 +272,10 @@ mod tests {
             reachable,
             problem: Some("its disk is busy".to_owned()),
         };
+        let full = WaitReason::PoolFull {
+            pool: name("main"),
+            node: node.clone(),
+        };
         let unreported = WaitReason::NodeNotReported { node: node.clone() };
         let off = WaitReason::NodeUnreachable { node: node.clone() };
         let missing = WaitReason::NoSuchNode { node: node.clone() };
@@ -285,6 +299,11 @@ mod tests {
                 WaitReason::InsufficientMemory { needed_bytes },
                 "insufficient-memory",
                 "waiting for: 4G of free memory on one node",
+            ),
+            (
+                full,
+                "pool-full",
+                "waiting for: free space in pool main of alder",
             ),
             (
                 off,

@@ -56,7 +56,7 @@ pub struct CreateArgs {
     /// Publish a port of the node to the instance; repeatable
     #[arg(long, value_name = "PORT[:GUESTPORT][/udp]", value_parser = network_args::port)]
     pub publish: Vec<Publish>,
-    /// Validate the request without creating anything
+    /// Validate the request and show where it would be placed, without creating anything
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
     /// Wait until cloud-init in the guest has finished, and show the steps
@@ -83,6 +83,9 @@ pub struct SpecArgs {
     /// a node
     #[arg(long, value_name = "GROUP[,strict]")]
     pub spread: Option<String>,
+    /// Prefer the node of this instance, if it is suitable
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(complete::instances))]
+    pub near: Option<String>,
     /// When to restart a guest that stops on its own: always, on-crash or never [default: on-crash]
     #[arg(long, value_name = "POLICY", value_parser = restart_policy)]
     pub restart: Option<RestartPolicy>,

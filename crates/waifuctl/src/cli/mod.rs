@@ -1,5 +1,6 @@
 //! The command line: all clap definitions, without logic. Each command is implemented in its own file in `commands/`.
 
+mod capacity;
 mod common;
 mod contexts;
 mod create;
@@ -19,6 +20,7 @@ mod streams;
 mod templates;
 mod tokens;
 
+pub use capacity::CapacityArgs;
 pub use common::{InstanceArg, LabelChanges, SelectArgs, WaitOptions};
 pub use contexts::{ContextCommand, LoginArgs};
 pub use create::{CreateArgs, SpecArgs};
@@ -267,6 +269,13 @@ The screen is served as VNC (RFB) on 127.0.0.1 without a password: all users of 
     /// Show the space used in pools and in the image store
     #[command(after_help = "Example:\n  waifuctl df --json | jq .images_bytes")]
     Df,
+    /// Show how many more instances of a size fit, and whether the nodes could lose some of them
+    #[command(
+        after_help = "Examples:\n  waifuctl capacity --memory 4G --cpus 2\n  waifuctl capacity --survive 1\n  waifuctl capacity --survive 1 --json | jq -e .survival.fits\n\n\
+Memory, CPUs, the pool and free addresses of each node are considered as when an instance is placed. With --survive, the\n\
+instances that run on the largest reachable nodes are distributed over the others, and those that do not fit are named."
+    )]
+    Capacity(CapacityArgs),
     /// Check the whole installation and suggest repairs; fails if a check fails
     #[command(after_help = "Example:\n  waifuctl doctor")]
     Doctor,

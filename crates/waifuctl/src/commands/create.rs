@@ -1,10 +1,11 @@
 //! `waifuctl create`
 
 use tokio::time::Instant;
-use waifud_api::{CreateInstance, Instance};
+use waifud_api::{CreateInstance, DryRun, Instance};
 use waifud_types::name::NameError;
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
+use super::why::verdict_line;
 use crate::address::primary_address;
 use crate::cli::CreateArgs;
 use crate::cli::SpecArgs;
@@ -68,28 +69,53 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
 async fn check(context: &Context, request: &CreateInstance) -> Result<(), Failure> {
     let mut checked = request.clone();
     let mut first = None;
-    if let Err(error) = context.client.check_instance(&checked).await {
-        let unknown = error
-            .problem()
-            .is_some_and(|p| p.code == "unknown-template");
-        // A template of the catalog would be downloaded; the rest of the request cannot be validated before that.
-        let name = checked.template.replace('.', "-");
-        if !(unknown && download::is_in_catalog(context, &name).await?) {
-            return Err(error.into());
+    let placement = match context.client.check_instance(&checked).await {
+        Ok(placement) => placement,
+        Err(error) => {
+            let unknown = error
+                .problem()
+                .is_some_and(|p| p.code == "unknown-template");
+            // A template of the catalog would be downloaded; the rest of the request cannot be validated before that.
+            let name = checked.template.replace('.', "-");
+            if !(unknown && download::is_in_catalog(context, &name).await?) {
+                return Err(error.into());
+            }
+            checked.template.clone_from(&name);
+            first = Some(name);
+            None
         }
-        checked.template.clone_from(&name);
-        first = Some(name);
-    }
+    };
     let shown = serde_json::json!({"dry_run": true, "download_first": first, "items": [{
-        "name": checked.name, "template": checked.template, "action": "create"}]});
+        "name": checked.name, "template": checked.template, "action": "create", "placement": placement}]});
     context.printer.print(&shown, || {
         let name = checked.name.as_deref().unwrap_or("an instance");
         let template = escape(&checked.template);
         match first {
             Some(_) => format!("{name}: would be created after {template} is downloaded (dry run)"),
-            None => format!("{name}: would be created from {template} (dry run)"),
+            None => format!(
+                "{name}: would be created from {template} (dry run){}",
+                placement_trace(placement.as_ref())
+            ),
         }
     })
+}
+
+/// Where an instance would be placed, with the verdict on each node, as further lines.
+pub(super) fn placement_trace(placement: Option<&DryRun>) -> String {
+    let Some(placement) = placement else {
+        return String::new();
+    };
+    let outcome = match (&placement.node, placement.reason_in_english()) {
+        (Some(node), _) => format!("would be placed on {node}"),
+        (None, Some(reason)) => format!("would stay pending, {}", escape(&reason)),
+        (None, None) => "would stay pending".to_owned(),
+    };
+    let mut lines = format!("\n  {outcome}");
+    for verdict in &placement.placement {
+        lines.push('\n');
+        lines.push_str(&verdict_line(verdict));
+    }
+    lines
 }
 
 /// Warns if the user-data prevents cloud-init from reporting to waifud.
@@ -154,7 +180,9 @@ pub(super) fn placement(options: &SpecArgs) -> Result<PlacementSpec, Failure> {
         })
     });
     let hint = "write GROUP or GROUP,strict (a-z, 0-9 and -), for example db or db,strict; with strict, the instance stays pending rather than sharing a node";
+    let near = options.near.as_deref().map(str::parse).transpose();
     Ok(PlacementSpec {
+        near: near.map_err(|e| bad("--near", e, "waifuctl list"))?,
         node: node.map_err(|e| bad("--node", e, "waifuctl node list"))?,
         require: labels::pairs("--require", &options.require)?,
         spread: spread.transpose().map_err(|e| bad("--spread", e, hint))?,

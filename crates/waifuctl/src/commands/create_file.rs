@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::Serialize;
-use waifud_api::{CreateInstance, CreateNic, Instance};
-use waifud_types::InstanceId;
+use waifud_api::{CreateInstance, CreateNic, DryRun, Instance};
+use waifud_types::{InstanceId, Name};
 
-use super::create::{placement, summary, warn_if_unreported};
+use super::create::{placement, placement_trace, summary, warn_if_unreported};
 use crate::cli::CreateArgs;
 use crate::context::Context;
 use crate::description::{self, Description, Document, Source};
@@ -34,6 +34,8 @@ struct Checked {
     request: CreateInstance,
     /// The existing instance, if it matches the description.
     existing: Option<Instance>,
+    /// Where the instance would be placed now, without the others of the file.
+    placement: Option<DryRun>,
 }
 
 /// Creates the instances in a file.
@@ -54,11 +56,16 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         text: &text,
         base: &base,
     };
+    let described: BTreeSet<_> = documents
+        .iter()
+        .filter_map(|document| document.description.name.clone())
+        .collect();
     let mut checked = Vec::new();
     for document in documents {
-        checked.push(check(context, document, source).await?);
+        checked.push(check(context, document, source, &described).await?);
     }
     names_are_unique(&checked)?;
+    let checked = in_order(checked)?;
     if args.dry_run {
         return print_checked(context, &checked);
     }
@@ -92,7 +99,8 @@ fn print_checked(context: &Context, checked: &[Checked]) -> Result<(), Failure> 
                 "create"
             };
             serde_json::json!({
-                "name": one.request.name, "template": one.request.template, "action": action})
+                "name": one.request.name, "template": one.request.template, "action": action,
+                "placement": one.placement})
         })
         .collect();
     let shown = serde_json::json!({"dry_run": true, "download_first": null, "items": items});
@@ -103,9 +111,10 @@ fn print_checked(context: &Context, checked: &[Checked]) -> Result<(), Failure> 
                 one.name()
             ),
             None => format!(
-                "{}: would be created from {} (dry run)",
+                "{}: would be created from {} (dry run){}",
                 one.name(),
-                escape(&one.request.template)
+                escape(&one.request.template),
+                placement_trace(one.placement.as_ref())
             ),
         };
         checked.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -113,6 +122,10 @@ fn print_checked(context: &Context, checked: &[Checked]) -> Result<(), Failure> 
 }
 
 impl Checked {
+    fn is_named(&self, name: &Name) -> bool {
+        self.request.name.as_deref() == Some(name.as_str())
+    }
+
     fn name(&self) -> String {
         match &self.request.name {
             Some(name) => name.clone(),
@@ -225,6 +238,7 @@ fn apply(to: &mut Description, args: &CreateArgs) -> Result<(), Failure> {
                 strict: spread.strict,
             });
         set(&mut have.spread, spread);
+        set(&mut have.near, requested.near);
     }
     Ok(())
 }
@@ -250,18 +264,28 @@ async fn check(
     context: &Context,
     document: Document,
     source: Source<'_>,
+    described: &BTreeSet<String>,
 ) -> Result<Checked, Failure> {
     let Document { description, label } = document;
     let written = description.clone();
     let request =
         description::request(description, source).map_err(|failure| failure.about(&label))?;
-    let existing = match context.client.check_instance(&request).await {
-        Ok(()) => None,
+    let mut alone = request.clone();
+    // An instance of this file is created before those that should be near it.
+    let is_described = |near: &Name| described.contains(near.as_str());
+    alone.placement.near = alone
+        .placement
+        .near
+        .filter(|near| !is_described(near) || request.name.as_deref() == Some(near.as_str()));
+    let (existing, placement) = match context.client.check_instance(&alone).await {
+        Ok(placement) => (None, placement),
         Err(error) => {
             let taken = error.problem().is_some_and(|p| p.code == "name-taken");
             match request.name.as_deref().filter(|_| taken) {
                 Some(name) => {
-                    Some(existing_if_unchanged(context, name, &written, &request, &label).await?)
+                    let existing =
+                        existing_if_unchanged(context, name, &written, &request, &label).await?;
+                    (Some(existing), None)
                 }
                 None => return Err(Failure::from(error).about(&label)),
             }
@@ -271,7 +295,37 @@ async fn check(
         label,
         request,
         existing,
+        placement,
     })
+}
+
+/// The descriptions in their order, except that an instance comes before those that should be near it.
+fn in_order(mut waiting: Vec<Checked>) -> Result<Vec<Checked>, Failure> {
+    let mut ordered = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let is_waiting = |near: &Name| {
+            let mut others = waiting.iter();
+            others.any(|other| other.existing.is_none() && other.is_named(near))
+        };
+        let next = waiting.iter().position(|one| {
+            let near = one.request.placement.near.as_ref();
+            one.existing.is_some() || !near.is_some_and(is_waiting)
+        });
+        let Some(next) = next else {
+            let names: Vec<_> = waiting.iter().map(Checked::name).collect();
+            return Err(Failure::input(
+                "near-each-other",
+                format!(
+                    "each of {} is to be near another one that does not exist yet",
+                    names.join(", ")
+                ),
+            )
+            .field("placement.near")
+            .hint("remove near from one of them; waifuctl edit --spec can add it when all exist"));
+        };
+        ordered.push(waiting.remove(next));
+    }
+    Ok(ordered)
 }
 
 /// Returns the existing instance of that name if it matches the description.

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod adopt;
+mod capacity;
 mod completions;
 mod console;
 mod context;
@@ -103,6 +104,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Image(command) => image::run(context, command).await,
         Command::Pool(command) => pool::run(context, command).await,
         Command::Df => df::run(context).await,
+        Command::Capacity(args) => capacity::run(context, args).await,
         Command::Doctor => doctor::run(context).await,
         Command::Network(command) => network::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use waifud_api::Why;
+use waifud_api::{PlacementVerdict, Why};
 
 use super::events::line;
 use super::why_evidence;
@@ -18,6 +18,18 @@ pub async fn run(context: &Context, name: &str) -> Result<(), Failure> {
     context.printer.show(why, to_text).await
 }
 
+/// The verdict of placement on one node.
+pub(super) fn verdict_line(verdict: &PlacementVerdict) -> String {
+    let score = verdict
+        .score
+        .map_or_else(|| "-".to_owned(), |s| format!("{s:.2}"));
+    format!(
+        "  {:<12} {score:<5} {}",
+        verdict.node.as_str(),
+        escape(&verdict.english())
+    )
+}
+
 fn to_text(why: &Why, now: Timestamp) -> String {
     let mut out = format!("{}: {}\n", why.instance.name, escape(&why.summary));
     // For a placed instance, these are the verdicts at placement, not the current ones.
@@ -25,15 +37,8 @@ fn to_text(why: &Why, now: Timestamp) -> String {
         out.push_str("  placement:\n");
     }
     for verdict in &why.placement {
-        let score = verdict
-            .score
-            .map_or_else(|| "-".to_owned(), |s| format!("{s:.2}"));
-        let _infallible = writeln!(
-            out,
-            "  {:<12} {score:<5} {}",
-            verdict.node,
-            escape(&verdict.english())
-        );
+        out.push_str(&verdict_line(verdict));
+        out.push('\n');
     }
     for event in &why.timeline {
         let _infallible = writeln!(out, "  {}", line(event));

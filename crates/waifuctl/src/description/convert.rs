@@ -71,6 +71,7 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
                 group: spread.group,
                 strict: spread.strict,
             }),
+            near: placement.near,
         },
     })
 }
@@ -169,6 +170,7 @@ pub fn from_request(request: CreateInstance) -> Description {
             group: spread.group,
             strict: spread.strict,
         }),
+        near: placement.near,
     };
     Description {
         name,

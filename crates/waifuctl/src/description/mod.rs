@@ -166,6 +166,10 @@ pub struct PlacementDescription {
     /// Placement on different nodes than others of the same group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<SpreadDescription>,
+    /// Name of an instance whose node is preferred, if it is suitable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub near: Option<Name>,
 }
 
 /// Placement of a group of instances on different nodes.

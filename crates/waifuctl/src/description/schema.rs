@@ -46,7 +46,7 @@ pub fn elsewhere(field: &str) -> Option<&'static str> {
         "pool" => "write disks: [{pool: NAME}]",
         "memory_bytes" => "write memory: 2G",
         "mac" => "write nics: [{mac: 52:54:00:…}]",
-        "node" | "require" | "spread" => "write it under placement:",
+        "node" | "require" | "spread" | "near" => "write it under placement:",
         "ssh_key" => "write ssh_keys: [KEY]",
         "start" => "write run: false to create it without starting it",
         _ => return None,

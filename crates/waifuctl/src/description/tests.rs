@@ -33,7 +33,7 @@ fn every_field_of_a_description_is_converted_into_the_request() {
         publish: ['8080:80', 53/udp]\n\
         ssh_keys: ['ssh-ed25519 AAAA me']\nuser_data: |\n  #!/bin/sh\n  true\nrun: false\nrestart: never\n\
         priority: -2\nprotected: true\n\
-        placement: {node: alder, require: {disk: ssd}, spread: {group: web, strict: true}}\n";
+        placement: {node: alder, require: {disk: ssd}, spread: {group: web, strict: true}, near: db}\n";
     let request = requests(text).unwrap().remove(0);
     let json = serde_json::to_value(&request).unwrap();
     assert_eq!(
@@ -44,7 +44,7 @@ fn every_field_of_a_description_is_converted_into_the_request() {
             "priority": -2, "protected": true, "mac": "52:54:00:12:34:56",
             "nics": [{"network": null, "address": "10.144.1.50", "gateway": null, "allow_addresses": [], "mac": null}],
             "publish": [{"port": 53, "guest_port": 53, "protocol": "udp"}, {"port": 8080, "guest_port": 80, "protocol": "tcp"}],
-            "placement": {"node": "alder", "require": {"disk": "ssd"}, "spread": {"group": "web", "strict": true}}})
+            "placement": {"node": "alder", "require": {"disk": "ssd"}, "spread": {"group": "web", "strict": true}, "near": "db"}})
     );
     assert!(json.as_object().unwrap().values().all(|v| !v.is_null()));
 }
@@ -294,6 +294,7 @@ prop_compose! {
         node in proptest::option::of("[a-z]{1,5}"),
         require in proptest::collection::btree_map("[a-z]{1,6}", text(), 0..3),
         spread in proptest::option::of(("[a-z]{1,5}", any::<bool>())),
+        near in proptest::option::of("[a-z]{1,5}"),
     ) -> CreateInstance {
         CreateInstance {
             name,
@@ -316,6 +317,7 @@ prop_compose! {
                 node: node.map(|node| node.parse().unwrap()),
                 require,
                 spread: spread.map(|(group, strict)| SpreadSpec { group: group.parse().unwrap(), strict }),
+                near: near.map(|near| near.parse().unwrap()),
             },
         }
     }

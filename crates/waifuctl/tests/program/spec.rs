@@ -248,7 +248,7 @@ async fn options_override_one_description_and_are_refused_with_several() {
     assert_eq!(spec["priority"], -4);
     assert_eq!(
         spec["placement"],
-        json!({"node": null, "require": {"disk": "ssd"}, "spread": {"group": "g", "strict": true}})
+        json!({"node": null, "require": {"disk": "ssd"}, "spread": {"group": "g", "strict": true}, "near": null})
     );
     let two = server.file("two.yaml", TWO);
     let more = ["create", "-f", &two, "--cpus", "2", "--json"];

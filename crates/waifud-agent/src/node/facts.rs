@@ -90,6 +90,10 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
                 waifud_kit::error::with_causes(&error),
             ),
         };
+        let mut images = pool.images().await.ok();
+        if let Some(images) = &mut images {
+            images.sort_unstable();
+        }
         facts.pools.push(PoolFacts {
             name: pool.name().clone(),
             kind: pool.kind(),
@@ -97,6 +101,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
             used_bytes: used,
             promised_bytes: ByteSize(0),
             health,
+            images,
         });
     }
     match shared.guest_network.host_facts().await {

@@ -11,6 +11,8 @@ use crate::test_node::TestNode;
 fn node_with_a_short_grace_period() -> TestNode {
     TestNode::started_after(|node| {
         node.settings.timing.image_grace = Duration::from_millis(100);
+        // Gathering facts lists the images, too, and `until_collected_again` counts that.
+        node.settings.timing.facts = Duration::from_hours(1);
     })
 }
 
@@ -35,6 +37,28 @@ async fn an_image_whose_import_failed_is_not_downloaded_again() {
     node.run_one("web").await;
     assert_eq!(node.pool.calls(PoolOp::ImportImage), 2);
     assert_eq!(node.waifud.fetches(), 1);
+}
+
+#[tokio::test]
+async fn the_node_reports_the_images_in_its_pools() {
+    let node = TestNode::started_after(|node| {
+        node.settings.timing.facts = Duration::from_millis(20);
+    });
+    let reported = || {
+        node.waifud
+            .facts()
+            .map(|facts| facts.pools[0].images.clone())
+    };
+    node.until("a pool without images", async || {
+        reported() == Some(Some(Vec::new()))
+    })
+    .await;
+    node.run_one("web").await;
+    let image = node.instance("other").spec.image;
+    node.until("the image is reported", async || {
+        reported() == Some(Some(vec![image]))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -328,6 +328,9 @@ impl Walk {
         self.bytes("used_bytes", &mut pool.used_bytes);
         self.bytes("promised_bytes", &mut pool.promised_bytes);
         self.text("health", &mut pool.health, SENTENCE);
+        if let Some(images) = &mut pool.images {
+            self.list("images", images, LONG_LIST_MAX, |_, _| {});
+        }
     }
 
     fn conditions(&mut self, conditions: &mut Vec<Condition>) {

@@ -61,6 +61,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/v1/networks", AtLeast(Admin)),
     ("GET", "/v1/networks/{name}", AtLeast(Viewer)),
     ("DELETE", "/v1/networks/{name}", AtLeast(Admin)),
+    ("GET", "/v1/capacity", AtLeast(Viewer)),
     ("GET", "/v1/nodes", AtLeast(Viewer)),
     ("GET", "/v1/nodes/{name}", AtLeast(Viewer)),
     ("PATCH", "/v1/nodes/{name}", AtLeast(Admin)),

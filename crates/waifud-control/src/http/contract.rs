@@ -12,6 +12,7 @@ use waifud_api::stream::LOG_LINES_MAX;
 use waifud_types::InstanceState;
 use waifud_types::spec::limits;
 
+use super::capacity::SURVIVE_MAX;
 use crate::auth::tokens;
 use crate::events::event_builder;
 use crate::instances::validate;
@@ -155,6 +156,14 @@ fn parameter_limits(name: &str, events: bool) -> Value {
         "for" => json!({"enum": ["running", "ready", "stopped", "deleted"]}),
         "source" => json!({"enum": ["console", "cloud-init"]}),
         "lines" => json!({"maximum": LOG_LINES_MAX}),
+        "cpus" => json!({"minimum": 1, "maximum": limits::CPUS_MAX}),
+        "memory_bytes" => {
+            json!({"minimum": limits::MEMORY_MIN.bytes(), "maximum": limits::MEMORY_MAX.bytes()})
+        }
+        "disk_bytes" => {
+            json!({"minimum": limits::DISK_MIN.bytes(), "maximum": limits::DISK_MAX.bytes()})
+        }
+        "survive" => json!({"minimum": 0, "maximum": SURVIVE_MAX}),
         "port" => json!({"minimum": 1, "maximum": u16::MAX}),
         "digest" => text("^(sha256:)?[0-9a-fA-F]{64}$"),
         "If-Match" => text("^(\\*|\"[0-9]{1,19}\"( *, *\"[0-9]{1,19}\")*)$"),

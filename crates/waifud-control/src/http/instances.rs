@@ -6,8 +6,11 @@ use std::time::Duration;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use utoipa::IntoParams;
-use waifud_api::{CreateInstance, Instance, Page, Problem, RecreateInstance, UpdateInstance, Why};
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+use waifud_api::{
+    CreateInstance, DryRun, Instance, Page, Problem, RecreateInstance, UpdateInstance, Why,
+};
 use waifud_store::InstanceFilter;
 use waifud_types::{InstanceState, Role, Secret};
 
@@ -99,7 +102,7 @@ impl FromParams for WaitParams {
 #[derive(IntoParams, Debug)]
 #[into_params(parameter_in = Query)]
 pub struct DryRunParams {
-    /// If true, the request is checked and nothing is created.
+    /// If true, the request is checked, a node is chosen for it, and nothing is created.
     #[param(value_type = Option<bool>)]
     dry_run: bool,
 }
@@ -111,6 +114,17 @@ impl FromParams for DryRunParams {
     }
 }
 
+/// The body of a create that is answered with 200.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only for the OpenAPI document")]
+enum CreateOutcome {
+    /// With `wait`.
+    Instance(Box<Instance>),
+    /// With `dry_run`.
+    DryRun(DryRun),
+}
+
 /// Creates an instance.
 #[utoipa::path(
     post, path = "/v1/instances", tag = "instances", operation_id = "create_instance",
@@ -118,9 +132,8 @@ impl FromParams for DryRunParams {
     request_body = CreateInstance,
     responses(
         (status = 201, description = "The instance is created durably.", body = Instance),
-        (status = 200, description = "With `wait`: the instance has reached `for`.", body = Instance),
+        (status = 200, description = "With `wait`: the instance, which has reached `for`. With `dry_run`: the request is valid, and this is where the instance would be placed.", body = CreateOutcome),
         (status = 202, description = "With `wait`: the instance has not reached `for` yet.", body = Instance),
-        (status = 204, description = "With `dry_run`: the request is valid.", body = ()),
         (status = 409, description = "The name is taken, or the key was already used for another request.", body = Problem),
     )
 )]
@@ -134,8 +147,7 @@ pub async fn create(
     let control = user.control;
     let request: CreateInstance = parse(&bytes, field)?;
     if dry_run {
-        control.check_create(request).await?;
-        return Ok(StatusCode::NO_CONTENT.into_response());
+        return Ok(Json(control.check_create(request).await?).into_response());
     }
     let key = idempotency_key(&headers)?
         .map(|key| IdempotencyKey::new(&user.principal, &key, "/v1/instances", &bytes));

@@ -6,6 +6,7 @@
 mod agent;
 mod answers;
 mod body;
+mod capacity;
 mod contract;
 mod descriptions;
 mod downloads;
@@ -90,6 +91,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(images::upload, images::show, images::delete))
         .routes(routes!(networks::create, readers::list_networks))
         .routes(routes!(readers::show_network, networks::delete))
+        .routes(routes!(capacity::show))
         .routes(routes!(readers::list_nodes))
         .routes(routes!(readers::show_node, nodes::update, nodes::remove))
         .routes(routes!(unmanaged::adopt))

@@ -1,7 +1,9 @@
 //! The parts of an update that change policies (restart, priority, placement) and labels.
 
 use waifud_api::{Problem, UpdateInstance};
-use waifud_store::InstanceRow;
+use waifud_store::{InstanceRow, ReadTx};
+use waifud_types::Name;
+use waifud_types::spec::PlacementSpec;
 
 use crate::ControlError;
 use crate::instances::problems as instance_problems;
@@ -18,6 +20,7 @@ pub fn check(change: &UpdateInstance) -> Result<(), Problem> {
 
 /// Changes the restart policy, the start priority and the placement.
 pub fn policies(
+    tx: &ReadTx<'_>,
     row: &mut InstanceRow,
     change: &UpdateInstance,
     changes: &mut Vec<String>,
@@ -39,10 +42,32 @@ pub fn policies(
         {
             return Err(instance_problems::placed_elsewhere(&row.name, there).into());
         }
+        // The instance that it has been near may be deleted meanwhile, and other changes remain possible.
+        if placement.near != row.spec.placement.near {
+            near(tx, placement, Some(&row.name))?;
+        }
         row.spec.placement = placement.clone();
         changes.push("placement changed".to_owned());
     }
     Ok(())
+}
+
+/// Refuses a preference for the node of an instance that does not exist, or of the instance itself, if it has a name.
+pub fn near(
+    tx: &ReadTx<'_>,
+    placement: &PlacementSpec,
+    name: Option<&Name>,
+) -> Result<(), ControlError> {
+    let Some(near) = &placement.near else {
+        return Ok(());
+    };
+    if name == Some(near) {
+        return Err(instance_problems::near_itself(near).into());
+    }
+    match tx.instance_named(near.as_str())? {
+        Some(row) if !row.deleting => Ok(()),
+        _ => Err(instance_problems::near_unknown(near).into()),
+    }
 }
 
 /// Sets and removes labels; returns whether any changed.

@@ -6,6 +6,7 @@ use waifud_types::event::Cause;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{InstanceId, Name};
 
+use super::amend;
 use super::idempotency::IdempotencyKey;
 use super::new_spec::{choose_macs, spec};
 use crate::events::event_builder::{self, EventExt};
@@ -82,6 +83,7 @@ impl Control {
         let macs = choose_macs(tx, self.entropy(), &wanted.nics)?;
         let spec = spec(wanted, &template, &macs)?;
         network::check(tx, &spec, &capacities, self.config().guest_range)?;
+        amend::near(tx, &spec.placement, wanted.name.as_ref())?;
         let new = NewInstance {
             id: InstanceId::from_uuid(env::uuid(self.clock(), self.entropy())),
             name: self.choose_name(tx, wanted)?,

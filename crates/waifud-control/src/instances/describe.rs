@@ -1,16 +1,17 @@
 //! Descriptions: the request that would create an instance again, and the check of such a request.
 
-use waifud_api::{CreateInstance, CreateNic, InstanceDescription, Page, Publish};
+use waifud_api::{CreateInstance, CreateNic, DryRun, InstanceDescription, Page, Publish};
 use waifud_store::{InstanceFilter, InstanceRow, ReadTx};
 use waifud_types::spec::NicSpec;
-use waifud_types::{Generation, MacAddr};
+use waifud_types::{Coded, Generation, MacAddr};
 
-use super::{find, new_spec};
+use super::{amend, find, new_spec};
 use crate::instances::problems as instance_problems;
 use crate::instances::validate;
 use crate::network;
 use crate::network::problems as network_problems;
 use crate::pagination::{Cursor, PageRequest};
+use crate::placement::place::{Related, decide};
 use crate::{Control, ControlError};
 
 /// Maximum number of descriptions per page.
@@ -76,8 +77,9 @@ impl Control {
             .await
     }
 
-    /// Checks a create request without creating anything. Another request may still take its name or address afterwards.
-    pub async fn check_create(&self, request: CreateInstance) -> Result<(), ControlError> {
+    /// Checks a create request, and chooses a node for it, without creating anything. Another request may still take its
+    /// name, its address or the capacity afterwards.
+    pub async fn check_create(&self, request: CreateInstance) -> Result<DryRun, ControlError> {
         let wanted = validate::create(request)?;
         let control = self.clone();
         let guest_range = self.config().guest_range;
@@ -98,8 +100,24 @@ impl Control {
                 }
                 let macs = new_spec::choose_macs(&tx, control.entropy(), &wanted.nics)?;
                 let spec = new_spec::spec(&wanted, &template, &macs)?;
-                network::check(&tx, &spec, &tx.node_capacities()?, guest_range)?;
-                network::check_address_is_free(&tx, &spec)
+                let capacities = tx.node_capacities()?;
+                network::check(&tx, &spec, &capacities, guest_range)?;
+                network::check_address_is_free(&tx, &spec)?;
+                amend::near(&tx, &spec.placement, wanted.name.as_ref())?;
+                let related = Related::read(&tx, &spec)?;
+                let request = related.request(&spec, &template.traits.arch);
+                let (choice, _) = decide(&tx, &request, &capacities, usize::MAX)?;
+                let node = capacities
+                    .into_iter()
+                    .map(|capacity| capacity.node)
+                    .find(|node| Some(node.id) == choice.node);
+                let reason = choice.reason.filter(|_| node.is_none());
+                Ok(DryRun {
+                    node: node.map(|node| node.name),
+                    reason: reason.as_ref().map(ToString::to_string),
+                    cause: reason.as_ref().map(Coded::encode),
+                    placement: choice.verdicts,
+                })
             })
             .await
     }

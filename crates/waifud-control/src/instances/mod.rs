@@ -4,13 +4,14 @@
 
 mod amend;
 pub mod create;
+pub(crate) mod defaults;
 pub mod delete;
 pub mod describe;
 pub(crate) mod documents;
 pub(crate) mod generated_names;
 pub(crate) mod handover;
 pub(crate) mod idempotency;
-mod new_spec;
+pub(crate) mod new_spec;
 mod power;
 pub(crate) mod problems;
 pub(crate) mod progress;

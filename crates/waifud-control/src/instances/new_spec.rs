@@ -1,17 +1,15 @@
 //! The spec of a new instance: what the request asks for, with the defaults of its template.
 
+use waifud_api::InstanceSize;
 use waifud_store::{ReadTx, StoreError, TemplateSource};
-use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec};
-use waifud_types::{ByteSize, MacAddr, Name, PowerSpec};
+use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
+use waifud_types::{Digest, MacAddr, Name, PowerSpec};
 
-use super::problems;
 use super::validate::Checked;
+use super::{defaults, problems};
 use crate::network::nics::WantedNic;
 use crate::network::subnet;
 use crate::{ControlError, env};
-
-/// The size of the root disk, unless the template needs more.
-const DISK_DEFAULT: ByteSize = ByteSize::gib(10);
 
 /// A MAC address for each nic: the requested one, or an unused one.
 pub(super) fn choose_macs(
@@ -36,6 +34,36 @@ pub(super) fn choose_macs(
     Ok(macs)
 }
 
+fn word(text: &str) -> Result<Name, ControlError> {
+    text.parse()
+        .map_err(|e: waifud_types::name::NameError| ControlError::Inconsistent(e.to_string()))
+}
+
+/// A spec that has only a size, with the disk in the default pool.
+pub(crate) fn of_size(size: InstanceSize) -> Result<InstanceSpec, ControlError> {
+    Ok(InstanceSpec {
+        template: word("any")?,
+        image: Digest::from_bytes([0; 32]),
+        cpus: size.cpus,
+        memory_bytes: size.memory_bytes,
+        run: true,
+        power: PowerSpec::default(),
+        rescue: None,
+        restart: RestartPolicy::default(),
+        priority: 0,
+        protected: false,
+        disks: vec![DiskSpec {
+            name: word("root")?,
+            size_bytes: size.disk_bytes,
+            pool: word(defaults::POOL)?,
+        }],
+        nics: Vec::new(),
+        publish: Vec::new(),
+        placement: PlacementSpec::default(),
+        user_data: None,
+    })
+}
+
 /// The spec of a request, with the image and the defaults of its template.
 pub(super) fn spec(
     wanted: &Checked,
@@ -44,14 +72,12 @@ pub(super) fn spec(
 ) -> Result<InstanceSpec, ControlError> {
     let least = template.min_disk_bytes;
     let request = &wanted.request;
-    let disk = request.disk_bytes.unwrap_or(least.max(DISK_DEFAULT));
+    let disk = request
+        .disk_bytes
+        .unwrap_or(least.max(defaults::SIZE.disk_bytes));
     if disk < least {
         return Err(problems::disk_too_small(disk, &template.name, least).into());
     }
-    let word = |text: &str| -> Result<Name, ControlError> {
-        text.parse()
-            .map_err(|e: waifud_types::name::NameError| ControlError::Inconsistent(e.to_string()))
-    };
     Ok(InstanceSpec {
         template: template.name.clone(),
         image: template.image,

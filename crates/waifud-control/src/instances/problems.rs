@@ -6,6 +6,7 @@ use waifud_types::ownership::HandoverError;
 use waifud_types::{ByteSize, Generation, Name};
 
 const RESCUE_TEMPLATE: &str = "rescue.template";
+const NEAR: &str = "spec.placement.near";
 const DISK_SIZE: &str = "spec.disks[0].size_bytes";
 
 fn disk_minimum(bytes: ByteSize) -> Hint {
@@ -138,6 +139,29 @@ pub fn unknown_template(name: &str) -> Problem {
     .hint(Hint::on_kind(&HintAction::List, HintKind::Template))
     .hint(Hint::on_kind(&HintAction::List, HintKind::Catalog))
     .hint(Hint::on_kind(&HintAction::Download, HintKind::Template))
+}
+
+/// The instance that another one should be near does not exist.
+pub fn near_unknown(near: &Name) -> Problem {
+    Problem::new(
+        422,
+        "unknown-instance",
+        format!("there is no instance {near}"),
+    )
+    .field(NEAR)
+    .hint("create that instance first, or omit the preference")
+    .hint(Hint::on_kind(&HintAction::List, HintKind::Instance))
+}
+
+/// An instance should be near itself.
+pub fn near_itself(name: &Name) -> Problem {
+    Problem::new(
+        422,
+        "near-itself",
+        format!("{name} cannot be placed near itself"),
+    )
+    .field(NEAR)
+    .hint("name another instance, or omit the preference")
 }
 
 /// The disk is smaller than the image.

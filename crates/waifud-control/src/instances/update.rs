@@ -90,7 +90,7 @@ impl Control {
                 changes.push("user-data changed, effective at the next boot".to_owned());
             }
         }
-        amend::policies(&mut row, change, &mut changes)?;
+        amend::policies(tx, &mut row, change, &mut changes)?;
         let labels_changed = amend::labels(&mut row, change, &mut changes)?;
         if change.re_run {
             row.cloud_id = waifud_cloudinit::next_instance_id(row.id, &row.cloud_id);

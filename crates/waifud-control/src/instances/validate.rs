@@ -7,6 +7,7 @@ use waifud_cloudinit::{ReportSettings, SshKey, report_settings};
 use waifud_types::spec::{InstanceSpec, PublishSpec, UserDataFacts, limits};
 use waifud_types::{ByteSize, Name, Secret};
 
+use super::defaults;
 use crate::instances::problems as instance_problems;
 use crate::network;
 use crate::network::nics::{self, WantedNic};
@@ -49,8 +50,12 @@ pub fn create(mut request: CreateInstance) -> Result<Checked, Problem> {
         .template
         .parse()
         .map_err(|_| instance_problems::unknown_template(&request.template))?;
-    let pool = name_or("spec.disks[0].pool", request.pool.as_deref(), "main")?;
-    let cpus = request.cpus.unwrap_or(1);
+    let pool = name_or(
+        "spec.disks[0].pool",
+        request.pool.as_deref(),
+        defaults::POOL,
+    )?;
+    let cpus = request.cpus.unwrap_or(defaults::SIZE.cpus);
     if !(1..=limits::CPUS_MAX).contains(&cpus) {
         return Err(problems::out_of_range(
             "spec.cpus",
@@ -59,7 +64,7 @@ pub fn create(mut request: CreateInstance) -> Result<Checked, Problem> {
             limits::CPUS_MAX,
         ));
     }
-    let memory = request.memory_bytes.unwrap_or(ByteSize::gib(1));
+    let memory = request.memory_bytes.unwrap_or(defaults::SIZE.memory_bytes);
     if !(limits::MEMORY_MIN..=limits::MEMORY_MAX).contains(&memory) {
         return Err(problems::out_of_range(
             "spec.memory_bytes",

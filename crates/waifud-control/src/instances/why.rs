@@ -10,8 +10,7 @@ use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, InstanceState, Name, Timestamp, Verdict, WaitReason};
 
 use super::find;
-use crate::placement::PlacementRequest;
-use crate::placement::place::{group_members, verdicts};
+use crate::placement::place::{Related, verdicts};
 use crate::{Control, ControlError};
 
 /// After this time, a guest that is not ready gets a hint to look at its console. The slowest boot of an emulated cloud
@@ -33,13 +32,8 @@ impl Control {
                 let mut largest = None;
                 if row.node.is_none() {
                     let capacities = tx.node_capacities()?;
-                    let bridges = tx.bridges()?;
-                    let request = PlacementRequest {
-                        spec: &row.spec,
-                        arch: &row.arch,
-                        bridges: &bridges,
-                        group_members: &group_members(&tx, &row.spec)?,
-                    };
+                    let related = Related::read(&tx, &row.spec)?;
+                    let request = related.request(&row.spec, &row.arch);
                     placement = verdicts(&tx, &request, &capacities)?;
                     largest = capacities
                         .iter()
@@ -293,7 +287,15 @@ fn hints_of_placement(
         let cordoned = entry.verdict()? == Verdict::Cordoned;
         cordoned.then(|| on_node(&HintAction::Uncordon, &entry.node))
     });
-    hints.extend(switch_on.into_iter().chain(uncordon).chain(create_bridge));
+    let free_space = placement.iter().find_map(|entry| match entry.verdict()? {
+        Verdict::PoolFull { pool, .. } => Some(Hint::advice(format!(
+            "free space in pool {pool} of {}",
+            entry.node
+        ))),
+        _ => None,
+    });
+    let more = switch_on.into_iter().chain(uncordon).chain(create_bridge);
+    hints.extend(more.chain(free_space));
     if hints.is_empty() {
         hints.push("request less, or add a node".into());
     }

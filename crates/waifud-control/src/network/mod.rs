@@ -10,5 +10,6 @@ pub(crate) mod subnet;
 
 pub(crate) use default_network::{DEFAULT, is_default};
 pub(crate) use requirements::{
-    address_taken, check, check_address_is_free, check_publish, fit, publish, reserve_ports,
+    address_taken, check, check_address_is_free, check_publish, fit, free_addresses, publish,
+    reserve_ports,
 };

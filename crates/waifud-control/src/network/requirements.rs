@@ -241,6 +241,15 @@ pub fn fit(
     }))
 }
 
+/// The number of free addresses on `default` of the node.
+pub fn free_addresses(tx: &ReadTx<'_>, node: &NodeRow) -> Result<u64, StoreError> {
+    let mut taken = tx.taken_addresses(node.subnet)?;
+    taken.extend(&node.unmanaged.addresses);
+    taken.sort_unstable();
+    let free = subnet::free_addresses(node.subnet, &taken).count();
+    Ok(u64::try_from(free).unwrap_or(u64::MAX))
+}
+
 /// Reserves the published ports on the instance's node, if it has one.
 pub fn reserve_ports(
     tx: &mut WriteTx<'_>,

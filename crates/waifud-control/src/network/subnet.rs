@@ -41,8 +41,13 @@ pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
 
 /// The lowest host address after the gateway that is not in `taken`, which is sorted.
 pub fn free_address(subnet: Ipv4Net, taken: &[Ipv4Addr]) -> Option<Ipv4Addr> {
+    free_addresses(subnet, taken).next()
+}
+
+/// The host addresses after the gateway that are not in `taken`, which is sorted.
+pub fn free_addresses(subnet: Ipv4Net, taken: &[Ipv4Addr]) -> impl Iterator<Item = Ipv4Addr> {
     let mut taken = taken.iter().copied().peekable();
-    subnet.hosts().skip(1).find(|address| {
+    subnet.hosts().skip(1).filter(move |address| {
         while taken.next_if(|t| t < address).is_some() {}
         taken.peek() != Some(address)
     })
@@ -141,6 +146,7 @@ mod tests {
     fn addresses_are_allocated_after_the_gateway_until_none_is_free() {
         let subnet = net("10.144.1.0/24");
         assert_eq!(gateway(subnet), Ipv4Addr::new(10, 144, 1, 1));
+        assert_eq!(free_addresses(subnet, &[]).count(), 253);
         let mut taken = Vec::new();
         while let Some(address) = free_address(subnet, &taken) {
             taken.push(address);

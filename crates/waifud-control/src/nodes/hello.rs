@@ -161,19 +161,21 @@ impl Control {
         }
         self.avoid_routes(tx, row, facts, cause)?;
         self.emit_conditions(tx, row, &facts.conditions, cause)?;
-        tx.emit(&self.event(
-            "node.changed",
-            event_builder::node(row.id, &row.name),
-            cause,
-            format!(
-                "{} CPUs, {} memory, {}, {} pool{}",
-                facts.capacity.cpus,
-                facts.capacity.memory_bytes,
-                facts.hypervisor.kind.as_str(),
-                facts.pools.len(),
-                if facts.pools.len() == 1 { "" } else { "s" }
-            ),
-        ))?;
+        if differ(&with_images_of(&row.facts, facts), facts) {
+            tx.emit(&self.event(
+                "node.changed",
+                event_builder::node(row.id, &row.name),
+                cause,
+                format!(
+                    "{} CPUs, {} memory, {}, {} pool{}",
+                    facts.capacity.cpus,
+                    facts.capacity.memory_bytes,
+                    facts.hypervisor.kind.as_str(),
+                    facts.pools.len(),
+                    if facts.pools.len() == 1 { "" } else { "s" }
+                ),
+            ))?;
+        }
         tx.set_node_facts(row.id, facts)?;
         Ok(true)
     }
@@ -253,14 +255,26 @@ pub(super) fn out_of_bounds(error: &OutOfBounds) -> ControlError {
     node_problems::out_of_bounds(&error.field, &error.why).into()
 }
 
-/// Whether the facts differ in more than the load. The used space of a pool is compared with a tolerance of 1/16.
+/// The old facts with the images of the new ones. An imported or removed image is stored, but it is no event.
+fn with_images_of(old: &NodeFacts, new: &NodeFacts) -> NodeFacts {
+    let mut facts = old.clone();
+    for pool in &mut facts.pools {
+        if let Some(now) = new.pools.iter().find(|p| p.name == pool.name) {
+            pool.images.clone_from(&now.images);
+        }
+    }
+    facts
+}
+
+/// Whether the facts differ in more than the load. The used space of a pool is compared with a tolerance of 1/16, except
+/// that a pool that became full, or is not full anymore, differs: placement uses the stored facts.
 pub(crate) fn differ(old: &NodeFacts, new: &NodeFacts) -> bool {
     let mut comparable = new.clone();
     comparable.used = old.used;
     for pool in &mut comparable.pools {
         if let Some(before) = old.pools.iter().find(|p| p.name == pool.name) {
             let moved = before.used_bytes.bytes().abs_diff(pool.used_bytes.bytes());
-            if moved <= pool.size_bytes.bytes() / 16 {
+            if moved <= pool.size_bytes.bytes() / 16 && before.is_full() == pool.is_full() {
                 pool.used_bytes = before.used_bytes;
             }
             pool.promised_bytes = before.promised_bytes;

@@ -1,12 +1,15 @@
 //! Places an instance: its node, its address and its bundle, in the transaction that reserves them.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
 use waifud_api::PlacementVerdict;
 use waifud_store::{
     InstanceRow, NodeCapacity, NodeRow, PlacementRow, ReadTx, StoreError, StoredVerdicts, WriteTx,
 };
 use waifud_types::event::Cause;
 use waifud_types::spec::InstanceSpec;
-use waifud_types::{Coded, NodeId, Verdict, WaitReason};
+use waifud_types::{Coded, Name, NodeId, Verdict, WaitReason};
 
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::documents;
@@ -49,39 +52,17 @@ impl Control {
         capacities: &[NodeCapacity],
         cause: &Cause,
     ) -> Result<Outcome, ControlError> {
-        let bridges = tx.bridges()?;
-        let group_members = group_members(tx, &row.spec)?;
-        let request = PlacementRequest {
-            spec: &row.spec,
-            arch: &row.arch,
-            bridges: &bridges,
-            group_members: &group_members,
-        };
-        let mut choice = choose(&request, capacities, VERDICTS_KEPT);
-        let mut candidates = std::borrow::Cow::Borrowed(capacities);
-        let mut unfit = Vec::new();
-        while let Some(capacity) = choice
-            .node
-            .and_then(|id| capacities.iter().find(|capacity| capacity.node.id == id))
-        {
-            let obstacle = match network::fit(tx, &row.spec, &capacity.node)? {
-                Ok(address) => {
-                    choice.verdicts.append(&mut unfit);
-                    let row = self.assign_node(tx, row, capacity, address, choice, cause)?;
-                    return Ok(Outcome::Placed(Box::new(row)));
-                }
-                Err(obstacle) => obstacle,
-            };
-            unfit.push(without(&capacity.node, &obstacle.verdict));
-            candidates
-                .to_mut()
-                .retain(|other| other.node.id != capacity.node.id);
-            choice = choose(&request, &candidates, VERDICTS_KEPT);
-            choice.nodes = capacities.len();
-            choice.reason = Some(obstacle.waits_for);
+        let related = Related::read(tx, &row.spec)?;
+        let request = related.request(&row.spec, &row.arch);
+        let (choice, address) = decide(tx, &request, capacities, VERDICTS_KEPT)?;
+        let mut nodes = capacities.iter();
+        match nodes.find(|capacity| Some(capacity.node.id) == choice.node) {
+            Some(capacity) => {
+                let row = self.assign_node(tx, row, capacity, address, choice, cause)?;
+                Ok(Outcome::Placed(Box::new(row)))
+            }
+            None => Ok(Outcome::Waits(Box::new(row), choice)),
         }
-        choice.verdicts.append(&mut unfit);
-        Ok(Outcome::Waits(Box::new(row), choice))
     }
 
     fn assign_node(
@@ -89,7 +70,7 @@ impl Control {
         tx: &mut WriteTx<'_>,
         mut row: InstanceRow,
         capacity: &NodeCapacity,
-        address: Option<std::net::Ipv4Addr>,
+        address: Option<Ipv4Addr>,
         mut choice: Choice,
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
@@ -213,15 +194,77 @@ impl Control {
     }
 }
 
-/// The number of instances of the spread group on each node.
-pub(crate) fn group_members(
-    tx: &ReadTx<'_>,
-    spec: &InstanceSpec,
-) -> Result<Vec<(NodeId, u32)>, StoreError> {
-    match &spec.placement.spread {
-        Some(spread) => tx.members_of(&spread.group),
-        None => Ok(Vec::new()),
+/// What the database knows about the networks and the other instances that a placement refers to.
+pub(crate) struct Related {
+    bridges: BTreeMap<Name, String>,
+    group_members: Vec<(NodeId, u32)>,
+    near: Option<NodeId>,
+}
+
+impl Related {
+    pub(crate) fn read(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<Self, StoreError> {
+        let placement = &spec.placement;
+        let near = match &placement.near {
+            Some(near) => tx.instance_named(near.as_str())?,
+            None => None,
+        };
+        Ok(Self {
+            bridges: tx.bridges()?,
+            group_members: match &placement.spread {
+                Some(spread) => tx.members_of(&spread.group)?,
+                None => Vec::new(),
+            },
+            near: near.filter(|row| !row.deleting).and_then(|row| row.node),
+        })
     }
+
+    pub(crate) fn request<'a>(
+        &'a self,
+        spec: &'a InstanceSpec,
+        arch: &'a str,
+    ) -> PlacementRequest<'a> {
+        PlacementRequest {
+            spec,
+            arch,
+            bridges: &self.bridges,
+            group_members: &self.group_members,
+            near: self.near,
+        }
+    }
+}
+
+/// Chooses a node with enough capacity and no obstacle in its network, and the instance's address on `default` there, with
+/// the verdicts on the best `shown` nodes.
+pub(crate) fn decide(
+    tx: &ReadTx<'_>,
+    request: &PlacementRequest<'_>,
+    capacities: &[NodeCapacity],
+    shown: usize,
+) -> Result<(Choice, Option<Ipv4Addr>), ControlError> {
+    let mut choice = choose(request, capacities, shown);
+    let mut candidates = std::borrow::Cow::Borrowed(capacities);
+    let mut unfit = Vec::new();
+    while let Some(capacity) = choice
+        .node
+        .and_then(|id| capacities.iter().find(|capacity| capacity.node.id == id))
+    {
+        let obstacle = match network::fit(tx, request.spec, &capacity.node)? {
+            Ok(address) => {
+                choice.verdicts.append(&mut unfit);
+                return Ok((choice, address));
+            }
+            Err(obstacle) => obstacle,
+        };
+        unfit.push(without(&capacity.node, &obstacle.verdict));
+        candidates
+            .to_mut()
+            .retain(|other| other.node.id != capacity.node.id);
+        choice = choose(request, &candidates, shown);
+        choice.nodes = capacities.len();
+        choice.reason = Some(obstacle.waits_for);
+    }
+    choice.verdicts.append(&mut unfit);
+    Ok((choice, None))
 }
 
 /// The verdict on a node with enough capacity, but an obstacle in its network.

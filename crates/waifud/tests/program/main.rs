@@ -6,6 +6,7 @@ mod backup;
 mod https;
 mod joining;
 mod kit;
+mod placement;
 mod process;
 mod settings;
 mod streams;

@@ -43,6 +43,7 @@ impl StreamTest {
             used_bytes: ByteSize(0),
             promised_bytes: ByteSize(0),
             health: "ok".into(),
+            images: None,
         }];
         link.hello(&hello).await.unwrap();
         let request = serde_json::from_str(r#"{"name": "web", "template": "debian-12"}"#);

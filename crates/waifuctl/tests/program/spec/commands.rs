@@ -88,6 +88,26 @@ const LINES: &[(&str, i32, &str)] = &[
     ("doctor", 0, "ok     waifud: version"),
     ("create web -t debian-12 --no-ssh-key", 0, "web: "),
     ("create db -t debian-12 --no-ssh-key --no-start", 0, "db: "),
+    (
+        "create more -t debian-12 --no-ssh-key --near web --dry-run",
+        0,
+        "would be placed on alder\n  alder        0.61  6G free of 8G, next to web\n",
+    ),
+    (
+        "capacity",
+        0,
+        "alder  6     6G free of 8G\n6 more instances with 1 CPU, 1G of memory and a disk of 10G fit.\n",
+    ),
+    (
+        "capacity --survive 1 --memory 4G",
+        0,
+        "1 more instance with 1 CPU, 4G of memory and a disk of 10G fits.\n\
+         With alder off, 1 of 1 instance that runs there does not fit on other nodes:\n  \
+         web (1G on alder): there is no other node\n",
+    ),
+    ("capacity --survive 1 --json", 0, "\"fits\": false"),
+    ("capacity --cpus 0", 1, "--cpus"),
+    ("capacity --survive 100000", 1, "--survive"),
     ("list", 0, "web"),
     ("show web", 0, "name         web"),
     ("show web --json", 0, "\"generation\""),

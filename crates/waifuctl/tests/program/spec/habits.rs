@@ -143,7 +143,16 @@ async fn a_dry_run_checks_everything_and_creates_nothing() {
     let said = server
         .line("create web -t debian-12 --no-ssh-key --dry-run", 0)
         .await;
-    assert_eq!(said, "web: would be created from debian-12 (dry run)\n");
+    assert_eq!(
+        said,
+        "web: would be created from debian-12 (dry run)\n  would stay pending, waiting for: a node; none has joined yet\n"
+    );
+    let said = server
+        .line("create web -t debian-12 --no-ssh-key --dry-run --json", 0)
+        .await;
+    let placement = &read(&said)["items"][0]["placement"];
+    assert_eq!(placement["node"], Value::Null);
+    assert_eq!(placement["cause"]["code"], "no-nodes");
     for (more, word) in [
         ("--disk 1G", "--disk"),
         ("-t nosuch", "nosuch"),
@@ -170,6 +179,41 @@ async fn a_dry_run_checks_everything_and_creates_nothing() {
         .line(&format!("create -f {two} --dry-run --json"), 0)
         .await;
     assert_eq!(read(&said)["items"][1]["action"], "none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_of_a_file_is_created_before_those_that_are_to_be_near_it() {
+    let server = Server::start().await;
+    let one = |name: &str, near: &str| {
+        format!("name: {name}\ntemplate: debian-12\nssh_keys: []\nplacement: {{near: {near}}}\n")
+    };
+    let file = format!("{}---\n{}", one("web", "db"), one("db", ""));
+    let file = server.file("near.yaml", &file);
+    server.line(&format!("create -f {file} --dry-run"), 0).await;
+    let said = server.line(&format!("create -f {file} --json"), 0).await;
+    let made = read(&said);
+    let names = [&made["items"][0]["name"], &made["items"][1]["name"]];
+    assert_eq!(names, ["db", "web"]);
+    assert_eq!(made["items"][1]["spec"]["placement"]["near"], "db");
+    server.line(&format!("create -f {file}"), 0).await;
+    let shown = server.line("show web -o yaml", 0).await;
+    assert!(shown.contains("near: db"), "{shown}");
+
+    let circle = format!("{}---\n{}", one("a", "b"), one("b", "a"));
+    let circle = server.file("circle.yaml", &circle);
+    server
+        .refuses(&[
+            (&format!("create -f {circle}"), "each of a, b is to be near"),
+            (
+                "create c -t debian-12 --no-ssh-key --near nowhere",
+                "there is no instance nowhere",
+            ),
+            ("create c -t debian-12 --near nowhere", "--near"),
+            ("create c -t debian-12 --no-ssh-key --near c", "--near"),
+            ("create c -t debian-12 --near No", "--near"),
+        ])
+        .await;
+    assert_eq!(server.names().await, ["db", "web"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

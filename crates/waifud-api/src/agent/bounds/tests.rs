@@ -37,7 +37,7 @@ fn report() -> Value {
             "hypervisor": {"kind": "tcg", "reason": "no /dev/kvm"},
             "capacity": {"cpus": 4, "memory_bytes": 1}, "used": {"cpus": 0, "memory_bytes": 0},
             "pools": [{"name": "main", "kind": "qcow2", "size_bytes": 1, "used_bytes": 0, "promised_bytes": 0,
-                       "health": "ok"}],
+                       "health": "ok", "images": [digest()]}],
             "bridges": ["br0"], "unfit_bridges": {"wlan0": "it is wireless"}, "routes": ["10.0.0.0/8"],
             "conditions": [condition()], "labels": {"disk": "ssd"}, "features": ["release"],
         },

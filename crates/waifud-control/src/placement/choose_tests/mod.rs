@@ -2,6 +2,7 @@
 
 #[path = "../../../tests/api/common/facts.rs"]
 mod facts;
+mod preferences;
 mod properties;
 
 use std::collections::BTreeMap;
@@ -17,11 +18,16 @@ use waifud_types::{ByteSize, Digest, MacAddr, Name, NodeId, PowerSpec, Verdict, 
 use self::facts::facts;
 use crate::placement::choose::{Choice, PlacementRequest, choose};
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-fn capacity(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> NodeCapacity {
+pub(super) fn capacity(
+    index: u8,
+    memory_gib: u64,
+    reachable: bool,
+    cordoned: bool,
+) -> NodeCapacity {
     NodeCapacity {
         node: NodeRow {
             labels: BTreeMap::new(),
@@ -46,7 +52,7 @@ fn capacity(index: u8, memory_gib: u64, reachable: bool, cordoned: bool) -> Node
     }
 }
 
-fn spec(cpus: u32, memory_gib: u64, node: Option<u8>) -> InstanceSpec {
+pub(super) fn spec(cpus: u32, memory_gib: u64, node: Option<u8>) -> InstanceSpec {
     InstanceSpec {
         template: name("debian-12"),
         image: Digest::from_bytes([0; 32]),
@@ -84,6 +90,7 @@ fn chosen(
         arch: "x86_64",
         bridges: &BTreeMap::from([(name("lan"), "br0".to_owned())]),
         group_members,
+        near: None,
     };
     choose(&request, capacities, usize::MAX)
 }
@@ -102,12 +109,17 @@ fn order(choice: &Choice) -> Vec<&str> {
         .collect()
 }
 
-fn spread_in(group: &str, strict: bool) -> SpreadSpec {
+pub(super) fn spread_in(group: &str, strict: bool) -> SpreadSpec {
     let group = name(group);
     SpreadSpec { group, strict }
 }
 
-fn nic_on(network: &str) -> NicSpec {
+/// The node reports that it has these images.
+pub(super) fn holds(node: &mut NodeCapacity, images: &[Digest]) {
+    node.node.facts.pools[0].images = Some(images.to_vec());
+}
+
+pub(super) fn nic_on(network: &str) -> NicSpec {
     NicSpec {
         name: name("net0"),
         network: name(network),
@@ -281,6 +293,22 @@ fn filters() -> Vec<Filter> {
                 needed_bytes: ByteSize(gib(1).bytes() + 1),
             },
         ),
+        (
+            keep,
+            |node| {
+                let used = ByteSize(ByteSize::gib(499).bytes() + 1);
+                node.node.facts.pools[0].used_bytes = used;
+            },
+            Verdict::PoolFull {
+                pool: name("main"),
+                free_bytes: ByteSize(gib(1).bytes() - 1),
+                size_bytes: gib(500),
+            },
+            WaitReason::PoolFull {
+                pool: name("main"),
+                node: name("node-0"),
+            },
+        ),
     ]
 }
 
@@ -342,6 +370,8 @@ fn exactly_the_free_capacity_of_a_node_is_enough() {
         free_bytes: ByteSize::gib(3),
         total_bytes: ByteSize::gib(8),
         group_members: 0,
+        near: None,
+        image: None,
     };
     assert_eq!(
         choice.verdicts,
@@ -361,12 +391,31 @@ fn the_reason_is_that_of_the_node_which_is_closest_to_running_the_instance() {
     let mut spec = spec(1, 2, None);
     spec.placement.spread = Some(spread_in("web", true));
     let members = [(shared.node.id, 1)];
+    let mut busy = ready(5);
+    busy.node.promised.memory_bytes = ByteSize::gib(7);
+    let choice = chosen(
+        &spec,
+        &members,
+        &[
+            small.clone(),
+            shared.clone(),
+            away.clone(),
+            full.clone(),
+            busy,
+        ],
+    );
+    let best_first = ["node-5", "node-1", "node-2", "node-3", "node-4"];
+    assert_eq!(order(&choice), best_first);
+    let needed_bytes = ByteSize::gib(2);
+    assert_eq!(
+        choice.reason,
+        Some(WaitReason::InsufficientMemory { needed_bytes })
+    );
     let choice = chosen(
         &spec,
         &members,
         &[small.clone(), shared.clone(), away.clone(), full],
     );
-    assert_eq!(order(&choice), ["node-1", "node-2", "node-3", "node-4"]);
     assert_eq!(choice.reason, Some(WaitReason::AllCordoned));
     let choice = chosen(&spec, &members, &[small.clone(), shared.clone(), away]);
     assert_eq!(
@@ -427,21 +476,29 @@ fn the_score_weighs_what_stays_free_of_memory_cpus_and_disk() {
             "{score} instead of {expected}"
         );
     };
-    // 0.6 · 0.75 + 0.25 · 0.75 + 0.15 · 0.98, rounded.
-    near(score(keep), 0.78);
+    // 0.9 · (0.6 · 0.75 + 0.25 · 0.75 + 0.15 · 0.98), rounded.
+    near(score(keep), 0.71);
+    near(
+        score(|node| holds(node, &[Digest::from_bytes([0; 32])])),
+        0.81,
+    );
+    near(
+        score(|node| holds(node, &[Digest::from_bytes([1; 32])])),
+        0.71,
+    );
     near(
         score(|node| node.node.promised.memory_bytes = ByteSize::gib(4)),
-        0.48,
+        0.44,
     );
-    near(score(|node| node.node.promised.cpus = 4), 0.66);
-    near(score(|node| node.node.promised.cpus = 40), 0.6);
+    near(score(|node| node.node.promised.cpus = 4), 0.59);
+    near(score(|node| node.node.promised.cpus = 40), 0.54);
     near(
         score(|node| node.node.facts.pools[0].used_bytes = ByteSize::gib(240)),
-        0.71,
+        0.64,
     );
     near(
         score(|node| node.pools.push((name("main"), ByteSize::gib(240)))),
-        0.71,
+        0.64,
     );
     // The larger of what is used and what is promised counts; other pools do not.
     near(
@@ -450,7 +507,7 @@ fn the_score_weighs_what_stays_free_of_memory_cpus_and_disk() {
             node.pools.push((name("main"), ByteSize::gib(240)));
             node.pools.push((name("other"), ByteSize::gib(490)));
         }),
-        0.71,
+        0.64,
     );
 }
 

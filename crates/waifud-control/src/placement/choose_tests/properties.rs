@@ -18,7 +18,7 @@ proptest! {
         let mut capacities: Vec<_> = (0..).zip(&nodes).map(|(i, (memory, up, cordoned))| capacity(i, *memory, *up, *cordoned)).collect();
         for (cpus, memory, node) in requests {
             let spec = spec(cpus, memory, node);
-            let request = PlacementRequest { spec: &spec, arch: "x86_64", bridges: &BTreeMap::new(), group_members: &[] };
+            let request = PlacementRequest { spec: &spec, arch: "x86_64", bridges: &BTreeMap::new(), group_members: &[], near: None };
             let choice = choose(&request, &capacities, usize::MAX);
             prop_assert_eq!(&choice, &choose(&request, &capacities, usize::MAX));
             let limited = choose(&request, &capacities, 2);
@@ -70,7 +70,7 @@ proptest! {
         let mut group: Vec<(NodeId, u32)> = Vec::new();
         let count = |group: &[(NodeId, u32)], id| group.iter().find(|(other, _)| *other == id).map_or(0, |(_, n)| *n);
         for _ in 0..members {
-            let request = PlacementRequest { spec: &spread, arch: "x86_64", bridges: &bridges, group_members: &group };
+            let request = PlacementRequest { spec: &spread, arch: "x86_64", bridges: &bridges, group_members: &group, near: None };
             let choice = choose(&request, &capacities, usize::MAX);
             let free: Vec<_> = capacities.iter().filter(|capacity| {
                 let request = PlacementRequest { spec: &alone, ..request };

@@ -27,6 +27,7 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
             used_bytes: ByteSize(0),
             promised_bytes: ByteSize(0),
             health: "ok".into(),
+            images: None,
         }],
         bridges: Vec::new(),
         unfit_bridges: std::collections::BTreeMap::new(),
