@@ -4,12 +4,14 @@
 //! host's loopback and opens the second half of each in the node's namespace. A socket stays in the namespace in
 //! which it was created, so only the thread that creates it enters the namespace. Bytes are forwarded unchanged: TLS
 //! ends at waifud.
+//!
+//! [`forward`] does the same within one namespace, for machines that cannot reach each other directly.
 
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -120,6 +122,47 @@ fn serve(client: TcpStream, namespace: &File) -> Result<()> {
     let waifud =
         TcpStream::connect_timeout(&WAIFUD, CONNECT_LIMIT).context("waifud does not answer")?;
     join(client, waifud)
+}
+
+/// Listens on `from` in the network namespace and forwards connections to `to`, as reached from there, until this process
+/// ends.
+pub(crate) fn forward(namespace: File, from: SocketAddr, to: SocketAddr) -> Result<()> {
+    let (report, listening) = mpsc::channel();
+    thread::Builder::new()
+        .name("forward".into())
+        .spawn(move || {
+            let bound = setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .context("cannot enter the network namespace")
+                .and_then(|()| {
+                    TcpListener::bind(from).with_context(|| format!("cannot listen on {from}"))
+                });
+            let listener = match bound {
+                Ok(listener) => listener,
+                Err(error) => return drop(report.send(Err(error))),
+            };
+            let _caller_waits = report.send(Ok(()));
+            loop {
+                let client = match listener.accept() {
+                    Ok((client, _)) => client,
+                    Err(error) => {
+                        eprintln!("forward: {error}");
+                        wait::pause(Duration::from_millis(100));
+                        continue;
+                    }
+                };
+                // A new thread is in the namespace of the thread that starts it.
+                let started = thread::Builder::new().spawn(move || {
+                    TcpStream::connect_timeout(&to, CONNECT_LIMIT)
+                        .map(|server| join(client, server))
+                });
+                if let Err(error) = started {
+                    eprintln!("forward: {error}");
+                }
+            }
+        })?;
+    listening
+        .recv()
+        .context("the thread that forwards has ended")?
 }
 
 /// Forwards both directions until both have ended.

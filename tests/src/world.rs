@@ -60,6 +60,11 @@ impl World {
     ///
     /// The lab's guard stops the lab when the test process ends.
     pub fn with(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+        Self::with_settings("", test)
+    }
+
+    /// The same, with these lines in `waifud.toml`, which must be the same in all tests of a suite.
+    pub fn with_settings(settings: &str, test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
         if let Some(why) = testing::why_no_lab() {
             return testing::skip(&why);
         }
@@ -67,7 +72,7 @@ impl World {
         let mut world: MutexGuard<'_, Option<World>> =
             shared.lock().unwrap_or_else(PoisonError::into_inner);
         if world.is_none() {
-            *world = Some(Self::up()?);
+            *world = Some(Self::up(settings)?);
         }
         let world = world.as_ref().context("no world")?;
         world.lab.wait_ready(SOON)?;
@@ -78,7 +83,7 @@ impl World {
         result
     }
 
-    fn up() -> Result<Self> {
+    fn up(settings: &str) -> Result<Self> {
         let tiny =
             waifud_images::build(Image::Tiny, &waifud_images::default_cache_dir(), &|line| {
                 eprintln!("{line}");
@@ -89,6 +94,7 @@ impl World {
             node: NODE.to_owned(),
             bin_dir: Some(bin_dir.clone()),
             init_exe: Some(init),
+            files: vec![("/etc/waifud/waifud.toml".into(), settings.to_owned())],
             ..LabOptions::with_daemons()
         })?;
         let key = PathBuf::from("/etc/waifud/test-key");
