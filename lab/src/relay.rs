@@ -189,7 +189,32 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream) {
 mod tests {
     use std::io::{Read, Write};
 
+    use nix::unistd::Uid;
+
     use super::*;
+
+    #[test]
+    fn connections_are_forwarded_in_a_namespace_and_an_address_in_use_is_an_error() {
+        if !Uid::effective().is_root() {
+            waifud_kit::testing::skip("only root enters a namespace");
+            return;
+        }
+        let own = || File::open("/proc/self/ns/net").unwrap();
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = server.local_addr().unwrap();
+        let error = forward(own(), to, to).unwrap_err();
+        assert!(error.to_string().contains(&to.to_string()), "{error}");
+        // In 127.0.0.0/8, but not an address that others use.
+        let from = SocketAddr::from((Ipv4Addr::new(127, 7, 3, 73), to.port()));
+        forward(own(), from, to).unwrap();
+        let mut client = TcpStream::connect(from).unwrap();
+        client.write_all(b"ask").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut asked = String::new();
+        let (mut inside, _) = server.accept().unwrap();
+        inside.read_to_string(&mut asked).unwrap();
+        assert_eq!(asked, "ask");
+    }
 
     #[test]
     fn both_directions_are_forwarded_to_their_ends() {

@@ -97,6 +97,8 @@ fn runs_an_instance(machine: &Machine<'_>, disk: &Path) -> Result<()> {
     let create = ["create", GUEST, "-t", "button", "--node", NODE];
     let size = ["--memory", "64M", "--disk", "1G", "--no-ssh-key"];
     waifuctl.json(&[&create[..], &size].concat())?;
+    // Reading its log is work for the emulated machine.
+    waifuctl.json(&["wait", GUEST, "--for", "running", "--timeout", "10m"])?;
     let mut last = None;
     wait::until("the instance on the new node to boot", SLOW, || {
         let log = waifuctl.run(&["logs", GUEST])?;
