@@ -5,6 +5,8 @@ mod services;
 mod up;
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -18,7 +20,7 @@ use crate::options::{LabSpec, MachineSpec};
 use crate::pids::Pids;
 use crate::services::search_path;
 use crate::stale::remove;
-use crate::{Https, OUTSIDE, https, layout, wait};
+use crate::{Https, OUTSIDE, https, layout, relay, wait};
 
 /// Limit for one machine's services to become ready.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -155,6 +157,17 @@ impl Lab {
             .args(["--no-new-privs", "--"])
             .args(argv);
         Ok(command)
+    }
+
+    /// Forwards connections to `from`, an address of `node` (or of another machine, or of "outside"), to `to`, as reached
+    /// from there, until this process ends.
+    ///
+    /// # Errors
+    /// The machine does not exist or is off, or it cannot listen on `from`.
+    pub fn forward(&self, node: &str, from: SocketAddr, to: SocketAddr) -> Result<()> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.init_pid(node)?))
+            .with_context(|| format!("cannot open the network namespace of {node}"))?;
+        relay::forward(namespace, from, to)
     }
 
     /// The path on the host of the first node's `path`.

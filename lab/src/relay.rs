@@ -4,12 +4,14 @@
 //! host's loopback and opens the second half of each in the node's namespace. A socket stays in the namespace in
 //! which it was created, so only the thread that creates it enters the namespace. Bytes are forwarded unchanged: TLS
 //! ends at waifud.
+//!
+//! [`forward`] does the same within one namespace, for machines that cannot reach each other directly.
 
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -122,6 +124,47 @@ fn serve(client: TcpStream, namespace: &File) -> Result<()> {
     join(client, waifud)
 }
 
+/// Listens on `from` in the network namespace and forwards connections to `to`, as reached from there, until this process
+/// ends.
+pub(crate) fn forward(namespace: File, from: SocketAddr, to: SocketAddr) -> Result<()> {
+    let (report, listening) = mpsc::channel();
+    thread::Builder::new()
+        .name("forward".into())
+        .spawn(move || {
+            let bound = setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .context("cannot enter the network namespace")
+                .and_then(|()| {
+                    TcpListener::bind(from).with_context(|| format!("cannot listen on {from}"))
+                });
+            let listener = match bound {
+                Ok(listener) => listener,
+                Err(error) => return drop(report.send(Err(error))),
+            };
+            let _caller_waits = report.send(Ok(()));
+            loop {
+                let client = match listener.accept() {
+                    Ok((client, _)) => client,
+                    Err(error) => {
+                        eprintln!("forward: {error}");
+                        wait::pause(Duration::from_millis(100));
+                        continue;
+                    }
+                };
+                // A new thread is in the namespace of the thread that starts it.
+                let started = thread::Builder::new().spawn(move || {
+                    TcpStream::connect_timeout(&to, CONNECT_LIMIT)
+                        .map(|server| join(client, server))
+                });
+                if let Err(error) = started {
+                    eprintln!("forward: {error}");
+                }
+            }
+        })?;
+    listening
+        .recv()
+        .context("the thread that forwards has ended")?
+}
+
 /// Forwards both directions until both have ended.
 fn join(one: TcpStream, other: TcpStream) -> Result<()> {
     let (from, to) = (one.try_clone()?, other.try_clone()?);
@@ -146,7 +189,32 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream) {
 mod tests {
     use std::io::{Read, Write};
 
+    use nix::unistd::Uid;
+
     use super::*;
+
+    #[test]
+    fn connections_are_forwarded_in_a_namespace_and_an_address_in_use_is_an_error() {
+        if !Uid::effective().is_root() {
+            waifud_kit::testing::skip("only root enters a namespace");
+            return;
+        }
+        let own = || File::open("/proc/self/ns/net").unwrap();
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = server.local_addr().unwrap();
+        let error = forward(own(), to, to).unwrap_err();
+        assert!(error.to_string().contains(&to.to_string()), "{error}");
+        // In 127.0.0.0/8, but not an address that others use.
+        let from = SocketAddr::from((Ipv4Addr::new(127, 7, 3, 73), to.port()));
+        forward(own(), from, to).unwrap();
+        let mut client = TcpStream::connect(from).unwrap();
+        client.write_all(b"ask").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut asked = String::new();
+        let (mut inside, _) = server.accept().unwrap();
+        inside.read_to_string(&mut asked).unwrap();
+        assert_eq!(asked, "ask");
+    }
 
     #[test]
     fn both_directions_are_forwarded_to_their_ends() {

@@ -60,11 +60,24 @@ impl World {
     ///
     /// The lab's guard stops the lab when the test process ends.
     pub fn with(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
-        Self::with_nodes(1, test)
+        Self::with_options(1, "", test)
     }
 
     /// The same, with this number of nodes: alder, birch, … All tests of a suite use the same number.
     pub fn with_nodes(nodes: usize, test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+        Self::with_options(nodes, "", test)
+    }
+
+    /// The same, with these lines in `waifud.toml`, which must be the same in all tests of a suite.
+    pub fn with_settings(settings: &str, test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+        Self::with_options(1, settings, test)
+    }
+
+    fn with_options(
+        nodes: usize,
+        settings: &str,
+        test: impl FnOnce(&World) -> Result<()>,
+    ) -> Result<()> {
         if let Some(why) = testing::why_no_lab() {
             return testing::skip(&why);
         }
@@ -72,7 +85,7 @@ impl World {
         let mut world: MutexGuard<'_, Option<World>> =
             shared.lock().unwrap_or_else(PoisonError::into_inner);
         if world.is_none() {
-            *world = Some(Self::up(nodes)?);
+            *world = Some(Self::up(nodes, settings)?);
         }
         let world = world.as_ref().context("no world")?;
         world.lab.wait_ready(SOON)?;
@@ -83,7 +96,7 @@ impl World {
         result
     }
 
-    fn up(nodes: usize) -> Result<Self> {
+    fn up(nodes: usize, settings: &str) -> Result<Self> {
         let tiny =
             waifud_images::build(Image::Tiny, &waifud_images::default_cache_dir(), &|line| {
                 eprintln!("{line}");
@@ -95,6 +108,7 @@ impl World {
             nodes,
             bin_dir: Some(bin_dir.clone()),
             init_exe: Some(init),
+            files: vec![("/etc/waifud/waifud.toml".into(), settings.to_owned())],
             ..LabOptions::with_daemons()
         })?;
         let key = PathBuf::from("/etc/waifud/test-key");

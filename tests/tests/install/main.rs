@@ -1,6 +1,8 @@
-//! The Debian package on a running Debian with systemd: installed, set up, upgraded, rebooted, removed, purged.
+//! The Debian package on a running Debian with systemd: installed, set up, upgraded, rebooted, removed, purged. Then the
+//! machine joins the suite's own waifud as a node.
 
 mod deb;
+mod join;
 
 use std::path::Path;
 
@@ -13,7 +15,7 @@ const DAEMONS: &str = "waifud waifud-agentd waifud-metadatad";
 
 #[test]
 fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Result<()> {
-    World::with(|world| {
+    World::with_settings(join::SETTINGS, |world| {
         let mut steps = Steps::default();
         // It boots while the packages are built and checked.
         let machine = Machine::create(world, "cupboard")?;
@@ -46,6 +48,8 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         steps.done("removed");
         purged(&machine)?;
         steps.done("purged");
+        join::joined(&machine, &first, &guest_disk)?;
+        steps.done("joined");
         machine.delete()
     })
 }
