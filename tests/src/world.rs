@@ -103,12 +103,18 @@ impl World {
             })?;
         let init = testing::init_exe()?;
         let bin_dir = init.parent().context("xtask has no directory")?.to_owned();
+        let file = ("/etc/waifud/waifud.toml".into(), settings.to_owned());
+        let files = if settings.is_empty() {
+            Vec::new()
+        } else {
+            vec![file]
+        };
         let lab = Lab::up(&LabOptions {
             node: NODE.to_owned(),
             nodes,
             bin_dir: Some(bin_dir.clone()),
             init_exe: Some(init),
-            files: vec![("/etc/waifud/waifud.toml".into(), settings.to_owned())],
+            files,
             ..LabOptions::with_daemons()
         })?;
         let key = PathBuf::from("/etc/waifud/test-key");

@@ -3,15 +3,18 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use waifud_lab::wait;
-use waifud_tests::World;
 use waifud_tests::world::{SOON, TINY, creation};
+use waifud_tests::{Waifuctl, World};
 
 const DEAD: &str = "alder";
 const OTHER: &str = "birch";
+/// The machine of waifud.
+const OLD: &str = "rowan";
 /// The file with the join token, inside the node.
 const TOKEN: &str = "/run/waifud-agent/join-token";
 
@@ -62,8 +65,7 @@ fn join_again(world: &World, node: &str) -> Result<()> {
 }
 
 #[test]
-fn an_instance_of_a_dead_machine_is_recreated_and_its_old_copy_stays_off_when_the_machine_returns()
--> Result<()> {
+fn a_dead_machine_is_replaced_and_comes_back_and_waifud_moves_to_another_one() -> Result<()> {
     World::with_nodes(2, |world| {
         let more = ["--node", DEAD, "--no-ssh-key", "--wait"];
         let web = world.waifuctl.json(&creation(TINY, "web", &more))?;
@@ -141,6 +143,90 @@ fn an_instance_of_a_dead_machine_is_recreated_and_its_old_copy_stays_off_when_th
         let volumes = wait::run(&mut world.lab.command(DEAD, volumes)?, SOON)?;
         ensure!(volumes.trim() == "0", "{volumes} volumes are left");
         ensure!(world.show("web")?["status"]["ready"] == true);
-        world.delete("web")
+        a_group_is_spread(world)?;
+        waifud_moves(world)
     })
+}
+
+/// Four instances of a group are placed on two nodes, two on each. They are not started.
+fn a_group_is_spread(world: &World) -> Result<()> {
+    let names = ["db-1", "db-2", "db-3", "db-4"];
+    let mut nodes = Vec::new();
+    for name in names {
+        let created = world.create(name, &["--spread", "db", "--no-ssh-key", "--no-start"])?;
+        let node = created["status"]["node"].as_str().context("not placed")?;
+        nodes.push(node.to_owned());
+    }
+    nodes.sort();
+    ensure!(nodes == [DEAD, DEAD, OTHER, OTHER], "{nodes:?}");
+    let all = ["delete", "db-1", "db-2", "db-3", "db-4", "--yes", "--wait"];
+    must(world, &all).map(drop)
+}
+
+/// waifud moves to the machine of a node, as docs/guides/move-waifud.md says. Its nodes follow, and the guest keeps running.
+fn waifud_moves(world: &World) -> Result<()> {
+    const SETTINGS: &str = "listen = [\"0.0.0.0:7373\"]\n\
+        advertise = [\"https://rowan:7373\", \"https://birch:7373\"]\n";
+    const CONFIG: &str = "/etc/waifud/waifud.toml";
+    const BACKUP: &str = "/etc/waifud/moving.tar";
+    let lab = &world.lab;
+    fs::write(lab.path_outside_of(OLD, CONFIG), SETTINGS)?;
+    lab.restart(&format!("{OLD}/waifud"))?;
+    for node in [DEAD, OTHER] {
+        let known = lab.path_outside_of(node, "/var/lib/waifud-agent/identity.json");
+        wait::until(&format!("{node} to learn the new address"), SOON, || {
+            let text = fs::read_to_string(&known)?;
+            Ok(text.contains("https://birch:7373").then_some(()))
+        })?;
+    }
+    wait::run(&mut lab.command(OLD, ["waifud", "backup", BACKUP])?, SOON)?;
+    lab.stop(&format!("{OLD}/waifud"))?;
+    let copy = lab.path_outside_of(OTHER, BACKUP);
+    fs::copy(lab.path_outside_of(OLD, BACKUP), copy)?;
+    fs::write(lab.path_outside_of(OTHER, CONFIG), SETTINGS)?;
+    let restore = ["waifud", "restore", "--yes", BACKUP];
+    wait::run(&mut lab.command(OTHER, restore)?, SOON)?;
+
+    let boots = guests(world, OTHER)?;
+    let mut serve = lab.command_as(OTHER, "waifud", ["waifud"])?;
+    let log = fs::File::create(lab.path_outside_of(OTHER, "/var/log/waifud/moved.log"))?;
+    let _served = Ended(
+        serve
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?,
+    );
+    let there = Waifuctl {
+        socket: lab.path_outside_of(OTHER, "/run/waifud/waifud.sock"),
+        ..world.waifuctl.clone()
+    };
+    wait::until("the nodes to follow", SOON, || {
+        let nodes = there.run(&["node", "list", "--json"])?;
+        let nodes: Value = serde_json::from_str(&nodes.stdout).unwrap_or_default();
+        let items = nodes["items"].as_array().cloned().unwrap_or_default();
+        let ready = items.iter().filter(|node| node["state"] == "ready").count();
+        Ok((ready == 2).then_some(()))
+    })?;
+    let web = there.json(&["show", "web"])?;
+    ensure!(
+        web["status"]["state"] == "running" && web["status"]["ready"] == true,
+        "{web}"
+    );
+    ensure!(boots == 1 && guests(world, OTHER)? == 1);
+    there.json(&["node", "confirm", "--all", "--yes"])?;
+    let gone = there.run(&["delete", "web", "--yes", "--wait", "--timeout", "2m"])?;
+    ensure!(gone.code == 0, "{gone:?}");
+    Ok(())
+}
+
+/// A program that is ended with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _best_effort = self.0.kill();
+        let _best_effort = self.0.wait();
+    }
 }
