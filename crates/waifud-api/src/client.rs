@@ -4,6 +4,7 @@ mod capacity;
 mod guest_command;
 mod members;
 mod networks;
+mod recreate;
 mod server;
 mod stream;
 
@@ -27,7 +28,7 @@ pub use stream::{ClientStream, StreamEnd, StreamSink, StreamSource};
 use crate::server_url::ServerUrl;
 use crate::{
     CatalogEntry, CreateDownload, CreateInstance, CreateTemplate, Download, DryRun, Image,
-    Instance, InstanceDescription, Node, Page, Problem, RecreateInstance, UpdateInstance, Why,
+    Instance, InstanceDescription, Node, Page, Problem, UpdateInstance, Why,
 };
 
 /// Timeout of a request, in addition to a requested wait.
@@ -293,20 +294,6 @@ impl Client {
         if let Some(generation) = only_at {
             request = request.header("if-match", format!("\"{generation}\""));
         }
-        self.json(request).await
-    }
-
-    /// Creates an instance again whose node was removed with its disks, if it has not changed since it was read.
-    pub async fn recreate_instance(
-        &self,
-        instance: &Instance,
-        request: &RecreateInstance,
-    ) -> Result<Instance, ClientError> {
-        let path = ["instances", &instance.id.to_string(), "recreate"];
-        let request = self
-            .request(Method::POST, &path)
-            .header("if-match", format!("\"{}\"", instance.generation))
-            .json(request);
         self.json(request).await
     }
 
