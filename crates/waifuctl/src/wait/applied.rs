@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use waifud_api::Instance;
-use waifud_types::InstanceState;
 use waifud_types::status::StoppedBy;
+use waifud_types::{InstanceState, WaitReason};
 
 use super::deadline::{Deadline, slowness};
 use super::waiting_for;
@@ -78,7 +78,9 @@ fn cannot_be_applied(now: &Instance, ordered: &Instance) -> Option<Failure> {
         let text = format!("{name} is being deleted");
         return Some(Failure::input("deleted", text));
     }
-    if status.observed_generation < Some(ordered.generation) {
+    // No node will ever apply it.
+    let is_lost = matches!(status.wait_reason(), Some(WaitReason::NodeRemoved { .. }));
+    if status.observed_generation < Some(ordered.generation) && !is_lost {
         return None;
     }
     match (status.state, status.stopped_by) {
@@ -93,5 +95,35 @@ fn cannot_be_applied(now: &Instance, ordered: &Instance) -> Option<Failure> {
             Some(Failure::input("stopped", text))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waifud_types::status::InstanceStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_wait_for_an_instance_whose_node_was_removed_fails_at_once() {
+        let mut status = InstanceStatus::pending(None);
+        status.state = InstanceState::Failed;
+        let with = |status: &InstanceStatus| -> Instance {
+            serde_json::from_value(serde_json::json!({
+                "id": "0198c0de-0000-7000-8000-00000000abcd", "name": "web", "labels": {}, "generation": 2,
+                "created_at": "2026-11-22T00:00:00Z",
+                "spec": {"template": "a", "image": format!("sha256:{}", "0".repeat(64)), "cpus": 1,
+                    "memory_bytes": 1 << 30, "run": true, "restart": "never", "priority": 0, "protected": false,
+                    "disks": [], "nics": [], "publish": [], "placement": {"node": null, "spread": null},
+                    "user_data": null},
+                "status": status,
+            }))
+            .unwrap()
+        };
+        // Of an earlier generation: the node may still apply the change.
+        assert!(cannot_go_on(&with(&status)).is_none());
+        let node = "alder".parse().unwrap();
+        status.set_wait(&WaitReason::NodeRemoved { node });
+        assert!(cannot_go_on(&with(&status)).is_some());
     }
 }

@@ -164,6 +164,10 @@ impl Control {
             self.place_waiting(tx)?;
             return Ok(row);
         }
+        if row.lost_node.is_some() {
+            // Only a request to recreate it gives it new disks.
+            return Ok(row);
+        }
         let capacities = tx.node_capacities()?;
         self.place(tx, row, &capacities, cause)
     }

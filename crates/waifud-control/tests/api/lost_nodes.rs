@@ -184,6 +184,9 @@ async fn an_instance_of_a_removed_node_is_created_again_only_on_request() {
     server.control.retry_waiting(true).await.unwrap();
     let label = json!({"labels": {"x": "y"}});
     server.patch("/v1/nodes/birch", &label).await.expect(200);
+    // Neither does a change of what decides about its placement.
+    let change = json!({"memory_bytes": 3_u64 << 30, "publish": [{"port": 8080}], "placement": {"node": "birch"}});
+    server.patched("web", &change).await;
     let web = server.instance("web").await;
     assert_eq!(
         (web.status.state, &web.status.node),
@@ -198,8 +201,7 @@ async fn an_instance_of_a_removed_node_is_created_again_only_on_request() {
 
     birch.watch_from_now().await;
     let again = recreate(&server, &json!({})).await;
-    // It was pinned to a node that does not exist any more.
-    assert_eq!(again.spec.placement.node, None);
+    assert_eq!(again.spec.memory_bytes, ByteSize::gib(3));
     assert_eq!(server.node_of("web").await.as_deref(), Some("birch"));
     let put = birch.put().await;
     assert_eq!((put.id, put.name.as_str()), (record.id, "web"));
@@ -222,6 +224,8 @@ async fn an_instance_of_a_removed_node_is_created_again_only_on_request() {
 async fn a_recreated_instance_waits_if_no_node_can_run_it_and_can_be_deleted() {
     let (server, ..) = with_lost_web().await;
     let web = recreate(&server, &json!({})).await;
+    // It was pinned to a node that does not exist any more.
+    assert_eq!(web.spec.placement.node, None);
     assert_eq!(web.status.state, InstanceState::Pending);
     assert_eq!(web.status.wait_reason(), Some(WaitReason::NoNodes));
     server.join("birch", ByteSize::gib(8)).await;
