@@ -205,8 +205,9 @@ fn waifud_moves(world: &World) -> Result<()> {
         let nodes = there.run(&["node", "list", "--json"])?;
         let nodes: Value = serde_json::from_str(&nodes.stdout).unwrap_or_default();
         let items = nodes["items"].as_array().cloned().unwrap_or_default();
-        let ready = items.iter().filter(|node| node["state"] == "ready").count();
-        Ok((ready == 2).then_some(()))
+        // A restored database says that they are ready; there is a contact only after they have found this waifud.
+        let is_there = |node: &&Value| node["state"] == "ready" && !node["last_contact"].is_null();
+        Ok((items.iter().filter(is_there).count() == 2).then_some(()))
     })?;
     let web = there.json(&["show", "web"])?;
     ensure!(

@@ -3,7 +3,7 @@
 use ipnet::Ipv4Net;
 use waifud_types::{Name, NodeId, Revision, Timestamp};
 
-use crate::codec::{node_id, node16, to_json};
+use crate::codec::{node16, to_json};
 use crate::nodes::subnet;
 use crate::{Labels, NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
@@ -15,6 +15,17 @@ impl ReadTx<'_> {
             .conn
             .prepare_cached("SELECT 1 FROM removed_nodes WHERE name = ?1 OR id = ?2")?
             .exists((name_or_id, id.as_ref().map(node16)))?)
+    }
+}
+
+impl ReadTx<'_> {
+    /// The reserved subnet of the last removed node of this name.
+    pub fn subnet_of_removed(&self, name: &Name) -> Result<Option<Ipv4Net>, StoreError> {
+        self.first(
+            "SELECT subnet FROM removed_nodes WHERE name = ?1 ORDER BY removed_at DESC, id LIMIT 1",
+            [name.as_str()],
+            subnet,
+        )
     }
 }
 
@@ -73,21 +84,16 @@ impl WriteTx<'_> {
         self.peer_removed(row.id, revision)
     }
 
-    /// Takes the reserved subnet of the last removed node of this name, for a node that joins with this name. `None` without
-    /// one.
-    pub fn take_subnet_of_removed(&mut self, name: &Name) -> Result<Option<Ipv4Net>, StoreError> {
-        let found = self.first(
-            "SELECT id, subnet FROM removed_nodes WHERE name = ?1 ORDER BY removed_at DESC, id LIMIT 1",
-            [name.as_str()],
-            |row| Ok::<_, StoreError>((node_id(row, "id")?, subnet(row)?)),
-        )?;
-        let Some((id, subnet)) = found else {
-            return Ok(None);
-        };
+    /// Removes the reservation of a subnet, for a node that joins with the name of the removed one.
+    pub fn release_subnet_of_removed(
+        &mut self,
+        name: &Name,
+        subnet: Ipv4Net,
+    ) -> Result<(), StoreError> {
         self.conn
-            .prepare_cached("DELETE FROM removed_nodes WHERE id = ?1")?
-            .execute([node16(&id)])?;
-        Ok(Some(subnet))
+            .prepare_cached("DELETE FROM removed_nodes WHERE name = ?1 AND subnet = ?2")?
+            .execute((name.as_str(), subnet.to_string()))?;
+        Ok(())
     }
 
     /// Releases the subnets of removed nodes of this name or id.

@@ -61,6 +61,18 @@ impl ReadTx<'_> {
         })
     }
 
+    /// The instances that left the slice of a node after `since`, with the revision, oldest first.
+    pub fn left_slice(
+        &self,
+        node: NodeId,
+        since: u64,
+    ) -> Result<Vec<(InstanceId, u64)>, StoreError> {
+        let sql = "SELECT id, revision FROM deleted_objects WHERE revision > ?1 AND kind = ?2 ORDER BY revision";
+        self.all(sql, (to_i64(since), left_kind(node)), |row| {
+            Ok((instance_id(row, "id")?, count(row, "revision")?))
+        })
+    }
+
     /// Releases of a node that were ordered after `since`, recorded or not, oldest first. Instances being deleted are
     /// left out: the node receives their tombstones.
     pub fn releases(&self, node: NodeId, since: u64) -> Result<Vec<ReleaseRow>, StoreError> {
@@ -76,6 +88,11 @@ impl ReadTx<'_> {
             })
         })
     }
+}
+
+/// The kind, in `deleted_objects`, of instances that left the slice of a node.
+fn left_kind(node: NodeId) -> String {
+    format!("instance of {node}")
 }
 
 // Both repeat the condition of the index.
@@ -127,6 +144,23 @@ impl WriteTx<'_> {
             .prepare_cached("UPDATE instances SET epoch = ?2, slice_revision = ?3 WHERE id = ?1")?
             .execute((id16(&id), to_i64(epoch.0), to_i64(revision.number)))?;
         self.touch(Topic::Instance(id));
+        Ok(())
+    }
+
+    /// Ends a node's part in an instance, and tells the node that the instance is not in its slice any more. The node keeps
+    /// what it has of it, as unmanaged.
+    pub fn leave_slice(
+        &mut self,
+        id: InstanceId,
+        node: NodeId,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        self.end_part(id, node)?;
+        self.conn
+            .prepare_cached(
+                "INSERT OR REPLACE INTO deleted_objects (kind, id, revision) VALUES (?1, ?2, ?3)",
+            )?
+            .execute((left_kind(node), id16(&id), to_i64(revision.number)))?;
         Ok(())
     }
 

@@ -113,6 +113,11 @@ pub enum WaitReason {
         /// Time of the node's last contact.
         since: Option<Timestamp>,
     },
+    /// It was recreated, and a node that has returned has its disks, unmanaged.
+    CopyExists {
+        /// Name of the node.
+        node: Name,
+    },
     /// The node that has its disks was removed.
     NodeRemoved {
         /// Former name of the node.
@@ -196,6 +201,10 @@ impl fmt::Display for WaitReason {
                     None => Ok(()),
                 }
             }
+            Self::CopyExists { node } => write!(
+                f,
+                "waiting for: a decision about the older copy on {node}; adopt it or delete it there"
+            ),
             Self::NodeRemoved { node } => {
                 write!(f, "node {node}, which has its disks, was removed")
             }
@@ -375,6 +384,11 @@ mod tests {
                 },
                 "no-contact",
                 "no contact with its node",
+            ),
+            (
+                WaitReason::CopyExists { node: node.clone() },
+                "copy-exists",
+                "waiting for: a decision about the older copy on alder; adopt it or delete it there",
             ),
             (
                 WaitReason::NodeRemoved { node: node.clone() },

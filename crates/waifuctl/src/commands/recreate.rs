@@ -38,7 +38,10 @@ pub async fn run(context: &Context, args: RecreateArgs) -> Result<(), Failure> {
         .print(&instance, || super::create::summary(&instance))
 }
 
-/// What is kept and what is lost.
+/// The network in which each node has its own range of addresses.
+const DEFAULT: &str = "default";
+
+/// What is kept.
 fn describe(instance: &Instance) -> String {
     let fixed: Vec<_> = instance
         .spec
@@ -47,13 +50,22 @@ fn describe(instance: &Instance) -> String {
         .filter_map(|nic| nic.address)
         .map(|address| address.to_string())
         .collect();
-    let addresses = if fixed.is_empty() {
-        "gets a new address".to_owned()
-    } else {
-        format!("keeps {}", fixed.join(" and "))
+    let on_default = instance
+        .spec
+        .nics
+        .iter()
+        .any(|nic| nic.network.as_str() == DEFAULT);
+    let addresses = match (fixed.is_empty(), on_default) {
+        (true, true) => " It gets a new address.".to_owned(),
+        (true, false) => String::new(),
+        (false, false) => format!(" It keeps {}.", fixed.join(" and ")),
+        (false, true) => format!(
+            " It keeps {}, and gets a new address on {DEFAULT}.",
+            fixed.join(" and ")
+        ),
     };
     format!(
-        "{} keeps its name, MAC address, user-data and settings, and {addresses}. It",
+        "{} keeps its name, MAC addresses, user-data and settings.{addresses}",
         instance.name
     )
 }
@@ -64,24 +76,35 @@ mod tests {
 
     #[test]
     fn the_question_names_what_is_kept() {
-        let with = |address: Option<&str>| -> Instance {
+        let with = |nics: serde_json::Value| -> Instance {
             serde_json::from_value(serde_json::json!({
                 "id": "0198c0de-0000-7000-8000-00000000abcd", "name": "web", "labels": {}, "generation": 1,
                 "created_at": "2026-11-22T00:00:00Z",
                 "spec": {"template": "a", "image": format!("sha256:{}", "0".repeat(64)), "cpus": 1,
                     "memory_bytes": 1 << 30, "run": true, "restart": "never", "priority": 0, "protected": false,
                     "disks": [], "publish": [], "placement": {"node": null, "spread": null}, "user_data": null,
-                    "nics": [{"name": "eth0", "network": "lan", "mac": "52:54:00:00:00:01", "address": address,
-                        "allow_addresses": []}]},
+                    "nics": nics},
                 "status": waifud_types::status::InstanceStatus::pending(None),
             }))
             .unwrap()
         };
-        assert!(
-            describe(&with(None)).contains("user-data and settings, and gets a new address. It")
-        );
-        assert!(
-            describe(&with(Some("192.168.1.40"))).contains("settings, and keeps 192.168.1.40. It")
-        );
+        let nic = |network: &str, address: Option<&str>| {
+            serde_json::json!({"name": "eth0", "network": network, "mac": "52:54:00:00:00:01", "address": address,
+                "allow_addresses": []})
+        };
+        let kept = "web keeps its name, MAC addresses, user-data and settings.";
+        let (default, lan) = (nic("default", None), nic("lan", Some("192.168.1.40")));
+        for (nics, addresses) in [
+            (vec![&default], " It gets a new address."),
+            (vec![&lan], " It keeps 192.168.1.40."),
+            (
+                vec![&lan, &default],
+                " It keeps 192.168.1.40, and gets a new address on default.",
+            ),
+            (vec![&nic("lan", None)], ""),
+        ] {
+            let instance = with(serde_json::json!(nics));
+            assert_eq!(describe(&instance), format!("{kept}{addresses}"));
+        }
     }
 }

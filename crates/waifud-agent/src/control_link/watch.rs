@@ -148,8 +148,13 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
             shared.stream_requests.add(order);
             continue;
         }
+        let leaves = matches!(frame, WatchFrame::Delete { .. });
         match shared.table.apply(frame) {
             Ok(affected) => {
+                if leaves {
+                    // An instance may be unmanaged now.
+                    shared.node_checks.request_sweep();
+                }
                 notify(shared, affected);
                 notify_of_peers(shared);
                 if !shared.table.has_unsaved_peers() {

@@ -12,6 +12,7 @@ use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
 use waifud_types::{Digest, Epoch};
 
+use super::handover::is_older_copy;
 use super::{IfMatch, find};
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
@@ -118,7 +119,12 @@ impl Control {
         self.instance_progress().clear_step(row.id);
         // During a handover, several nodes have a part.
         for part in parts {
-            tx.put_tombstone(part.node, &tombstone, self.now(), revision)?;
+            if is_older_copy(part, row) {
+                // Given up when the instance was recreated: it stays where it is, as unmanaged.
+                tx.leave_slice(row.id, part.node, revision)?;
+            } else {
+                tx.put_tombstone(part.node, &tombstone, self.now(), revision)?;
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use waifud_api::agent::Released;
 use waifud_store::{InstanceRow, NodeRow, ReadTx, StoreError, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::node::feature;
-use waifud_types::ownership::{HandoverError, Ownership};
+use waifud_types::ownership::{HandoverError, Ownership, OwnershipRole, Part};
 use waifud_types::{Epoch, InstanceId, Name, NodeId};
 
 use crate::events::event_builder::{self, EventExt};
@@ -134,10 +134,24 @@ impl Control {
         );
         let revision = tx.emit(&event.generation(row.generation))?;
         if let Some(part) = parts.part(node.id) {
-            tx.set_part(row.id, &part, revision)?;
+            if part.off && is_older_copy(&part, &row) {
+                // Its disks stay there, as those of an unmanaged instance.
+                tx.leave_slice(row.id, node.id, revision)?;
+            } else {
+                tx.set_part(row.id, &part, revision)?;
+            }
         }
         Ok(())
     }
+}
+
+/// Whether a node's part in an instance is a copy that it was told to give up, since the instance was recreated elsewhere.
+pub(crate) fn is_older_copy(part: &Part, row: &InstanceRow) -> bool {
+    let given_up = matches!(
+        part.role,
+        OwnershipRole::Releasing | OwnershipRole::Released
+    );
+    given_up && part.epoch < row.epoch && row.node != Some(part.node)
 }
 
 /// Why a handover is refused.

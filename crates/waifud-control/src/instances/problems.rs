@@ -90,6 +90,23 @@ pub fn copy_exists(name: &Name, node: &Name) -> Problem {
     .hint(on(HintAction::Delete { unmanaged: true }).when(HintWhen::Otherwise))
 }
 
+/// An instance is to be recreated, and an administrator has not confirmed the restored database for every node.
+pub fn recreate_unconfirmed(name: &Name, node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "restore-unconfirmed",
+        format!(
+            "{node} may have {name}: waifud's database was restored, and {node} is not confirmed"
+        ),
+    )
+    .field("name")
+    .hint(Hint::on(
+        &HintAction::Confirm,
+        HintKind::Node,
+        node.as_str(),
+    ))
+}
+
 /// The requested node does not exist.
 pub fn unknown_node(node: &Name) -> Problem {
     Problem::new(

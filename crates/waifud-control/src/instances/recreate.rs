@@ -27,13 +27,19 @@ impl Control {
     ) -> Result<Instance, ControlError> {
         let control = self.clone();
         let wanted = name_or_id.to_owned();
-        let recreated = self.store().write(move |tx| {
-            let row = find(tx, &wanted)?;
-            if_match.check(row.generation)?;
-            let row = control.recreate_in(tx, row, request, &cause)?;
-            Ok::<_, ControlError>(control.instance_view(row))
-        });
-        recreated.await
+        let (recreated, former) = self
+            .store()
+            .write(move |tx| {
+                let row = find(tx, &wanted)?;
+                if_match.check(row.generation)?;
+                let rescue = row.spec.rescue.as_ref().map(|rescue| rescue.image);
+                let row = control.recreate_in(tx, row, request, &cause)?;
+                Ok::<_, ControlError>((control.instance_view(row), rescue))
+            })
+            .await?;
+        // Its rescue may have been the last user of this image.
+        self.images().collect(former).await;
+        Ok(recreated)
     }
 
     fn recreate_in(
@@ -49,6 +55,9 @@ impl Control {
         let Some(lost_on) = row.lost_node.take() else {
             return Err(not_lost(&row));
         };
+        if let Some(node) = tx.unconfirmed_node()? {
+            return Err(instance_problems::recreate_unconfirmed(&row.name, &node).into());
+        }
         if let Some((node, _)) = tx.unmanaged_copies(row.id)?.into_iter().next()
             && let Some(node) = tx.node(node)?
         {
@@ -108,6 +117,12 @@ impl Control {
             )
             .generation(row.generation);
         let revision = tx.emit(&event)?;
+        // Older copies stay on their nodes as unmanaged. First, so that none of them is taken for the last owner.
+        for part in tx.ownership(row.id)? {
+            if part.node != node.id {
+                tx.leave_slice(row.id, part.node, revision)?;
+            }
+        }
         tx.end_part(row.id, node.id)?;
         for (index, nic) in (0..).zip(&mut row.spec.nics) {
             if network::is_default(&nic.network) {

@@ -211,6 +211,14 @@ fn general_hints(
     let status = &instance.status;
     let on = |action: &HintAction| Hint::on(action, HintKind::Instance, instance.name.as_str());
     match status.state {
+        InstanceState::Pending
+            if matches!(status.wait_reason(), Some(WaitReason::CopyExists { .. })) =>
+        {
+            vec![
+                on(&HintAction::Adopt { rename: false }),
+                on(&HintAction::Delete { unmanaged: true }).when(HintWhen::Otherwise),
+            ]
+        }
         InstanceState::Pending if status.node.is_none() => {
             hints_of_placement(instance, placement, largest)
         }

@@ -10,6 +10,7 @@ use waifud_types::{Digest, Name, NodeId};
 
 use super::list::find_node;
 use crate::events::event_builder;
+use crate::instances::handover::is_older_copy;
 use crate::instances::validate;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError};
@@ -189,7 +190,9 @@ impl Control {
                 continue;
             };
             let parts = tx.ownership(id)?;
-            let only_here = parts.iter().all(|part| part.node == node.id);
+            let only_here = parts
+                .iter()
+                .all(|part| part.node == node.id || is_older_copy(part, &row));
             if !row.deleting && row.node == Some(node.id) {
                 if force && only_here {
                     lost.push(row);

@@ -102,8 +102,12 @@ impl Control {
         let range = self.config().guest_range;
         let routes = &hello.facts.routes;
         // A removed machine that comes back, or its replacement. Guests on it have addresses of this subnet.
-        let former = tx.take_subnet_of_removed(name)?;
-        let former = former.filter(|it| !routes.iter().any(|route| subnet::overlap(*route, *it)));
+        let former = tx
+            .subnet_of_removed(name)?
+            .filter(|it| !routes.iter().any(|route| subnet::overlap(*route, *it)));
+        if let Some(former) = former {
+            tx.release_subnet_of_removed(name, former)?;
+        }
         let subnet = match former {
             Some(former) => former,
             None => subnet::free_subnet(range, &tx.subnets()?, routes)
@@ -141,7 +145,7 @@ impl Control {
         let present = self.store().incarnation();
         let known = hello.incarnation.is_some_and(|known| known != present);
         let restored = tx.epoch_floor()? > Epoch(0);
-        if known || restored || former.is_some() {
+        if hello.incarnation.is_some() || restored || former.is_some() {
             // A node that comes from another cluster needs no confirmation of a restore that never happened.
             tx.expect_unmanaged(by.node, !(known && restored))?;
         }
@@ -192,7 +196,8 @@ impl Control {
             .routes
             .iter()
             .any(|route| subnet::overlap(*route, row.subnet));
-        if !conflicts || row.unmanaged.count > 0 || !tx.instances_on(row.id)?.is_empty() {
+        let may_have_guests = row.unmanaged.count > 0 || !row.unmanaged.swept;
+        if !conflicts || may_have_guests || !tx.instances_on(row.id)?.is_empty() {
             return Ok(());
         }
         let range = self.config().guest_range;

@@ -5,7 +5,7 @@ use waifud_api::{Node, Page};
 use waifud_store::{NodeRow, ReadTx, StoreError};
 use waifud_types::NodeId;
 
-use crate::nodes::{older_copies, view};
+use crate::nodes::view;
 use crate::pagination::{Cursor, PageRequest};
 use crate::{Control, ControlError, problems};
 
@@ -62,12 +62,9 @@ pub(super) fn find_node(tx: &ReadTx<'_>, wanted: &str) -> Result<NodeRow, Contro
     by_id.ok_or_else(|| problems::not_found("node", wanted).into())
 }
 
-/// The unmanaged objects on a node: those that it reports, and older copies of instances that other nodes own.
-pub(super) fn unmanaged(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unmanaged>, StoreError> {
-    let mut found = match row.unmanaged.count {
-        0 => Vec::new(),
-        _ => tx.unmanaged_on(row.id)?,
-    };
-    found.extend(older_copies::kept(tx, row)?);
-    Ok(found)
+fn unmanaged(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unmanaged>, StoreError> {
+    if row.unmanaged.count == 0 {
+        return Ok(Vec::new());
+    }
+    tx.unmanaged_on(row.id)
 }

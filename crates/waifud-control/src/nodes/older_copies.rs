@@ -2,25 +2,33 @@
 //!
 //! This happens when a machine returns after an administrator has removed its node, and its instances were recreated
 //! elsewhere. The copy must not run, and its disks may be the only ones with the user's data. So waifud orders its release:
-//! the node shuts the guest down, keeps the disks, and does not start it again.
+//! the node shuts the guest down and does not start it again. When it is off, it leaves the node's slice, and the node
+//! reports it as unmanaged again.
+
+use std::borrow::Cow;
 
 use waifud_api::agent::Unmanaged;
-use waifud_store::{InstanceRow, NodeRow, ReadTx, StoreError, WriteTx};
-use waifud_types::Epoch;
+use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::node::feature;
 use waifud_types::ownership::{OwnershipRole, Part};
+use waifud_types::{Epoch, InstanceId};
 
 use crate::events::event_builder::{self, EventExt};
+use crate::instances::handover::is_older_copy;
 use crate::{Control, ControlError};
 
-/// The running copies on a node that are older than the copy of another node, with their epochs.
-fn older_copies(
+/// The running copies in a node's list that are older than the copy of another node, with their epochs. None before an
+/// administrator has confirmed a restored database: it may not contain the newest owner.
+pub(super) fn older_copies(
     tx: &ReadTx<'_>,
     node: &NodeRow,
     unmanaged: &[Unmanaged],
 ) -> Result<Vec<(InstanceRow, Epoch)>, ControlError> {
     let mut older = Vec::new();
+    if !node.confirmed || !node.facts.has(feature::RELEASE) {
+        return Ok(older);
+    }
     for entry in unmanaged.iter().filter(|entry| entry.running) {
         let Some(record) = &entry.record else {
             continue;
@@ -38,36 +46,29 @@ fn older_copies(
     Ok(older)
 }
 
-/// The older copies that a node keeps by order of waifud, as unmanaged objects.
-pub(super) fn kept(tx: &ReadTx<'_>, node: &NodeRow) -> Result<Vec<Unmanaged>, StoreError> {
-    let mut kept = Vec::new();
+/// The list of unmanaged objects of a node, with the older copies that it still shuts down. It does not report them, since
+/// they are in its slice, but their addresses are in use.
+pub(super) fn with_releasing<'a>(
+    tx: &ReadTx<'_>,
+    node: &NodeRow,
+    list: &'a [Unmanaged],
+) -> Result<Cow<'a, [Unmanaged]>, ControlError> {
+    let mut releasing: Vec<InstanceId> = Vec::new();
     for id in tx.handovers_on(node.id)? {
-        let (Some(row), Some(part)) = (tx.instance(id)?, tx.part_in(id, node.id)?) else {
-            continue;
-        };
-        if is_older_copy(&part, &row) {
-            kept.push(Unmanaged {
-                kind: "domain".to_owned(),
-                instance: id,
-                name: Some(row.name.to_string()),
-                volume: None,
-                running: !part.off,
-                addresses: Vec::new(),
-                record: None,
-                bundle: None,
-            });
+        if let (Some(row), Some(part)) = (tx.instance(id)?, tx.part_in(id, node.id)?)
+            && is_older_copy(&part, &row)
+            && list.iter().all(|entry| entry.instance != id)
+        {
+            releasing.push(id);
         }
     }
-    Ok(kept)
-}
-
-/// Whether a node's part in an instance is an older copy that it gives up or has given up.
-pub(super) fn is_older_copy(part: &Part, row: &InstanceRow) -> bool {
-    let given_up = matches!(
-        part.role,
-        OwnershipRole::Releasing | OwnershipRole::Released
-    );
-    given_up && part.epoch < row.epoch && row.node != Some(part.node)
+    if releasing.is_empty() {
+        return Ok(Cow::Borrowed(list));
+    }
+    let mut with = list.to_vec();
+    let known = tx.unmanaged_on(node.id)?.into_iter();
+    with.extend(known.filter(|entry| releasing.contains(&entry.instance)));
+    Ok(Cow::Owned(with))
 }
 
 impl Control {
@@ -79,9 +80,6 @@ impl Control {
         unmanaged: &[Unmanaged],
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        if !node.facts.has(feature::RELEASE) {
-            return Ok(());
-        }
         for (row, epoch) in older_copies(tx, node, unmanaged)? {
             let event = self
                 .event(

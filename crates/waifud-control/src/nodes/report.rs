@@ -12,6 +12,7 @@ use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
 use super::contacts::Made;
 use super::hello::{differ, out_of_bounds};
 use super::newer_copies::newer_copies;
+use super::older_copies;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::is_new_release;
 use crate::instances::resize;
@@ -119,24 +120,28 @@ impl Control {
         if let Some(facts) = &report.facts {
             capacities_changed |= self.record_facts(tx, &row, facts, cause)?;
         }
-        if let Some(unmanaged) = &report.unmanaged
-            && unmanaged_list_changed(tx, unmanaged, &row)?
-        {
-            // The node's addresses are known now, or an address is free again.
-            capacities_changed = true;
-            cost += list_cost(unmanaged);
-            tx.emit(&self.event(
-                "node.unmanaged",
-                event_builder::node(row.id, &row.name),
-                cause,
-                match unmanaged.len() {
-                    0 => "no unmanaged objects".to_owned(),
-                    1 => "found 1 unmanaged object".to_owned(),
-                    many => format!("found {many} unmanaged objects"),
-                },
-            ))?;
-            tx.set_node_unmanaged(node, unmanaged)?;
-            self.release_older_copies(tx, &row, unmanaged, cause)?;
+        for released in &report.released {
+            self.record_released(tx, &row, *released, cause)?;
+        }
+        if let Some(list) = &report.unmanaged {
+            let list = older_copies::with_releasing(tx, &row, list)?;
+            if unmanaged_list_changed(tx, &list, &row)? {
+                // The node's addresses are known now, or an address is free again.
+                capacities_changed = true;
+                cost += list_cost(&list);
+                tx.emit(&self.event(
+                    "node.unmanaged",
+                    event_builder::node(row.id, &row.name),
+                    cause,
+                    match list.len() {
+                        0 => "no unmanaged objects".to_owned(),
+                        1 => "found 1 unmanaged object".to_owned(),
+                        many => format!("found {many} unmanaged objects"),
+                    },
+                ))?;
+                tx.set_node_unmanaged(node, &list)?;
+            }
+            self.release_older_copies(tx, &row, &list, cause)?;
         }
         self.take_over_epochs(tx, &row, report, cause)?;
         let reported = by_id(report);
@@ -144,9 +149,6 @@ impl Control {
             if let Some(of_instance) = reported.get(&instance.id) {
                 capacities_changed |= self.record_status(tx, instance, of_instance, cause)?;
             }
-        }
-        for released in &report.released {
-            self.record_released(tx, &row, *released, cause)?;
         }
         let mut images = Vec::new();
         for done in &report.destroyed {
@@ -242,7 +244,11 @@ fn changes_anything(
         .as_ref()
         .is_some_and(|facts| differ(&row.facts, facts));
     let unmanaged = match &report.unmanaged {
-        Some(list) => unmanaged_list_changed(tx, list, row)?,
+        Some(list) => {
+            let list = older_copies::with_releasing(tx, row, list)?;
+            unmanaged_list_changed(tx, &list, row)?
+                || !older_copies::older_copies(tx, row, &list)?.is_empty()
+        }
         None => false,
     };
     let reported = by_id(report);

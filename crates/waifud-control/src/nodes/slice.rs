@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use waifud_api::agent::{NodeSlice, SliceObject, WatchFrame};
+use waifud_api::agent::{NodeSlice, SliceKey, SliceObject, WatchFrame};
 use waifud_store::{ReadTx, Topic};
 use waifud_types::{Digest, NodeId, Revision};
 
@@ -201,6 +201,18 @@ fn frames(
                 release: row.release,
             },
         ));
+    }
+    // A watch from the beginning does not name what is gone.
+    if since > 0 {
+        for (instance, revision) in tx.left_slice(node, since)? {
+            frames.push((
+                revision,
+                WatchFrame::Delete {
+                    revision: tx.at(revision),
+                    key: SliceKey::Instance(instance),
+                },
+            ));
+        }
     }
     cluster_frames(tx, node, since, &mut frames)?;
     // Ordered by revision, so that a client can resume from any frame.

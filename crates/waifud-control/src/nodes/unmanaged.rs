@@ -12,12 +12,11 @@ use waifud_store::{
     StoreError, StoredBundle, StoredVerdicts, Taken, WriteTx,
 };
 use waifud_types::event::Cause;
-use waifud_types::ownership::Part;
+use waifud_types::ownership::Ownership;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{Epoch, InstanceId, Name, WaitReason};
 
-use super::list::{find_node, unmanaged};
-use super::older_copies;
+use super::list::find_node;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::require_newest;
 use crate::instances::problems as instance_problems;
@@ -64,15 +63,18 @@ impl Control {
             return Err(instance_problems::deleting(&adoption.name).into());
         }
         require_newest(tx, record.id, record.epoch, &adoption.name)?;
-        // The copy's own epoch: an older backup that contains the instance may be restored later, and has this epoch, too.
-        // A node that has recorded a release of this epoch ignores it; nothing begins a release yet.
-        let epoch = record.epoch;
+        let epoch = adopted_epoch(tx, &adoption, lost.as_ref())?;
+        let generation = match &lost {
+            Some(row) if row.generation >= record.generation => row.generation.next(),
+            _ => record.generation,
+        };
         crate::instances::validate::given_spec(&record.spec)
             .map_err(|part| node_problems::invalid_record(&adoption.name, part))?;
         require_networks(tx, &adoption)?;
         let mut spec = record.spec.clone();
         // It boots from its own disk next: the rescue image may be unknown here.
         spec.rescue = None;
+        spec.protected |= lost.as_ref().is_some_and(|row| row.spec.protected);
         spec.user_data = adoption
             .user_data
             .as_ref()
@@ -96,7 +98,7 @@ impl Control {
                 cause,
                 format!("it was an unmanaged instance on {}", node.name),
             )
-            .generation(record.generation)
+            .generation(generation)
             .details(serde_json::json!({ "node": node.name }));
         let revision = tx.emit(&event)?;
         let new = NewInstance {
@@ -116,7 +118,9 @@ impl Control {
             ssh_keys: adoption.ssh_keys,
             cloud_id: adoption.cloud_id,
             user_data: adoption.user_data,
-            at: self.now(),
+            at: lost
+                .as_ref()
+                .map_or_else(|| self.now(), |row| row.created_at),
         };
         if lost.is_some() {
             // Its machine has returned: the copy there replaces what is left of it here.
@@ -144,7 +148,7 @@ impl Control {
                 })?;
             tx.use_network(&spec.network, record.id)?;
         }
-        tx.set_adopted(record.id, record.generation, epoch)?;
+        tx.set_adopted(record.id, generation, epoch)?;
         let placement = PlacementRow {
             instance: record.id,
             node: node.id,
@@ -175,16 +179,11 @@ impl Control {
                 let (row, found) = find_on_node(tx, &node, &instance)?;
                 let id = found.instance;
                 let name = shown_name(&found)?;
-                let kept = match tx.part_in(id, row.id)? {
-                    None => None,
-                    Some(part) if is_kept(tx, &part, id)? => Some(part.epoch),
-                    Some(_) => {
-                        return Err(node_problems::copy_is_managed(&name, &row.name).into());
-                    }
-                };
+                if tx.part_in(id, row.id)?.is_some() {
+                    return Err(node_problems::copy_is_managed(&name, &row.name).into());
+                }
                 // Only the copy that the node reports, not a later one.
-                let reported = found.record.as_ref().map(|record| record.epoch);
-                let epoch = kept.or(reported).unwrap_or(Epoch::FIRST);
+                let epoch = found.record.as_ref().map_or(Epoch(1), |r| r.epoch);
                 if tx.tombstone_epoch(id, row.id)? >= Some(epoch) {
                     // A repeated request: the deletion is already ordered.
                     return Ok(());
@@ -226,6 +225,10 @@ impl Control {
                      ones",
                 ))?;
                 tx.confirm_node(row.id, revision)?;
+                if let Some(row) = tx.node(row.id)? {
+                    let unmanaged = tx.unmanaged_on(row.id)?;
+                    control.release_older_copies(tx, &row, &unmanaged, &cause)?;
+                }
                 Ok(())
             })
             .await?;
@@ -233,16 +236,10 @@ impl Control {
     }
 }
 
-/// Whether a part is an older copy that the node keeps, and whose guest is off.
-fn is_kept(tx: &ReadTx<'_>, part: &Part, id: InstanceId) -> Result<bool, StoreError> {
-    let row = tx.instance(id)?;
-    let is_older = row.is_some_and(|row| older_copies::is_older_copy(part, &row));
-    Ok(is_older && part.off)
-}
-
 /// The checked data of an adoption.
 struct Adoption {
     name: Name,
+    running: bool,
     record: AgentInstance,
     bundle: StoredBundle,
     cloud_id: String,
@@ -269,6 +266,7 @@ impl Adoption {
                 .map_err(ControlError::Seal)?;
         Ok(Self {
             name: name.unwrap_or_else(|| record.name.clone()),
+            running: found.running,
             cloud_id: documents.instance_id().to_owned(),
             ssh_keys: documents.ssh_keys(),
             user_data: documents
@@ -299,9 +297,30 @@ fn shown_name(found: &Unmanaged) -> Result<Name, ControlError> {
         })
 }
 
-/// Whether the node of an instance was removed, and it has not been recreated since.
+/// Whether the node of an instance was removed, and no other node has it since.
 fn is_lost(row: &InstanceRow) -> bool {
-    row.lost_node.is_some() && !row.deleting
+    let waits = row.node.is_none() && row.epoch > Epoch::FIRST;
+    !row.deleting && (row.lost_node.is_some() || waits)
+}
+
+/// The epoch of an adopted copy. Usually its own: an older backup that contains the instance may be restored later, and has
+/// this epoch, too. A node ignores the epoch of a copy that it has released, so a copy that is off gets the next one, and
+/// so does one of an instance that has had another epoch since.
+fn adopted_epoch(
+    tx: &ReadTx<'_>,
+    adoption: &Adoption,
+    lost: Option<&InstanceRow>,
+) -> Result<Epoch, ControlError> {
+    let own = adoption.record.epoch;
+    if lost.is_none() && adoption.running {
+        return Ok(own);
+    }
+    let ownership = Ownership {
+        epoch: lost.map_or(own, |row| row.epoch.max(own)),
+        floor: tx.epoch_floor()?,
+        parts: Vec::new(),
+    };
+    Ok(ownership.next_epoch())
 }
 
 /// Refuses an adoption if a network of the instance is missing or has another bridge, as after a restore.
@@ -330,7 +349,7 @@ fn find_on_node(
     instance: &str,
 ) -> Result<(NodeRow, Unmanaged), ControlError> {
     let row = find_node(tx, node)?;
-    let found = find_unmanaged(&unmanaged(tx, &row)?, instance, &row.name)?.clone();
+    let found = find_unmanaged(&tx.unmanaged_on(row.id)?, instance, &row.name)?.clone();
     Ok((row, found))
 }
 

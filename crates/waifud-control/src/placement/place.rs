@@ -9,7 +9,7 @@ use waifud_store::{
 };
 use waifud_types::event::Cause;
 use waifud_types::spec::InstanceSpec;
-use waifud_types::{Coded, Name, NodeId, Verdict, WaitReason};
+use waifud_types::{Coded, Epoch, Name, NodeId, Verdict, WaitReason};
 
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::documents;
@@ -54,6 +54,15 @@ impl Control {
     ) -> Result<Outcome, ControlError> {
         let related = Related::read(tx, &row.spec)?;
         let request = related.request(&row.spec, &row.arch);
+        if let Some(node) = node_with_copy(tx, &row)? {
+            let choice = Choice {
+                node: None,
+                verdicts: Vec::new(),
+                nodes: capacities.len(),
+                reason: Some(WaitReason::CopyExists { node }),
+            };
+            return Ok(Outcome::Waits(Box::new(row), choice));
+        }
         let (choice, address) = decide(tx, &request, capacities, VERDICTS_KEPT)?;
         let mut nodes = capacities.iter();
         match nodes.find(|capacity| Some(capacity.node.id) == choice.node) {
@@ -191,6 +200,18 @@ impl Control {
             tx.emit(&event)?;
         }
         Ok(())
+    }
+}
+
+/// A node that has a copy of a recreated instance, whose disks may be wanted: the machine that was removed has returned
+/// before the instance was placed.
+fn node_with_copy(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<Option<Name>, StoreError> {
+    if row.epoch == Epoch::FIRST {
+        return Ok(None);
+    }
+    match tx.unmanaged_copies(row.id)?.into_iter().next() {
+        Some((node, _)) => Ok(tx.node(node)?.map(|node| node.name)),
+        None => Ok(None),
     }
 }
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use waifud_api::Instance;
 use waifud_api::agent::{
-    AgentInstance, AgentReport, Release, Released, SliceObject, Unmanaged, WatchFrame,
+    AgentInstance, AgentReport, Release, Released, SliceKey, SliceObject, Tombstone, Unmanaged,
+    WatchFrame,
 };
 use waifud_api::hint::{HintAction, HintKind};
 use waifud_types::{ByteSize, InstanceState, OwnershipRole, WaitReason};
 
-use crate::common::{Agent, ManualClock, Server, hello};
+use crate::common::{Agent, ManualClock, Server, assert_contains, hello};
+use crate::unmanaged::restored;
 
 const FORCED: &str = "/v1/nodes/alder?force=true&confirm_off=true";
 const RECREATE: &str = "/v1/instances/web/recreate";
@@ -278,7 +280,10 @@ async fn a_machine_that_returns_gets_its_subnet_back_and_its_instances_are_adopt
     assert_eq!((web.id, web.spec.nics[0].address), (record.id, address));
     assert_eq!(web.labels["tier"], "front");
     let put = alder.put().await;
-    assert_eq!((put.id, put.epoch), (record.id, record.epoch));
+    // Another epoch than before: the node may have recorded a release of the old one.
+    assert_eq!(put.id, record.id);
+    assert!(put.epoch > record.epoch);
+    assert!(put.generation >= record.generation);
 }
 
 #[tokio::test]
@@ -311,8 +316,19 @@ async fn the_older_copy_of_a_recreated_instance_is_shut_down_kept_and_deleted_on
     );
     let shown = async || server.node("alder").await["unmanaged"].clone();
     let delete = "/v1/nodes/alder/unmanaged/web";
-    // While its guest may run, the copy is not destroyed.
+    // While its guest may run, the copy is not destroyed, and its address is not free.
     server.delete(delete).await.expect(409);
+    alder.report_unmanaged(Vec::new()).await;
+    assert_eq!(shown().await[0]["running"], true);
+    let address = unmanaged.addresses[0];
+    let body = json!({"name": "db", "template": "debian-12", "placement": {"node": "alder"}});
+    let db = server.created(&body).await;
+    assert!(
+        db.spec.nics[0]
+            .address
+            .is_some_and(|other| other != address)
+    );
+    alder.put().await;
 
     let released = Released {
         instance: record.id,
@@ -321,18 +337,27 @@ async fn the_older_copy_of_a_recreated_instance_is_shut_down_kept_and_deleted_on
     };
     let done = AgentReport {
         released: vec![released],
-        unmanaged: Some(Vec::new()),
         ..AgentReport::default()
     };
     alder.report(&done).await;
+    // It leaves the slice, so the node reports it again.
+    match alder.frame().await {
+        WatchFrame::Delete { key, .. } => assert_eq!(key, SliceKey::Instance(record.id)),
+        other => panic!("a deletion from the slice was expected, not {other:?}"),
+    }
+    let owner = (OwnershipRole::Owner, web_epoch(&server, &web).await);
+    assert_eq!(parts(&server, &web).await, [owner]);
+    unmanaged.running = false;
+    alder.report_unmanaged(vec![unmanaged]).await;
     let kept = shown().await;
     assert_eq!(kept.as_array().unwrap().len(), 1, "{kept}");
-    assert_eq!(kept[0]["instance"], record.id.to_string());
     assert_eq!(
-        (&kept[0]["name"], &kept[0]["running"]),
-        (&json!("web"), &json!(false))
+        (&kept[0]["instance"], &kept[0]["running"]),
+        (&json!(record.id), &json!(false))
     );
     assert_eq!(server.node_of("web").await.as_deref(), Some("birch"));
+    // One that is off needs no order.
+    assert_eq!(parts(&server, &web).await, [owner]);
 
     server.delete(delete).await.expect(202);
     let tombstone = alder.tombstone().await;
@@ -340,15 +365,130 @@ async fn the_older_copy_of_a_recreated_instance_is_shut_down_kept_and_deleted_on
         (tombstone.instance, tombstone.epoch),
         (record.id, record.epoch)
     );
-    alder.destroyed(tombstone).await;
-    assert_eq!(shown().await, json!([]));
-    let owner = (OwnershipRole::Owner, web_epoch(&server, &web).await);
-    assert_eq!(parts(&server, &web).await, [owner]);
+}
 
-    // One that is off anyway needs no order.
+/// A server on which `web` runs on `birch`, and `alder` has an older copy of it, which it shuts down.
+async fn with_older_copy() -> (Server, Arc<ManualClock>, Agent, Instance, Unmanaged) {
+    let (server, clock, _record, unmanaged) = with_web_on_alder().await;
+    all_off(&server, &clock).await;
+    server.delete(FORCED).await.expect(204);
+    server.join("birch", ByteSize::gib(8)).await;
+    let web = recreate(&server, &json!({})).await;
+    let mut alder = returned(&server, &unmanaged).await;
+    let order = alder.frame().await;
+    assert!(matches!(order, WatchFrame::Release { .. }), "{order:?}");
+    assert_eq!(parts(&server, &web).await.len(), 2);
+    (server, clock, alder, web, unmanaged)
+}
+
+/// Receives frames until an instance has left the slice.
+async fn leaves_the_slice(agent: &mut Agent) {
+    loop {
+        if let WatchFrame::Delete {
+            key: SliceKey::Instance(_),
+            ..
+        } = agent.any_frame().await
+        {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn deleting_a_recreated_instance_leaves_its_older_copy_on_its_node() {
+    let (server, _clock, mut alder, web, mut unmanaged) = with_older_copy().await;
+    server.delete("/v1/instances/web").await.expect(202);
+    leaves_the_slice(&mut alder).await;
+    assert_eq!(
+        parts(&server, &web).await.len(),
+        1,
+        "birch destroys its own"
+    );
     unmanaged.running = false;
     alder.report_unmanaged(vec![unmanaged]).await;
-    assert_eq!(parts(&server, &web).await, [owner]);
+    let shown = server.node("alder").await["unmanaged"].clone();
+    assert_eq!(shown[0]["adoptable"], true, "{shown}");
+}
+
+#[tokio::test]
+async fn a_dead_node_is_removed_although_another_one_has_an_older_copy_and_that_is_adopted() {
+    let (server, clock, mut alder, web, mut unmanaged) = with_older_copy().await;
+    all_off(&server, &clock).await;
+    let forced = "/v1/nodes/birch?force=true&confirm_off=true";
+    server.delete(forced).await.expect(204);
+    assert_eq!(server.node_of("web").await, None);
+    assert_eq!(parts(&server, &web).await, []);
+    leaves_the_slice(&mut alder).await;
+    unmanaged.running = false;
+    let old = unmanaged.record.clone().unwrap();
+    alder.report_unmanaged(vec![unmanaged]).await;
+    let refused = server.post(RECREATE, &json!({})).await;
+    refused.refused(409, "copy-exists", "name");
+    let path = "/v1/nodes/alder/unmanaged/web/adopt";
+    let adopted = server.post(path, &json!({})).await.expect(201).instance();
+    assert_eq!(adopted.id, web.id);
+    // Newer than both copies, so that the node takes it although it has recorded a release.
+    assert!(web_epoch(&server, &web).await > old.epoch.0 + 1);
+    assert!(adopted.generation > web.generation);
+}
+
+#[tokio::test]
+async fn a_recreated_instance_waits_while_a_machine_that_has_returned_has_its_disks() {
+    let (server, record, unmanaged) = with_lost_web().await;
+    let web = recreate(&server, &json!({})).await;
+    assert_eq!(web.status.wait_reason(), Some(WaitReason::NoNodes));
+    let alder = returned(&server, &unmanaged).await;
+    let node = "alder".parse().unwrap();
+    let waits = server.instance("web").await.status.wait_reason();
+    assert_eq!(waits, Some(WaitReason::CopyExists { node }));
+    assert_eq!(parts(&server, &web).await, []);
+    server.join("birch", ByteSize::gib(8)).await;
+    assert_eq!(server.node_of("web").await, None, "also not elsewhere");
+    let why = server.why("web").await;
+    assert_contains(&why["hint"], "adopt instance web");
+
+    // Without the copy, it is placed.
+    server
+        .delete("/v1/nodes/alder/unmanaged/web")
+        .await
+        .expect(202);
+    let destroyed = Tombstone {
+        instance: record.id,
+        name: record.name.clone(),
+        epoch: record.epoch,
+    };
+    alder.destroyed(destroyed).await;
+    alder.report_unmanaged(Vec::new()).await;
+    assert!(server.node_of("web").await.is_some());
+}
+
+#[tokio::test]
+async fn nothing_is_recreated_before_a_restored_database_is_confirmed() {
+    let (server, ..) = with_lost_web().await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    let today = restored(&server).await;
+    let refused = today.post(RECREATE, &json!({})).await;
+    refused.refused(409, "restore-unconfirmed", "name");
+    today.agent_again(&birch).await;
+    let confirm = "/v1/nodes/birch/confirm";
+    today.post(confirm, &json!({})).await.expect(200);
+    recreate(&today, &json!({})).await;
+}
+
+#[tokio::test]
+async fn no_copy_is_shut_down_before_a_restored_database_is_confirmed() {
+    let (server, _record, unmanaged) = with_lost_web().await;
+    server.join("birch", ByteSize::gib(8)).await;
+    let cedar = server.join("cedar", ByteSize::gib(8)).await;
+    recreate(&server, &json!({"node": "birch"})).await;
+    let today = restored(&server).await;
+    let cedar = today.agent_again(&cedar).await;
+    cedar.report_unmanaged(vec![unmanaged]).await;
+    let web = today.instance("web").await;
+    assert_eq!(parts(&today, &web).await.len(), 1);
+    let confirm = "/v1/nodes/cedar/confirm";
+    today.post(confirm, &json!({})).await.expect(200);
+    assert_eq!(parts(&today, &web).await.len(), 2);
 }
 
 async fn web_epoch(server: &Server, web: &Instance) -> u64 {

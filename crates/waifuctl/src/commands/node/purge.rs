@@ -14,10 +14,13 @@ pub async fn run(context: &Context, args: NodePurgeArgs) -> Result<(), Failure> 
     let name = escape(&args.name);
     match context.client.node(&args.name).await {
         Ok(node) => {
-            let failure = format!("node {} was not removed", node.name);
+            let failure = format!(
+                "{} is a node, and only a removed one can be purged",
+                node.name
+            );
             return Err(Failure::input("node-not-removed", failure)
                 .field("name")
-                .hint(format!("waifuctl node remove {}", node.name)));
+                .hint("if another node has the name now, use the id of the removed one"));
         }
         Err(ClientError::Problem(problem)) if problem.status == 404 => {}
         Err(error) => return Err(error.into()),

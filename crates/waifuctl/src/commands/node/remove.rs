@@ -2,6 +2,7 @@
 
 use waifud_api::RemoveNode;
 use waifud_api::client::ListQuery;
+use waifud_types::InstanceState;
 
 use crate::cli::NodeRemoveArgs;
 use crate::confirm::confirm;
@@ -51,7 +52,7 @@ pub async fn run(context: &Context, args: NodeRemoveArgs) -> Result<(), Failure>
     })
 }
 
-/// The names of the instances on a node.
+/// The names of the instances on a node that are lost with it.
 async fn instances_on(context: &Context, node: &str) -> Result<Vec<String>, Failure> {
     let node = context.client.node(node).await?;
     let instances = pagination::list(async |page| {
@@ -61,10 +62,8 @@ async fn instances_on(context: &Context, node: &str) -> Result<Vec<String>, Fail
         };
         context.client.instances(&query).await
     });
-    let names = instances
-        .await?
-        .items
-        .into_iter()
-        .map(|instance| instance.name.to_string());
-    Ok(names.collect())
+    let instances = instances.await?.items.into_iter();
+    // Those that are being deleted are gone with the node, which is what the user wanted.
+    let lost = instances.filter(|instance| instance.status.state != InstanceState::Deleting);
+    Ok(lost.map(|instance| instance.name.to_string()).collect())
 }

@@ -186,7 +186,11 @@ const LINES: &[(&str, i32, &str)] = &[
     ("node confirm birch --yes", 0, "birch: confirmed"),
     ("node remove birch --yes", 1, "birch"),
     ("node remove birch --yes --force", 1, "--confirm-off"),
-    ("node purge birch --yes", 1, "birch was not removed"),
+    (
+        "node purge birch --yes",
+        1,
+        "only a removed one can be purged",
+    ),
     // This server was not installed from a package.
     ("node add ash", 1, "not installed from a package"),
     ("node token create --name oak", 0, "wfj_"),
