@@ -49,6 +49,7 @@ use waifud_types::status::{
     CloudInitStatus, Condition, HypervisorKind, InstanceAddress, ReadyBy, StepStatus, StoppedBy,
 };
 use waifud_types::template::{Datasource, Firmware};
+use waifud_types::tolerance::known_or_none;
 use waifud_types::{
     BootId, ByteSize, Digest, Epoch, Generation, Incarnation, InstanceId, InstanceState, Name,
     NodeId, ProcessId, Revision, Secret, Timestamp, VolumeId,
@@ -299,6 +300,7 @@ pub struct InstanceReport {
     #[schema(value_type = Option<String>)]
     pub started_at: Option<Timestamp>,
     /// What stopped the instance; null if it is not stopped.
+    #[serde(default, deserialize_with = "known_or_none")]
     pub stopped_by: Option<StoppedBy>,
     /// The hypervisor that runs it.
     pub hypervisor: Option<HypervisorKind>,

@@ -71,11 +71,13 @@ pub enum DownloadState {
     Running,
     /// Failed; a new request starts it again.
     Failed,
+    /// A state that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// An image in the catalog.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct CatalogEntry {
     /// Default name of a template created from it.
     pub name: Name,

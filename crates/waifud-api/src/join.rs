@@ -196,6 +196,9 @@ pub enum JoinTokenState {
     Spent,
     /// The token has expired.
     Expired,
+    /// A state that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 impl JoinTokenState {
@@ -205,6 +208,7 @@ impl JoinTokenState {
             Self::Unused => "unused",
             Self::Spent => "spent",
             Self::Expired => "expired",
+            Self::Other => "other",
         }
     }
 }

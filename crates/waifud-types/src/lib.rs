@@ -31,6 +31,7 @@ pub mod spec;
 pub mod state;
 pub mod status;
 pub mod template;
+pub mod tolerance;
 pub mod verdict;
 pub mod wait_reason;
 #[cfg(test)]

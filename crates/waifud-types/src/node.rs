@@ -24,6 +24,9 @@ pub enum NodeState {
     Draining,
     /// It has not reported lately; it may be off.
     Unreachable,
+    /// A state that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 impl fmt::Display for NodeState {
@@ -34,6 +37,7 @@ impl fmt::Display for NodeState {
             Self::Cordoned => "cordoned",
             Self::Draining => "draining",
             Self::Unreachable => "unreachable",
+            Self::Other => "other",
         })
     }
 }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::tolerance::known_or_none;
 use crate::{ByteSize, Digest, MacAddr, Name, PowerSpec, RescueSpec};
 
 /// The desired state of an instance. Every change increments its generation.
@@ -182,7 +183,11 @@ pub struct UserDataFacts {
     /// Digest of the text.
     pub sha256: Digest,
     /// What prevents cloud-init from reporting to waifud; absent if nothing does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "known_or_none",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub unreported: Option<Unreported>,
     /// Whether the user-data replaces the final message that cloud-init writes to the console (`final_message`); absent if
     /// it does not.

@@ -40,7 +40,8 @@ pub enum InstanceState {
     Deleting,
     /// A step failed, and retries are not expected to succeed soon; see the reason.
     Failed,
-    /// The node is unreachable; `last_state` is the last reported state.
+    /// The node is unreachable; `last_state` is the last reported state. Also a state that this version does not know.
+    #[serde(other)]
     Unknown,
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::tolerance::known_or_none;
 use crate::{Coded, Generation, InstanceState, Name, Timestamp, WaitReason};
 
 /// The observed state of an instance.
@@ -37,6 +38,7 @@ pub struct InstanceStatus {
     #[schema(value_type = Option<String>)]
     pub started_at: Option<Timestamp>,
     /// What stopped the instance; null if it is not stopped.
+    #[serde(default, deserialize_with = "known_or_none")]
     pub stopped_by: Option<StoppedBy>,
     /// The last state that the node reported; null unless the state is unknown.
     pub last_state: Option<InstanceState>,
@@ -254,7 +256,8 @@ pub enum CloudInitState {
     Error,
     /// Disabled in the guest.
     Disabled,
-    /// Cannot be known.
+    /// Cannot be known. Also a state that this version does not know.
+    #[serde(other)]
     Unknown,
 }
 

@@ -42,7 +42,7 @@ impl Selection {
 const USED_BY: &[(&str, &[&str])] = &[
     ("docs/reference/cli.md", &["waifuctl", "waifud-agent"]),
     ("docs/reference/instance.schema.json", &["waifuctl"]),
-    ("docs/reference/openapi.json", &["waifud"]),
+    ("docs/reference/openapi.json", &["waifud", "waifud-api"]),
     (
         "docs/reference/config.md",
         &["waifud", "waifud-agentd", "waifud-metadatad"],

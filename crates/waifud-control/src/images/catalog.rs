@@ -59,6 +59,20 @@ mod tests {
         }
     }
 
+    /// Clients ignore unknown fields of an entry, and so does its type.
+    #[test]
+    fn the_catalog_has_no_unknown_fields() {
+        let text = include_str!("../../data/catalog.toml");
+        let file: toml::Table = toml::from_str(text).unwrap();
+        let images = file["image"].as_array().unwrap();
+        for (image, entry) in images.iter().zip(entries()) {
+            let known = serde_json::to_value(entry).unwrap();
+            for field in image.as_table().unwrap().keys() {
+                assert!(known.get(field).is_some(), "{}: {field}", entry.name);
+            }
+        }
+    }
+
     #[test]
     fn names_may_be_typed_with_dots() {
         assert_eq!(entry("ubuntu-24.04"), entry("ubuntu-24-04"));

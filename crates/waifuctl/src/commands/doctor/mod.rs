@@ -87,11 +87,13 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
                     "see waifuctl template list; to retry, run the same template add command again";
                 checks.push(ok(name, why).with_hint(Verdict::Warn, hint));
             }
-            (DownloadState::Running, Some(why)) => {
+            (DownloadState::Running | DownloadState::Other, Some(why)) => {
                 let hint = "check the network; the download is retried automatically";
                 checks.push(ok(name, why).with_hint(Verdict::Warn, hint));
             }
-            (DownloadState::Running, None) => checks.push(ok(name, "in progress")),
+            (DownloadState::Running | DownloadState::Other, None) => {
+                checks.push(ok(name, "in progress"));
+            }
         }
     }
     let failed = checks.iter().filter(|c| c.verdict == Verdict::Fail).count();

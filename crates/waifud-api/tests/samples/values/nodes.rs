@@ -1,0 +1,201 @@
+//! Nodes, and how they join.
+
+use std::collections::BTreeMap;
+
+use waifud_api::join::{
+    CreateJoinToken, CreatedJoinToken, InstallCommands, JoinTokenInfo, JoinTokenState,
+};
+use waifud_api::{AdoptInstance, Node, Unmanaged, UpdateNode};
+use waifud_types::node::{HypervisorFacts, NoKvm, NodeFacts, NodeState, PoolFacts, Resources};
+use waifud_types::status::{Condition, HypervisorKind};
+use waifud_types::{ByteSize, PoolKind, VolumeId};
+
+use super::{INSTANCE, Kind, NODE, digest, map, parse, text, texts, time};
+
+pub fn kinds() -> Vec<Kind> {
+    let labels: BTreeMap<_, _> =
+        [("disk".to_owned(), text("ssd")), ("old".to_owned(), None)].into();
+    vec![
+        Kind::one("Node", node()),
+        Kind::page("Page_Node", node()),
+        Kind::request(
+            "UpdateNode",
+            [(
+                "",
+                UpdateNode {
+                    name: Some(parse("alder")),
+                    cordoned: Some(true),
+                    labels,
+                },
+            )],
+        ),
+        Kind::request(
+            "AdoptInstance",
+            [(
+                "",
+                AdoptInstance {
+                    name: text("web-2"),
+                },
+            )],
+        ),
+        Kind::request(
+            "CreateJoinToken",
+            [(
+                "",
+                CreateJoinToken {
+                    name: Some(parse("alder")),
+                    expires_in_s: Some(600),
+                    install: true,
+                },
+            )],
+        ),
+        Kind::one(
+            "CreatedJoinToken",
+            CreatedJoinToken {
+                info: join_token(),
+                token: "wfj_AQ".to_owned().into(),
+                install: Some(InstallCommands {
+                    run: "curl … | sh".to_owned().into(),
+                    read_first: vec!["curl … -o install".to_owned().into()],
+                }),
+            },
+        ),
+        Kind::page("Page_JoinTokenInfo", join_token()),
+        Kind::values(
+            "JoinTokenState",
+            [
+                JoinTokenState::Unused,
+                JoinTokenState::Spent,
+                JoinTokenState::Expired,
+                JoinTokenState::Other,
+            ],
+        ),
+        Kind::values(
+            "NodeState",
+            [
+                NodeState::Joining,
+                NodeState::Ready,
+                NodeState::Cordoned,
+                NodeState::Draining,
+                NodeState::Unreachable,
+                NodeState::Other,
+            ],
+        ),
+        Kind::values(
+            "NoKvm",
+            [
+                NoKvm::NoDevice,
+                NoKvm::DeviceDenied,
+                NoKvm::Pvm,
+                NoKvm::NoCpuSupport,
+                NoKvm::TestFailed,
+                NoKvm::Other,
+            ],
+        ),
+        Kind::values(
+            "PoolKind",
+            [
+                PoolKind::Qcow2,
+                PoolKind::Reflink,
+                PoolKind::Other("zfs".to_owned()),
+            ],
+        ),
+    ]
+}
+
+fn join_token() -> JoinTokenInfo {
+    JoinTokenInfo {
+        id: "0f1e2d3c".to_owned(),
+        name: text("alder"),
+        state: JoinTokenState::Spent,
+        created_by: "token=laptop".to_owned(),
+        created_at: time(0),
+        expires_at: time(59),
+        node: text("alder"),
+    }
+}
+
+fn resources(cpus: u32, gib: u64) -> Resources {
+    Resources {
+        cpus,
+        memory_bytes: ByteSize::gib(gib),
+    }
+}
+
+pub fn condition(kind: &str) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        ok: false,
+        reason: "not-running".to_owned(),
+        message: "the metadata service does not run".to_owned(),
+        since: time(2),
+    }
+}
+
+pub fn facts() -> NodeFacts {
+    NodeFacts {
+        arch: "x86_64".to_owned(),
+        cpu_model: "AMD EPYC".to_owned(),
+        hypervisor: HypervisorFacts {
+            kind: HypervisorKind::Tcg,
+            reason: "/dev/kvm does not exist".to_owned(),
+            cause: Some(NoKvm::NoDevice),
+        },
+        agent_version: "0.1.0".to_owned(),
+        capacity: resources(16, 64),
+        used: resources(6, 18),
+        pools: vec![PoolFacts {
+            name: parse("main"),
+            kind: PoolKind::Qcow2,
+            size_bytes: ByteSize::gib(900),
+            used_bytes: ByteSize::gib(200),
+            promised_bytes: ByteSize::gib(300),
+            health: "ok".to_owned(),
+            images: Some(vec![digest(0x1a)]),
+        }],
+        bridges: texts(&["br0"]),
+        unfit_bridges: map(&[("br1", "its only uplink is wireless")]),
+        routes: vec![parse("192.0.2.0/24")],
+        conditions: vec![condition("metadata-served")],
+        labels: map(&[("rack", "a")]),
+        features: texts(&["release"]),
+    }
+}
+
+fn node() -> Node {
+    let facts = facts();
+    Node {
+        id: parse(NODE),
+        name: parse("alder"),
+        state: NodeState::Ready,
+        cordoned: true,
+        labels: facts.labels,
+        arch: Some(facts.arch),
+        cpu_model: Some(facts.cpu_model),
+        hypervisor: Some(facts.hypervisor),
+        agent_version: Some(facts.agent_version),
+        capacity: facts.capacity,
+        promised: resources(8, 20),
+        used: facts.used,
+        subnets: vec![parse("10.144.1.0/24")],
+        bridges: facts.bridges,
+        unfit_bridges: facts.unfit_bridges,
+        pools: facts.pools,
+        last_contact: Some(time(3)),
+        clock_skew_s: Some(0.5),
+        conditions: facts.conditions,
+        unmanaged: vec![Unmanaged {
+            kind: "volume".to_owned(),
+            instance: parse(INSTANCE),
+            name: text("web"),
+            volume: Some(VolumeId {
+                instance: parse(INSTANCE),
+                disk: parse("root"),
+            }),
+            running: true,
+            addresses: vec![parse("10.144.1.12")],
+            adoptable: true,
+        }],
+        confirmed: true,
+    }
+}
