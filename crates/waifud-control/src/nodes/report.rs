@@ -152,9 +152,11 @@ impl Control {
         }
         let mut images = Vec::new();
         for done in &report.destroyed {
-            if tx.confirm_tombstone(node, done.instance, done.epoch)?
-                && let Some(instance) = tx.instance(done.instance)?
-            {
+            if !tx.confirm_tombstone(node, done.instance, done.epoch)? {
+                continue;
+            }
+            capacities_changed |= forget_unmanaged(tx, node, done.instance)?;
+            if let Some(instance) = tx.instance(done.instance)? {
                 let (ended, image) = self.end_part(tx, &instance, &row, done.epoch, cause)?;
                 images.extend(image);
                 capacities_changed |= ended;
@@ -194,6 +196,23 @@ impl Control {
         row.status = merged.status;
         resize::release_unused(tx, &row)
     }
+}
+
+/// Removes an instance that the node has destroyed from the list of unmanaged objects, before the node reports the list
+/// without it: until then, a repeated request would order the same deletion again. Returns whether it was there.
+fn forget_unmanaged(
+    tx: &mut WriteTx<'_>,
+    node: NodeId,
+    instance: InstanceId,
+) -> Result<bool, ControlError> {
+    let mut list = tx.unmanaged_on(node)?;
+    let before = list.len();
+    list.retain(|entry| entry.instance != instance);
+    if list.len() == before {
+        return Ok(false);
+    }
+    tx.set_node_unmanaged(node, &list)?;
+    Ok(true)
 }
 
 /// What a report changes. For an instance that is being deleted, only the reason of a delay.

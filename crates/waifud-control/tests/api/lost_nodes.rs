@@ -458,7 +458,6 @@ async fn a_recreated_instance_waits_while_a_machine_that_has_returned_has_its_di
         epoch: record.epoch,
     };
     alder.destroyed(destroyed).await;
-    alder.report_unmanaged(Vec::new()).await;
     assert!(server.node_of("web").await.is_some());
 }
 

@@ -378,3 +378,19 @@ async fn a_node_of_another_cluster_needs_no_confirmation_of_a_restore() {
     let web = server.instance("web").await;
     assert_eq!(web.status.node, "alder".parse().ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_deletion_of_an_unmanaged_instance_is_not_ordered_again() {
+    let (server, mut agent, _copies) = with_unmanaged_copies(&["web", "db"]).await;
+    let delete = "/v1/nodes/alder/unmanaged/web";
+    server.delete(delete).await.expect(202);
+    server.delete(delete).await.expect(202);
+    agent.confirm_deletion().await;
+    // The node has not reported its list without the instance yet.
+    server.delete(delete).await.expect(404);
+    let kinds = server.kinds("web").await;
+    let orders = kinds.iter().filter(|kind| *kind == "instance.deleting");
+    assert_eq!(orders.count(), 1, "{kinds:?}");
+    let shown = server.node("alder").await["unmanaged"].clone();
+    assert_eq!(shown.as_array().unwrap().len(), 1, "{shown}");
+}
