@@ -57,14 +57,16 @@ fn download(suite: &str, work: &Path) -> Result<(PathBuf, String)> {
         format!("Dir::Cache={}", work.join("cache").display()),
         // The cache directory may be one that no other user can enter.
         "APT::Sandbox::User=root".to_owned(),
-        "Acquire::http::Timeout=30".to_owned(),
+        // A connection that stalls is replaced soon: with apt's own values, one would take the whole limit below.
+        "Acquire::http::Timeout=10".to_owned(),
+        "Acquire::Retries=5".to_owned(),
     ];
     for words in [
         ["update", "--error-on=any"].as_slice(),
         &["download", "cloud-init"],
     ] {
         let mut apt = Command::new("timeout");
-        apt.args(["120", "apt-get", "-qq"]).current_dir(work);
+        apt.args(["180", "apt-get", "-qq"]).current_dir(work);
         for option in &options {
             apt.args(["-o", option]);
         }

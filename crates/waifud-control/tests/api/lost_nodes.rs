@@ -396,7 +396,7 @@ async fn leaves_the_slice(agent: &mut Agent) {
 
 #[tokio::test]
 async fn deleting_a_recreated_instance_leaves_its_older_copy_on_its_node() {
-    let (server, _clock, mut alder, web, mut unmanaged) = with_older_copy().await;
+    let (server, clock, mut alder, web, mut unmanaged) = with_older_copy().await;
     server.delete("/v1/instances/web").await.expect(202);
     leaves_the_slice(&mut alder).await;
     assert_eq!(
@@ -405,9 +405,20 @@ async fn deleting_a_recreated_instance_leaves_its_older_copy_on_its_node() {
         "birch destroys its own"
     );
     unmanaged.running = false;
+    let released = unmanaged.record.as_ref().unwrap().epoch;
     alder.report_unmanaged(vec![unmanaged]).await;
     let shown = server.node("alder").await["unmanaged"].clone();
     assert_eq!(shown[0]["adoptable"], true, "{shown}");
+
+    // When the new copy is gone, the old one is adopted, in an epoch that the node has not released.
+    all_off(&server, &clock).await;
+    let forced = "/v1/nodes/birch?force=true&confirm_off=true";
+    server.delete(forced).await.expect(204);
+    server.get("/v1/instances/web").await.expect(404);
+    let path = "/v1/nodes/alder/unmanaged/web/adopt";
+    let adopted = server.post(path, &json!({})).await.expect(201).instance();
+    assert_eq!(adopted.id, web.id);
+    assert_eq!(web_epoch(&server, &web).await, released.0 + 1);
 }
 
 #[tokio::test]

@@ -90,27 +90,46 @@ impl Wire {
     }
 }
 
-/// Sends an echo request through the namespace's own stack and waits for its answer.
+/// Sends echo requests through the namespace's own stack, one per second, until one is answered. One may get lost, for
+/// example while the kernel resolves an address again.
 pub fn ping(namespace: &Namespace, to: Ipv4Addr) {
     let payload = b"an echo request";
     let request = frames::echo(payload);
     let socket = namespace.run(|| {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(
+        socket(
             AddressFamily::Inet,
             SockType::Raw,
             flags,
             SockProtocol::Icmp,
         )
-        .unwrap();
-        let address = SockaddrIn::from(SocketAddrV4::new(to, 0));
-        sendto(socket.as_raw_fd(), &request, &address, MsgFlags::empty()).unwrap();
-        socket
+        .unwrap()
     });
+    let wire = Wire { socket };
     // The kernel passes complete packets: a header of 20 octets, then type 0 for an answer.
-    Wire { socket }.until("the echo reply", |packet| {
+    let is_reply = |packet: &Vec<u8>| {
         packet[12..16] == to.octets() && packet[20] == 0 && frames::contains(packet, payload)
-    });
+    };
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let address = SockaddrIn::from(SocketAddrV4::new(to, 0));
+        namespace.run(|| {
+            let (from, flags) = (wire.socket.as_raw_fd(), MsgFlags::empty());
+            sendto(from, &request, &address, flags).unwrap();
+        });
+        let next = Instant::now() + Duration::from_secs(1);
+        loop {
+            if wire.seen().iter().any(is_reply) {
+                return;
+            }
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            wait_readable(&wire.socket, left);
+        }
+    }
+    panic!("no echo reply arrived in time");
 }
 
 /// Waits until there is something to read or to accept, or until the time is over.

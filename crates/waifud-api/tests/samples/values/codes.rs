@@ -170,6 +170,7 @@ fn wait_reasons() -> Vec<WaitReason> {
             node: Some(node()),
             since: Some(time(9)),
         },
+        WaitReason::CopyExists { node: node() },
         WaitReason::NodeRemoved { node: node() },
         WaitReason::Destruction {
             node: Some(node()),
