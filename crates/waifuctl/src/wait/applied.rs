@@ -70,6 +70,12 @@ pub fn cannot_go_on(instance: &Instance) -> Option<Failure> {
         .map(|failure| failure.hint(format!("waifuctl why {}", instance.name)))
 }
 
+/// Whether the node of the instance was removed with its disks, so that no node changes its state.
+pub fn is_lost(instance: &Instance) -> bool {
+    let reason = instance.status.wait_reason();
+    matches!(reason, Some(WaitReason::NodeRemoved { .. }))
+}
+
 /// Why the instance cannot reach its state without intervention; `None` if it may.
 fn cannot_be_applied(now: &Instance, ordered: &Instance) -> Option<Failure> {
     let status = &now.status;
@@ -78,9 +84,7 @@ fn cannot_be_applied(now: &Instance, ordered: &Instance) -> Option<Failure> {
         let text = format!("{name} is being deleted");
         return Some(Failure::input("deleted", text));
     }
-    // No node will ever apply it.
-    let is_lost = matches!(status.wait_reason(), Some(WaitReason::NodeRemoved { .. }));
-    if status.observed_generation < Some(ordered.generation) && !is_lost {
+    if status.observed_generation < Some(ordered.generation) && !is_lost(now) {
         return None;
     }
     match (status.state, status.stopped_by) {
@@ -125,5 +129,6 @@ mod tests {
         let node = "alder".parse().unwrap();
         status.set_wait(&WaitReason::NodeRemoved { node });
         assert!(cannot_go_on(&with(&status)).is_some());
+        assert!(is_lost(&with(&status)));
     }
 }

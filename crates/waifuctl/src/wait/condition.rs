@@ -7,6 +7,7 @@ use waifud_api::client::{ClientError, EventQuery};
 use waifud_types::InstanceState;
 use waifud_types::status::{CloudInitState, InstanceStatus, ReadyBy};
 
+use super::applied::is_lost;
 use super::deadline::{Deadline, slowness};
 use super::watch::{InstanceWatch, deleted};
 use super::{cannot_go_on, check_cloud_init, cloud_init_is_over, waiting_for};
@@ -91,6 +92,12 @@ pub async fn until_reached(
             return Ok(Some(now));
         }
         if let Some(failure) = gives_up(&now) {
+            return Err(failure);
+        }
+        if is_lost(&now)
+            && condition != WaitFor::Deleted
+            && let Some(failure) = cannot_go_on(&now)
+        {
             return Err(failure);
         }
         let left = deadline.left(&now.status);
