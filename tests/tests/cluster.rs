@@ -1,5 +1,5 @@
 //! Several nodes: a dead machine is removed by force, its instance is recreated on another one, and then the machine comes
-//! back after all.
+//! back after all. Instances move between nodes, and waifud to another machine.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -144,8 +144,59 @@ fn a_dead_machine_is_replaced_and_comes_back_and_waifud_moves_to_another_one() -
         ensure!(volumes.trim() == "0", "{volumes} volumes are left");
         ensure!(world.show("web")?["status"]["ready"] == true);
         a_group_is_spread(world)?;
+        an_instance_moves(world)?;
         waifud_moves(world)
     })
+}
+
+/// Runs a shell command in `web`, through the guest agent.
+fn in_web(world: &World, script: &str) -> Result<String> {
+    must(world, &["exec", "web", "--", "/bin/sh", "-c", script])
+}
+
+/// The number of disks on a machine.
+fn disks(world: &World, machine: &str) -> Result<usize> {
+    let script = [
+        "sh",
+        "-c",
+        "ls -A /var/lib/waifud-agent/pools/*/volumes /var/lib/waifud-agent/*/volumes 2>/dev/null | grep -c root || true",
+    ];
+    let text = wait::run(&mut world.lab.command(machine, script)?, SOON)?;
+    text.trim().parse().context("no number of disks")
+}
+
+/// `web` moves to the other node and back, with what its guest has written.
+fn an_instance_moves(world: &World) -> Result<()> {
+    let write =
+        "dd if=/dev/urandom of=/root/data bs=1M count=5 2>/dev/null; sync; sha256sum /root/data";
+    let data = in_web(world, write)?;
+    let before = world.show("web")?;
+    let move_to = |node: &'static str| ["move", "web", "--to", node];
+    world
+        .waifuctl
+        .run(&move_to(DEAD))?
+        .is_refused("another address")?;
+    ensure!(world.show("web")?["generation"] == before["generation"]);
+
+    for (from, to) in [(OTHER, DEAD), (DEAD, OTHER)] {
+        let wait = ["--new-address", "--wait", "--timeout", "2m"];
+        let moved = world.waifuctl.json(&[&move_to(to)[..], &wait].concat())?;
+        ensure!(moved["status"]["node"] == to, "{moved}");
+        let ready = world.until("web", "ready", |it| it["status"]["ready"] == true)?;
+        ensure!(guests(world, to)? == 1 && guests(world, from)? == 0);
+        ensure!(
+            ready["id"] == before["id"] && ready["status"]["node"] == to,
+            "{ready}"
+        );
+        let mac = "/spec/nics/0/mac";
+        ensure!(ready.pointer(mac) == before.pointer(mac), "{ready}");
+        ensure!(in_web(world, "sha256sum /root/data")? == data);
+        let over = world.until("web", "no longer moving", |it| it["move"].is_null())?;
+        ensure!(over["status"]["state"] == "running", "{over}");
+        ensure!(disks(world, to)? == 1 && disks(world, from)? == 0);
+        ensure!(unmanaged(world, from, "web")?.is_empty());
+    }
+    Ok(())
 }
 
 /// Four instances of a group are placed on two nodes, two on each. They are not started.

@@ -104,6 +104,8 @@ fn command(hint: &Hint) -> Option<String> {
         (A::Rename, _) => format!("node rename {name} NEWNAME"),
         (A::Uncordon, _) => format!("node uncordon {name}"),
         (A::Recreate, _) => format!("recreate {name}"),
+        (A::CancelMove, _) => format!("move {name} --cancel"),
+        (A::AllowNewAddress { to }, _) => format!("move {name} --to {to} --new-address"),
         (A::RemoveForced, _) => format!("node remove {name} --force --confirm-off"),
         (A::AddNode, _) => "node add".to_owned(),
         (A::Confirm, _) => format!("node confirm {name}"),
@@ -319,6 +321,11 @@ mod tests {
                 "waifuctl node remove alder --force --confirm-off",
             ),
             (web(&A::Recreate), "waifuctl recreate web"),
+            (web(&A::CancelMove), "waifuctl move web --cancel"),
+            (
+                web(&A::AllowNewAddress { to: field("birch") }),
+                "waifuctl move web --to birch --new-address",
+            ),
             (Hint::action(&A::AddNode), "waifuctl node add"),
             (
                 node(&A::CreateBridge {

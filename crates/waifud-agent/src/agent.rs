@@ -96,6 +96,7 @@ impl Agent {
             table: table.clone(),
             reports: reports.clone(),
             files: files.clone(),
+            pools: pools.clone(),
             bridge: settings.bridge.clone(),
         });
         let images = Arc::new(ImageCollector {

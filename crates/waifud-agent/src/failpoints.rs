@@ -14,6 +14,10 @@ waifud_kit::acts! {
     IMAGE_IMPORT = "image.import";
     /// A disk is created, or grown while its guest is off.
     VOLUME = "volume";
+    /// A disk of another node is received.
+    DISK_RECEIVE = "disk.receive";
+    /// A received disk becomes a volume.
+    DISK_COMPLETE = "disk.complete";
     /// The disk with the documents is written or removed.
     SEED = "seed";
     /// A guest's directories are created.

@@ -35,6 +35,7 @@ mod plain_file;
 mod settings;
 mod shared;
 pub mod streams;
+mod transfer;
 
 pub use agent::{Agent, AgentError};
 pub use blocking::access_files_inline;

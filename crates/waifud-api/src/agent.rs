@@ -9,6 +9,7 @@
 //! | `POST /v1/agent/report` [`AgentReport`] | 204 once it is durable |
 //! | `GET /v1/agent/images/{digest}` | the image's bytes |
 //! | `GET /v1/agent/bundles/{digest}` | the encrypted bundle's bytes |
+//! | `GET /v1/agent/moves/{instance}/disks/{index}?from=BYTES` | a disk of an instance that the node receives ([`crate::disk_transfer`]) |
 //! | `GET /v1/agent/streams/{id}` with `Upgrade` | a stream's bytes, both ways ([`crate::stream`]) |
 //! | `POST /v1/agent/streams/{id}/refuse` [`StreamRefusal`](crate::stream::StreamRefusal) | 204 |
 //!
@@ -28,6 +29,9 @@
 //! another node start the instance only after it has stored a report that says that the guest is [`off`](Released::off).
 //! An agent that knows releases has the feature `release` in its facts; others are not sent any.
 //!
+//! During a move, the node that receives the instance has an object [`Incoming`] in its slice, and reports
+//! [`AgentReport::receiving`]. A node that can send and receive disks has the feature `move` in its facts.
+//!
 //! The client's certificate identifies the node; [`crate::join`] describes how a node gets one. Reports are the
 //! heartbeat: the agent sends one, possibly empty, at least every 10 seconds.
 //!
@@ -35,6 +39,7 @@
 //! reports changes faster than waifud can store them; the agent sends the same report again later.
 
 pub mod bounds;
+mod incoming;
 mod slice;
 
 use std::collections::BTreeMap;
@@ -55,6 +60,7 @@ use waifud_types::{
     NodeId, ProcessId, Revision, Secret, Timestamp, VolumeId,
 };
 
+pub use self::incoming::{Incoming, Receiving};
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
 use crate::stream::StreamOrder;
 
@@ -274,6 +280,9 @@ pub struct AgentReport {
     /// Recorded releases: the node does not start these instances in this epoch again.
     #[serde(default)]
     pub released: Vec<Released>,
+    /// Instances that the node receives, if something has changed.
+    #[serde(default)]
+    pub receiving: Vec<Receiving>,
     /// The complete list of unmanaged objects on the node; null if unchanged. Agents of earlier versions call this
     /// `unclaimed`.
     #[serde(alias = "unclaimed")]

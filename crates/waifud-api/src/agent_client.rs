@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
 use tokio_util::task::AbortOnDropHandle;
-use waifud_types::{Digest, Revision};
+use waifud_types::{Digest, InstanceId, Revision};
 
 mod stream;
 
@@ -245,6 +245,19 @@ impl AgentClient {
         }
     }
 
+    /// Opens a disk of an instance that the node receives, for a transfer in the format of [`crate::disk_transfer`]. Blocks
+    /// before byte `from` are omitted.
+    pub async fn disk(
+        &self,
+        instance: InstanceId,
+        index: u32,
+        from: u64,
+    ) -> Result<DiskBody, AgentClientError> {
+        let path = format!("/v1/agent/moves/{instance}/disks/{index}?from={from}");
+        let open = self.open(Method::GET, &path, Bytes::new(), None).await?;
+        Ok(DiskBody(open))
+    }
+
     fn unreachable(&self, source: io::Error) -> AgentClientError {
         AgentClientError::Unreachable {
             at: self.way.shown(),
@@ -412,6 +425,17 @@ impl OpenBody {
                 }
             }
         }
+    }
+}
+
+/// A disk that arrives.
+#[derive(Debug)]
+pub struct DiskBody(OpenBody);
+
+impl DiskBody {
+    /// Receives the next bytes; `None` at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, AgentClientError> {
+        self.0.chunk().await
     }
 }
 

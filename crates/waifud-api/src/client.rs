@@ -3,6 +3,7 @@
 mod capacity;
 mod guest_command;
 mod members;
+mod moving;
 mod networks;
 mod recreate;
 mod server;

@@ -96,6 +96,13 @@ pub enum HintAction {
     Uncordon,
     /// Create an instance again whose node was removed with its disks.
     Recreate,
+    /// Cancel the move of an instance.
+    CancelMove,
+    /// Repeat the move of an instance that may get a new address.
+    AllowNewAddress {
+        /// Name of the node that it moves to.
+        to: String,
+    },
     /// Remove a node that will not come back, with the instances that are on it.
     RemoveForced,
     /// Switch a node on.

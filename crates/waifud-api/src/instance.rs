@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::InstanceMove;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::spec::{InstanceSpec, PlacementSpec, Protocol, PublishSpec, RestartPolicy};
@@ -29,6 +30,9 @@ pub struct Instance {
     pub spec: InstanceSpec,
     /// The observed state.
     pub status: InstanceStatus,
+    /// The move to another node; null unless one is in progress.
+    #[serde(rename = "move", default)]
+    pub moving: Option<InstanceMove>,
 }
 
 /// `POST /v1/instances`.

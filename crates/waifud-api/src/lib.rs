@@ -7,6 +7,7 @@ pub mod agent;
 pub mod agent_client;
 pub mod capacity;
 pub mod client;
+pub mod disk_transfer;
 pub mod download;
 pub mod guest_command;
 pub mod hint;
@@ -14,6 +15,7 @@ pub mod instance;
 pub mod join;
 pub mod metadatad;
 pub mod metadatad_client;
+pub mod moving;
 pub mod network;
 pub mod node;
 pub mod page;
@@ -32,6 +34,7 @@ pub use instance::{
     RecreateInstance, UpdateInstance, Why,
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};
+pub use moving::{InstanceMove, MoveInstance};
 pub use network::{CreateNetwork, Network, NetworkNode};
 pub use node::{AdoptInstance, Node, RemoveNode, Unmanaged, UpdateNode};
 pub use page::Page;

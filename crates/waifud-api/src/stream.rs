@@ -124,6 +124,13 @@ pub enum StreamKind {
     },
     /// The screen, over RFB (RFC 6143).
     Screen,
+    /// A disk of an instance that the node has released, for the node that receives it ([`crate::disk_transfer`]).
+    Disk {
+        /// Index of the disk in the spec.
+        index: u32,
+        /// The receiver has everything before this offset of the file in bytes.
+        from: u64,
+    },
 }
 
 impl StreamKind {
@@ -137,6 +144,7 @@ impl StreamKind {
             Self::Ssh => "ssh",
             Self::Forward { .. } => "forward",
             Self::Screen => "screen",
+            Self::Disk { .. } => "disk",
         }
     }
 

@@ -32,7 +32,7 @@ impl Control {
             }
             let done = tokio::select! {
                 () = self.stop_token().cancelled() => return,
-                done = self.retry_waiting(thorough) => done,
+                done = self.retry_all(thorough) => done,
             };
             match done {
                 Ok(()) => thorough = false,
@@ -44,6 +44,11 @@ impl Control {
                 }
             }
         }
+    }
+
+    async fn retry_all(&self, thorough: bool) -> Result<(), ControlError> {
+        self.retry_waiting(thorough).await?;
+        self.advance_moves().await
     }
 
     async fn run_checks(&self) {

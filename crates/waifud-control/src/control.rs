@@ -19,6 +19,7 @@ use crate::events::HistoryClock;
 use crate::images::downloads::{DownloadConfig, DownloadSettings, Downloads};
 use crate::images::image_store::ImageStore;
 use crate::images::service::Images;
+use crate::instances::moving::MoveProgress;
 use crate::instances::progress::InstanceProgress;
 use crate::nodes::contacts::NodeContacts;
 use crate::nodes::install::NodePackages;
@@ -95,6 +96,7 @@ struct Shared {
     contacts: NodeContacts,
     node_packages: NodePackages,
     instance_progress: InstanceProgress,
+    move_progress: MoveProgress,
     disk_space: Arc<DiskSpaceMonitor>,
     token_state: TokenState,
     images: Images,
@@ -172,6 +174,7 @@ impl Control {
                 contacts: NodeContacts::default(),
                 node_packages,
                 instance_progress: InstanceProgress::default(),
+                move_progress: MoveProgress::default(),
                 disk_space,
                 token_state: TokenState::default(),
                 images,
@@ -222,6 +225,10 @@ impl Control {
 
     pub(crate) fn node_packages(&self) -> &NodePackages {
         &self.shared.node_packages
+    }
+
+    pub(crate) fn move_progress(&self) -> &MoveProgress {
+        &self.shared.move_progress
     }
 
     pub(crate) fn instance_progress(&self) -> &InstanceProgress {

@@ -2,6 +2,7 @@
 //!
 //! A violated rule is returned as a `Violation`, which the caller unwraps.
 
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 pub use waifud_kit::conformance::Violation;
@@ -26,6 +27,7 @@ pub async fn run_all(pool: &dyn StoragePool) -> Result<(), Violation> {
     volumes_are_cloned_grown_and_never_shrunk(pool).await?;
     volumes_without_image_or_smaller_than_it_are_refused(pool).await?;
     absent_images_and_volumes_can_be_removed(pool).await?;
+    volumes_are_sent_and_received(pool).await?;
     let usage = pool.usage().await.map_err(failed("usage"))?;
     let holds = usage.used <= usage.size && usage.size.bytes() > 0 && usage.health == "ok";
     expect(
@@ -234,6 +236,82 @@ async fn absent_images_and_volumes_can_be_removed(pool: &dyn StoragePool) -> Res
         "an import without a staged file fails",
         &refused,
     )
+}
+
+/// A volume is read, and its bytes become a volume under another id, as on another node.
+async fn volumes_are_sent_and_received(pool: &dyn StoragePool) -> Result<(), Violation> {
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 7);
+    stage(pool, image, &bytes).await?;
+    succeeds("import_image", pool.import_image(image).await)?;
+    let (sent, received) = (volume_id("root"), volume_id("root"));
+    let size = ByteSize::mib(16);
+    let made = pool.ensure_volume(&sent, image, size).await;
+    made.map_err(failed("ensure_volume"))?;
+    let missing = pool.open_volume(&received).await;
+    expect(missing.is_err(), "an absent volume cannot be read", &())?;
+    let refused = pool.open_incoming(&sent).await;
+    let holds = matches!(&refused, Err(StorageError::VolumeExists(id)) if *id == sent);
+    expect(holds, "a volume that exists is not received", &())?;
+
+    let from = pool.open_volume(&sent).await;
+    let mut from = from.map_err(failed("open_volume"))?;
+    let mut contents = Vec::new();
+    from.read_to_end(&mut contents)
+        .map_err(|error| Violation(format!("reading a volume: {error}")))?;
+    let (first, rest) = contents.split_at(contents.len() / 2);
+    for (half, before) in [(first, 0), (rest, first.len())] {
+        // Opened again, as after an interruption: what was written before is still there.
+        let to = pool.open_incoming(&received).await;
+        let mut to = to.map_err(failed("open_incoming"))?;
+        let kept = to.metadata().map(|metadata| metadata.len());
+        let kept = kept.map_err(|error| Violation(format!("a received file: {error}")))?;
+        let holds = kept == u64::try_from(before).unwrap_or(0);
+        expect(holds, "a received part is kept", &(kept, before))?;
+        to.seek(SeekFrom::End(0))
+            .and_then(|_| to.write_all(half))
+            .map_err(|error| Violation(format!("writing a received volume: {error}")))?;
+        let listed = pool.incoming().await.map_err(failed("incoming"))?;
+        expect(
+            listed == [received.clone()],
+            "a received part is listed",
+            &listed,
+        )?;
+        let volumes = pool.volumes().await.map_err(failed("volumes"))?;
+        let holds = volumes.iter().all(|volume| volume.id != received);
+        expect(holds, "a received part is no volume", &volumes)?;
+    }
+    for _ in 0..2 {
+        let completed = pool.complete_incoming(&received, image).await;
+        succeeds("complete_incoming", completed)?;
+        expect(
+            size_of(pool, &received).await? == Some(size),
+            "a received volume has the size of the sent one",
+            &(),
+        )?;
+        let left = pool.incoming().await.map_err(failed("incoming"))?;
+        expect(left.is_empty(), "a complete volume is not incoming", &left)?;
+    }
+
+    let canceled = volume_id("root");
+    for remove in [true, false] {
+        let opened = pool.open_incoming(&canceled).await;
+        opened.map_err(failed("open_incoming"))?;
+        if remove {
+            let removed = pool.ensure_incoming_absent(&canceled).await;
+            succeeds("ensure_incoming_absent", removed)?;
+        } else {
+            let removed = pool.ensure_volume_absent(&canceled).await;
+            succeeds("ensure_volume_absent", removed)?;
+        }
+        let left = pool.incoming().await.map_err(failed("incoming"))?;
+        expect(left.is_empty(), "a removed part is not listed", &left)?;
+    }
+    let nothing = pool.complete_incoming(&canceled, image).await;
+    expect(nothing.is_err(), "nothing does not become a volume", &())?;
+    for id in [&sent, &received] {
+        succeeds("ensure_volume_absent", pool.ensure_volume_absent(id).await)?;
+    }
+    succeeds("ensure_image_absent", pool.ensure_image_absent(image).await)
 }
 
 fn parse_name(name: &str) -> Name {

@@ -4,6 +4,7 @@
 //! write to them.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -28,6 +29,11 @@ pub enum Op {
     EnsureVolume,
     Volumes,
     EnsureVolumeAbsent,
+    OpenVolume,
+    OpenIncoming,
+    CompleteIncoming,
+    Incoming,
+    EnsureIncomingAbsent,
 }
 
 /// The fake pool; see the module documentation.
@@ -132,6 +138,10 @@ impl FakePool {
         self.directory.join(format!("{}.part", image.hex()))
     }
 
+    fn incoming_path(&self, id: &VolumeId) -> PathBuf {
+        self.directory.join(format!(".incoming-{id}"))
+    }
+
     fn check_space(&self) -> Result<(), StorageError> {
         if self.state().full {
             Err(StorageError::NoSpace {
@@ -143,11 +153,7 @@ impl FakePool {
     }
 
     fn import(&self, image: Digest, staged: &Path) -> Result<(), StorageError> {
-        let bytes = std::fs::read(staged).map_err(|source| StorageError::Io {
-            operation: "read",
-            path: staged.to_owned(),
-            source,
-        })?;
+        let bytes = std::fs::read(staged).map_err(|source| io_error("read", staged, source))?;
         let actual = Digest::of(&bytes);
         if actual != image {
             return Err(StorageError::DigestMismatch {
@@ -159,6 +165,14 @@ impl FakePool {
         self.check_space()?;
         self.add_image(image, header.virtual_size);
         Ok(())
+    }
+}
+
+fn io_error(operation: &'static str, path: &Path, source: std::io::Error) -> StorageError {
+    StorageError::Io {
+        operation,
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -306,7 +320,76 @@ impl StoragePool for FakePool {
 
     async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
         self.faults.pass(Op::EnsureVolumeAbsent).await?;
+        let _may_be_absent = std::fs::remove_file(self.incoming_path(id));
         self.state().volumes.remove(id);
+        Ok(())
+    }
+
+    async fn open_volume(&self, id: &VolumeId) -> Result<File, StorageError> {
+        self.faults.pass(Op::OpenVolume).await?;
+        let volume = self.state().volumes.get(id).copied();
+        let path = self.directory.join(format!("{id}.contents"));
+        let Some((image, size)) = volume else {
+            return Err(io_error("open", &path, std::io::ErrorKind::NotFound.into()));
+        };
+        // What a volume of the same image and size contains.
+        let (bytes, _) = image_bytes(size, image.bytes()[0]);
+        let write = || {
+            std::fs::write(&path, bytes)?;
+            File::open(&path)
+        };
+        write().map_err(|source| io_error("open", &path, source))
+    }
+
+    async fn open_incoming(&self, id: &VolumeId) -> Result<File, StorageError> {
+        self.faults.pass(Op::OpenIncoming).await?;
+        if self.state().volumes.contains_key(id) {
+            return Err(StorageError::VolumeExists(id.clone()));
+        }
+        self.check_space()?;
+        let path = self.incoming_path(id);
+        let mut options = File::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        options
+            .open(&path)
+            .map_err(|source| io_error("open", &path, source))
+    }
+
+    async fn complete_incoming(&self, id: &VolumeId, image: Digest) -> Result<(), StorageError> {
+        self.faults.pass(Op::CompleteIncoming).await?;
+        let path = self.incoming_path(id);
+        match (path.exists(), self.state().volumes.contains_key(id)) {
+            (false, true) => return Ok(()),
+            (true, true) => return Err(StorageError::VolumeExists(id.clone())),
+            (_, false) => {}
+        }
+        let bytes = std::fs::read(&path).map_err(|source| io_error("open", &path, source))?;
+        let header = qcow2::parse(&bytes).map_err(StorageError::BadImage)?;
+        std::fs::remove_file(&path).map_err(|source| io_error("remove", &path, source))?;
+        let mut state = self.state();
+        state.created += 1;
+        let number = state.created;
+        state.numbers.insert(id.clone(), number);
+        let size = header.virtual_size;
+        state.volumes.insert(id.clone(), (image, size));
+        Ok(())
+    }
+
+    async fn incoming(&self) -> Result<Vec<VolumeId>, StorageError> {
+        self.faults.pass(Op::Incoming).await?;
+        let entries = std::fs::read_dir(&self.directory)
+            .map_err(|source| io_error("list", &self.directory, source))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut ids: Vec<VolumeId> = names
+            .filter_map(|name| name.strip_prefix(".incoming-")?.parse().ok())
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    async fn ensure_incoming_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
+        self.faults.pass(Op::EnsureIncomingAbsent).await?;
+        let _may_be_absent = std::fs::remove_file(self.incoming_path(id));
         Ok(())
     }
 }

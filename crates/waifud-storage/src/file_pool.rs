@@ -1,6 +1,7 @@
 //! The common part of all pools of files: the import of images, the list of volumes, and the locks. A [`VolumeFormat`]
 //! creates and grows volumes.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,6 +40,10 @@ pub trait VolumeFormat: Sized + Send + Sync + 'static {
         id: VolumeId,
         image: Digest,
     ) -> Result<Option<PathBuf>, StorageError>;
+
+    /// Checks the header of a received volume, which the guest of another node could write to: it may refer to no other
+    /// file than the image. Blocking.
+    fn check_incoming(layout: &Layout, id: &VolumeId, image: Digest) -> Result<(), StorageError>;
 
     /// The size that a guest sees; `None` if it cannot be read. Blocking.
     fn volume_size(layout: &Layout, path: &std::path::Path) -> Option<ByteSize>;
@@ -217,7 +222,53 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
 
     async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
         let id = id.clone();
-        let remove = move |layout: &Layout| layout.remove(&layout.volume(&id));
+        let remove = move |layout: &Layout| {
+            layout.remove(&layout.incoming(&id))?;
+            layout.remove(&layout.volume(&id))
+        };
+        self.volumes.exclusively(remove).await
+    }
+
+    async fn open_volume(&self, id: &VolumeId) -> Result<File, StorageError> {
+        let (layout, id) = (self.layout(), id.clone());
+        blocking(move || layout.open_regular(&layout.volume(&id))).await
+    }
+
+    async fn open_incoming(&self, id: &VolumeId) -> Result<File, StorageError> {
+        let id = id.clone();
+        let open = move |layout: &Layout| {
+            if layout.exists(&layout.volume(&id))? {
+                return Err(StorageError::VolumeExists(id));
+            }
+            layout.open_incoming(&id)
+        };
+        self.volumes.exclusively(open).await
+    }
+
+    async fn complete_incoming(&self, id: &VolumeId, image: Digest) -> Result<(), StorageError> {
+        let id = id.clone();
+        let complete = move |layout: &Layout| {
+            let received = layout.exists(&layout.incoming(&id))?;
+            match (received, layout.exists(&layout.volume(&id))?) {
+                (false, true) => Ok(()),
+                (true, true) => Err(StorageError::VolumeExists(id)),
+                (_, false) => {
+                    F::check_incoming(layout, &id, image)?;
+                    layout.complete_incoming(&id)
+                }
+            }
+        };
+        self.volumes.exclusively(complete).await
+    }
+
+    async fn incoming(&self) -> Result<Vec<VolumeId>, StorageError> {
+        let layout = self.layout();
+        blocking(move || layout.incoming_files()).await
+    }
+
+    async fn ensure_incoming_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
+        let id = id.clone();
+        let remove = move |layout: &Layout| layout.remove(&layout.incoming(&id));
         self.volumes.exclusively(remove).await
     }
 }

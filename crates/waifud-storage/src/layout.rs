@@ -6,13 +6,14 @@
 //! staging/<64 hex digits>.part       0600  a download, possibly incomplete; removed after a week without progress
 //! volumes/<instance>.<disk>.SUFFIX   0600  an overlay (`.qcow2`) or a clone (`.raw`) of an image
 //! volumes/.new-<instance>.<disk>     0600  unfinished; removed when the pool is opened
+//! volumes/.incoming-<instance>.<disk> 0600 a volume that is being received from another node
 //! ```
 //!
 //! A file under its final name is complete, because it is renamed last.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use waifud_types::{ByteSize, Digest, DiskFormat, Name, VolumeId};
 use crate::{FilePoolConfig, PoolUsage, StorageError};
 
 const UNFINISHED: &str = ".new-";
+const INCOMING: &str = ".incoming-";
 /// A download without progress for this long is removed.
 const STALE: Duration = Duration::from_hours(7 * 24);
 
@@ -174,6 +176,48 @@ impl Layout {
     /// The temporary path of an unfinished volume.
     pub(crate) fn unfinished_volume(&self, id: &VolumeId) -> PathBuf {
         self.volumes().join(format!("{UNFINISHED}{id}"))
+    }
+
+    /// The path of a volume that is being received.
+    pub(crate) fn incoming(&self, id: &VolumeId) -> PathBuf {
+        self.volumes().join(format!("{INCOMING}{id}"))
+    }
+
+    /// The volumes that are being received.
+    pub(crate) fn incoming_files(&self) -> Result<Vec<VolumeId>, StorageError> {
+        let names = self.names(&self.volumes())?;
+        let ids = names
+            .iter()
+            .filter_map(|name| name.strip_prefix(INCOMING)?.parse().ok());
+        Ok(ids.collect())
+    }
+
+    /// Opens the file of a volume that is being received.
+    pub(crate) fn open_incoming(&self, id: &VolumeId) -> Result<File, StorageError> {
+        let path = self.incoming(id);
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
+            .open(&path)
+            .map_err(|error| self.io("open", &path, error))
+    }
+
+    /// Makes the received file a volume.
+    pub(crate) fn complete_incoming(&self, id: &VolumeId) -> Result<(), StorageError> {
+        let path = self.incoming(id);
+        let file = self.open_regular(&path)?;
+        let finish = || {
+            if let Some((uid, gid)) = self.owner {
+                fchown(&file, Some(uid), Some(gid))?;
+            }
+            file.sync_all()
+        };
+        finish().map_err(|error| self.io("sync", &path, error))?;
+        self.rename(&path, &self.volume(id))
     }
 
     /// Whether the file exists. A failure to determine it is an error, not absence.

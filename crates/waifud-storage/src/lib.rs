@@ -16,6 +16,7 @@ mod tool;
 
 pub use config::FilePoolConfig;
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -92,6 +93,9 @@ pub enum StorageError {
         /// The image that it was created from.
         image: Digest,
     },
+    /// A volume is to be received that exists.
+    #[error("volume {0} exists already; a received volume does not replace it")]
+    VolumeExists(VolumeId),
     /// The filesystem does not support reflinks.
     #[error(
         "the filesystem of {} does not support reflinks: use btrfs or XFS, or a pool of kind qcow2",
@@ -143,6 +147,7 @@ impl StorageError {
             | Self::TooSmall { .. }
             | Self::NoReflinks { .. }
             | Self::OtherImage { .. }
+            | Self::VolumeExists(_)
             | Self::Tool { .. }
             | Self::Io { .. } => false,
         }
@@ -203,6 +208,24 @@ pub trait StoragePool: Send + Sync {
     /// Every volume in the pool.
     async fn volumes(&self) -> Result<Vec<ObservedVolume>, StorageError>;
 
-    /// Deletes the volume. Succeeds if it is absent.
+    /// Deletes the volume, and what was received of it. Succeeds if both are absent.
     async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError>;
+
+    /// Opens a volume for reading, to send it to another node. Its guest must be off.
+    async fn open_volume(&self, id: &VolumeId) -> Result<File, StorageError>;
+
+    /// Opens the file to write a volume of another node to, in the same format. It may contain the beginning of the volume
+    /// from an interrupted transfer. It is no volume before [`StoragePool::complete_incoming`]. Refused if the volume
+    /// exists.
+    async fn open_incoming(&self, id: &VolumeId) -> Result<File, StorageError>;
+
+    /// Makes the received file a volume, which must be a clone of `image`, or need no image. The change is durable on return. Succeeds if
+    /// that was done before.
+    async fn complete_incoming(&self, id: &VolumeId, image: Digest) -> Result<(), StorageError>;
+
+    /// Every volume of which a part was received.
+    async fn incoming(&self) -> Result<Vec<VolumeId>, StorageError>;
+
+    /// Deletes what was received of a volume. Succeeds if it is absent.
+    async fn ensure_incoming_absent(&self, id: &VolumeId) -> Result<(), StorageError>;
 }

@@ -24,7 +24,9 @@ impl ReadTx<'_> {
     pub fn image_is_on(&self, wanted: Digest, node: NodeId) -> Result<bool, StoreError> {
         Ok(self
             .conn
-            .prepare_cached("SELECT 1 FROM instances WHERE (image = ?1 OR rescue_image = ?1) AND node = ?2 LIMIT 1")?
+            .prepare_cached("SELECT 1 FROM instances WHERE (image = ?1 OR rescue_image = ?1) AND node = ?2
+                 UNION ALL SELECT 1 FROM moves v JOIN instances i ON i.id = v.instance WHERE i.image = ?1 AND v.target = ?2
+                 LIMIT 1")?
             .exists((wanted.bytes(), node16(&node)))?)
     }
 

@@ -12,8 +12,10 @@ use crate::codec::{
     to_i64, to_json, to_word, word,
 };
 use crate::error::taken;
+use crate::moves::maybe_move;
 use crate::{
-    ImageTraits, Labels, ReadTx, StoreError, StoredVerdicts, Taken, Topic, WriteTx, waiting,
+    ImageTraits, Labels, MoveRow, ReadTx, StoreError, StoredVerdicts, Taken, Topic, WriteTx,
+    waiting,
 };
 
 /// An instance to create.
@@ -67,6 +69,8 @@ pub struct InstanceRow {
     pub lost_node: Option<Name>,
     /// What is known of the owner.
     pub owner: Owner,
+    /// The move to another node, while it lasts.
+    pub moving: Option<MoveRow>,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Why the node was chosen, or why no node was.
@@ -90,8 +94,13 @@ pub struct Owner {
     pub last_contact: Option<Timestamp>,
 }
 
-pub(crate) const SELECT: &str = "SELECT i.*, n.name AS node_name, n.reachable, n.last_contact
-   FROM instances i LEFT JOIN nodes n ON n.id = i.node";
+pub(crate) const SELECT: &str = "SELECT i.*, n.name AS node_name, n.reachable, n.last_contact,
+          v.source AS move_source, coalesce(vs.name, v.source_name) AS move_source_name,
+          v.target AS move_target, coalesce(vt.name, v.target_name) AS move_target_name,
+          v.state AS move_state, v.received AS move_received, v.was_on AS move_was_on, v.began_at AS move_began_at
+   FROM instances i LEFT JOIN nodes n ON n.id = i.node
+   LEFT JOIN moves v ON v.instance = i.id
+   LEFT JOIN nodes vs ON vs.id = v.source LEFT JOIN nodes vt ON vt.id = v.target";
 
 impl ReadTx<'_> {
     /// One instance by id.
@@ -369,6 +378,7 @@ pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
             reachable: row.get::<_, Option<bool>>("reachable")?.unwrap_or(true),
             last_contact: maybe_time(row, "last_contact")?,
         },
+        moving: maybe_move(row)?,
         deleting: row.get("deleting")?,
         placement: StoredVerdicts::of(row, "placement")?,
         arch: row.get("arch")?,

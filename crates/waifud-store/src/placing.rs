@@ -152,27 +152,37 @@ impl WriteTx<'_> {
                 "INSERT INTO ownership (instance, node, epoch, role) SELECT id, node, epoch, 'owner' FROM instances WHERE id = ?1",
             )?
             .execute([id])?;
+        self.reserve_all(choice.instance, choice.node, choice.spec)?;
+        self.capacities.placed(choice.node, choice.spec);
+        self.touch(Topic::Instance(choice.instance));
+        self.touch(Topic::Node(choice.node));
+        Ok(())
+    }
+
+    /// Reserves an instance's CPUs, memory and disks on a node.
+    pub(crate) fn reserve_all(
+        &mut self,
+        id: InstanceId,
+        node: NodeId,
+        spec: &InstanceSpec,
+    ) -> Result<(), StoreError> {
         let promised = Resources {
-            cpus: choice.spec.cpus,
-            memory_bytes: choice.spec.memory_bytes,
+            cpus: spec.cpus,
+            memory_bytes: spec.memory_bytes,
         };
-        self.reserve(choice.instance, choice.node, promised)?;
+        self.reserve(id, node, promised)?;
         let mut volume = self.conn.prepare_cached(
             "INSERT INTO volumes (instance, disk, node, pool, size_bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
-        for disk in &choice.spec.disks {
+        for disk in &spec.disks {
             volume.execute((
-                id,
+                id16(&id),
                 disk.name.as_str(),
-                node16(&choice.node),
+                node16(&node),
                 disk.pool.as_str(),
                 to_i64(disk.size_bytes.bytes()),
             ))?;
         }
-        drop(volume);
-        self.capacities.placed(choice.node, choice.spec);
-        self.touch(Topic::Instance(choice.instance));
-        self.touch(Topic::Node(choice.node));
         Ok(())
     }
 

@@ -169,11 +169,13 @@ impl NodeFacts {
 pub mod feature {
     /// The agent executes releases ([`crate::ownership`]); others ignore them.
     pub const RELEASE: &str = "release";
+    /// The node sends and receives disks of instances that move ([`crate::moving`]).
+    pub const MOVE: &str = "move";
     /// The node accepts cloud-init's reports on [`REPORT_PORT`](crate::template::REPORT_PORT).
     pub const REPORT_PORT: &str = "report-port";
 
     /// Every feature of this version.
-    pub const ALL: [&str; 2] = [RELEASE, REPORT_PORT];
+    pub const ALL: [&str; 3] = [MOVE, RELEASE, REPORT_PORT];
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Protocol;
-use crate::{ByteSize, Name, Timestamp, Verdict};
+use crate::{ByteSize, MoveState, Name, Timestamp, Verdict};
 
 /// What an instance waits for, or why its state is unknown. The reasons of a node are only text.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -123,6 +123,15 @@ pub enum WaitReason {
         /// Former name of the node.
         node: Name,
     },
+    /// The instance moves to another node.
+    Moving {
+        /// Name of the new node.
+        to: Name,
+        /// The state of the move.
+        state: MoveState,
+        /// What the move waits for, in the words of the node.
+        problem: Option<String>,
+    },
     /// The instance is being destroyed by its node.
     Destruction {
         /// Name of the node.
@@ -208,6 +217,28 @@ impl fmt::Display for WaitReason {
             Self::NodeRemoved { node } => {
                 write!(f, "node {node}, which has its disks, was removed")
             }
+            Self::Moving { to, state, problem } => {
+                match state {
+                    MoveState::Preparing => write!(f, "moving to {to}, which prepares for it")?,
+                    MoveState::Stopping => write!(f, "moving to {to}: shutting the guest down")?,
+                    MoveState::Copying => write!(f, "moving to {to}: copying the disks")?,
+                    MoveState::Starting => write!(f, "moved to {to}, which starts it")?,
+                    MoveState::Removing => {
+                        write!(f, "moved to {to}; the old copy is being deleted")?;
+                    }
+                    MoveState::Canceling => {
+                        write!(
+                            f,
+                            "the move to {to} was canceled; {to} deletes what it has received"
+                        )?;
+                    }
+                    MoveState::Other => write!(f, "moving to {to}")?,
+                }
+                match problem {
+                    Some(problem) => write!(f, ": {problem}"),
+                    None => Ok(()),
+                }
+            }
             Self::Destruction {
                 node,
                 reachable: false,
@@ -280,6 +311,11 @@ mod tests {
             node: Some(name("alder")),
             reachable,
             problem: Some("its disk is busy".to_owned()),
+        };
+        let moving = |state, problem: Option<&str>| WaitReason::Moving {
+            to: name("birch"),
+            state,
+            problem: problem.map(str::to_owned),
         };
         let full = WaitReason::PoolFull {
             pool: name("main"),
@@ -395,6 +431,37 @@ mod tests {
                 "node-removed",
                 "node alder, which has its disks, was removed",
             ),
+            (
+                moving(MoveState::Copying, Some("its disk is busy")),
+                "moving",
+                "moving to birch: copying the disks: its disk is busy",
+            ),
+            (
+                moving(MoveState::Preparing, None),
+                "moving",
+                "moving to birch, which prepares for it",
+            ),
+            (
+                moving(MoveState::Stopping, None),
+                "moving",
+                "moving to birch: shutting the guest down",
+            ),
+            (
+                moving(MoveState::Starting, None),
+                "moving",
+                "moved to birch, which starts it",
+            ),
+            (
+                moving(MoveState::Removing, None),
+                "moving",
+                "moved to birch; the old copy is being deleted",
+            ),
+            (
+                moving(MoveState::Canceling, None),
+                "moving",
+                "the move to birch was canceled; birch deletes what it has received",
+            ),
+            (moving(MoveState::Other, None), "moving", "moving to birch"),
             (
                 destruction(false),
                 "destruction",

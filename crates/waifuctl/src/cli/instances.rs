@@ -122,6 +122,24 @@ pub struct RecreateArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct MoveArgs {
+    /// Name or id of the instance
+    #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// The node to move to [default: chosen by waifud]
+    #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
+    pub to: Option<Name>,
+    /// Allow another address on the network default, without asking
+    #[arg(long)]
+    pub new_address: bool,
+    /// Cancel the move; possible until the new node has all disks
+    #[arg(long, conflicts_with_all = ["to", "new_address", "wait"])]
+    pub cancel: bool,
+    #[command(flatten)]
+    pub wait: WaitOptions,
+}
+
+#[derive(Debug, Args)]
 pub struct ProtectArgs {
     /// Name or id of the instance
     #[arg(add = ArgValueCandidates::new(complete::instances), value_parser = NonEmptyStringValueParser::new())]

@@ -29,8 +29,8 @@ pub use events::EventsArgs;
 pub use global::GlobalArgs;
 pub use guest::{ExecArgs, PasswdArgs};
 pub use instances::{
-    AdoptArgs, DeleteArgs, EditArgs, LabelArgs, ProtectArgs, RecreateArgs, RescueArgs, ResizeArgs,
-    StartArgs, StopArgs, WaitArgs, WaitFor,
+    AdoptArgs, DeleteArgs, EditArgs, LabelArgs, MoveArgs, ProtectArgs, RecreateArgs, RescueArgs,
+    ResizeArgs, StartArgs, StopArgs, WaitArgs, WaitFor,
 };
 pub use join_tokens::{CreateTokenArgs, JoinTokenCommand};
 pub use list::{ListArgs, ListFormat, ShowArgs, ShowFormat};
@@ -113,6 +113,15 @@ the default network, since each node has its own range there. Its disks are new 
 backup. If the old machine comes back with its disks, its copy is shut down and kept; see `waifuctl node show`."
     )]
     Recreate(RecreateArgs),
+    /// Move an instance to another node, with its disks; the guest is off meanwhile
+    #[command(
+        name = "move",
+        after_help = "Examples:\n  waifuctl move web --to birch --wait\n  waifuctl move web --wait\n  waifuctl move web --cancel\n\n\
+The new node first gets the image, while the guest still runs. Then the guest is shut down, its disks are copied and verified, \
+and the new node starts it. The old node deletes its disks when the instance has started on the new one. With an address on \
+the network default, the instance gets another one, since each node has its own range there; waifuctl asks first."
+    )]
+    Move(MoveArgs),
     /// Start instances, including those whose guest powered itself off
     #[command(
         after_help = "Examples:\n  waifuctl start web\n  waifuctl start web db --wait\n  waifuctl start -l tier=web\n  waifuctl start --all\n\n\

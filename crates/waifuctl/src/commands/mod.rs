@@ -22,6 +22,7 @@ mod label;
 mod list;
 mod login;
 mod logs;
+mod moving;
 mod network;
 mod node;
 mod passwd;
@@ -76,6 +77,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Show(args) => show::run(context, &args).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Adopt(args) => adopt::run(context, args).await,
+        Command::Move(args) => Box::pin(moving::run(context, args)).await,
         Command::Recreate(args) => recreate::run(context, args).await,
         Command::Start(args) => start::run(context, args).await,
         Command::Stop(args) => stop::run(context, args).await,

@@ -89,6 +89,17 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
             line("", &escape(error));
         }
         line("node", status.node.as_ref().map_or("-", |n| n.as_str()));
+        if let Some(moving) = &instance.moving {
+            let copied = match (moving.done_bytes, moving.total_bytes) {
+                (Some(done), Some(total)) => format!(", {done} of {total}"),
+                _ => String::new(),
+            };
+            let reason = after(": ", moving.reason.as_deref());
+            line(
+                "move",
+                &format!("to {}, {}{copied}{reason}", moving.to, moving.state),
+            );
+        }
         line("hypervisor", status.hypervisor.map_or("-", |h| h.as_str()));
         if let Some(at) = status.started_at {
             line("started", &format!("{} ago", age(at, now)));

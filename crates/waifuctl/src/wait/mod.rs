@@ -4,6 +4,7 @@ mod applied;
 mod condition;
 mod creation;
 mod deadline;
+mod moving;
 mod watch;
 
 use waifud_api::Instance;
@@ -14,6 +15,7 @@ pub use applied::{cannot_go_on, until_applied};
 pub use condition::{until_condition, until_reached, until_ready_again, word};
 pub use creation::until_ready;
 pub use deadline::Deadline;
+pub use moving::until_moved;
 
 use crate::failure::Failure;
 use crate::text::escape;

@@ -1,11 +1,14 @@
 //! The link to waifud: the watch, the node's durable copy of its slice, and reports.
 
 pub(crate) mod durable;
+mod known_kinds;
 pub(crate) mod order;
 pub(crate) mod outcome;
 pub(crate) mod peers;
 #[cfg(test)]
 mod peers_tests;
+mod planted_bug;
+mod receiving;
 pub(crate) mod record;
 pub(crate) mod reporter;
 pub(crate) mod reports;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
-use waifud_api::agent::{AgentInstance, NodeSlice, Release, Released, Tombstone};
+use waifud_api::agent::{AgentInstance, Incoming, NodeSlice, Release, Released, Tombstone};
 use waifud_types::ownership::NodeCopy;
 use waifud_types::status::{CloudInitStatus, ReadyBy, StoppedBy};
 use waifud_types::{
@@ -51,9 +51,22 @@ pub struct InstanceRecord {
     /// Set while the node releases the instance, and until waifud sends a newer epoch. The instance is not started again.
     #[serde(default)]
     pub release: Option<ReleaseRecord>,
+    /// Set while the node receives the instance from another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incoming: Option<IncomingRecord>,
     /// What the driver needs after a restart of the agent.
     #[serde(default)]
     pub memory: Memory,
+}
+
+/// An instance that the node receives.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IncomingRecord {
+    pub incoming: Incoming,
+    /// All disks were received and are durable.
+    pub received: bool,
+    /// Whether waifud still sends the order. If not, what was received is left alone.
+    pub in_slice: bool,
 }
 
 impl InstanceRecord {
@@ -66,6 +79,7 @@ impl InstanceRecord {
             tombstone: None,
             destroyed: false,
             release: None,
+            incoming: None,
             memory: Memory::default(),
         }
     }
@@ -86,7 +100,12 @@ impl InstanceRecord {
 
     /// Whether the instance is in the node's slice: to be kept, or to be released.
     pub fn is_in_slice(&self) -> bool {
-        self.managed || self.ordered_release().is_some()
+        self.managed || self.ordered_release().is_some() || self.is_receiving()
+    }
+
+    /// Whether waifud lets the node receive the instance.
+    fn is_receiving(&self) -> bool {
+        self.incoming.as_ref().is_some_and(|record| record.in_slice)
     }
 
     /// Whether waifud has the instance in its database, so that it gives its addresses to no other. Not so one that was
@@ -108,6 +127,9 @@ impl InstanceRecord {
         if let Some(record) = &mut self.release {
             record.in_slice = Some(false);
         }
+        if let Some(record) = &mut self.incoming {
+            record.in_slice = false;
+        }
     }
 
     /// `held` means that deletions wait for an administrator.
@@ -125,6 +147,9 @@ impl InstanceRecord {
                 record,
                 instance: self.instance.clone(),
             }));
+        }
+        if let Some(record) = self.incoming.as_ref().filter(|record| record.in_slice) {
+            return DesiredState::Receive(Box::new(record.clone()));
         }
         match &self.instance {
             Some(instance) if self.managed && self.release.is_none() => {
@@ -144,6 +169,8 @@ pub enum DesiredState {
     Destroy(Deletion),
     /// Be given up: off, with its disks.
     Release(Box<Handover>),
+    /// Be received from another node, without a guest.
+    Receive(Box<IncomingRecord>),
     /// Outside the slice: stay unchanged.
     LeaveAlone,
 }

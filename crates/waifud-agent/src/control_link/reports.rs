@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
-use waifud_api::agent::{AgentReport, InstanceReport, Released, Tombstone, Unmanaged, bounds};
+use waifud_api::agent::{
+    AgentReport, InstanceReport, Receiving, Released, Tombstone, Unmanaged, bounds,
+};
 use waifud_kit::sync::lock;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
@@ -45,6 +47,9 @@ struct Inner {
     /// Recorded releases. They stay until the instance comes back or is destroyed, and are sent once in each connection.
     released: BTreeMap<InstanceId, Released>,
     released_pending: BTreeSet<InstanceId>,
+    /// Instances that the node receives. They stay until the node owns the instance or has deleted it.
+    receiving: BTreeMap<InstanceId, Receiving>,
+    receiving_pending: BTreeSet<InstanceId>,
     facts: Option<NodeFacts>,
     facts_pending: bool,
     unmanaged: Option<Vec<Unmanaged>>,
@@ -128,6 +133,27 @@ impl Reports {
         }
     }
 
+    /// How far the node is with an instance that it receives; `None` if it receives none. A new state is urgent, progress is
+    /// not.
+    pub fn receiving(&self, id: InstanceId, receiving: Option<Receiving>) {
+        let mut inner = self.inner();
+        let Some(receiving) = receiving else {
+            inner.receiving.remove(&id);
+            inner.receiving_pending.remove(&id);
+            return;
+        };
+        let before = inner.receiving.get(&id);
+        if before == Some(&receiving) {
+            return;
+        }
+        if before.is_none_or(|before| before.state != receiving.state) {
+            self.urgent.notify_one();
+        }
+        inner.receiving.insert(id, receiving);
+        inner.receiving_pending.insert(id);
+        self.has_work.notify_one();
+    }
+
     /// This node does not report about the instance any more.
     pub fn forget(&self, id: InstanceId) {
         self.inner().forget(id);
@@ -175,6 +201,7 @@ impl Reports {
         inner.evidence_pending = inner.evidence.keys().copied().collect();
         inner.destroyed_pending = inner.destroyed.keys().copied().collect();
         inner.released_pending = inner.released.keys().copied().collect();
+        inner.receiving_pending = inner.receiving.keys().copied().collect();
         inner.facts_pending = inner.facts.is_some();
         inner.unmanaged_pending = inner.unmanaged.is_some();
         self.has_work.notify_one();
@@ -224,13 +251,16 @@ impl Reports {
         let destroyed = inner.take_destroyed(left);
         left -= destroyed.len();
         let released = inner.take_released(left);
-        let instances = inner.take_instances(left - released.len());
+        left -= released.len();
+        let receiving = inner.take_receiving(left);
+        let instances = inner.take_instances(left - receiving.len());
         let mut report = AgentReport {
             facts: inner.facts.clone().filter(|_| with_facts),
             now: Some(now),
             instances,
             destroyed,
             released,
+            receiving,
             unmanaged: inner.unmanaged.clone().filter(|_| with_unmanaged),
             order: Some(self.order.next()),
         };
@@ -248,6 +278,7 @@ impl Reports {
         let items = report.instances.len()
             + report.destroyed.len()
             + report.released.len()
+            + report.receiving.len()
             + usize::from(report.facts.is_some())
             + usize::from(report.unmanaged.is_some());
         if items < 2 {
@@ -278,6 +309,11 @@ impl Reports {
         for released in &report.released {
             if inner.released.contains_key(&released.instance) {
                 inner.released_pending.insert(released.instance);
+            }
+        }
+        for receiving in &report.receiving {
+            if inner.receiving.contains_key(&receiving.instance) {
+                inner.receiving_pending.insert(receiving.instance);
             }
         }
         inner.facts_pending |= report.facts.is_some();
@@ -315,6 +351,8 @@ impl Inner {
         self.addresses.remove(&id);
         self.released.remove(&id);
         self.released_pending.remove(&id);
+        self.receiving.remove(&id);
+        self.receiving_pending.remove(&id);
     }
 
     /// Whether anything can be sent. Evidence and addresses of an instance wait for its first status.
@@ -324,6 +362,7 @@ impl Inner {
             || self.unmanaged_pending
             || !self.destroyed_pending.is_empty()
             || !self.released_pending.is_empty()
+            || !self.receiving_pending.is_empty()
             || self.pending_instances.iter().any(known)
             || self.evidence_pending.iter().any(known)
     }
@@ -348,6 +387,17 @@ impl Inner {
                 break;
             };
             taken.extend(self.released.get(&id));
+        }
+        taken
+    }
+
+    fn take_receiving(&mut self, most: usize) -> Vec<Receiving> {
+        let mut taken = Vec::new();
+        while taken.len() < most.min(bounds::RECEIVING_MAX) {
+            let Some(id) = self.receiving_pending.pop_first() else {
+                break;
+            };
+            taken.extend(self.receiving.get(&id).cloned());
         }
         taken
     }

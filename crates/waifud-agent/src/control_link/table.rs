@@ -16,8 +16,10 @@ use waifud_types::ownership::NodeCopy;
 use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
+use crate::control_link::known_kinds::known_kinds;
 use crate::control_link::outcome::{Affected, Welcomed};
 use crate::control_link::peers::PeerTable;
+use crate::control_link::planted_bug::destroy_without_an_order;
 use crate::control_link::record::{
     DesiredState, InstanceRecord, Memory, NodeRecord, ReleaseRecord, RunMemory,
 };
@@ -32,7 +34,7 @@ pub struct Table {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     node: NodeRecord,
     entries: BTreeMap<InstanceId, Entry>,
     peers: PeerTable,
@@ -47,8 +49,31 @@ struct Inner {
 }
 
 impl Inner {
+    /// A watch from the beginning has sent the instance.
+    pub(super) fn name(&mut self, id: InstanceId) {
+        if let Some(named) = &mut self.named {
+            named.insert(id);
+        }
+    }
+
+    /// Whether deletions wait for an administrator.
+    pub(super) fn is_held(&self) -> bool {
+        self.node.unconfirmed.is_some()
+    }
+
+    /// Whether the instance was destroyed, and waifud may not have confirmed that yet.
+    pub(super) fn is_destroyed(&self, id: InstanceId) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_some_and(|entry| entry.record.destroyed)
+    }
+
+    /// The version of an instance's desired state.
+    pub(super) fn version(&self, id: InstanceId) -> Option<u64> {
+        self.entries.get(&id).map(|entry| entry.version)
+    }
+
     /// The epochs recorded for an instance.
-    fn copy(&self, id: InstanceId) -> NodeCopy {
+    pub(super) fn copy(&self, id: InstanceId) -> NodeCopy {
         let entry = self.entries.get(&id);
         entry.map_or_else(NodeCopy::default, |entry| entry.record.copy())
     }
@@ -58,25 +83,6 @@ impl Inner {
 struct Entry {
     record: InstanceRecord,
     version: u64,
-}
-
-/// The planted bug: an order that waifud never gave.
-fn destroy_without_an_order(record: &mut InstanceRecord) {
-    let instance = record.instance.as_ref();
-    record.tombstone = instance.map(|instance| Tombstone {
-        instance: instance.id,
-        name: instance.name.clone(),
-        epoch: instance.epoch,
-    });
-}
-
-/// What this agent understands of a watch. An agent that learns more by an upgrade watches from the beginning.
-fn known_kinds() -> BTreeSet<String> {
-    let objects = SliceObject::KINDS.into_iter().map(str::to_owned);
-    let frames = WatchFrame::REVISIONED.into_iter();
-    objects
-        .chain(frames.map(|frame| format!("frame {frame}")))
-        .collect()
 }
 
 /// One instance's record and desired state.
@@ -165,7 +171,7 @@ impl Table {
 
     /// The version of one instance's desired state; `None` if there is no record.
     pub fn version(&self, id: InstanceId) -> Option<u64> {
-        self.inner().entries.get(&id).map(|entry| entry.version)
+        self.inner().version(id)
     }
 
     /// Applies a welcome. After a change, the next watch starts from the beginning.
@@ -273,6 +279,9 @@ impl Table {
                     return Ok(Affected::None);
                 }
                 SliceObject::Instance(instance) => (revision, self.put(&mut inner, *instance)?),
+                SliceObject::Incoming(incoming) => {
+                    (revision, self.put_incoming(&mut inner, *incoming)?)
+                }
                 SliceObject::Node(slice) => {
                     let mut node = inner.node.clone();
                     let changed = node.slice.as_ref() != Some(&slice);
@@ -367,7 +376,7 @@ impl Table {
     /// Durable when it returns. Does nothing if the desired state has changed since this version.
     pub fn complete_release(&self, id: InstanceId, version: u64) -> Result<(), DurableError> {
         let mut inner = self.inner();
-        if inner.entries.get(&id).map(|entry| entry.version) != Some(version) {
+        if inner.version(id) != Some(version) {
             return Ok(());
         }
         self.change(&mut inner, id, |record| {
@@ -404,10 +413,8 @@ impl Table {
 
     fn put(&self, inner: &mut Inner, instance: AgentInstance) -> Result<Affected, DurableError> {
         let id = instance.id;
-        if let Some(named) = &mut inner.named {
-            named.insert(id);
-        }
-        let held = inner.node.unconfirmed.is_some();
+        inner.name(id);
+        let held = inner.is_held();
         let copy = inner.copy(id);
         if let Err(outdated) = copy.check_put(instance.epoch, held) {
             tracing::warn!(instance = %id, epoch = %instance.epoch, "ignoring an instance that waifud sent: {outdated}");
@@ -438,6 +445,7 @@ impl Table {
             record.tombstone = None;
             record.destroyed = false;
             record.release = None;
+            record.incoming = None;
             record.managed = true;
             record.instance = Some(instance);
         })?;
@@ -462,9 +470,7 @@ impl Table {
         tombstone: Tombstone,
     ) -> Result<Affected, DurableError> {
         let id = tombstone.instance;
-        if let Some(named) = &mut inner.named {
-            named.insert(id);
-        }
+        inner.name(id);
         if let Err(outdated) = inner.copy(id).check_deletion(tombstone.epoch) {
             tracing::warn!(instance = %id, epoch = %tombstone.epoch, "ignoring a deletion: {outdated}");
             return Ok(Affected::None);
@@ -475,6 +481,8 @@ impl Table {
                 .as_ref()
                 .is_none_or(|known| known.epoch < tombstone.epoch);
             if newer {
+                // What was received of it is deleted with it.
+                record.incoming = None;
                 record.tombstone = Some(tombstone);
                 record.destroyed = false;
             }
@@ -484,10 +492,8 @@ impl Table {
 
     fn apply_release(&self, inner: &mut Inner, release: Release) -> Result<Affected, DurableError> {
         let id = release.instance;
-        if let Some(named) = &mut inner.named {
-            named.insert(id);
-        }
-        let held = inner.node.unconfirmed.is_some();
+        inner.name(id);
+        let held = inner.is_held();
         if let Err(outdated) = inner.copy(id).check_release(release.epoch, held) {
             tracing::warn!(instance = %id, epoch = %release.epoch, "ignoring a release: {outdated}");
             return Ok(Affected::None);
@@ -533,7 +539,7 @@ impl Table {
     }
 
     /// Changes a record, which is created if absent: first on disk, then in memory.
-    fn change(
+    pub(super) fn change(
         &self,
         inner: &mut Inner,
         id: InstanceId,
@@ -583,7 +589,7 @@ impl Table {
         Ok(())
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         // Each change is applied at once, after the disk: a panic elsewhere cannot leave it half done.
         lock(&self.inner)
     }

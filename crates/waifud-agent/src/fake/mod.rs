@@ -8,11 +8,14 @@ mod metadata;
 mod waifud;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use waifud_api::agent::{AgentInstance, BundleRef};
 use waifud_kit::sync::lock;
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
@@ -21,12 +24,13 @@ use waifud_types::{
     ByteSize, Digest, Epoch, Generation, InstanceId, MacAddr, Name, PowerSpec, Secret,
 };
 
+use crate::transfer::send;
 use crate::{BootAlone, Settings, Timing};
 
 pub use dialer::FakeDialer;
 pub use host::FakeHost;
 pub use metadata::{FakeMetadata, FakeTunnel};
-pub use waifud::{FakeWaifud, StreamOutcome};
+pub use waifud::{DiskFault, FakeWaifud, StreamOutcome};
 
 /// Parses a text that is known to be valid.
 fn name(text: &str) -> Name {
@@ -142,6 +146,18 @@ pub fn sample_instance(text: &str) -> AgentInstance {
         restored: false,
         bridges: BTreeMap::new(),
     }
+}
+
+/// A disk with these contents, as a node sends it from byte `from` on. For links of tests.
+pub fn encoded_disk(contents: &[u8], from: u64) -> std::io::Result<Vec<Bytes>> {
+    let mut file = std::fs::File::from(memfd_create("disk", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(contents)?;
+    let mut chunks = Vec::new();
+    send::frames(&file, from, |frame| {
+        chunks.push(frame.encode());
+        true
+    })?;
+    Ok(chunks)
 }
 
 /// The state of a fake daemon, or why it is unreachable.

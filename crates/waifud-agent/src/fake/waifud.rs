@@ -1,24 +1,25 @@
 //! An in-memory waifud: keeps one node's slice and a history, and records the requests that it received.
 
+mod link;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, Peer, Release, Released,
-    SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame, Welcome,
+    AgentInstance, Incoming, InstanceReport, NodeSlice, Peer, Receiving, Release, Released,
+    SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
-use waifud_hypervisor::ByteStream;
 use waifud_kit::sync::lock;
 use waifud_types::node::NodeFacts;
 use waifud_types::{BootId, Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
 
 use super::name;
-use crate::interfaces::{ControlLink, Destination, FrameStream, LinkError};
+use crate::interfaces::{FrameStream, LinkError};
 
 /// The fake. Clones share one state.
 #[derive(Clone)]
@@ -41,6 +42,15 @@ struct State {
     instances: BTreeMap<InstanceId, AgentInstance>,
     tombstones: BTreeMap<InstanceId, Tombstone>,
     releases: BTreeMap<InstanceId, Release>,
+    incoming: BTreeMap<InstanceId, Incoming>,
+    /// The last report about each instance that the node receives.
+    receiving: BTreeMap<InstanceId, Receiving>,
+    /// Files that are sent as disks.
+    disks: BTreeMap<(InstanceId, u32), PathBuf>,
+    /// The offset that each transfer of a disk began at.
+    transfers: Vec<u64>,
+    /// What happens to transfers of disks.
+    disk_fault: Option<DiskFault>,
     peers: BTreeMap<NodeId, Peer>,
     images: BTreeMap<Digest, Vec<u8>>,
     bundles: BTreeMap<Digest, Vec<u8>>,
@@ -60,6 +70,15 @@ struct State {
 /// The outcome of a request: the other end of the stream, or the refusal.
 pub type StreamOutcome = Result<DuplexStream, StreamRefusal>;
 
+/// What happens to a disk on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskFault {
+    /// The connection ends after this many frames.
+    EndsAfter(usize),
+    /// A byte of the last block is another one.
+    Damaged,
+}
+
 #[derive(Clone)]
 enum Change {
     Node,
@@ -67,6 +86,7 @@ enum Change {
     Removed(InstanceId),
     Tombstone(InstanceId),
     Release(InstanceId),
+    Incoming(InstanceId),
     Peer(NodeId),
     RemovedPeer(NodeId),
     /// Sent once, to the watches that are open then.
@@ -103,6 +123,11 @@ impl FakeWaifud {
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             releases: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+            receiving: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            transfers: Vec::new(),
+            disk_fault: None,
             peers: BTreeMap::new(),
             images: BTreeMap::new(),
             bundles: BTreeMap::new(),
@@ -188,6 +213,41 @@ impl FakeWaifud {
             lock(&self.state).instances.remove(&id);
             self.add_tombstone(tombstone);
         }
+    }
+
+    /// Orders the node to receive an instance. An instance that exists has no tombstone.
+    pub fn put_incoming(&self, incoming: Incoming) {
+        let id = incoming.id;
+        self.change(Change::Incoming(id), |state| {
+            state.tombstones.remove(&id);
+            state.incoming.insert(id, incoming);
+        });
+    }
+
+    /// The node owns the instance that it has received.
+    pub fn hand_over(&self, instance: AgentInstance) {
+        lock(&self.state).incoming.remove(&instance.id);
+        self.put(instance);
+    }
+
+    /// The last report about an instance that the node receives.
+    pub fn receiving(&self, id: InstanceId) -> Option<Receiving> {
+        lock(&self.state).receiving.get(&id).cloned()
+    }
+
+    /// Sends a file as a disk.
+    pub fn add_disk(&self, id: InstanceId, index: u32, file: PathBuf) {
+        lock(&self.state).disks.insert((id, index), file);
+    }
+
+    /// Sets what happens to transfers of disks.
+    pub fn set_disk_fault(&self, fault: Option<DiskFault>) {
+        lock(&self.state).disk_fault = fault;
+    }
+
+    /// The offset that each transfer of a disk began at.
+    pub fn transfers(&self) -> Vec<u64> {
+        lock(&self.state).transfers.clone()
     }
 
     /// Adds this tombstone.
@@ -397,6 +457,10 @@ impl State {
                 revision,
                 tombstone: self.tombstones.get(id)?.clone(),
             },
+            Change::Incoming(id) => WatchFrame::Put {
+                revision,
+                object: SliceObject::Incoming(Box::new(self.incoming.get(id)?.clone())),
+            },
             Change::Release(id) => WatchFrame::Release {
                 revision,
                 release: *self.releases.get(id)?,
@@ -435,139 +499,5 @@ impl FrameStream for Frames {
                 return Ok(None);
             }
         }
-    }
-}
-
-#[async_trait]
-impl ControlLink for FakeWaifud {
-    async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
-        let mut state = self.online()?;
-        state.facts = Some(hello.facts.clone());
-        state.boot = hello.boot_id;
-        Ok(Welcome {
-            node: state.node,
-            incarnation: state.incarnation,
-            addresses: Vec::new(),
-        })
-    }
-
-    async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
-        let state = self.online()?;
-        let mut queue = std::collections::VecDeque::new();
-        match since {
-            Some(since)
-                if since.incarnation != state.incarnation || since.number < state.trimmed =>
-            {
-                return Err(LinkError::Gone);
-            }
-            Some(since) => {
-                let missed = state.history.iter().filter(|(n, _)| *n > since.number);
-                for (number, change) in missed {
-                    if matches!(change, Change::Stream(_)) {
-                        continue;
-                    }
-                    queue.extend(state.frame(*number, change));
-                }
-            }
-            None => {
-                let number = state.number;
-                queue.extend(state.frame(number, &Change::Node));
-                for id in state.instances.keys() {
-                    queue.extend(state.frame(number, &Change::Instance(*id)));
-                }
-                for id in state.releases.keys() {
-                    queue.extend(state.frame(number, &Change::Release(*id)));
-                }
-                for id in state.tombstones.keys() {
-                    queue.extend(state.frame(number, &Change::Tombstone(*id)));
-                }
-                for id in state.peers.keys() {
-                    queue.extend(state.frame(number, &Change::Peer(*id)));
-                }
-            }
-        }
-        queue.push_back(WatchFrame::Sync {
-            revision: state.revision(state.number),
-        });
-        Ok(Box::new(Frames {
-            waifud: self.clone(),
-            changes: self.changed.subscribe(),
-            incarnation: state.incarnation,
-            outages: state.outages,
-            queue,
-            at: state.number,
-        }))
-    }
-
-    async fn report(&self, report: &AgentReport) -> Result<(), LinkError> {
-        let mut state = self.online()?;
-        state.reports += 1;
-        for instance in &report.instances {
-            let story = state.statuses.entry(instance.id).or_default();
-            story.push(instance.clone());
-        }
-        for tombstone in &report.destroyed {
-            if state.tombstones.remove(&tombstone.instance).is_some() {
-                state.destroyed.push(tombstone.clone());
-            }
-        }
-        state.released.extend(&report.released);
-        if let Some(unmanaged) = &report.unmanaged {
-            state.unmanaged.clone_from(unmanaged);
-        }
-        if report.facts.is_some() {
-            state.facts.clone_from(&report.facts);
-        }
-        Ok(())
-    }
-
-    async fn fetch_image(&self, image: Digest, to: Destination<'_>) -> Result<(), LinkError> {
-        let Destination { file: to, progress } = to;
-        let bytes = {
-            let mut state = self.online()?;
-            state.fetches += 1;
-            state.images.get(&image).cloned()
-        };
-        let Some(bytes) = bytes else {
-            return Err(LinkError::Refused {
-                status: 404,
-                message: "there is no such image".to_owned(),
-            });
-        };
-        let mut changes = self.changed.subscribe();
-        loop {
-            let stall = self.online()?.stall_after;
-            let upto = stall.unwrap_or(bytes.len()).min(bytes.len());
-            let part = bytes.get(..upto).unwrap_or_default();
-            std::fs::write(to, part).map_err(|source| LinkError::File {
-                path: to.to_owned(),
-                source,
-            })?;
-            progress(u64::try_from(upto).unwrap_or(0));
-            if upto == bytes.len() {
-                return Ok(());
-            }
-            let _changed = changes.changed().await;
-        }
-    }
-
-    async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
-        let state = self.online()?;
-        let known = state.bundles.get(&bundle).cloned();
-        Ok(known.map_or(Bytes::from_static(b"sealed"), Bytes::from))
-    }
-
-    async fn stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
-        let requester = self.take_requester(id)?;
-        let (ours, theirs) = tokio::io::duplex(64 << 10);
-        requester.send(Ok(ours)).map_err(|_| no_such_stream())?;
-        Ok(Box::new(theirs))
-    }
-
-    async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError> {
-        let requester = self.take_requester(id)?;
-        requester
-            .send(Err(refusal.clone()))
-            .map_err(|_| no_such_stream())
     }
 }

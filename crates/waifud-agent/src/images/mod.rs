@@ -160,7 +160,8 @@ pub(crate) fn storage_error(error: &StorageError) -> ImageError {
         StorageError::BadImage(_)
         | StorageError::ImageRefused { .. }
         | StorageError::TooSmall { .. }
-        | StorageError::OtherImage { .. } => true,
+        | StorageError::OtherImage { .. }
+        | StorageError::VolumeExists(_) => true,
         StorageError::NoSpace { .. }
         | StorageError::NoImage(_)
         | StorageError::DigestMismatch { .. }

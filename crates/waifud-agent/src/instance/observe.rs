@@ -63,7 +63,10 @@ pub(crate) async fn observe(
                 observe_disks(shared, record, want, ensured, &mut seen).await?;
             }
         }
-        DesiredState::Destroy(_) | DesiredState::Release(_) | DesiredState::LeaveAlone => {
+        DesiredState::Destroy(_)
+        | DesiredState::Release(_)
+        | DesiredState::Receive(_)
+        | DesiredState::LeaveAlone => {
             seen.port = match desired {
                 DesiredState::Destroy(_) | DesiredState::Release(_) => {
                     shared.network.may_hold(record.id)
@@ -133,7 +136,10 @@ async fn observe_disks(
 async fn has_volumes(shared: &Shared, id: InstanceId) -> Result<bool, Failure> {
     for pool in shared.pools.values() {
         let volumes = pool.volumes().await?;
-        if volumes.iter().any(|volume| volume.id.instance == id) {
+        let received = pool.incoming().await?;
+        if volumes.iter().any(|volume| volume.id.instance == id)
+            || received.iter().any(|volume| volume.instance == id)
+        {
             return Ok(true);
         }
     }

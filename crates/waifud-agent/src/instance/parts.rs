@@ -18,7 +18,7 @@ pub(crate) struct InstanceParts {
     pub(super) boot_order: BootOrder,
     pub(super) files: Files,
     pub(super) hypervisor_kind: HypervisorKindCache,
-    pub(super) images: Images,
+    pub(crate) images: Images,
     pub(super) start_permission: StartPermission,
 }
 

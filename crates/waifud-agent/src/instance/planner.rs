@@ -180,7 +180,8 @@ impl Observed {
 /// The next step; see the module documentation.
 pub fn next(desired: &DesiredState, memory: &Memory, seen: &Observed, now: Circumstances) -> Step {
     match desired {
-        DesiredState::LeaveAlone => Step::Idle,
+        // Its pass is another one: `driver/receive.rs`.
+        DesiredState::LeaveAlone | DesiredState::Receive(_) => Step::Idle,
         DesiredState::Destroy(deletion) => destroy(deletion, seen),
         DesiredState::Release(handover) => release(handover, memory, seen, now),
         DesiredState::Keep(want) => keep(want, memory, seen, now),

@@ -53,7 +53,7 @@ pub struct Situation<'a> {
 pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
     let memory = &s.record.memory;
     let (epoch, generation): (Epoch, Generation) = match s.desired {
-        DesiredState::LeaveAlone => return None,
+        DesiredState::Receive(_) | DesiredState::LeaveAlone => return None,
         DesiredState::Keep(want) => (want.epoch, want.generation),
         DesiredState::Destroy(deletion) => (
             deletion.tombstone.epoch,
@@ -146,7 +146,7 @@ fn restart_needed(memory: &Memory, s: &Situation<'_>) -> Vec<String> {
     let want = match s.desired {
         DesiredState::Keep(want) => Some(&**want),
         DesiredState::Release(handover) => handover.instance.as_ref(),
-        DesiredState::Destroy(_) | DesiredState::LeaveAlone => None,
+        DesiredState::Destroy(_) | DesiredState::Receive(_) | DesiredState::LeaveAlone => None,
     };
     let may_run = s
         .seen

@@ -144,6 +144,11 @@ pub(crate) async fn destroy_volumes(shared: &Shared, id: InstanceId) -> Result<(
                     .await?;
             }
         }
+        for received in pool.incoming().await? {
+            if received.instance == id {
+                pool.ensure_incoming_absent(&received).await?;
+            }
+        }
     }
     failpoints::FILES_REMOVE.before();
     shared

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, Revision, Timestamp};
+use waifud_types::{Digest, InstanceId, Revision, Timestamp};
 
 /// Why a request to waifud failed. Messages are suitable for users.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,13 @@ pub trait FrameStream: Send {
     async fn next(&mut self) -> Result<Option<WatchFrame>, LinkError>;
 }
 
+/// Bytes that arrive in pieces.
+#[async_trait]
+pub trait ByteChunks: Send {
+    /// The next bytes; `None` at the end.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, LinkError>;
+}
+
 /// Where a download goes.
 #[derive(Clone, Copy)]
 pub struct Destination<'a> {
@@ -89,6 +96,14 @@ pub trait ControlLink: Send + Sync {
 
     /// Downloads the image to the file, resuming after its present content. The digest is verified at the import.
     async fn fetch_image(&self, image: Digest, to: Destination<'_>) -> Result<(), LinkError>;
+
+    /// Opens a disk of an instance that this node receives, without the blocks before byte `from`.
+    async fn fetch_disk(
+        &self,
+        instance: InstanceId,
+        index: u32,
+        from: u64,
+    ) -> Result<Box<dyn ByteChunks>, LinkError>;
 
     /// The encrypted bytes of a bundle, verified against its digest.
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError>;

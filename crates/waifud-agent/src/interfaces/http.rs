@@ -8,12 +8,12 @@ use bytes::Bytes;
 use tokio::fs::OpenOptions;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
-use waifud_api::agent_client::{AgentClient, AgentClientError, WatchStream};
+use waifud_api::agent_client::{AgentClient, AgentClientError, DiskBody, WatchStream};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, Revision, Timestamp};
+use waifud_types::{Digest, InstanceId, Revision, Timestamp};
 
-use super::{ControlLink, Destination, FrameStream, LinkError};
+use super::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 use crate::{Membership, MembershipError};
 
 /// [`ControlLink`] over [`AgentClient`]. It stores the addresses of the last welcome.
@@ -108,6 +108,16 @@ impl ControlLink for HttpLink {
         received
     }
 
+    async fn fetch_disk(
+        &self,
+        instance: InstanceId,
+        index: u32,
+        from: u64,
+    ) -> Result<Box<dyn ByteChunks>, LinkError> {
+        let disk = self.client.disk(instance, index, from).await;
+        Ok(Box::new(HttpDisk(disk.map_err(link_error)?)))
+    }
+
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
         self.client.bundle(bundle).await.map_err(link_error)
     }
@@ -120,6 +130,15 @@ impl ControlLink for HttpLink {
     async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError> {
         let client = &self.client;
         client.refuse_stream(id, refusal).await.map_err(link_error)
+    }
+}
+
+struct HttpDisk(DiskBody);
+
+#[async_trait]
+impl ByteChunks for HttpDisk {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, LinkError> {
+        self.0.chunk().await.map_err(link_error)
     }
 }
 

@@ -7,7 +7,7 @@ mod host;
 mod http;
 mod metadata;
 
-pub use control::{ControlLink, Destination, FrameStream, LinkError};
+pub use control::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 pub use host::HostPower;
 pub use http::HttpLink;
 pub use metadata::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};

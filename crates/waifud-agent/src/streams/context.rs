@@ -14,6 +14,7 @@ use crate::control_link::reports::Reports;
 use crate::control_link::table::Table;
 use crate::instance::files::Files;
 use crate::interfaces::ControlLink;
+use crate::shared::Pools;
 
 /// Serves streams of this node's instances.
 pub(crate) struct StreamServer {
@@ -25,6 +26,7 @@ pub(crate) struct StreamServer {
     pub table: Arc<Table>,
     pub reports: Arc<Reports>,
     pub files: Files,
+    pub pools: Arc<Pools>,
     /// The bridge of the routed network.
     pub bridge: String,
 }

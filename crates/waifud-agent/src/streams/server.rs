@@ -12,6 +12,7 @@ use super::refusal::refusal;
 use super::requests::MAX;
 use super::target::{self, StreamTarget};
 use super::{console, guest_command, log};
+use crate::transfer::send;
 
 /// Time to open the target of a stream. waifud waits for 30 seconds.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -88,6 +89,7 @@ async fn serve(server: Arc<StreamServer>, request: StreamOrder) {
             guest_command::serve(&server.hypervisor, request.instance, wire).await;
         }
         StreamTarget::Log(tail) => log::send(tail, wire).await,
+        StreamTarget::Disk { file, from } => send::send(file, from, wire).await,
         StreamTarget::Bytes(bytes) => log::send_bytes(&bytes, wire).await,
     }
     tracing::info!(instance = %request.instance, kind, "stream closed");

@@ -1,5 +1,6 @@
 //! Opens the target of a stream request, after checking it.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
@@ -8,7 +9,7 @@ use waifud_api::stream::{RefusalReason, StreamKind, StreamOrder, StreamRefusal};
 use waifud_hypervisor::{ByteStream, Device, HypervisorError};
 use waifud_network::linux::{GuestNic, ReachError};
 use waifud_types::status::InstanceAddress;
-use waifud_types::{Name, TapName};
+use waifud_types::{Name, TapName, VolumeId};
 
 use super::context::StreamServer;
 use super::dial::GuestConnection;
@@ -36,6 +37,12 @@ pub(super) enum StreamTarget {
     Log(log::Tail),
     /// A complete text.
     Bytes(Vec<u8>),
+    /// A disk of an instance that this node has released.
+    Disk {
+        file: File,
+        /// The receiver has everything before this byte.
+        from: u64,
+    },
 }
 
 /// Only an instance of this node and of the requested epoch is opened.
@@ -50,6 +57,10 @@ pub(super) async fn open(
         )
     };
     let view = server.table.view(request.instance).ok_or_else(not_here)?;
+    if let StreamKind::Disk { index, from } = request.kind {
+        let file = released_disk(server, &view.desired, request, index).await?;
+        return Ok(StreamTarget::Disk { file, from });
+    }
     let DesiredState::Keep(instance) = view.desired else {
         return Err(not_here());
     };
@@ -74,6 +85,7 @@ pub(super) async fn open(
                 .map(StreamTarget::Bytes)
         }
         StreamKind::GuestCommand => Ok(StreamTarget::GuestCommand),
+        StreamKind::Disk { .. } => Err(not_here()),
         StreamKind::Ssh | StreamKind::Forward { .. } => {
             let port = port(request.kind).unwrap_or_default();
             if port == 0 {
@@ -87,6 +99,40 @@ pub(super) async fn open(
                 .map(StreamTarget::Tcp)
         }
     }
+}
+
+/// Opens a disk for the node that receives the instance. The release of the requested epoch must be complete, so that the
+/// guest is off and stays off.
+async fn released_disk(
+    server: &StreamServer,
+    desired: &DesiredState,
+    request: &StreamOrder,
+    index: u32,
+) -> Result<File, StreamRefusal> {
+    let refused = |message: &str| refusal(RefusalReason::NotHere, message);
+    let DesiredState::Release(handover) = desired else {
+        return Err(refused("this node has not released the instance"));
+    };
+    let record = handover.record;
+    if !record.completed || record.release.epoch != request.epoch {
+        return Err(refused(
+            "this node has not released this copy of the instance",
+        ));
+    }
+    let instance = handover.instance.as_ref();
+    let disk = usize::try_from(index)
+        .ok()
+        .and_then(|index| instance?.spec.disks.get(index));
+    let disk = disk.ok_or_else(|| refused("the instance has no such disk"))?;
+    let pool = server.pools.get(&disk.pool);
+    let pool = pool.ok_or_else(|| refused("this node has no longer the pool of the disk"))?;
+    let id = VolumeId {
+        instance: request.instance,
+        disk: disk.name.clone(),
+    };
+    pool.open_volume(&id)
+        .await
+        .map_err(|error| refusal(RefusalReason::Other, waifud_kit::error::with_causes(&error)))
 }
 
 /// Connects to the first of the instance's addresses that answers.

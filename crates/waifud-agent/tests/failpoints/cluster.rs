@@ -23,6 +23,7 @@ use waifud_types::ByteSize;
 
 use crate::DEADLINE;
 use crate::answer::Answer;
+use crate::birch::Birch;
 use crate::machine::Machine;
 use crate::metadatad::{self, Metadatad};
 use crate::verbs::{InitialState, RELEASE, Verb};
@@ -38,13 +39,15 @@ pub struct Cluster {
     tunnel: FakeTunnel,
     agent: Mutex<Option<JoinHandle<()>>>,
     deaths: AtomicU32,
+    /// Another node, if the verb needs one.
+    birch: Option<Birch>,
     pub dir: tempfile::TempDir,
 }
 
 impl Cluster {
     /// A cluster in the initial state of a verb.
     pub async fn prepared(begin: InitialState, machine: Arc<dyn Machine>) -> Self {
-        let cluster = Self::new(machine).await;
+        let mut cluster = Self::new(machine).await;
         if begin == InitialState::Empty {
             // The verb itself starts the daemons of the node, because their start is part of it.
             return cluster;
@@ -57,6 +60,10 @@ impl Cluster {
                 })
                 .await;
             cluster.waifud.back_up();
+        }
+        if begin == InitialState::Elsewhere {
+            cluster.birch = Some(Birch::with_web(&cluster).await);
+            return cluster;
         }
         let body = json!({"name": "web", "template": "debian-12", "run": begin != InitialState::Stopped,
             "user_data": "#cloud-config\n# first\n"});
@@ -110,6 +117,7 @@ impl Cluster {
             settings,
             agent: Mutex::default(),
             deaths: AtomicU32::new(0),
+            birch: None,
             dir,
         };
         cluster.waifud.admit(*node);
@@ -233,6 +241,7 @@ impl Cluster {
                 404 | 409 => {
                     verb.method == Method::DELETE
                         || verb.begin == InitialState::Unmanaged
+                        || verb.begin == InitialState::Elsewhere
                         || release
                 }
                 _ => false,
@@ -248,6 +257,9 @@ impl Cluster {
         }
         self.until(verb.name, async |cluster| {
             cluster.replace_the_dead().await;
+            if let Some(birch) = &cluster.birch {
+                birch.play(cluster).await;
+            }
             (verb.done)(cluster.web().await.as_ref())
         })
         .await;
@@ -264,7 +276,7 @@ impl Cluster {
         (answer.status == 200).then(|| answer.json())
     }
 
-    async fn node(&self) -> Value {
+    pub async fn node(&self) -> Value {
         self.get("/v1/nodes/alder").await.unwrap_or_default()
     }
 
@@ -311,7 +323,7 @@ fn seed() -> (tempfile::TempDir, Peer) {
         let node = runtime.block_on(async {
             let waifud = Waifud::new(dir.path().to_owned());
             waifud.start().await;
-            let node = join(&waifud).await;
+            let node = join(&waifud, "alder").await;
             let (bytes, digest) = image_bytes(ByteSize::mib(1), 1);
             let path = format!("/v1/images/{digest}");
             let uploaded = waifud.request(Method::PUT, &path, bytes).await;
@@ -339,13 +351,14 @@ fn seed() -> (tempfile::TempDir, Peer) {
     made.join().unwrap()
 }
 
-async fn join(waifud: &Waifud) -> Peer {
+/// Lets a machine join as a node of this name.
+pub async fn join(waifud: &Waifud, name: &str) -> Peer {
     let made = waifud.request(Method::POST, "/v1/join-tokens", "{}").await;
     let made: CreatedJoinToken = serde_json::from_slice(&made.expect(201).bytes).unwrap();
     let token = JoinToken::parse(made.token.expose()).unwrap();
     let key = NodeKey::generate().unwrap();
     let request = key.request().unwrap();
-    let asks = JoinRequest::new(token.secret.expose(), request, "alder".parse().unwrap());
+    let asks = JoinRequest::new(token.secret.expose(), request, name.parse().unwrap());
     let body = serde_json::to_vec(&asks).unwrap();
     let joined = waifud.stranger("/v1/agent/join", body).await;
     let joined: Joined = serde_json::from_slice(&joined.expect(200).bytes).unwrap();

@@ -12,6 +12,7 @@
 )]
 #[path = "../../../waifud-control/tests/api/common/answer.rs"]
 mod answer;
+mod birch;
 mod cluster;
 mod digest;
 mod libvirt;

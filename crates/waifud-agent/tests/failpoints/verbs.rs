@@ -20,6 +20,8 @@ pub enum InitialState {
     Rescued,
     /// A running instance that is missing in a restored database.
     Unmanaged,
+    /// A running instance on another node, which the test plays.
+    Elsewhere,
 }
 
 pub struct Verb {
@@ -33,7 +35,7 @@ pub struct Verb {
 }
 
 const PATH: &str = "/v1/instances/web";
-/// Stands for a release, for which the API has no route yet.
+/// Stands for a release, for which the API has no route of its own.
 pub const RELEASE: &str = "release";
 
 const fn patch(name: &'static str, begin: InitialState, body: fn() -> Value) -> Verb {
@@ -147,6 +149,17 @@ pub static VERBS: &[Verb] = &[
         path: "/v1/nodes/alder/unmanaged/web/adopt",
         body: || json!({}),
         done: is_observed,
+    },
+    Verb {
+        name: "move to this node",
+        begin: InitialState::Elsewhere,
+        method: Method::POST,
+        path: "/v1/instances/web/move",
+        body: || json!({"to": "alder", "new_address": true}),
+        done: |web| {
+            is_observed(web)
+                && web.is_some_and(|web| web["move"].is_null() && web["status"]["node"] == "alder")
+        },
     },
     Verb {
         name: "delete --unmanaged",

@@ -1,5 +1,6 @@
 //! waifud with its real database and routes, without sockets; and the node's link to it.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -12,14 +13,16 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use waifud_agent::interfaces::{ControlLink, Destination, FrameStream, LinkError};
+use waifud_agent::fake::encoded_disk;
+use waifud_agent::interfaces::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_control::env::{SystemClock, SystemEntropy};
 use waifud_control::{Cause, Control, ControlConfig, ControlError, Peer, http};
 use waifud_hypervisor::ByteStream;
+use waifud_storage::fake::image_bytes;
 use waifud_store::{Mode, Store, StoreError};
-use waifud_types::{Digest, Incarnation, Revision};
+use waifud_types::{ByteSize, Digest, Incarnation, InstanceId, Revision};
 
 use crate::answer::{Answer, collect};
 
@@ -160,8 +163,19 @@ impl Waifud {
         path: &str,
         body: Vec<u8>,
     ) -> Result<Answer, LinkError> {
-        let process = self.process().ok_or_else(gone)?;
         let peer = (*self.node.lock().unwrap()).ok_or_else(gone)?;
+        self.as_node(peer, method, path, body).await
+    }
+
+    /// Sends a request of a node.
+    pub async fn as_node(
+        &self,
+        peer: Peer,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, LinkError> {
+        let process = self.process().ok_or_else(gone)?;
         let request = Request::builder().method(method).uri(path);
         let request = request.body(Body::from(body)).unwrap();
         let call = call(process.tls, request, peer);
@@ -274,6 +288,19 @@ impl ControlLink for Link {
         Ok(())
     }
 
+    /// What the other node would send. waifud's part in it needs connections that stay open.
+    async fn fetch_disk(
+        &self,
+        _: InstanceId,
+        _: u32,
+        from: u64,
+    ) -> Result<Box<dyn ByteChunks>, LinkError> {
+        self.0.process().ok_or_else(gone)?;
+        let (contents, _) = image_bytes(ByteSize::gib(10), 1);
+        let frames = encoded_disk(&contents, from).map_err(|_| gone())?;
+        Ok(Box::new(Chunks(frames.into())))
+    }
+
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {
         let path = format!("/v1/agent/bundles/{bundle}");
         let answer = self.0.of_node(Method::GET, &path, Vec::new()).await?;
@@ -286,5 +313,14 @@ impl ControlLink for Link {
 
     async fn refuse_stream(&self, _: StreamId, _: &StreamRefusal) -> Result<(), LinkError> {
         Err(gone())
+    }
+}
+
+struct Chunks(VecDeque<Bytes>);
+
+#[async_trait]
+impl ByteChunks for Chunks {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, LinkError> {
+        Ok(self.0.pop_front())
     }
 }

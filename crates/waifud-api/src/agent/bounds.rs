@@ -20,6 +20,8 @@ pub const INSTANCES_MAX: usize = 1024;
 pub const DESTROYED_MAX: usize = 1024;
 /// Maximum number of recorded releases in a report.
 pub const RELEASED_MAX: usize = 1024;
+/// Maximum number of instances that a node receives, in a report.
+pub const RECEIVING_MAX: usize = 1024;
 /// Maximum number of unmanaged objects on a node.
 pub const UNMANAGED_MAX: usize = 4096;
 
@@ -363,6 +365,17 @@ impl Walk {
             &mut report.released,
             RELEASED_MAX,
             |walk, released| walk.number("epoch", &mut released.epoch.0, COUNT_MAX),
+        );
+        self.list(
+            "receiving",
+            &mut report.receiving,
+            RECEIVING_MAX,
+            |walk, receiving| {
+                walk.number("epoch", &mut receiving.epoch.0, COUNT_MAX);
+                walk.bytes("done_bytes", &mut receiving.done_bytes);
+                walk.bytes("total_bytes", &mut receiving.total_bytes);
+                walk.maybe_text("reason", &mut receiving.reason, SENTENCE);
+            },
         );
         if let Some(unmanaged) = &mut report.unmanaged {
             self.list("unmanaged", unmanaged, UNMANAGED_MAX, Self::unmanaged);

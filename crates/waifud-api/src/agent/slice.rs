@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{Incarnation, InstanceId, MacAddr, Name, NodeId};
 
-use super::AgentInstance;
+use super::{AgentInstance, Incoming};
 
 /// An object of a node's slice.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -19,11 +19,13 @@ pub enum SliceObject {
     Instance(Box<AgentInstance>),
     /// Another node of the cluster.
     Peer(Peer),
+    /// An instance that the node receives from another one.
+    Incoming(Box<Incoming>),
 }
 
 impl SliceObject {
     /// The kinds that this version knows.
-    pub const KINDS: [&'static str; 3] = ["instance", "node", "peer"];
+    pub const KINDS: [&'static str; 4] = ["incoming", "instance", "node", "peer"];
 }
 
 /// Names an object that left the slice.

@@ -63,6 +63,10 @@ impl Hint {
             A::Confirm => format!("confirm {object}"),
             A::Uncordon => format!("uncordon {object}"),
             A::Recreate => format!("recreate {object} with new disks"),
+            A::CancelMove => format!("cancel the move of {object}"),
+            A::AllowNewAddress { to } => {
+                format!("move {object} to {to} and allow a new address")
+            }
             A::RemoveForced => format!("remove {object}, if it will never come back"),
             A::SwitchOn => format!("switch {object} on"),
             A::AddNode => "add a machine that runs instances".to_owned(),

@@ -44,6 +44,10 @@ pub fn routes() -> Router<Control> {
         .route("/v1/agent/report", post(report))
         .route("/v1/agent/images/{digest}", get(image))
         .route("/v1/agent/bundles/{digest}", get(bundle))
+        .route(
+            "/v1/agent/moves/{instance}/disks/{index}",
+            get(super::moving::disk),
+        )
         .route("/v1/agent/streams/{id}", get(stream))
         .route("/v1/agent/streams/{id}/refuse", post(refuse_stream))
 }

@@ -34,7 +34,7 @@ const LABELS_MAX: usize = 64;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-fn answer(status: StatusCode, instance: Instance) -> Response {
+pub(super) fn answer(status: StatusCode, instance: Instance) -> Response {
     (
         status,
         [(header::ETAG, etag(instance.generation))],

@@ -18,6 +18,7 @@ mod headers;
 mod images;
 mod instances;
 mod join_tokens;
+mod moving;
 mod networks;
 mod nodes;
 mod paths;
@@ -70,6 +71,7 @@ fn user_routes() -> OpenApiRouter<Control> {
             instances::delete
         ))
         .routes(routes!(instances::recreate))
+        .routes(routes!(moving::begin, moving::cancel))
         .routes(routes!(instances::why))
         .routes(routes!(instances::user_data))
         .routes(routes!(descriptions::description))

@@ -124,6 +124,15 @@ impl Params {
 
     /// A number, if given.
     pub fn number(&mut self, name: &str) -> Result<Option<u32>, Problem> {
+        self.integer(name)
+    }
+
+    /// An integer of 64 bits.
+    pub fn big_number(&mut self, name: &str) -> Result<Option<u64>, Problem> {
+        self.integer(name)
+    }
+
+    fn integer<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>, Problem> {
         self.one(name)?
             .map(|text| {
                 text.parse().map_err(|_| {

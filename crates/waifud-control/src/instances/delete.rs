@@ -117,9 +117,13 @@ impl Control {
         row.status.clear_reason();
         tx.set_status(row.id, &row.status)?;
         self.instance_progress().clear_step(row.id);
+        // The old node of a move has the instance's own disks.
+        let source = row.moving.take().map(|moving| moving.source);
+        tx.end_move(row.id)?;
+        self.move_progress().forget(row.id);
         // During a handover, several nodes have a part.
         for part in parts {
-            if is_older_copy(part, row) {
+            if is_older_copy(part, row) && source != Some(part.node) {
                 // Given up when the instance was recreated: it stays where it is, as unmanaged.
                 tx.leave_slice(row.id, part.node, revision)?;
             } else {
@@ -142,7 +146,12 @@ impl Control {
         let parts = tx.ownership(row.id)?;
         let part = parts.iter().find(|part| part.node == node.id);
         let has_owner = parts.iter().any(|part| part.role == OwnershipRole::Owner);
-        let given_up = |part: &Part| part.role == OwnershipRole::Released && has_owner;
+        let given_up = |part: &Part| match part.role {
+            OwnershipRole::Released => has_owner,
+            // A tombstone for a receiving node: the move was canceled.
+            OwnershipRole::Receiving => true,
+            OwnershipRole::Owner | OwnershipRole::Releasing => false,
+        };
         let ends = |part: &Part| part.epoch <= epoch && (row.deleting || given_up(part));
         if !part.is_some_and(ends) {
             return Ok((false, None));

@@ -1,7 +1,7 @@
 //! Handovers: a node gives an instance up before another one may start it.
 //!
 //! The node receives the order in its watch and reports the recorded release; only then is the role of the node
-//! `released`. No request begins a handover yet: moves of instances will.
+//! `released`. Moves of instances ([`super::moving`]) begin handovers.
 
 use waifud_api::Problem;
 use waifud_api::agent::Released;
@@ -176,7 +176,7 @@ impl From<Problem> for Refused {
 
 /// After a restore the database may not contain the newest owner. Until every node is confirmed, and the nodes with a part
 /// have reported what is on them, another node may run a newer copy.
-fn require_confirmed(
+pub(super) fn require_confirmed(
     tx: &ReadTx<'_>,
     row: &InstanceRow,
     parts: &Ownership,
@@ -233,7 +233,7 @@ pub(crate) fn is_new_release(
     Ok(ownership(tx, &row)?.record_released(node, released.epoch, released.off))
 }
 
-fn ownership(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<Ownership, StoreError> {
+pub(super) fn ownership(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<Ownership, StoreError> {
     Ok(Ownership {
         epoch: row.epoch,
         floor: tx.epoch_floor()?,

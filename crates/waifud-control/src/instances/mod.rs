@@ -11,6 +11,7 @@ pub(crate) mod documents;
 pub(crate) mod generated_names;
 pub(crate) mod handover;
 pub(crate) mod idempotency;
+pub(crate) mod moving;
 pub(crate) mod new_spec;
 mod power;
 pub(crate) mod problems;

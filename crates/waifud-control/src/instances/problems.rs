@@ -2,6 +2,7 @@
 
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind, HintWhen};
+use waifud_api::instance::PlacementVerdict;
 use waifud_types::ownership::HandoverError;
 use waifud_types::{ByteSize, Generation, Name};
 
@@ -359,4 +360,137 @@ pub fn rescue_with_stop() -> Problem {
     Problem::new(422, "contradiction", text)
         .field("run")
         .hint("omit run; you can stop the instance afterwards")
+}
+
+fn on_instance(action: &HintAction, name: &Name) -> Hint {
+    Hint::on(action, HintKind::Instance, name.as_str())
+}
+
+fn cannot_move(name: &Name, why: &str) -> Problem {
+    Problem::new(409, "cannot-move", format!("cannot move {name}: {why}")).field("name")
+}
+
+/// The instance is being moved, and the request cannot be carried out meanwhile.
+pub fn is_moving(name: &Name, to: &Name) -> Problem {
+    Problem::new(409, "moving", format!("{name} is being moved to {to}"))
+        .field("name")
+        .hint(on_instance(&HintAction::CancelMove, name))
+        .hint("wait until the move is over")
+}
+
+/// A move is to be canceled, and there is none.
+pub fn not_moving(name: &Name) -> Problem {
+    Problem::new(409, "not-moving", format!("{name} is not being moved"))
+        .field("name")
+        .hint(on_instance(&HintAction::Show, name))
+}
+
+/// A move is to be canceled, and the new node owns the instance.
+pub fn already_moved(name: &Name, to: &Name) -> Problem {
+    Problem::new(
+        409,
+        "already-moved",
+        format!("{name} was handed over to {to}, which has its disks now"),
+    )
+    .field("name")
+    .hint("wait until the move is over, and move it back")
+}
+
+/// The disks of the instance to move are lost.
+pub fn lost(name: &Name) -> Problem {
+    cannot_move(name, "the node with its disks was removed")
+        .hint(on_instance(&HintAction::Recreate, name))
+}
+
+/// The instance to move has no node yet.
+pub fn not_placed_to_move(name: &Name) -> Problem {
+    cannot_move(name, "it waits for a node").hint(on_instance(&HintAction::Explain, name))
+}
+
+/// The instance to move runs a rescue system.
+pub fn rescue_to_move(name: &Name) -> Problem {
+    cannot_move(name, "it is in rescue").hint("end the rescue first")
+}
+
+/// The instance to move was released by its node.
+pub fn is_released(name: &Name, node: &Name) -> Problem {
+    cannot_move(name, &format!("{node} was told to release it"))
+        .hint(on_instance(&HintAction::Explain, name))
+}
+
+/// The instance to move is on the requested node.
+pub fn already_there(name: &Name, node: &Name) -> Problem {
+    Problem::new(409, "already-there", format!("{name} is on {node} already"))
+        .field("to")
+        .hint("name another node, or none to let waifud choose")
+}
+
+/// The requested node still has something of the instance.
+pub fn still_has_part(name: &Name, node: &Name) -> Problem {
+    cannot_move(name, &format!("{node} still deletes an earlier copy of it"))
+        .field("to")
+        .hint("wait until the copy is deleted, and try again")
+}
+
+/// The pool of the requested node is of another kind.
+pub fn other_pool_kind(name: &Name, pool: &Name, node: &Name) -> Problem {
+    cannot_move(
+        name,
+        &format!("pool {pool} of {node} is of another kind than that of its present node"),
+    )
+    .field("to")
+    .hint("choose a node whose pool is of the same kind")
+}
+
+/// The instance has to stay on its node.
+pub fn pinned(name: &Name, node: &Name) -> Problem {
+    cannot_move(name, &format!("it was created for {node}"))
+        .field("to")
+        .hint("name the node to move it to")
+}
+
+/// The instance would get another address.
+pub fn new_address_needed(name: &Name, node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "new-address-needed",
+        format!("{name} would get another address: the network default of {node} has a subnet of its own"),
+    )
+    .field("new_address")
+    .hint(on_instance(
+        &HintAction::AllowNewAddress {
+            to: node.to_string(),
+        },
+        name,
+    ))
+}
+
+/// The new node has no address for the instance.
+pub fn no_address_to_move(name: &Name, node: &Name, why: &str) -> Problem {
+    cannot_move(name, &format!("{node} has no address for it: {why}"))
+        .hint(on_instance(&HintAction::CancelMove, name))
+}
+
+/// No node, or not the requested one, can run the instance.
+pub fn no_node_to_move_to(
+    name: &Name,
+    to: Option<&Name>,
+    verdicts: &[PlacementVerdict],
+) -> Problem {
+    let wanted = to.and_then(|to| verdicts.iter().find(|verdict| verdict.node == *to));
+    let why = match (to, wanted) {
+        (Some(to), Some(verdict)) => format!("{to}: {}", verdict.reason),
+        (Some(to), None) => format!("{to} cannot run it"),
+        (None, _) if verdicts.is_empty() => "there is no other node for it".to_owned(),
+        (None, _) => {
+            let reasons: Vec<_> = verdicts
+                .iter()
+                .map(|verdict| format!("{}: {}", verdict.node, verdict.reason))
+                .collect();
+            format!("no other node can run it ({})", reasons.join("; "))
+        }
+    };
+    cannot_move(name, &why)
+        .field("to")
+        .hint(on_instance(&HintAction::Show, name))
 }

@@ -56,11 +56,18 @@ impl InstanceProgress {
         if let Some(evidence) = &report.evidence {
             self.set_evidence(report.id, evidence.clone());
         }
-        if self.set_step(report.id, report.step.clone()) && self.frames.receiver_count() > 0 {
+        if self.set_step(report.id, report.step.clone()) {
+            self.publish(report.id, name, report.step.clone());
+        }
+    }
+
+    /// Sends a step to followers.
+    pub(crate) fn publish(&self, instance: InstanceId, name: &Name, step: Option<StepStatus>) {
+        if self.frames.receiver_count() > 0 {
             let frame = ProgressFrame {
-                instance: report.id,
+                instance,
                 name: name.clone(),
-                step: report.step.clone(),
+                step,
             };
             let _no_followers = self.frames.send(Arc::new(frame));
         }

@@ -105,6 +105,13 @@ impl Control {
         if !spec_changed && !labels_changed {
             return Ok(row);
         }
+        if resize::differs(&before, &row.spec)
+            || row.spec.publish != before.publish
+            || row.spec.rescue != before.rescue
+            || row.spec.placement.node != before.placement.node
+        {
+            super::moving::require_not_moving(&row)?;
+        }
         if resize::differs(&before, &row.spec) {
             resize::reserve(tx, &row, &before)?;
         }

@@ -7,6 +7,7 @@ use waifud_types::status::{
 };
 use waifud_types::{InstanceState, WaitReason};
 
+use super::moving;
 use super::progress::InstanceProgress;
 use crate::Control;
 use crate::nodes::contacts::NodeContacts;
@@ -14,20 +15,30 @@ use crate::nodes::contacts::NodeContacts;
 impl Control {
     /// An instance as the API shows it: its row, its current step and the last contact of its node.
     pub(crate) fn instance_view(&self, row: InstanceRow) -> Instance {
-        instance(row, self.contacts(), self.instance_progress())
-    }
-}
-
-fn instance(row: InstanceRow, contacts: &NodeContacts, progress: &InstanceProgress) -> Instance {
-    let status = status(&row, contacts, progress);
-    Instance {
-        id: row.id,
-        name: row.name,
-        labels: row.labels,
-        generation: row.generation,
-        created_at: row.created_at,
-        spec: row.spec,
-        status,
+        let mut status = status(&row, self.contacts(), self.instance_progress());
+        let progress = self.move_progress();
+        if let Some(moving) = &row.moving
+            && !row.deleting
+            && moving.state.is_between_owners()
+        {
+            status.state = InstanceState::Moving;
+            status.last_state = None;
+            status.ready = false;
+            status.ready_by = None;
+            status.set_wait(&moving::reason(moving, moving::problem(&row, progress)));
+            let report = moving::report(&row, progress);
+            status.step = report.map(|report| moving::step(moving, &report));
+        }
+        Instance {
+            moving: moving::view(&row, progress),
+            status,
+            id: row.id,
+            name: row.name,
+            labels: row.labels,
+            generation: row.generation,
+            created_at: row.created_at,
+            spec: row.spec,
+        }
     }
 }
 

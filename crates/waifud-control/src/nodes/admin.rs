@@ -11,6 +11,7 @@ use waifud_types::{Digest, Name, NodeId};
 use super::list::find_node;
 use crate::events::event_builder;
 use crate::instances::handover::is_older_copy;
+use crate::instances::moving::can_return;
 use crate::instances::validate;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError};
@@ -177,6 +178,7 @@ impl Control {
         if force && node.reachable {
             return Err(node_problems::still_reachable(&node.name).into());
         }
+        self.end_moves_to(tx, node.id, cause)?;
         let mut ids = tx.instances_on(node.id)?;
         // Instances that the node has released, or was to receive.
         ids.extend(tx.handovers_on(node.id)?);
@@ -185,6 +187,7 @@ impl Control {
         let (mut deleted, mut elsewhere) = (Vec::new(), Vec::new());
         let mut still_present: Vec<Name> = Vec::new();
         let mut lost = Vec::new();
+        let mut returning = Vec::new();
         for id in ids {
             let Some(row) = tx.instance(id)? else {
                 continue;
@@ -194,7 +197,9 @@ impl Control {
                 .iter()
                 .all(|part| part.node == node.id || is_older_copy(part, &row));
             if !row.deleting && row.node == Some(node.id) {
-                if force && only_here {
+                if force && can_return(&row, node.id) {
+                    returning.push(row);
+                } else if force && only_here {
                     lost.push(row);
                 } else {
                     still_present.push(row.name);
@@ -217,6 +222,9 @@ impl Control {
         }
         for id in elsewhere {
             tx.end_part(id, node.id)?;
+        }
+        for row in returning {
+            self.return_home(tx, row, node, cause)?;
         }
         for row in lost {
             self.lose(tx, row, node, cause)?;

@@ -15,6 +15,7 @@ use super::newer_copies::newer_copies;
 use super::older_copies;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::is_new_release;
+use crate::instances::moving::advances;
 use crate::instances::resize;
 use crate::instances::status::{Merged, merge};
 use crate::nodes::problems as node_problems;
@@ -53,13 +54,14 @@ impl Control {
         let is_newest = self.contacts().is_newest(node, made);
         let report = Arc::new(report);
         let read = Arc::clone(&report);
-        let (row, instances, changed) = self
+        let (row, instances, receiving, changed) = self
             .store()
             .read(move |tx| {
                 let row = tx.node(node)?.ok_or_else(node_problems::unknown_node)?;
                 let instances = reported_rows(&tx, node, &read)?;
                 let changed = changes_anything(&tx, &read, &row, &instances)?;
-                Ok::<_, ControlError>((row, instances, changed))
+                let receiving = receiving_rows(&tx, node, &read)?;
+                Ok::<_, ControlError>((row, instances, receiving, changed))
             })
             .await?;
         // The node is in contact, whatever its clock says. A late report says nothing about the clock.
@@ -74,6 +76,7 @@ impl Control {
                 .record_load(node, facts.used, facts.pools.clone());
         }
         self.record_progress(&report, &instances);
+        self.record_receiving(&report, &receiving);
         if !changed {
             return Ok(());
         }
@@ -162,6 +165,7 @@ impl Control {
                 capacities_changed |= ended;
             }
         }
+        capacities_changed |= self.advance_moves_of(tx, node, report, cause)?;
         if capacities_changed {
             self.place_waiting(tx)?;
         }
@@ -252,6 +256,23 @@ fn reported_rows(
     Ok(rows)
 }
 
+/// The reported instances that the node receives.
+fn receiving_rows(
+    tx: &ReadTx<'_>,
+    node: NodeId,
+    report: &AgentReport,
+) -> Result<Vec<InstanceRow>, ControlError> {
+    let mut rows = Vec::with_capacity(report.receiving.len());
+    for receiving in &report.receiving {
+        let row = tx.instance(receiving.instance)?;
+        rows.extend(row.filter(|row| {
+            let moving = row.moving.as_ref();
+            moving.is_some_and(|moving| moving.target == node && moving.state.can_be_canceled())
+        }));
+    }
+    Ok(rows)
+}
+
 fn changes_anything(
     tx: &ReadTx<'_>,
     report: &AgentReport,
@@ -284,7 +305,7 @@ fn changes_anything(
     let releases = given_up.try_fold(false, |releases, one| {
         Ok::<_, ControlError>(releases || is_new_release(tx, row.id, *one)?)
     })?;
-    let newer = !newer_copies(tx, row, report)?.is_empty();
+    let newer = !newer_copies(tx, row, report)?.is_empty() || advances(tx, row.id, report)?;
     Ok(!row.reachable || facts || unmanaged || statuses || confirms || releases || newer)
 }
 

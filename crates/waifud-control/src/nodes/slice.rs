@@ -202,6 +202,15 @@ fn frames(
             },
         ));
     }
+    for row in tx.incoming(node, since)? {
+        frames.push((
+            row.slice_revision,
+            WatchFrame::Put {
+                revision: tx.at(row.slice_revision),
+                object: SliceObject::Incoming(Box::new(row.incoming)),
+            },
+        ));
+    }
     // A watch from the beginning does not name what is gone.
     if since > 0 {
         for (instance, revision) in tx.left_slice(node, since)? {

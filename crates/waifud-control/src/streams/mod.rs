@@ -4,6 +4,7 @@
 //! Everything is in memory: a stream ends with the process, and nothing of it is stored. See `waifud_api::stream`.
 
 mod broker;
+mod disk;
 mod guard;
 mod guest_command;
 mod log;

@@ -24,6 +24,7 @@ mod joining;
 mod lifecycle;
 mod lost_nodes;
 mod mirror;
+mod moving;
 mod newer_copies;
 mod node_admin;
 mod node_capacities;

@@ -9,11 +9,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use waifud_agent::interfaces::{ControlLink, Destination, FrameStream, LinkError};
+use waifud_agent::interfaces::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, Revision};
+use waifud_types::{Digest, InstanceId, Revision};
 
 use super::wire::To;
 use super::{Answer, Node, World};
@@ -231,6 +231,15 @@ impl ControlLink for Link {
         })?;
         (to.progress)(bytes.len() as u64);
         Ok(())
+    }
+
+    async fn fetch_disk(
+        &self,
+        _: InstanceId,
+        _: u32,
+        _: u64,
+    ) -> Result<Box<dyn ByteChunks>, LinkError> {
+        Err(unreachable("the simulation copies no disks"))
     }
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {

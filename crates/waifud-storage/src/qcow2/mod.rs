@@ -124,6 +124,27 @@ fn header(layout: &Layout, path: &Path) -> Result<overlay::Overlay, StorageError
     })
 }
 
+/// The image file below a volume; `None` if it is standalone. Fails if its header refers to another file.
+fn check_header(
+    layout: &Layout,
+    path: &Path,
+    id: &VolumeId,
+    image: Digest,
+) -> Result<Option<PathBuf>, StorageError> {
+    let header = header(layout, path)?;
+    if header.standalone {
+        // A user flattened it.
+        return Ok(None);
+    }
+    if header.image == Some(image) {
+        return Ok(Some(layout.image(image)));
+    }
+    Err(StorageError::OtherImage {
+        volume: id.clone(),
+        image,
+    })
+}
+
 #[async_trait]
 impl VolumeFormat for Overlays {
     const KIND: PoolKind = PoolKind::Qcow2;
@@ -186,16 +207,11 @@ impl VolumeFormat for Overlays {
         id: VolumeId,
         image: Digest,
     ) -> Result<Option<PathBuf>, StorageError> {
-        let path = layout.volume(&id);
-        let header = header(layout, &path)?;
-        if header.standalone {
-            // A user flattened it.
-            return Ok(None);
-        }
-        if header.image == Some(image) {
-            return Ok(Some(layout.image(image)));
-        }
-        Err(StorageError::OtherImage { volume: id, image })
+        check_header(layout, &layout.volume(&id), &id, image)
+    }
+
+    fn check_incoming(layout: &Layout, id: &VolumeId, image: Digest) -> Result<(), StorageError> {
+        check_header(layout, &layout.incoming(id), id, image).map(drop)
     }
 
     fn volume_size(layout: &Layout, path: &Path) -> Option<ByteSize> {

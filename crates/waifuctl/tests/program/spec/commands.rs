@@ -182,6 +182,8 @@ const LINES: &[(&str, i32, &str)] = &[
     ("node cordon alder", 0, "alder: cordoned"),
     ("node uncordon alder", 0, "alder: uncordoned"),
     ("recreate web --yes", 1, "web has its disks"),
+    ("move web --to alder", 1, "web is on alder already"),
+    ("move web --cancel", 1, "web is not being moved"),
     ("node rename alder birch", 0, "alder: renamed to birch"),
     ("node confirm birch --yes", 0, "birch: confirmed"),
     ("node remove birch --yes", 1, "birch"),

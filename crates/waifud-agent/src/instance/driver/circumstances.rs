@@ -28,7 +28,7 @@ impl Driver {
                 want.spec.run && (went_off || !seen.is_on() && may_start)
             }
             DesiredState::Release(_) => went_off,
-            DesiredState::Destroy(_) | DesiredState::LeaveAlone => false,
+            DesiredState::Destroy(_) | DesiredState::Receive(_) | DesiredState::LeaveAlone => false,
         };
         matters && self.shared.host.is_stopping().await
     }

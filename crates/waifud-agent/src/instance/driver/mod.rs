@@ -13,6 +13,7 @@ mod circumstances;
 mod effect;
 mod ensured;
 mod readiness;
+mod receive;
 mod report;
 mod restart;
 mod run_step;
@@ -142,6 +143,12 @@ impl Driver {
             return Pass::Gone;
         };
         tracing::trace!(instance = %self.id, "pass");
+        if let DesiredState::Receive(record) = &view.desired {
+            let record = record.clone();
+            self.shared.reports.released(self.id, None);
+            return self.receive(&view, &record).await;
+        }
+        self.shared.reports.receiving(self.id, None);
         let ensured = self.ensured(&view.desired);
         let observation =
             observe::observe(&self.shared, &view.record, &view.desired, ensured).await;
@@ -167,6 +174,7 @@ impl Driver {
         self.shared.reports.released(self.id, released);
         if matches!(view.desired, DesiredState::LeaveAlone) {
             let given_up = view.record.is_given_up();
+            self.delete_partial_copy(&view.record).await;
             return self.leave_alone(&seen, view.version, given_up).await;
         }
         let host_stopping = self.host_stopping(&view, &seen).await;

@@ -39,7 +39,9 @@ impl Driver {
         let want = match &view.desired {
             DesiredState::Keep(want) => want,
             DesiredState::Release(_) => return self.record_released_run(view, seen, host_stopping),
-            DesiredState::Destroy(_) | DesiredState::LeaveAlone => return Ok(()),
+            DesiredState::Destroy(_) | DesiredState::Receive(_) | DesiredState::LeaveAlone => {
+                return Ok(());
+            }
         };
         let before = &view.record.memory;
         let mut after = restart_policy::remember(before, want, seen.domain, host_stopping);

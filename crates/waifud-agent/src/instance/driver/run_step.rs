@@ -115,6 +115,7 @@ impl Driver {
                 DesiredState::Keep(_)
                 | DesiredState::Destroy(_)
                 | DesiredState::Release(_)
+                | DesiredState::Receive(_)
                 | DesiredState::LeaveAlone,
                 _,
             ) => Ok(()),

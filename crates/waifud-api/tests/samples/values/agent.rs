@@ -1,15 +1,16 @@
 //! The protocol between waifud and node agents, and commands for guest agents.
 
 use waifud_api::agent::{
-    AgentInstance, AgentReport, BundleRef, Hello, InstanceReport, MessageOrder, NodeSlice, OwnNode,
-    Peer, Release, Released, RescueImage, SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame,
-    Welcome,
+    AgentInstance, AgentReport, BundleRef, Hello, Incoming, InstanceReport, MessageOrder,
+    NodeSlice, OwnNode, Peer, Receiving, Release, Released, RescueImage, SliceKey, SliceObject,
+    Tombstone, Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::guest_command::{ExecRequest, ExecResult, GuestAnswer, GuestCommand, SetPassword};
 use waifud_api::join::{JoinRequest, Joined};
 use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder, StreamRefusal};
+use waifud_types::status::StoppedBy;
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Epoch, Generation, Incarnation, VolumeId};
+use waifud_types::{ByteSize, Epoch, Generation, Incarnation, ReceiveState, VolumeId};
 
 use super::{
     INSTANCE, Kind, NODE, REVISION, digest, instances, map, nodes, parse, text, texts, time,
@@ -124,6 +125,10 @@ fn frames() -> Vec<(&'static str, WatchFrame)> {
         ),
         ("put-peer", put(SliceObject::Peer(peer()))),
         (
+            "put-incoming",
+            put(SliceObject::Incoming(Box::new(incoming()))),
+        ),
+        (
             "delete-instance",
             delete(SliceKey::Instance(parse(INSTANCE))),
         ),
@@ -157,8 +162,49 @@ fn frames() -> Vec<(&'static str, WatchFrame)> {
         ("stream-ssh", stream(StreamKind::Ssh)),
         ("stream-forward", stream(StreamKind::Forward { port: 80 })),
         ("stream-screen", stream(StreamKind::Screen)),
+        (
+            "stream-disk",
+            stream(StreamKind::Disk {
+                index: 1,
+                from: 3 << 20,
+            }),
+        ),
         ("ping", WatchFrame::Ping),
     ]
+}
+
+fn incoming() -> Incoming {
+    Incoming {
+        id: parse(INSTANCE),
+        name: parse("web"),
+        epoch: Epoch(3),
+        source: parse("birch"),
+        image: digest(1),
+        image_size_bytes: ByteSize::mib(300),
+        disks: instances::spec().disks,
+        copy: true,
+        was_on: false,
+        stopped_by: Some(StoppedBy::Guest),
+    }
+}
+
+fn receiving() -> Vec<Receiving> {
+    let states = [
+        ReceiveState::Preparing,
+        ReceiveState::Prepared,
+        ReceiveState::Copying,
+        ReceiveState::Received,
+        ReceiveState::Other,
+    ];
+    let receiving = |state| Receiving {
+        instance: parse(INSTANCE),
+        epoch: Epoch(3),
+        state,
+        done_bytes: ByteSize::mib(20),
+        total_bytes: ByteSize::mib(300),
+        reason: text("pool main is full"),
+    };
+    states.into_iter().map(receiving).collect()
 }
 
 fn node_slice() -> NodeSlice {
@@ -234,6 +280,7 @@ fn report() -> AgentReport {
             epoch: Epoch(3),
             off: true,
         }],
+        receiving: receiving(),
         unmanaged: Some(vec![Unmanaged {
             kind: "volume".to_owned(),
             instance: parse(INSTANCE),

@@ -2,7 +2,7 @@
 
 use waifud_api::hint::{HintAction, HintKind, HintWhen};
 use waifud_types::spec::Protocol;
-use waifud_types::{ByteSize, Name, Role, Verdict, WaitReason};
+use waifud_types::{ByteSize, MoveState, Name, Role, Verdict, WaitReason};
 
 use super::{Kind, parse, text, time};
 
@@ -172,6 +172,11 @@ fn wait_reasons() -> Vec<WaitReason> {
         },
         WaitReason::CopyExists { node: node() },
         WaitReason::NodeRemoved { node: node() },
+        WaitReason::Moving {
+            to: node(),
+            state: MoveState::Copying,
+            problem: text("the disk is busy"),
+        },
         WaitReason::Destruction {
             node: Some(node()),
             reachable: true,
@@ -206,6 +211,10 @@ fn hint_actions() -> Vec<HintAction> {
         HintAction::Confirm,
         HintAction::Uncordon,
         HintAction::Recreate,
+        HintAction::CancelMove,
+        HintAction::AllowNewAddress {
+            to: "birch".to_owned(),
+        },
         HintAction::RemoveForced,
         HintAction::SwitchOn,
         HintAction::AddNode,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use waifud_api::instance::{CreateNic, PlacementVerdict};
 use waifud_api::{
-    CreateInstance, DryRun, Instance, InstanceDescription, Publish, RecreateInstance,
-    UpdateInstance, Why,
+    CreateInstance, DryRun, Instance, InstanceDescription, InstanceMove, MoveInstance, Publish,
+    RecreateInstance, UpdateInstance, Why,
 };
 use waifud_types::evidence::{Dropped, GuestEvidence, ModuleResult, ModuleSeen, RequestSeen};
 use waifud_types::spec::{
@@ -18,12 +18,21 @@ use waifud_types::status::{
 };
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
-    ByteSize, Coded, Generation, InstanceState, PowerSpec, Reboot, RescueBegin, RescueOrder,
-    RescueSpec, Verdict, WaitReason,
+    ByteSize, Coded, Generation, InstanceState, MoveState, PowerSpec, Reboot, RescueBegin,
+    RescueOrder, RescueSpec, Verdict, WaitReason,
 };
 
 use super::{INSTANCE, Kind, digest, map, nodes, objects, parse, text, texts, time};
 
+const MOVE_STATES: [MoveState; 7] = [
+    MoveState::Preparing,
+    MoveState::Stopping,
+    MoveState::Copying,
+    MoveState::Starting,
+    MoveState::Removing,
+    MoveState::Canceling,
+    MoveState::Other,
+];
 const KEY: &str = "ssh-ed25519 AAAA laptop";
 
 pub fn kinds() -> Vec<Kind> {
@@ -59,6 +68,20 @@ pub fn kinds() -> Vec<Kind> {
                     node: Some(parse("birch")),
                 },
             )],
+        ),
+        Kind::request(
+            "MoveInstance",
+            [(
+                "",
+                MoveInstance {
+                    to: Some(parse("birch")),
+                    new_address: true,
+                },
+            )],
+        ),
+        Kind::of(
+            "InstanceMove",
+            MOVE_STATES.map(|state| (state.as_str(), moving(state))),
         ),
         Kind::one("Why", why()),
         Kind::one("DryRun", dry_run()),
@@ -267,6 +290,19 @@ fn instance(state: InstanceState) -> Instance {
         created_at: time(0),
         spec: spec(),
         status,
+        moving: (state == InstanceState::Moving).then(|| moving(MoveState::Copying)),
+    }
+}
+
+fn moving(state: MoveState) -> InstanceMove {
+    InstanceMove {
+        from: parse("alder"),
+        to: parse("birch"),
+        state,
+        began_at: time(3),
+        done_bytes: Some(ByteSize::mib(20)),
+        total_bytes: Some(ByteSize::mib(300)),
+        reason: text("pool main is full"),
     }
 }
 

@@ -70,6 +70,11 @@ impl Agent {
         collect(self.call(Method::GET, path, Body::empty()).await).await
     }
 
+    pub async fn post(&self, path: &str, body: &impl serde::Serialize) -> Answer {
+        let body = serde_json::to_vec(body).unwrap();
+        collect(self.call(Method::POST, path, body).await).await
+    }
+
     /// Downloads an image.
     pub async fn image(&self, digest: Digest) -> Answer {
         self.get(&format!("/v1/agent/images/{digest}")).await

@@ -1,0 +1,290 @@
+//! Receives the disks of an instance from another node.
+//!
+//! A disk is written to a file that is no volume yet. An interrupted transfer continues where it ended: the bytes that are
+//! there are hashed again, and the hash of the complete file must be the one that the sender has computed. If not, the file
+//! is deleted, and the transfer begins again.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use waifud_api::agent::{Incoming, Receiving};
+use waifud_api::disk_transfer::{BLOCK, DiskDecoder, DiskFrame};
+use waifud_storage::StoragePool;
+use waifud_types::spec::DiskSpec;
+use waifud_types::{ByteSize, ReceiveState, VolumeId};
+
+use super::blocks::{BlockHasher, for_each_block};
+use crate::instance::failure::Failure;
+use crate::shared::{Pools, Shared};
+use crate::{blocking, failpoints};
+
+/// After this many bytes, what was received is written to the disk, so that a power cut costs little of it.
+const SYNC_EVERY: u64 = 256 << 20;
+
+/// The largest file for a disk: its size, and what a format adds to it.
+fn largest(disk: &DiskSpec) -> u64 {
+    let size = disk.size_bytes.bytes();
+    size.saturating_add(size / 64).saturating_add(64 << 20)
+}
+
+/// The bytes of all disks.
+#[derive(Clone, Copy, Default)]
+struct Bytes {
+    done: u64,
+    total: u64,
+}
+
+/// Brings the instance to this node as far as the order says: its images, and its disks once they may be copied. `report` is
+/// called with the progress. May be dropped at any point.
+pub(crate) async fn receive(
+    shared: &Shared,
+    incoming: &Incoming,
+    report: impl Fn(Receiving) + Send + Sync,
+) -> Result<(), Failure> {
+    let tell = |state, bytes: Bytes| {
+        report(Receiving {
+            instance: incoming.id,
+            epoch: incoming.epoch,
+            state,
+            done_bytes: ByteSize(bytes.done),
+            total_bytes: ByteSize(bytes.total.max(bytes.done)),
+            reason: None,
+        });
+    };
+    if shared.hypervisor.get(incoming.id).await?.is_some() {
+        return Err(Failure::lasting(
+            "a domain on this node has the id of the instance; undefine it (virsh undefine)",
+        ));
+    }
+    for disk in &incoming.disks {
+        let pool = pool(&shared.pools, disk)?;
+        if !pool.has_image(incoming.image).await? {
+            tell(ReceiveState::Preparing, Bytes::default());
+            let images = &shared.instances.images;
+            images
+                .ensure(pool, incoming.image, incoming.image_size_bytes, |_| {})
+                .await?;
+        }
+    }
+    if !incoming.copy {
+        tell(ReceiveState::Prepared, Bytes::default());
+        return Ok(());
+    }
+    let mut bytes = Bytes::default();
+    tell(ReceiveState::Copying, bytes);
+    for (index, disk) in (0..).zip(&incoming.disks) {
+        let before = bytes;
+        let transfer = Transfer {
+            shared,
+            incoming,
+            index,
+            disk,
+        };
+        bytes = transfer
+            .run(|now| {
+                tell(
+                    ReceiveState::Copying,
+                    Bytes {
+                        done: before.done.saturating_add(now.done),
+                        total: before.total.saturating_add(now.total),
+                    },
+                );
+            })
+            .await?;
+        bytes.done = bytes.done.saturating_add(before.done);
+        bytes.total = bytes.total.saturating_add(before.total);
+    }
+    Ok(())
+}
+
+fn pool<'a>(pools: &'a Pools, disk: &DiskSpec) -> Result<&'a Arc<dyn StoragePool>, Failure> {
+    pools
+        .get(&disk.pool)
+        .ok_or_else(|| Failure::lasting(format!("this node has no pool {}", disk.pool)))
+}
+
+/// The transfer of one disk.
+struct Transfer<'a> {
+    shared: &'a Shared,
+    incoming: &'a Incoming,
+    index: u32,
+    disk: &'a DiskSpec,
+}
+
+impl Transfer<'_> {
+    async fn run(&self, progress: impl Fn(Bytes) + Send + Sync) -> Result<Bytes, Failure> {
+        let pool = pool(&self.shared.pools, self.disk)?;
+        let id = VolumeId {
+            instance: self.incoming.id,
+            disk: self.disk.name.clone(),
+        };
+        if pool.volumes().await?.iter().any(|volume| volume.id == id) {
+            // Received before the agent was restarted.
+            return Ok(Bytes::default());
+        }
+        let file = Arc::new(pool.open_incoming(&id).await?);
+        let received = failpoints::DISK_RECEIVE
+            .around(self.copy(&file, &progress))
+            .await;
+        match received {
+            Ok(bytes) => {
+                failpoints::DISK_COMPLETE
+                    .around(pool.complete_incoming(&id, self.incoming.image))
+                    .await?;
+                Ok(bytes)
+            }
+            Err(CopyError::Damaged(message)) => {
+                pool.ensure_incoming_absent(&id).await?;
+                Err(Failure::passing(message))
+            }
+            Err(CopyError::Failed(failure)) => Err(failure),
+        }
+    }
+
+    /// Writes the disk to the file, beginning with what it contains.
+    async fn copy(
+        &self,
+        file: &Arc<File>,
+        progress: &(impl Fn(Bytes) + Send + Sync),
+    ) -> Result<Bytes, CopyError> {
+        let (from, mut hasher, had) = resume(file).await?;
+        let link = &self.shared.link;
+        let mut body = link
+            .fetch_disk(self.incoming.id, self.index, from)
+            .await
+            .map_err(|error| {
+                Failure::passing(format!("cannot copy {}: {error}", self.disk.name))
+            })?;
+        let mut decoder = DiskDecoder::default();
+        let mut bytes = Bytes {
+            done: had,
+            total: 0,
+        };
+        let mut length = None;
+        let mut unsynced = 0;
+        loop {
+            let frame = decoder
+                .frame()
+                .map_err(|error| CopyError::Damaged(self.describe(&error.to_string())))?;
+            let Some(frame) = frame else {
+                let chunk = body.chunk().await.map_err(|error| {
+                    Failure::passing(format!("cannot copy {}: {error}", self.disk.name))
+                })?;
+                let Some(chunk) = chunk else {
+                    let why = self.describe("the transfer was interrupted");
+                    return Err(Failure::passing(why).into());
+                };
+                decoder.push(&chunk);
+                continue;
+            };
+            match frame {
+                DiskFrame::Header {
+                    length: size,
+                    allocated,
+                } => {
+                    if size.bytes() > largest(self.disk) || size.bytes() < from {
+                        let why = self.describe("the file has an impossible size");
+                        return Err(CopyError::Damaged(why));
+                    }
+                    length = Some(size.bytes());
+                    bytes.total = allocated.bytes();
+                    progress(bytes);
+                }
+                DiskFrame::Block {
+                    offset,
+                    bytes: data,
+                } => {
+                    if offset < from {
+                        let why = self.describe("a block arrives twice");
+                        return Err(CopyError::Damaged(why));
+                    }
+                    hasher.add(offset, &data);
+                    let size = u64::try_from(data.len()).unwrap_or(0);
+                    unsynced += size;
+                    let sync = unsynced >= SYNC_EVERY;
+                    if sync {
+                        unsynced = 0;
+                    }
+                    let to = Arc::clone(file);
+                    let written = blocking::on_a_thread(move || {
+                        to.write_all_at(&data, offset)?;
+                        if sync { to.sync_data() } else { Ok(()) }
+                    });
+                    written.await.map_err(|error| self.write_error(&error))?;
+                    bytes.done = bytes.done.saturating_add(size);
+                    progress(bytes);
+                }
+                DiskFrame::End { hash } => {
+                    if hasher.finish() != hash {
+                        let why = self.describe("what has arrived differs from what was sent");
+                        return Err(CopyError::Damaged(why));
+                    }
+                    let (to, end) = (Arc::clone(file), length.unwrap_or(0));
+                    let ended = blocking::on_a_thread(move || {
+                        to.set_len(end)?;
+                        to.sync_all()
+                    });
+                    ended.await.map_err(|error| self.write_error(&error))?;
+                    return Ok(bytes);
+                }
+            }
+        }
+    }
+
+    fn describe(&self, why: &str) -> String {
+        format!(
+            "copying disk {} from {} failed: {why}",
+            self.disk.name, self.incoming.source
+        )
+    }
+
+    fn write_error(&self, error: &io::Error) -> CopyError {
+        let message = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                format!(
+                    "pool {} is full; free space on its filesystem",
+                    self.disk.pool
+                )
+            }
+            _ => self.describe(&error.to_string()),
+        };
+        Failure::passing(message).into()
+    }
+}
+
+/// Why a disk was not copied.
+enum CopyError {
+    /// What was received cannot be used.
+    Damaged(String),
+    /// Another reason. What was received is kept.
+    Failed(Failure),
+}
+
+impl From<Failure> for CopyError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Where to continue, the hash of what is there, and how many bytes these are.
+async fn resume(file: &Arc<File>) -> Result<(u64, BlockHasher, u64), CopyError> {
+    let file = Arc::clone(file);
+    let hashed = blocking::on_a_thread(move || {
+        let length = file.metadata()?.len();
+        let from = length - length % BLOCK;
+        file.set_len(from)?;
+        let mut hasher = BlockHasher::default();
+        let mut had = 0_u64;
+        for_each_block(&file, from, |offset, bytes| {
+            hasher.add(offset, bytes);
+            had = had.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
+            true
+        })?;
+        Ok((from, hasher, had))
+    });
+    hashed
+        .await
+        .map_err(|error| Failure::passing(format!("cannot read what was received: {error}")).into())
+}

@@ -1,0 +1,133 @@
+//! Begins a move.
+
+use waifud_api::{Instance, MoveInstance};
+use waifud_store::{InstanceRow, MoveRow, NodeRow, WriteTx};
+use waifud_types::event::Cause;
+use waifud_types::node::feature;
+use waifud_types::ownership::OwnershipRole;
+use waifud_types::{MoveState, ReceiveState};
+
+use super::destination;
+use crate::events::event_builder::{self, EventExt};
+use crate::instances::handover::{ownership, require_confirmed};
+use crate::instances::problems as instance_problems;
+use crate::instances::{IfMatch, find};
+use crate::network;
+use crate::nodes::problems as node_problems;
+use crate::{Control, ControlError};
+
+impl Control {
+    /// Begins to move an instance to another node. Repeating the request changes nothing.
+    pub async fn move_instance(
+        &self,
+        name_or_id: &str,
+        request: MoveInstance,
+        if_match: IfMatch,
+        cause: Cause,
+    ) -> Result<Instance, ControlError> {
+        let control = self.clone();
+        let wanted = name_or_id.to_owned();
+        self.store()
+            .write(move |tx| {
+                let row = find(tx, &wanted)?;
+                if_match.check(row.generation)?;
+                if let Some(moving) = &row.moving {
+                    let same =
+                        request.to.is_none() || request.to.as_ref() == Some(&moving.target_name);
+                    if same && moving.state != MoveState::Canceling {
+                        return Ok(control.instance_view(row));
+                    }
+                    let to = &moving.target_name;
+                    return Err(instance_problems::is_moving(&row.name, to).into());
+                }
+                let row = control.begin_move_in(tx, row, &request, &cause)?;
+                Ok::<_, ControlError>(control.instance_view(row))
+            })
+            .await
+    }
+
+    /// Begins a move of an instance that is not being moved.
+    pub(crate) fn begin_move_in(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: InstanceRow,
+        request: &MoveInstance,
+        cause: &Cause,
+    ) -> Result<InstanceRow, ControlError> {
+        if row.deleting {
+            return Err(instance_problems::deleting(&row.name).into());
+        }
+        if row.lost_node.is_some() {
+            return Err(instance_problems::lost(&row.name).into());
+        }
+        let source = match row.node {
+            Some(node) => tx.node(node)?,
+            None => None,
+        };
+        let Some(source) = source else {
+            return Err(instance_problems::not_placed_to_move(&row.name).into());
+        };
+        if row.spec.rescue.is_some() {
+            return Err(instance_problems::rescue_to_move(&row.name).into());
+        }
+        let mut parts = ownership(tx, &row)?;
+        require_confirmed(tx, &row, &parts)?;
+        if parts.part(source.id).map(|part| part.role) != Some(OwnershipRole::Owner) {
+            return Err(instance_problems::is_released(&row.name, &source.name).into());
+        }
+        let target = destination::choose(tx, &row, &source, request, &parts)?;
+        require_feature(&source)?;
+        require_feature(&target)?;
+        if needs_new_address(&row) && !request.new_address {
+            return Err(instance_problems::new_address_needed(&row.name, &target.name).into());
+        }
+        parts
+            .begin_receiving(target.id)
+            .map_err(|error| instance_problems::handover_refused(&row.name, error))?;
+        let part = parts
+            .part(target.id)
+            .ok_or_else(|| ControlError::Inconsistent("a receiving node has no part".to_owned()))?;
+        let event = self
+            .event(
+                "instance.moving",
+                event_builder::instance(row.id, &row.name),
+                cause,
+                format!("from {} to {}", source.name, target.name),
+            )
+            .generation(row.generation);
+        let revision = tx.emit(&event)?;
+        let moving = MoveRow {
+            source: source.id,
+            source_name: source.name,
+            target: target.id,
+            target_name: target.name.clone(),
+            state: MoveState::Preparing,
+            received: ReceiveState::Preparing,
+            was_on: row.status.state.may_be_on(),
+            began_at: self.now(),
+        };
+        tx.begin_move(row.id, &moving, &part, &row.spec, revision)?;
+        let mut on_target = row.clone();
+        on_target.node = Some(target.id);
+        on_target.owner.name = Some(target.name);
+        network::reserve_ports(tx, &on_target, &row.spec.publish)?;
+        Ok(InstanceRow {
+            moving: Some(moving),
+            ..row
+        })
+    }
+}
+
+fn require_feature(node: &NodeRow) -> Result<(), ControlError> {
+    if node.facts.has(feature::MOVE) && node.facts.has(feature::RELEASE) {
+        Ok(())
+    } else {
+        Err(node_problems::agent_too_old(&node.name).into())
+    }
+}
+
+/// Whether the instance has an address that belongs to its node.
+pub(super) fn needs_new_address(row: &InstanceRow) -> bool {
+    let mut nics = row.spec.nics.iter();
+    nics.any(|nic| network::is_default(&nic.network))
+}

@@ -1,0 +1,114 @@
+//! Which node an instance moves to: the requested one, or the best of the others by the rules of placement.
+
+use waifud_api::MoveInstance;
+use waifud_store::{InstanceRow, NodeCapacity, NodeRow, ReadTx};
+use waifud_types::Name;
+use waifud_types::ownership::Ownership;
+use waifud_types::spec::InstanceSpec;
+
+use crate::ControlError;
+use crate::instances::problems as instance_problems;
+use crate::network;
+use crate::placement::place::{Related, decide};
+
+/// The number of verdicts that are needed to explain a refusal.
+const VERDICTS: usize = 4;
+
+/// The node for a move. Refused if there is none, with the reason. A requested node may be unreachable: the move waits for it.
+pub(super) fn choose(
+    tx: &ReadTx<'_>,
+    row: &InstanceRow,
+    source: &NodeRow,
+    request: &MoveInstance,
+    parts: &Ownership,
+) -> Result<NodeRow, ControlError> {
+    let spec = spec_elsewhere(row, source, request)?;
+    let mut capacities = tx.node_capacities()?;
+    if let Some(wanted) = &request.to {
+        if *wanted == source.name {
+            return Err(instance_problems::already_there(&row.name, wanted).into());
+        }
+        let Some(node) = tx.node_named(wanted.as_str())? else {
+            return Err(instance_problems::unknown_node(wanted).into());
+        };
+        if parts.part(node.id).is_some() || tx.tombstone_epoch(row.id, node.id)?.is_some() {
+            return Err(instance_problems::still_has_part(&row.name, wanted).into());
+        }
+        if has_copy(tx, row, &node)? {
+            return Err(instance_problems::copy_exists(&row.name, wanted).into());
+        }
+        if let Some(pool) = other_pool(&spec, source, &node) {
+            return Err(instance_problems::other_pool_kind(&row.name, &pool, wanted).into());
+        }
+        for capacity in &mut capacities {
+            capacity.node.reachable |= capacity.node.id == node.id;
+        }
+    }
+    let mut suitable = Vec::with_capacity(capacities.len());
+    for capacity in capacities {
+        let node = &capacity.node;
+        let busy = parts.part(node.id).is_some()
+            || tx.tombstone_epoch(row.id, node.id)?.is_some()
+            || has_copy(tx, row, node)?;
+        if !busy && other_pool(&spec, source, node).is_none() {
+            suitable.push(capacity);
+        }
+    }
+    let related = Related::read(tx, &spec)?;
+    let (choice, _) = decide(tx, &related.request(&spec, &row.arch), &suitable, VERDICTS)?;
+    let mut nodes = suitable.into_iter().map(|NodeCapacity { node, .. }| node);
+    match nodes.find(|node| Some(node.id) == choice.node) {
+        Some(node) => Ok(node),
+        None => Err(instance_problems::no_node_to_move_to(
+            &row.name,
+            request.to.as_ref(),
+            &choice.verdicts,
+        )
+        .into()),
+    }
+}
+
+/// The spec as it is placed on another node: with new addresses on `default`, and pinned to the requested node.
+fn spec_elsewhere(
+    row: &InstanceRow,
+    source: &NodeRow,
+    request: &MoveInstance,
+) -> Result<InstanceSpec, ControlError> {
+    let mut spec = row.spec.clone();
+    if request.to.is_none() && spec.placement.node.is_some() {
+        return Err(instance_problems::pinned(&row.name, &source.name).into());
+    }
+    spec.placement.node.clone_from(&request.to);
+    for nic in &mut spec.nics {
+        if network::is_default(&nic.network) {
+            nic.address = None;
+        }
+    }
+    Ok(spec)
+}
+
+/// Whether the node has an unmanaged copy of the instance.
+fn has_copy(tx: &ReadTx<'_>, row: &InstanceRow, node: &NodeRow) -> Result<bool, ControlError> {
+    let copies = tx.unmanaged_copies(row.id)?;
+    Ok(copies.into_iter().any(|(on, _)| on == node.id))
+}
+
+/// A pool of the instance that is of another kind on the other node, so that its disks do not fit.
+fn other_pool(spec: &InstanceSpec, from: &NodeRow, to: &NodeRow) -> Option<Name> {
+    let kind = |node: &NodeRow, name: &Name| {
+        let mut pools = node.facts.pools.iter();
+        pools
+            .find(|pool| pool.name == *name)
+            .map(|pool| pool.kind.clone())
+    };
+    let mut disks = spec.disks.iter();
+    disks
+        .find(
+            |disk| match (kind(from, &disk.pool), kind(to, &disk.pool)) {
+                (Some(from), Some(to)) => from != to,
+                // Placement names a pool that is missing.
+                _ => false,
+            },
+        )
+        .map(|disk| disk.pool.clone())
+}
