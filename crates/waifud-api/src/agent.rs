@@ -35,6 +35,7 @@
 //! reports changes faster than waifud can store them; the agent sends the same report again later.
 
 pub mod bounds;
+mod redis;
 mod slice;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,7 @@ use waifud_types::{
     NodeId, ProcessId, Revision, Secret, Timestamp, VolumeId,
 };
 
+pub use self::redis::RedisAccess;
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
 use crate::stream::StreamOrder;
 

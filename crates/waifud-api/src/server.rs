@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use waifud_types::status::Condition;
 use waifud_types::{ByteSize, DiskSpaceState, Timestamp};
 
 /// `GET /v1/server`: the state of waifud itself.
@@ -19,6 +20,23 @@ pub struct Server {
     pub database: Database,
     /// waifud's certificates.
     pub certificates: Vec<Certificate>,
+    /// State of the Redis that caches bundles; null if none is configured.
+    #[serde(default)]
+    pub redis: Option<RedisState>,
+}
+
+/// State of the Redis that caches encrypted bundles.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RedisState {
+    /// URL, without credentials.
+    pub url: String,
+    /// Time of the last complete comparison with waifud's bundles; null if there was none yet.
+    #[schema(value_type = Option<String>)]
+    pub compared_at: Option<Timestamp>,
+    /// Number of bundles at that time.
+    pub bundles: u64,
+    /// What is wrong; empty if nothing is.
+    pub conditions: Vec<Condition>,
 }
 
 /// State of waifud's database.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
 use waifud_api::agent::{
-    AgentInstance, Peer, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
+    AgentInstance, NodeSlice, Peer, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
 use waifud_kit::planted_bugs::Bug;
 use waifud_kit::sync::lock;
@@ -74,8 +74,10 @@ fn destroy_without_an_order(record: &mut InstanceRecord) {
 fn known_kinds() -> BTreeSet<String> {
     let objects = SliceObject::KINDS.into_iter().map(str::to_owned);
     let frames = WatchFrame::REVISIONED.into_iter();
+    let fields = NodeSlice::NEW_FIELDS.into_iter();
     objects
         .chain(frames.map(|frame| format!("frame {frame}")))
+        .chain(fields.map(|field| format!("field {field}")))
         .collect()
 }
 

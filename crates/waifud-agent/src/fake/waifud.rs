@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, Peer, Release, Released,
-    SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame, Welcome,
+    AgentInstance, AgentReport, Hello, InstanceReport, NodeSlice, Peer, RedisAccess, Release,
+    Released, SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_hypervisor::ByteStream;
@@ -99,6 +99,7 @@ impl FakeWaifud {
                 gateway: [10, 144, 1, 1].into(),
                 gateway_mac: MacAddr::of_guest([0, 0, 1]),
                 confirmed: Some(Incarnation(1)),
+                redis: None,
             },
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),
@@ -235,6 +236,16 @@ impl FakeWaifud {
         }
         self.set_online(false);
         self.set_online(true);
+    }
+
+    /// Loses a bundle.
+    pub fn remove_bundle(&self, bundle: Digest) {
+        lock(&self.state).bundles.remove(&bundle);
+    }
+
+    /// Tells the node about a Redis, or that there is none.
+    pub fn set_redis(&self, redis: Option<RedisAccess>) {
+        self.change(Change::Node, |state| state.slice.redis = redis);
     }
 
     /// Removes every order to destroy something, as when the database is replaced with one that does not contain it.

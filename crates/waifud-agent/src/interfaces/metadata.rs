@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use waifud_api::metadatad::{Assignment, Observations, Status, Tunnel};
+use waifud_api::metadatad::{Assignment, Observations, RedisSetting, Status, Tunnel};
 use waifud_api::{MetadatadClient, MetadatadError};
 use waifud_types::{Digest, InstanceId};
 
@@ -49,6 +49,12 @@ pub trait MetadataService: Send + Sync {
 
     /// Makes the service accept this end of the tunnel.
     async fn set_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadataError>;
+
+    /// Makes the service read bundles from this Redis, or from none. A service of an earlier version ignores it.
+    async fn set_redis(&self, setting: &RedisSetting) -> Result<(), MetadataError>;
+
+    /// The bundle's encrypted bytes; `None` if the service does not hold them.
+    async fn bundle(&self, bundle: Digest) -> Result<Option<Bytes>, MetadataError>;
 
     /// Makes the service hold these encrypted bytes.
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError>;
@@ -101,6 +107,19 @@ impl MetadataService for MetadatadClient {
 
     async fn set_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadataError> {
         self.put_tunnel(tunnel).await.map_err(service_error)
+    }
+
+    async fn set_redis(&self, setting: &RedisSetting) -> Result<(), MetadataError> {
+        match self.put_redis(setting).await {
+            Err(MetadatadError::Problem(problem)) if problem.status == 404 => Ok(()),
+            other => other.map_err(service_error),
+        }
+    }
+
+    async fn bundle(&self, bundle: Digest) -> Result<Option<Bytes>, MetadataError> {
+        MetadatadClient::bundle(self, bundle)
+            .await
+            .map_err(service_error)
     }
 
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError> {

@@ -15,6 +15,7 @@ mod lifecycle;
 mod link;
 mod peers;
 mod power;
+mod redis;
 mod report_port;
 mod rescue;
 mod restored;

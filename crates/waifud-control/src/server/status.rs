@@ -13,6 +13,7 @@ impl Control {
             now: self.now(),
             state_dir: self.disk_space().directory(self.now())?,
             certificates: self.certificates()?,
+            redis: self.redis_state(),
         })
     }
 

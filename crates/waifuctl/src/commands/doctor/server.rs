@@ -1,7 +1,7 @@
 //! Checks of waifud itself.
 
 use jiff::Timestamp;
-use waifud_api::{Certificate, Database, DirectorySpace, Server};
+use waifud_api::{Certificate, Database, DirectorySpace, RedisState, Server};
 use waifud_types::DiskSpaceState;
 
 use super::{Check, Verdict, ok};
@@ -21,7 +21,67 @@ pub fn checks(server: &Server) -> Vec<Check> {
     ];
     let of = |one| certificate(one, server.now);
     checks.extend(server.certificates.iter().map(of));
+    checks.extend(server.redis.iter().flat_map(redis));
     checks
+}
+
+/// Redis is only a cache: what is wrong with it is a warning.
+fn redis(state: &RedisState) -> Vec<Check> {
+    let bad = state.conditions.iter().filter(|condition| !condition.ok);
+    let mut checks: Vec<Check> = bad
+        .map(|condition| {
+            let check = ok(escape(&condition.kind), escape(&condition.message));
+            check.with_hint(
+                Verdict::Warn,
+                redis_hint(&condition.kind, &condition.reason),
+            )
+        })
+        .collect();
+    if checks.is_empty() {
+        checks.push(if state.compared_at.is_some() {
+            let message = format!("{} bundles at {}", state.bundles, escape(&state.url));
+            ok("redis", message)
+        } else {
+            let message = format!("waifud has not compared {} yet", escape(&state.url));
+            ok("redis", message)
+        });
+    }
+    checks
+}
+
+/// What to do about a condition of Redis.
+pub(super) fn redis_hint(kind: &str, reason: &str) -> &'static str {
+    match (kind, reason) {
+        (_, "unreachable") => {
+            "start Redis, or correct url in the section [redis] of waifud.toml and restart waifud"
+        }
+        (_, "slow") => "check the load of Redis and the network to it; guests do not wait for it",
+        (_, "tls-failed") => {
+            "ca_file in the section [redis] of waifud.toml must have the CA of Redis' certificate, and the certificate the host \
+             name in url"
+        }
+        ("redis-nodes", "wrong-credentials") => {
+            "correct node_username or node_password_file in the section [redis] of waifud.toml and restart waifud"
+        }
+        (_, "wrong-credentials") => {
+            "correct username or password_file in the section [redis] of waifud.toml and restart waifud"
+        }
+        ("redis-nodes", "writable") => {
+            "give the nodes' user only +ping and +getrange: see the guide on Redis"
+        }
+        (_, "denied") => "give the user the permissions that the guide on Redis lists",
+        (_, "full") => {
+            "raise maxmemory of Redis, or remove other data from it; waifud then writes what is missing"
+        }
+        (_, "no-tls") => "use rediss:// with ca_file, or a Redis on waifud's own machine",
+        (_, "shared-prefix") => {
+            "set another prefix in the section [redis] of one waifud.toml, then restart both waifuds"
+        }
+        (_, "wrong-contents") => {
+            "nothing a guest reads was changed; find who else can write to Redis: redis-cli ACL LIST"
+        }
+        _ => "see waifud's log and the guide on Redis",
+    }
 }
 
 fn database(database: &Database) -> Check {
@@ -124,6 +184,41 @@ mod tests {
         let later = |seconds| now + jiff::SignedDuration::from_secs(seconds);
         assert_eq!(clock(now, later(5)).verdict, Verdict::Ok);
         assert_eq!(clock(now, later(-90)).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn each_condition_of_redis_is_a_warning_with_a_hint() {
+        let condition = |kind: &str, reason: &str| {
+            let condition = serde_json::json!({"type": kind, "ok": false, "reason": reason, "message": "what is wrong",
+                "since": "2026-11-22T00:00:00Z"});
+            serde_json::from_value(condition).unwrap()
+        };
+        let mut state = RedisState {
+            url: "rediss://cache.lan".to_owned(),
+            compared_at: Some(Timestamp::UNIX_EPOCH),
+            bundles: 7,
+            conditions: Vec::new(),
+        };
+        let well = redis(&state);
+        assert_eq!((well.len(), well[0].verdict), (1, Verdict::Ok));
+        assert!(well[0].message.contains("7 bundles at rediss://cache.lan"));
+        for (kind, reason, hint) in [
+            ("redis", "wrong-credentials", "username or password_file"),
+            ("redis-nodes", "wrong-credentials", "node_password_file"),
+            ("redis-nodes", "writable", "+getrange"),
+            ("redis-tls", "no-tls", "rediss://"),
+            ("redis", "full", "maxmemory"),
+            ("redis", "slow", "guests do not wait"),
+            ("redis-contents", "shared-prefix", "prefix"),
+            ("redis-contents", "wrong-contents", "ACL LIST"),
+            ("redis", "of-a-later-version", "log"),
+        ] {
+            state.conditions = vec![condition(kind, reason)];
+            let checks = redis(&state);
+            assert_eq!((checks.len(), checks[0].verdict), (1, Verdict::Warn));
+            let said = checks[0].hint.as_deref().unwrap();
+            assert!(said.contains(hint), "{kind} {reason}: {said}");
+        }
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use waifud_api::agent::{
     AgentInstance, AgentReport, BundleRef, Hello, InstanceReport, MessageOrder, NodeSlice, OwnNode,
-    Peer, Release, Released, RescueImage, SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame,
-    Welcome,
+    Peer, RedisAccess, Release, Released, RescueImage, SliceKey, SliceObject, Tombstone, Unmanaged,
+    WatchFrame, Welcome,
 };
 use waifud_api::guest_command::{ExecRequest, ExecResult, GuestAnswer, GuestCommand, SetPassword};
 use waifud_api::join::{JoinRequest, Joined};
 use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder, StreamRefusal};
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Epoch, Generation, Incarnation, VolumeId};
+use waifud_types::{ByteSize, Epoch, Generation, Incarnation, Secret, VolumeId};
 
 use super::{
     INSTANCE, Kind, NODE, REVISION, digest, instances, map, nodes, parse, text, texts, time,
@@ -169,6 +169,17 @@ fn node_slice() -> NodeSlice {
         gateway: parse("10.144.1.1"),
         gateway_mac: parse("52:54:00:00:00:01"),
         confirmed: Some(Incarnation(0xab)),
+        redis: Some(redis_access()),
+    }
+}
+
+pub fn redis_access() -> RedisAccess {
+    RedisAccess {
+        url: "rediss://cache.lan:6380".to_owned(),
+        ca: text("-----BEGIN CERTIFICATE-----\n"),
+        username: text("waifud-node"),
+        password: Some(Secret::new("secret".to_owned())),
+        prefix: "waifud".to_owned(),
     }
 }
 
