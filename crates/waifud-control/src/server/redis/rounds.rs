@@ -57,8 +57,11 @@ struct Memory {
     /// The text that was last written to `PREFIX:contents`.
     contents: Option<String>,
     compared: Option<Instant>,
-    /// The last bundle that was read back.
-    verified: Option<Digest>,
+    /// When bundles were read back last, and the last one of them if there are more.
+    verified: Option<(Instant, Option<Digest>)>,
+    /// How many of them were wrong.
+    wrong: usize,
+    /// When the nodes' user was checked, and what is wrong with it.
     nodes: Option<(Instant, Option<Condition>)>,
 }
 
@@ -79,6 +82,7 @@ impl Control {
         let mut memory = Memory::default();
         loop {
             commits.mark_unchanged();
+            let begun = Instant::now();
             let outcome = self.redis_round(config, &mut memory).await;
             let mut conditions: Vec<Condition> =
                 checks::no_tls(config, self.now()).into_iter().collect();
@@ -103,6 +107,7 @@ impl Control {
             if let Err(error) = self.report_redis().await {
                 tracing::debug!(%error, "cannot record the state of Redis yet");
             }
+            let took = begun.elapsed();
             let next = async {
                 // After a failure, changes do not lead to more attempts.
                 if !works || commits.changed().await.is_err() {
@@ -110,7 +115,8 @@ impl Control {
                 }
             };
             if timeout(config.check_every, next).await.is_ok() {
-                sleep(COLLECT).await;
+                // Rounds that take long, because there are many bundles, are rarer.
+                sleep(COLLECT.max(took)).await;
             }
         }
     }
@@ -184,9 +190,13 @@ impl Control {
         if complete {
             memory.compared = Some(Instant::now());
         }
-        let wrong = self.verify(&connection, &wanted, memory).await?;
         self.redis_monitor()
             .set_compared(wanted.len() as u64, self.now());
+        let last = memory.verified.map(|(at, _)| at);
+        if last.is_none_or(|at| at.elapsed() >= config.check_every / 2) {
+            memory.wrong = self.verify(&connection, &wanted, memory).await?;
+        }
+        let wrong = memory.wrong;
         Ok((wrong > 0).then(|| {
             let message = format!(
                 "{wrong} bundles in Redis had other contents than their digests say, and were replaced: somebody else writes to it"
@@ -232,7 +242,7 @@ impl Control {
         wanted: &[(Digest, u64)],
         memory: &mut Memory,
     ) -> Result<usize, Failure> {
-        let after = memory.verified;
+        let after = memory.verified.and_then(|(_, last)| last);
         let next = wanted.iter().copied();
         let mut next: Vec<(Digest, u64)> = next
             .filter(|(digest, _)| after.is_none_or(|after| *digest > after))
@@ -240,10 +250,8 @@ impl Control {
         next.sort_unstable();
         next.truncate(VERIFIED);
         // At the end, it begins again with the next round.
-        memory.verified = next
-            .last()
-            .map(|(digest, _)| *digest)
-            .filter(|_| next.len() == VERIFIED);
+        let last = next.last().map(|(digest, _)| *digest);
+        memory.verified = Some((Instant::now(), last.filter(|_| next.len() == VERIFIED)));
         let mut wrong = Vec::new();
         for (wanted, found) in next.iter().zip(connection.read(&next).await?) {
             match found {
