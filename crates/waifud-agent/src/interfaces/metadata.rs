@@ -182,3 +182,36 @@ fn service_error(error: MetadatadError) -> MetadataError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use waifud_api::Problem;
+
+    use super::*;
+
+    /// A service with these answers to `PUT /v1/redis`, and its client.
+    fn service(status: u16) -> (tempfile::TempDir, MetadatadClient) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let router = axum::Router::new().fallback(async move || {
+            let problem =
+                serde_json::to_string(&Problem::new(status, "not-found", "unknown route"));
+            let status = axum::http::StatusCode::from_u16(status).unwrap();
+            (status, problem.unwrap())
+        });
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (dir, MetadatadClient::new(socket))
+    }
+
+    #[tokio::test]
+    async fn a_service_of_an_earlier_version_works_without_redis() {
+        let setting = RedisSetting::default();
+        let (_dir, earlier) = service(404);
+        assert_eq!(earlier.set_redis(&setting).await, Ok(()));
+        let bundle = MetadataService::bundle(&earlier, Digest::of(b"a")).await;
+        assert_eq!(bundle, Ok(None));
+        let (_dir, failing) = service(500);
+        failing.set_redis(&setting).await.unwrap_err();
+    }
+}
