@@ -23,6 +23,28 @@ pub struct Server {
     /// State of the Redis that caches bundles; null if none is configured.
     #[serde(default)]
     pub redis: Option<RedisState>,
+    /// State of the regular backups; null if none were made.
+    #[serde(default)]
+    pub backup: Option<BackupState>,
+}
+
+/// State of the regular backups, which `waifud backup --to` makes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct BackupState {
+    /// Directory, or host and directory.
+    pub target: String,
+    /// Time of the last backup that was made and read back; null if there was none.
+    #[schema(value_type = Option<String>)]
+    pub last_at: Option<Timestamp>,
+    /// Seconds between two backups; null if the command does not repeat them.
+    pub every_s: Option<u64>,
+    /// Why the last attempt failed; null if it did not.
+    pub error: Option<String>,
+}
+
+impl BackupState {
+    /// The file in waifud's state directory that has it.
+    pub const FILE: &'static str = "regular-backup.json";
 }
 
 /// State of the Redis that caches encrypted bundles.

@@ -14,8 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
+use waifud_api::BackupState;
+use waifud_kit::durable;
 
-use super::{BackupArguments, archive, to_file};
+use super::{BackupArguments, archive, owner, to_file};
 use crate::config::Config;
 
 /// The shortest time between two backups.
@@ -117,9 +119,23 @@ pub fn repeat(config: &Config, arguments: &BackupArguments, pause: Duration) -> 
     })
 }
 
-/// Makes one backup, reads it back, and removes older ones.
+/// Makes one backup, reads it back, and removes older ones. The outcome is recorded for `waifuctl doctor`.
 pub fn once(config: &Config, arguments: &BackupArguments, now: Timestamp) -> Result<()> {
     let target = arguments.to.as_ref().context("there is no --to")?;
+    let outcome = make(config, arguments, target, now);
+    let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
+    if let Err(error) = record(config, arguments, target, now, error) {
+        eprintln!("warning: waifuctl doctor does not see this backup: {error:#}");
+    }
+    outcome
+}
+
+fn make(
+    config: &Config,
+    arguments: &BackupArguments,
+    target: &Target,
+    now: Timestamp,
+) -> Result<()> {
     let name = format!("{PREFIX}{}{SUFFIX}", now.strftime(TIME));
     let made = match target {
         Target::Directory(dir) => {
@@ -138,6 +154,33 @@ pub fn once(config: &Config, arguments: &BackupArguments, now: Timestamp) -> Res
         eprintln!("{target}: removed {removed} older backups");
     }
     Ok(())
+}
+
+/// Writes the outcome to the state directory, where waifud reads it.
+fn record(
+    config: &Config,
+    arguments: &BackupArguments,
+    target: &Target,
+    now: Timestamp,
+    error: Option<String>,
+) -> Result<()> {
+    owner::as_owner_of(&config.state_dir, || {
+        let file = config.state_dir.join(BackupState::FILE);
+        let before = fs::read(&file).ok();
+        let before = before.and_then(|text| serde_json::from_slice::<BackupState>(&text).ok());
+        let state = BackupState {
+            target: target.to_string(),
+            last_at: match &error {
+                None => Some(now),
+                Some(_) => before.and_then(|before| before.last_at),
+            },
+            every_s: arguments.every.map(|every| every.as_secs()),
+            error,
+        };
+        let text = serde_json::to_vec_pretty(&state)?;
+        durable::replace(&file, &text, 0o600)
+            .with_context(|| format!("cannot write {}", file.display()))
+    })
 }
 
 fn in_directory(config: &Config, arguments: &BackupArguments, file: &Path) -> Result<String> {

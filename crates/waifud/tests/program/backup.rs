@@ -36,6 +36,13 @@ impl Home {
         self.path("b.tar").display().to_string()
     }
 
+    /// What waifud says about regular backups.
+    async fn backup_state(&self) -> waifud_api::BackupState {
+        let running = self.start().await;
+        let server = running.client.server().await.unwrap().unwrap();
+        server.backup.unwrap()
+    }
+
     fn database(&self) -> Vec<u8> {
         std::fs::read(self.path("state/waifud.db")).unwrap()
     }
@@ -159,6 +166,9 @@ async fn regular_backups_in_a_directory_replace_the_oldest_ones_only() {
         &["backup", "--to", &to],
         &["no backup was made", "cannot list"],
     );
+    let failed = home.backup_state().await;
+    assert!(failed.error.unwrap().contains("no backup was made"));
+    assert_eq!((failed.last_at, failed.target), (None, to.clone()));
     std::fs::create_dir(&dir).unwrap();
     let older = with_older_backups(&dir);
     home.succeeds(&["backup", "--to", &to, "--keep", "2"]);
@@ -167,6 +177,8 @@ async fn regular_backups_in_a_directory_replace_the_oldest_ones_only() {
     assert_eq!(names[0], older[2]);
     assert_eq!(mode(&dir.join(&names[1])), 0o600);
     is_restored(&dir.join(&names[1])).await;
+    let made = home.backup_state().await;
+    assert!(made.error.is_none() && made.last_at.is_some(), "{made:?}");
 }
 
 /// An `ssh` that runs the script on this machine, and that loses everything after the first kilobyte of a file that it is to

@@ -1,7 +1,7 @@
 //! Checks of waifud itself.
 
 use jiff::Timestamp;
-use waifud_api::{Certificate, Database, DirectorySpace, RedisState, Server};
+use waifud_api::{BackupState, Certificate, Database, DirectorySpace, RedisState, Server};
 use waifud_types::DiskSpaceState;
 
 use super::{Check, Verdict, ok};
@@ -22,7 +22,41 @@ pub fn checks(server: &Server) -> Vec<Check> {
     let of = |one| certificate(one, server.now);
     checks.extend(server.certificates.iter().map(of));
     checks.extend(server.redis.iter().flat_map(redis));
+    let of = |state| backup(state, server.now, &server.state_dir.path);
+    checks.extend(server.backup.iter().map(of));
     checks
+}
+
+/// Whether the last regular backup was made, and not too long ago.
+fn backup(state: &BackupState, now: Timestamp, state_dir: &str) -> Check {
+    let target = escape(&state.target);
+    let last = state.last_at.map_or_else(
+        || "there is none yet".to_owned(),
+        |at| format!("the last one is from {}", at.strftime("%Y-%m-%d %H:%M UTC")),
+    );
+    if let Some(error) = &state.error {
+        let check = ok("backups", format!("{}; {last}", escape(error)));
+        let hint = "correct the cause; the command says more: journalctl -u waifud-backup";
+        return check.with_hint(Verdict::Warn, hint);
+    }
+    let check = ok("backups", format!("in {target}: {last}"));
+    let age = state.last_at.map(|at| now.duration_since(at).as_secs());
+    let pause = state.every_s.and_then(|every| i64::try_from(every).ok());
+    // One may be missing while the machine was off or busy.
+    let is_late = pause
+        .zip(age)
+        .is_some_and(|(pause, age)| age > pause.saturating_mul(3));
+    if !is_late {
+        return check;
+    }
+    check.with_hint(
+        Verdict::Warn,
+        format!(
+            "start the command again: systemctl start waifud-backup; if you do not want backups any more, remove {}/{}",
+            escape(state_dir),
+            BackupState::FILE
+        ),
+    )
 }
 
 /// Redis is only a cache: what is wrong with it is a warning.
@@ -184,6 +218,47 @@ mod tests {
         let later = |seconds| now + jiff::SignedDuration::from_secs(seconds);
         assert_eq!(clock(now, later(5)).verdict, Verdict::Ok);
         assert_eq!(clock(now, later(-90)).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn failed_and_late_backups_are_warnings() {
+        let now: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
+        let check = |last_at: Option<&str>, every_s, error: Option<&str>| {
+            let state = BackupState {
+                target: "birch:/srv/backup".to_owned(),
+                last_at: last_at.map(|at| at.parse().unwrap()),
+                every_s,
+                error: error.map(str::to_owned),
+            };
+            let check = backup(&state, now, "/var/lib/waifud");
+            assert_eq!(check.hint.is_some(), check.verdict != Verdict::Ok);
+            check
+        };
+        let well = check(Some("2026-06-01T11:30:00Z"), Some(900), None);
+        assert_eq!(well.verdict, Verdict::Ok);
+        assert!(
+            well.message.contains("2026-06-01 11:30 UTC"),
+            "{}",
+            well.message
+        );
+        let late = check(Some("2026-06-01T11:10:00Z"), Some(900), None);
+        assert_eq!(late.verdict, Verdict::Warn);
+        assert!(
+            late.hint
+                .unwrap()
+                .contains("/var/lib/waifud/regular-backup.json")
+        );
+        // One that is made by hand is never late.
+        let by_hand = check(Some("2020-06-01T11:10:00Z"), None, None);
+        assert_eq!(by_hand.verdict, Verdict::Ok);
+        let failed = check(Some("2026-06-01T11:59:00Z"), Some(900), Some("no space"));
+        assert_eq!(failed.verdict, Verdict::Warn);
+        assert!(failed.message.contains("no space"));
+        assert!(
+            check(None, None, Some("no space"))
+                .message
+                .contains("none yet")
+        );
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use waifud_api::hint::{HintAction, HintKind, HintWhen};
 use waifud_api::{
-    Capacity, CatalogEntry, Certificate, CreateDownload, CreateNetwork, CreateTemplate,
-    CreateToken, CreatedToken, Database, DirectorySpace, Download, DownloadState, Hint, Image,
-    InstanceSize, Network, NetworkNode, NodeFit, Problem, RedisState, Server, Survival, Token,
-    UnplacedInstance, Whoami,
+    BackupState, Capacity, CatalogEntry, Certificate, CreateDownload, CreateNetwork,
+    CreateTemplate, CreateToken, CreatedToken, Database, DirectorySpace, Download, DownloadState,
+    Hint, Image, InstanceSize, Network, NetworkNode, NodeFit, Problem, RedisState, Server,
+    Survival, Token, UnplacedInstance, Whoami,
 };
 use waifud_types::event::{Actor, Event, ObjectRef};
 use waifud_types::template::{Datasource, Firmware, Template, TemplateOrigin, TemplateRevision};
@@ -325,6 +325,12 @@ fn server() -> Server {
             compared_at: Some(time(7)),
             bundles: 12,
             conditions: vec![nodes::condition("redis")],
+        }),
+        backup: Some(BackupState {
+            target: "birch:/srv/backup".to_owned(),
+            last_at: Some(time(5)),
+            every_s: Some(900),
+            error: text("the disk is full"),
         }),
     }
 }
