@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::net;
 use crate::options::{LabSpec, MachineSpec, Role};
+use crate::{net, redis};
 
 /// `libvirtd.conf`: unix sockets for root only, an own host UUID, and a log inside the lab.
 pub(crate) fn libvirtd_conf(node: &MachineSpec) -> String {
@@ -56,9 +56,12 @@ pub(crate) fn agentd_toml(node: &MachineSpec) -> String {
 
 /// `waifud.toml`: a waifud without agent on its machine accepts connections from the home network.
 pub(crate) fn waifud_toml(machine: &MachineSpec) -> String {
+    let mut text = String::new();
     if machine.role == Role::Waifud {
-        "listen = [\"0.0.0.0:7373\"]\n".to_owned()
-    } else {
-        String::new()
+        text.push_str("listen = [\"0.0.0.0:7373\"]\n");
     }
+    if machine.redis {
+        text.push_str(&redis::section(machine));
+    }
+    text
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::accounts::{self, Caller};
 use crate::files;
 use crate::options::{LabSpec, MachineSpec};
+use crate::redis;
 use crate::stale::remove;
 
 /// Directories of a node that belong to the lab. Those with `true` contain links to the host's other entries.
@@ -67,6 +68,9 @@ pub(crate) fn write(
             fs::create_dir_all(parent)?;
         }
         fs::write(&target, text).with_context(|| format!("cannot write {}", target.display()))?;
+    }
+    if node.redis {
+        redis::write(&place("/etc"), node)?;
     }
     for (path, text) in extra {
         let target = outside_path(dir, &node.name, path);
@@ -138,6 +142,9 @@ fn directories(node: &MachineSpec) -> Vec<(&'static str, u32, u32)> {
             ("/run/waifud-metadata", accounts::METADATA, 0o755),
             ("/var/lib/waifud-metadata", accounts::METADATA, 0o700),
         ]);
+    }
+    if node.redis {
+        list.extend([("/run/redis", 0, 0o755), ("/var/lib/redis", 0, 0o700)]);
     }
     list
 }

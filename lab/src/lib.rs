@@ -80,6 +80,7 @@ mod orders;
 mod packets;
 mod pids;
 mod pipe;
+mod redis;
 mod relay;
 mod services;
 pub mod shape;

@@ -11,7 +11,7 @@ use crate::stale::PREFIX;
 use crate::{OUTSIDE, names};
 
 /// Increased when guard, init and library must change together, so that an older `xtask` is refused.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// The index of the machine of waifud in a lab with several nodes: 192.0.2.200, after all nodes.
 const WAIFUD_INDEX: u8 = 199;
@@ -41,6 +41,8 @@ pub struct LabOptions {
     pub env: Vec<(String, String)>,
     /// Keep the lab after the process that created it has ended. Otherwise the guard then stops it.
     pub stay: bool,
+    /// Start Redis on waifud's machine, and configure waifud to use it.
+    pub redis: bool,
     /// Limit for the services to become ready.
     pub start_limit: Duration,
 }
@@ -58,6 +60,7 @@ impl Default for LabOptions {
             visible: Vec::new(),
             env: Vec::new(),
             stay: false,
+            redis: false,
             start_limit: Duration::from_mins(1),
         }
     }
@@ -96,6 +99,8 @@ pub(crate) struct MachineSpec {
     pub host_uuid: String,
     pub machine_id: String,
     pub role: Role,
+    /// Whether Redis runs on it.
+    pub redis: bool,
 }
 
 /// What runs on a machine of the lab.
@@ -195,13 +200,14 @@ pub(crate) fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> 
     visible.dedup();
     let random = uuid()?;
     let short = random.get(..6).unwrap_or("000000");
-    let machine = |name: &str, index, role| -> Result<MachineSpec> {
+    let machine = |name: &str, index, role: Role| -> Result<MachineSpec> {
         Ok(MachineSpec {
             name: name.to_owned(),
             index,
             bin_dir: bin_dir.clone(),
             host_uuid: uuid()?,
             machine_id: uuid()?.replace('-', ""),
+            redis: options.redis && role.has_waifud(),
             role,
         })
     };
@@ -229,7 +235,7 @@ pub(crate) fn specify(options: &LabOptions, init_exe: &Path) -> Result<LabSpec> 
 }
 
 /// A random UUID, version 4, from the kernel.
-fn uuid() -> Result<String> {
+pub(crate) fn uuid() -> Result<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/uuid")
         .context("cannot read a random UUID from the kernel")?;
     Ok(text.trim().to_owned())
@@ -244,6 +250,7 @@ impl MachineSpec {
             bin_dir: "/b".into(),
             host_uuid: "u".into(),
             machine_id: "m".into(),
+            redis: false,
             role,
         }
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::accounts::{self, Caller, Identity};
 use crate::options::MachineSpec;
+use crate::redis;
 
 /// The condition under which a service is ready and the next one may start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +99,14 @@ pub(crate) fn of(node: &MachineSpec, caller: Caller) -> Vec<Service> {
             ready,
         )
     };
+    if node.redis {
+        list.push(Service::new(
+            "redis",
+            ["bash", "-c", redis::SERVE],
+            Identity::ROOT,
+            Ready::Socket(redis::SOCKET.into()),
+        ));
+    }
     if node.role.has_waifud() {
         list.push(daemon(
             "waifud",
@@ -170,6 +179,11 @@ mod tests {
         ] {
             assert_eq!(names(&node(role)), services, "{role:?}");
         }
+        let with_redis = MachineSpec {
+            redis: true,
+            ..node(Role::Waifud)
+        };
+        assert_eq!(names(&with_redis), ["redis", "waifud"]);
     }
 
     #[test]

@@ -60,21 +60,29 @@ impl World {
     ///
     /// The lab's guard stops the lab when the test process ends.
     pub fn with(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
-        Self::with_options(1, "", test)
+        Self::with_options(&LabOptions::with_daemons(), "", test)
     }
 
-    /// The same, with this number of nodes: alder, birch, … All tests of a suite use the same number.
-    pub fn with_nodes(nodes: usize, test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
-        Self::with_options(nodes, "", test)
+    /// The same, with this number of nodes (alder, birch, …) and with Redis. All tests of a suite use the same number.
+    pub fn with_nodes_and_redis(
+        nodes: usize,
+        test: impl FnOnce(&World) -> Result<()>,
+    ) -> Result<()> {
+        let options = LabOptions {
+            nodes,
+            redis: true,
+            ..LabOptions::with_daemons()
+        };
+        Self::with_options(&options, "", test)
     }
 
     /// The same, with these lines in `waifud.toml`, which must be the same in all tests of a suite.
     pub fn with_settings(settings: &str, test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
-        Self::with_options(1, settings, test)
+        Self::with_options(&LabOptions::with_daemons(), settings, test)
     }
 
     fn with_options(
-        nodes: usize,
+        options: &LabOptions,
         settings: &str,
         test: impl FnOnce(&World) -> Result<()>,
     ) -> Result<()> {
@@ -85,7 +93,7 @@ impl World {
         let mut world: MutexGuard<'_, Option<World>> =
             shared.lock().unwrap_or_else(PoisonError::into_inner);
         if world.is_none() {
-            *world = Some(Self::up(nodes, settings)?);
+            *world = Some(Self::up(options, settings)?);
         }
         let world = world.as_ref().context("no world")?;
         world.lab.wait_ready(SOON)?;
@@ -96,7 +104,7 @@ impl World {
         result
     }
 
-    fn up(nodes: usize, settings: &str) -> Result<Self> {
+    fn up(options: &LabOptions, settings: &str) -> Result<Self> {
         let tiny =
             waifud_images::build(Image::Tiny, &waifud_images::default_cache_dir(), &|line| {
                 eprintln!("{line}");
@@ -111,11 +119,10 @@ impl World {
         };
         let lab = Lab::up(&LabOptions {
             node: NODE.to_owned(),
-            nodes,
             bin_dir: Some(bin_dir.clone()),
             init_exe: Some(init),
             files,
-            ..LabOptions::with_daemons()
+            ..options.clone()
         })?;
         let key = PathBuf::from("/etc/waifud/test-key");
         let private = lab.path_outside(&key);

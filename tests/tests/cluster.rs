@@ -1,5 +1,5 @@
-//! Several nodes: a dead machine is removed by force, its instance is recreated on another one, and then the machine comes
-//! back after all. Instances move between nodes, and waifud to another machine.
+//! Several nodes, which read bundles from Redis: a dead machine is removed by force, its instance is recreated on another one
+//! without Redis, and then the machine comes back after all. Instances move between nodes, and waifud to another machine.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -66,9 +66,8 @@ fn join_again(world: &World, node: &str) -> Result<()> {
 
 #[test]
 fn a_dead_machine_is_replaced_and_comes_back_and_waifud_moves_to_another_one() -> Result<()> {
-    World::with_nodes(2, |world| {
-        let more = ["--node", DEAD, "--no-ssh-key", "--wait"];
-        let web = world.waifuctl.json(&creation(TINY, "web", &more))?;
+    World::with_nodes_and_redis(2, |world| {
+        let web = boots_from_redis(world)?;
         ensure!(
             web["status"]["node"] == DEAD && guests(world, DEAD)? == 1,
             "{web}"
@@ -92,6 +91,7 @@ fn a_dead_machine_is_replaced_and_comes_back_and_waifud_moves_to_another_one() -
         let why = must(world, &["why", "web"])?;
         ensure!(why.contains("waifuctl recreate web"), "{why}");
 
+        redis_fails(world)?;
         let again =
             world
                 .waifuctl
@@ -195,6 +195,47 @@ fn an_instance_moves(world: &World) -> Result<()> {
         ensure!(over["status"]["state"] == "running", "{over}");
         ensure!(disks(world, to)? == 1 && disks(world, from)? == 0);
         ensure!(unmanaged(world, from, "web")?.is_empty());
+    }
+    Ok(())
+}
+
+/// The verdict and the message of a check of doctor.
+fn check(world: &World, subject: &str) -> Result<Option<(String, String)>> {
+    let doctor = world.waifuctl.run(&["doctor", "--json"])?;
+    let doctor: Value = serde_json::from_str(&doctor.stdout).unwrap_or_default();
+    let checks = doctor["items"].as_array().cloned().unwrap_or_default();
+    let found = checks.into_iter().find(|check| check["subject"] == subject);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(found.map(|check| (text(&check["verdict"]), text(&check["message"]))))
+}
+
+/// Creates web while its agent is away, so that its bundle is in Redis first. The guest boots with what the node reads there.
+fn boots_from_redis(world: &World) -> Result<Value> {
+    let agent = format!("{DEAD}/waifud-agentd");
+    world.lab.stop(&agent)?;
+    let more = ["--node", DEAD, "--no-ssh-key"];
+    world.waifuctl.json(&creation(TINY, "web", &more))?;
+    wait::until("the bundle to be in Redis", SOON, || {
+        let redis = check(world, "redis")?;
+        Ok(redis.filter(|(verdict, message)| verdict == "ok" && message.contains("1 bundles")))
+    })?;
+    world.lab.start(&agent)?;
+    must(world, &["start", "web", "--wait", "--timeout", "5m"])?;
+    let log = "/var/log/waifud/waifud-metadatad.log";
+    let log = fs::read_to_string(world.lab.path_outside_of(DEAD, log))?;
+    ensure!(log.contains("read a bundle from Redis"), "{log}");
+    world.show("web")
+}
+
+/// Redis ends, which waifud and the node report. What follows works without it.
+fn redis_fails(world: &World) -> Result<()> {
+    world.lab.stop(&format!("{OLD}/redis"))?;
+    for subject in ["redis".to_owned(), format!("node {OTHER} redis")] {
+        wait::until(&format!("doctor to report {subject}"), SOON, || {
+            let found = check(world, &subject)?;
+            Ok(found
+                .filter(|(verdict, message)| verdict == "warn" && message.contains("cannot reach")))
+        })?;
     }
     Ok(())
 }

@@ -34,6 +34,9 @@ enum Command {
         /// Start libvirt only, without our daemons
         #[arg(long)]
         bare: bool,
+        /// Start Redis on waifud's machine, and let waifud cache bundles there
+        #[arg(long, conflicts_with = "bare")]
+        redis: bool,
         /// Directory of waifud, waifud-agentd, waifud-metadatad and waifuctl [default: the directory of xtask]
         #[arg(long)]
         bin_dir: Option<PathBuf>,
@@ -116,8 +119,9 @@ pub fn run(args: Args) -> Result<()> {
             nodes,
             node,
             bare,
+            redis,
             bin_dir,
-        } => up(nodes, node, bare, bin_dir),
+        } => up(nodes, node, bare, redis, bin_dir),
         Command::Env => {
             for (key, value) in the_lab()?.env()? {
                 println!("export {key}={}", quoted(&value));
@@ -210,7 +214,13 @@ fn kill(lab: &Lab, target: &str, signal: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn up(nodes: usize, node: Option<String>, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
+fn up(
+    nodes: usize,
+    node: Option<String>,
+    bare: bool,
+    redis: bool,
+    bin_dir: Option<PathBuf>,
+) -> Result<()> {
     root::become_root("starting a lab")?;
     let place = current::place();
     if let Some(lab) = current::lab(&place)? {
@@ -224,6 +234,7 @@ fn up(nodes: usize, node: Option<String>, bare: bool, bin_dir: Option<PathBuf>) 
         node: node.unwrap_or(defaults.node),
         nodes,
         daemons: !bare,
+        redis,
         bin_dir,
         stay: true,
         env: std::env::var("RUST_LOG")

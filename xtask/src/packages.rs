@@ -60,6 +60,12 @@ const LINES: &[Line] = &[
     (For::Lab, "nftables", "the guests' firewall"),
     (For::Lab, "iproute2", "configures the lab's network"),
     (For::Lab, "util-linux", "nsenter and setpriv"),
+    (
+        For::Lab,
+        "redis-tools",
+        "Redis' server, without the service that redis-server adds, and redis-cli",
+    ),
+    (For::Lab, "openssl", "creates the certificate of Redis"),
     (For::Demo, "openssh-client", "logs in to guests"),
     (For::Test, "iputils-ping", "checks the lab's network"),
     (For::Lab, "ovmf", "boots guests with UEFI"),

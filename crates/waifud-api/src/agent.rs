@@ -40,6 +40,7 @@
 
 pub mod bounds;
 mod incoming;
+mod redis;
 mod slice;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,7 @@ use waifud_types::{
 };
 
 pub use self::incoming::{Incoming, Receiving};
+pub use self::redis::RedisAccess;
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
 use crate::stream::StreamOrder;
 

@@ -39,7 +39,7 @@ pub use network::{CreateNetwork, Network, NetworkNode};
 pub use node::{AdoptInstance, Node, RemoveNode, Unmanaged, UpdateNode};
 pub use page::Page;
 pub use problem::Problem;
-pub use server::{Certificate, Database, DirectorySpace, Server};
+pub use server::{BackupState, Certificate, Database, DirectorySpace, RedisState, Server};
 pub use server_url::ServerUrl;
 pub use template::{CreateTemplate, Image};
 pub use token::{CreateToken, CreatedToken, Token, Whoami};

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `GET /v1/status` | [`Status`]: which process this is and what it holds |
 //! | `PUT /v1/tunnel` [`Tunnel`] | [`Status`]: the node's side of WireGuard is accepted from now on |
+//! | `PUT /v1/redis` [`RedisSetting`] | 204: bundles are read from this Redis from now on, or from none |
+//! | `GET /v1/bundles/{digest}` | the ciphertext; 404 when it is not held |
 //! | `PUT /v1/bundles/{digest}` ciphertext | 204; 400 when the bytes do not have the digest |
 //! | `DELETE /v1/bundles/{digest}` | 204: not kept, unless an instance is served it |
-//! | `PUT /v1/instances/{id}` [`Assignment`] | 204: held and served; 409 `bundle-missing`: put the bundle first |
+//! | `PUT /v1/instances/{id}` [`Assignment`] | 204: held and served; 409 `bundle-missing`: neither held nor in Redis, put the bundle first |
 //! | `DELETE /v1/instances/{id}` | 204: forgotten, also on disk |
 //! | `GET /v1/observations?after=N&wait=SECONDS` | [`Observations`]: what guests asked for and reported |
 //!
@@ -17,9 +19,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use waifud_types::evidence::ModuleResult;
+use waifud_types::status::Condition;
 use waifud_types::{InstanceId, Name, Timestamp};
 
-use crate::agent::BundleRef;
+use crate::agent::{BundleRef, RedisAccess};
 
 /// The running process and what it serves.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -40,6 +43,9 @@ pub struct Status {
     /// Stored bundles without an instance: not assigned yet, or left over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unused_bundles: Vec<waifud_types::Digest>,
+    /// Why bundles cannot be read from Redis; null if they can, or if there is no Redis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Condition>,
 }
 
 /// A served instance.
@@ -65,6 +71,14 @@ pub struct Tunnel {
     /// Additional accepted addresses, which identify guests whose own addresses waifud does not assign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identities: Option<ipnet::Ipv4Net>,
+}
+
+/// The Redis to read bundles from. The service keeps it in memory only.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RedisSetting {
+    /// How to reach it; null for none.
+    #[serde(default)]
+    pub access: Option<RedisAccess>,
 }
 
 /// The bundle for one instance.

@@ -15,7 +15,7 @@ use waifud_types::{Digest, InstanceId};
 
 use crate::{
     Problem,
-    metadatad::{Assignment, Observations, Status, Tunnel},
+    metadatad::{Assignment, Observations, RedisSetting, Status, Tunnel},
 };
 
 /// Timeout of a request. The service answers from memory or after an fsync.
@@ -94,6 +94,21 @@ impl MetadatadClient {
     /// Ensures that this end of the tunnel is accepted and no other.
     pub async fn put_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadatadError> {
         self.json(Method::PUT, "/v1/tunnel", body(tunnel)?).await
+    }
+
+    /// Ensures that the service reads bundles from this Redis, or from none.
+    pub async fn put_redis(&self, setting: &RedisSetting) -> Result<(), MetadatadError> {
+        self.done(Method::PUT, "/v1/redis", body(setting)?).await
+    }
+
+    /// Gets a stored bundle. `None` if it is not stored. The bytes are not verified here.
+    pub async fn bundle(&self, digest: Digest) -> Result<Option<Bytes>, MetadatadError> {
+        let path = format!("/v1/bundles/{digest}");
+        match self.request(Method::GET, &path, Bytes::new()).await {
+            Ok((_, bytes)) => Ok(Some(bytes)),
+            Err(MetadatadError::Problem(problem)) if problem.status == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Ensures that the service has stored the bundle. 400 `digest-mismatch` if the bytes have another digest.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use waifud_types::status::Condition;
 use waifud_types::{ByteSize, DiskSpaceState, Timestamp};
 
 /// `GET /v1/server`: the state of waifud itself.
@@ -19,6 +20,45 @@ pub struct Server {
     pub database: Database,
     /// waifud's certificates.
     pub certificates: Vec<Certificate>,
+    /// State of the Redis that caches bundles; null if none is configured.
+    #[serde(default)]
+    pub redis: Option<RedisState>,
+    /// State of the regular backups; null if none were made.
+    #[serde(default)]
+    pub backup: Option<BackupState>,
+}
+
+/// State of the regular backups, which `waifud backup --to` makes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct BackupState {
+    /// Directory, or host and directory.
+    pub target: String,
+    /// Time of the last backup that was made and read back; null if there was none.
+    #[schema(value_type = Option<String>)]
+    pub last_at: Option<Timestamp>,
+    /// Seconds between two backups; null if the command does not repeat them.
+    pub every_s: Option<u64>,
+    /// Why the last attempt failed; null if it did not.
+    pub error: Option<String>,
+}
+
+impl BackupState {
+    /// The file in waifud's state directory that has it.
+    pub const FILE: &'static str = "regular-backup.json";
+}
+
+/// State of the Redis that caches encrypted bundles.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RedisState {
+    /// URL, without credentials.
+    pub url: String,
+    /// Time of the last complete comparison with waifud's bundles; null if there was none yet.
+    #[schema(value_type = Option<String>)]
+    pub compared_at: Option<Timestamp>,
+    /// Number of bundles at that time.
+    pub bundles: u64,
+    /// What is wrong; empty if nothing is.
+    pub conditions: Vec<Condition>,
 }
 
 /// State of waifud's database.

@@ -1,4 +1,4 @@
-//! The tasks that run for as long as waifud does: node monitoring, disk space, trimming the history, retrying placement.
+//! The tasks that run for as long as waifud does: node monitoring, disk space, trimming the history, retrying placement, Redis.
 
 use std::time::Duration;
 
@@ -16,7 +16,11 @@ impl Control {
     /// Runs the background tasks until waifud stops.
     pub async fn run_background_tasks(&self) -> Result<(), ControlError> {
         self.expect_reachable_nodes().await?;
-        tokio::join!(self.run_checks(), self.run_placement_retry());
+        tokio::join!(
+            self.run_checks(),
+            self.run_placement_retry(),
+            self.run_redis()
+        );
         Ok(())
     }
 

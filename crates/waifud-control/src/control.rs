@@ -25,6 +25,7 @@ use crate::nodes::contacts::NodeContacts;
 use crate::nodes::install::NodePackages;
 use crate::placement::RetryQueue;
 use crate::server::disk_space_monitor::DiskSpaceMonitor;
+use crate::server::redis::{RedisConfig, RedisMonitor};
 use crate::streams::{StreamBroker, StreamLimits};
 
 /// The settings of the services.
@@ -52,6 +53,8 @@ pub struct ControlConfig {
     pub downloads: DownloadConfig,
     /// The limits of streams.
     pub streams: StreamLimits,
+    /// The Redis that caches bundles, if there is one.
+    pub redis: Option<RedisConfig>,
     /// Measures free space.
     pub disk: Arc<dyn Disk>,
     /// Lists this machine's addresses, from which no image is downloaded.
@@ -73,6 +76,7 @@ impl ControlConfig {
             domain: "waifu.internal".to_owned(),
             downloads: DownloadConfig::default(),
             streams: StreamLimits::default(),
+            redis: None,
             disk: Arc::new(SystemDisk),
             interfaces: Arc::new(SystemInterfaces),
         }
@@ -98,6 +102,7 @@ struct Shared {
     instance_progress: InstanceProgress,
     move_progress: MoveProgress,
     disk_space: Arc<DiskSpaceMonitor>,
+    redis_monitor: RedisMonitor,
     token_state: TokenState,
     images: Images,
     downloads: Downloads,
@@ -176,6 +181,7 @@ impl Control {
                 instance_progress: InstanceProgress::default(),
                 move_progress: MoveProgress::default(),
                 disk_space,
+                redis_monitor: RedisMonitor::default(),
                 token_state: TokenState::default(),
                 images,
                 downloads,
@@ -237,6 +243,10 @@ impl Control {
 
     pub(crate) fn disk_space(&self) -> &DiskSpaceMonitor {
         &self.shared.disk_space
+    }
+
+    pub(crate) fn redis_monitor(&self) -> &RedisMonitor {
+        &self.shared.redis_monitor
     }
 
     pub(crate) fn token_state(&self) -> &TokenState {

@@ -56,4 +56,5 @@ pub use error::ControlError;
 pub use images::downloads::{DownloadConfig, Pace};
 pub use instances::progress::ProgressFrame;
 pub use network::subnet::{GATEWAY_MAC, NODE_PREFIX, free_address, free_subnet, gateway};
+pub use server::redis::RedisConfig;
 pub use waifud_types::event::Cause;

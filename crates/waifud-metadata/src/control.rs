@@ -137,9 +137,10 @@ fn router(service: Arc<MetadataService>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tunnel", put(put_tunnel))
+        .route("/v1/redis", put(put_redis))
         .route(
             "/v1/bundles/{digest}",
-            put(put_bundle).delete(delete_bundle),
+            get(get_bundle).put(put_bundle).delete(delete_bundle),
         )
         .route(
             "/v1/instances/{id}",
@@ -159,6 +160,23 @@ async fn put_tunnel(State(service): Service, body: Bytes) -> Result<Response, Re
     let tunnel = json(&body)?;
     let status = to_its_end(async move { service.put_tunnel(tunnel).await }).await?;
     Ok(Json(status).into_response())
+}
+
+async fn put_redis(State(service): Service, body: Bytes) -> NoContent {
+    service.put_redis(json(&body)?);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn get_bundle(
+    State(service): Service,
+    Named(digest): Named<Digest>,
+) -> Result<Response, Refused> {
+    let missing = || {
+        let title = format!("the bundle {digest} is not stored here");
+        Refused::new(Problem::new(404, "not-found", title))
+    };
+    let bundle = service.bundle(digest).await?.ok_or_else(missing)?;
+    Ok(bundle.into_response())
 }
 
 async fn put_bundle(

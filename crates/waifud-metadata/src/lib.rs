@@ -4,7 +4,8 @@
 //!  tunnel ── GuestListener ──► serve_guests ──► answer_guest ──► Registry: exact inner address ─► Documents
 //!                              (limits)         (identity)           ▲
 //!  agent ─── unix socket ────► ControlSocket ─► MetadataService ─────┤
-//!                              (peer's uid)     (control verbs)      └── Store: bundles and assignments on disk
+//!                              (peer's uid)     (control verbs)      ├── Store: bundles and assignments on disk
+//!  Redis ◄── read bundles ──────────────────────────────────────────┘
 //! ```
 //!
 //! A guest is identified only by the source address of its connection inside the tunnel, which the tunnel guarantees (see
@@ -22,6 +23,7 @@ mod guest;
 mod limits;
 mod observations;
 mod phone_home;
+mod redis_bundles;
 mod registry;
 mod serve;
 mod service;
@@ -30,6 +32,7 @@ mod tunnel;
 
 pub use control::{ControlSocket, ControlSocketError};
 pub use limits::GuestLimits;
+pub use redis_bundles::RedisBundles;
 pub use serve::serve_guests;
 pub use service::{ControlError, MetadataService, Parts, system_clock};
 pub use store::{BundleStore, DiskStore, FakeStore, StateStore, StoreError, conformance};

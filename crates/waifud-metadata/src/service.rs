@@ -13,14 +13,15 @@ use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use waifud_api::metadatad::{Assignment, Observations, Status, Tunnel};
+use waifud_api::agent::BundleRef;
+use waifud_api::metadatad::{Assignment, Observations, RedisSetting, Status, Tunnel};
 use waifud_cloudinit::{BundleError, Tokens, digest_of, open};
 use waifud_kit::sync::lock;
 use waifud_types::{Digest, InstanceId, Timestamp};
 use waifud_wireguard::{KeyError, PeerConfig, WireguardError};
 
 use crate::{
-    BundleStore, GuestLimits, StateStore, StoreError, TunnelEnd, failpoints,
+    BundleStore, GuestLimits, RedisBundles, StateStore, StoreError, TunnelEnd, failpoints,
     limits::RateLimiter,
     observations::ObservationLog,
     registry::{Entry, Registry},
@@ -35,6 +36,8 @@ pub struct Parts {
     pub bundles: Arc<dyn BundleStore>,
     /// The store of assignments.
     pub state: Arc<dyn StateStore>,
+    /// Bundles from Redis.
+    pub redis: Arc<RedisBundles>,
     /// This end of the tunnel.
     pub tunnel: Arc<dyn TunnelEnd>,
     /// Seals EC2's session tokens.
@@ -64,7 +67,7 @@ pub enum ControlError {
         /// The digest of the bytes.
         found: Digest,
     },
-    /// The bundle is not stored. It must be put first.
+    /// The bundle is neither stored nor in Redis. It must be put first.
     #[error("the bundle {digest} is not stored here")]
     BundleMissing {
         /// Which one.
@@ -116,6 +119,7 @@ pub struct MetadataService {
     pub(crate) clock: fn() -> Timestamp,
     bundles: Arc<dyn BundleStore>,
     state: Arc<dyn StateStore>,
+    redis: Arc<RedisBundles>,
     tunnel: Arc<dyn TunnelEnd>,
     process: String,
     stop: CancellationToken,
@@ -140,6 +144,7 @@ impl MetadataService {
             clock: parts.clock,
             bundles: parts.bundles,
             state: parts.state,
+            redis: parts.redis,
             tunnel: parts.tunnel,
             process: random_name(),
             stop: parts.stop,
@@ -195,6 +200,7 @@ impl MetadataService {
             instances: self.registry.held(),
             unserved: set(&self.unserved).iter().copied().collect(),
             unused_bundles: set(&self.unused).iter().copied().collect(),
+            redis: self.redis.trouble(),
         }
     }
 
@@ -228,6 +234,17 @@ impl MetadataService {
                     .collect(),
             })
             .map_err(ControlError::Tunnel)
+    }
+
+    /// Reads bundles from this Redis from now on, or from none.
+    pub fn put_redis(&self, setting: RedisSetting) {
+        self.redis.configure(setting.access);
+    }
+
+    /// The stored bundle. `None` if there is none, or a damaged one.
+    pub async fn bundle(&self, digest: Digest) -> Result<Option<Bytes>, ControlError> {
+        let stored = self.bundles.bundle(digest).await?;
+        Ok(stored.filter(|bytes| digest_of(bytes) == digest))
     }
 
     /// Stores the bundle.
@@ -316,23 +333,35 @@ impl MetadataService {
         }
     }
 
-    /// Reads the documents of an assignment from the store and checks them.
+    /// The bundle from the store, else from Redis, which is then stored. A damaged one is treated as missing; putting it again
+    /// repairs it.
+    async fn stored_or_cached(&self, bundle: &BundleRef) -> Result<Bytes, ControlError> {
+        let digest = bundle.digest;
+        if let Some(stored) = self.bundle(digest).await? {
+            return Ok(stored);
+        }
+        let cached = self.redis.bundle(digest, bundle.size_bytes).await;
+        let cached = cached.ok_or(ControlError::BundleMissing { digest })?;
+        failpoints::BUNDLE_SAVE
+            .around(self.bundles.put_bundle(digest, cached.clone()))
+            .await?;
+        tracing::info!(bundle = %digest.short(), "read a bundle from Redis");
+        if !self.registry.uses(digest) {
+            set(&self.unused).insert(digest);
+        }
+        Ok(cached)
+    }
+
+    /// Reads the documents of an assignment and checks them.
     async fn opened(
         &self,
         instance: InstanceId,
         assignment: Assignment,
     ) -> Result<Entry, ControlError> {
         let digest = assignment.bundle.digest;
-        let missing = ControlError::BundleMissing { digest };
-        let Some(ciphertext) = self.bundles.bundle(digest).await? else {
-            return Err(missing);
-        };
-        let documents = match open(&ciphertext, digest, &assignment.bundle.key) {
-            Ok(documents) => documents,
-            // A damaged bundle is treated as missing; putting it again repairs it.
-            Err(BundleError::WrongDigest { .. }) => return Err(missing),
-            Err(source) => return Err(ControlError::BundleUnreadable { digest, source }),
-        };
+        let ciphertext = self.stored_or_cached(&assignment.bundle).await?;
+        let documents = open(&ciphertext, digest, &assignment.bundle.key)
+            .map_err(|source| ControlError::BundleUnreadable { digest, source })?;
         if documents.instance() != instance {
             let owner = documents.instance();
             return Err(ControlError::BundleOfAnother { digest, owner });

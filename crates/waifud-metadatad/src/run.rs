@@ -10,9 +10,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waifud_metadata::{
-    ControlSocket, DiskStore, GuestLimits, MetadataService, Parts, WireguardEnd, serve_guests,
-    system_clock,
+    ControlSocket, DiskStore, GuestLimits, MetadataService, Parts, RedisBundles, WireguardEnd,
+    serve_guests, system_clock,
 };
+use waifud_redis::Redis;
 use waifud_wireguard::{ServerConfig, TunnelServer};
 
 use crate::{config::Config, state};
@@ -43,7 +44,9 @@ async fn serve(config: &Config) -> Result<()> {
     })?;
     let stop = CancellationToken::new();
     let endpoint = server.local_address();
+    let redis = Arc::new(RedisBundles::new(Arc::new(Redis), system_clock));
     let service = MetadataService::start(Parts {
+        redis: Arc::clone(&redis),
         bundles: Arc::<DiskStore>::clone(&store),
         state: store,
         tunnel: Arc::new(WireguardEnd::new(server, public_key)),
@@ -62,6 +65,10 @@ async fn serve(config: &Config) -> Result<()> {
     }
     let socket = ControlSocket::bind(&config.socket)?;
     tracing::info!(%endpoint, %public_key, socket = %config.socket.display(), "ready");
+    tokio::spawn({
+        let stop = stop.clone();
+        async move { redis.run(stop).await }
+    });
     let mut guests = tokio::spawn(serve_guests(listener, Arc::clone(&service), stop.clone()));
     let mut agent = tokio::spawn(socket.serve(service, stop.clone()));
     tokio::select! {

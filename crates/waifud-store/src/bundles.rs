@@ -1,9 +1,9 @@
 //! Bundles: the encrypted documents of instances, and their keys.
 
-use waifud_types::{Digest, InstanceId, NodeId, Secret, Timestamp};
+use waifud_types::{Digest, InstanceId, NodeId, Revision, Secret, Timestamp};
 
-use crate::codec::{id16, node16, to_i64};
-use crate::{ReadTx, StoreError, WriteTx};
+use crate::codec::{count, digest, id16, node16, to_i64};
+use crate::{ReadTx, StoreError, Topic, WriteTx};
 
 /// One bundle.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,9 +33,53 @@ impl ReadTx<'_> {
             .next()
             .transpose()?)
     }
+
+    /// All bundles with their sizes.
+    pub fn bundle_sizes(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        self.all("SELECT digest, size_bytes FROM bundles", (), |row| {
+            Ok((digest(row, "digest")?, count(row, "size_bytes")?))
+        })
+    }
+
+    /// The encrypted bytes of these bundles, without those that do not exist.
+    pub fn bundle_ciphertexts(
+        &self,
+        wanted: &[Digest],
+    ) -> Result<Vec<(Digest, Vec<u8>)>, StoreError> {
+        let mut found = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let sql = "SELECT ciphertext FROM bundles WHERE digest = ?1";
+            if let Some(bytes) = self.first(sql, [wanted.bytes()], |row| Ok(row.get(0)?))? {
+                found.push((*wanted, bytes));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The text that [`WriteTx::set_redis_mark`] stored last; empty if there is none.
+    pub fn redis_mark(&self) -> Result<String, StoreError> {
+        let sql = "SELECT value FROM meta WHERE key = 'redis'";
+        Ok(self
+            .first(sql, (), |row| Ok(row.get(0)?))?
+            .unwrap_or_default())
+    }
 }
 
 impl WriteTx<'_> {
+    /// Stores a text that identifies the nodes' access to Redis, and sends the nodes their configuration again. `revision` is
+    /// that of the event about this change.
+    pub fn set_redis_mark(&mut self, mark: &str, revision: Revision) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('redis', ?1)")?
+            .execute([mark])?;
+        self.conn
+            .prepare_cached("UPDATE nodes SET slice_revision = ?1")?
+            .execute([to_i64(revision.number)])?;
+        // Wakes the watches of all nodes.
+        self.touch(Topic::Cluster);
+        Ok(())
+    }
+
     /// Stores the documents of an instance. The previous ones are kept until the next change, for a node that is still
     /// fetching them; older ones are deleted.
     pub fn put_bundle(

@@ -14,10 +14,12 @@
 
 mod archive;
 mod owner;
+mod regular;
 mod restore;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -28,6 +30,8 @@ use waifud_types::disk_space::FULL_BELOW;
 
 use crate::config::Config;
 
+use self::regular::Target;
+
 pub use restore::{RestoreArguments, refuse_half_restored, remove_unpacked, restore};
 
 /// The name of the database file in the state directory and in a backup.
@@ -37,19 +41,45 @@ pub const PKI: &str = "pki";
 /// The directory of the image store.
 pub const IMAGES: &str = "images";
 
+/// The beginning and the end of the name of an unfinished backup.
+const PARTIAL: (&str, &str) = (".waifud-backup-", ".partial");
+
 /// The arguments of `waifud backup`.
 #[derive(Args, Debug)]
 pub struct BackupArguments {
     /// The file to create; it must not exist. It contains user-data and keys: protect it accordingly
-    file: PathBuf,
+    #[arg(required_unless_present = "to", conflicts_with = "to")]
+    file: Option<PathBuf>,
+    /// Create a file with the present time in its name in this directory, here or over SSH, and read it back
+    #[arg(long, value_name = "DIR|[USER@]HOST:DIR")]
+    to: Option<Target>,
+    /// Make another backup after this time, for example 15m, until the command is stopped
+    #[arg(long, value_name = "TIME", requires = "to", conflicts_with = "file", value_parser = regular::every)]
+    every: Option<Duration>,
+    /// Keep this many of the backups that --to has made there, and remove older ones [default: all]
+    #[arg(long, value_name = "N", requires = "to", conflicts_with = "file", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: Option<u32>,
     /// Include the image files, which may be many gigabytes. Nodes have copies of the images that they use. New nodes
     /// and new instances need them for templates that cannot be downloaded again
     #[arg(long)]
     with_images: bool,
 }
 
-/// Creates a backup. waifud may be running.
+/// Creates a backup, or one after the other. waifud may be running.
 pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()> {
+    match (&arguments.file, arguments.every) {
+        (Some(file), _) => {
+            let summary = to_file(config, file, arguments.with_images)?;
+            eprintln!("{}: {summary}", file.display());
+            Ok(())
+        }
+        (None, None) => regular::once(config, arguments, jiff::Timestamp::now()),
+        (None, Some(pause)) => regular::repeat(config, arguments, pause),
+    }
+}
+
+/// Creates a backup in this file, and returns what it has.
+fn to_file(config: &Config, file: &Path, with_images: bool) -> anyhow::Result<String> {
     let database = config.state_dir.join(DATABASE);
     ensure!(
         database.exists(),
@@ -57,22 +87,22 @@ pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()
         config.state_dir.display()
     );
     // The file is opened as the calling user, who may write to the directory; the rest is done as the state's owner.
-    let dir = directory_of(&arguments.file)?;
+    let dir = directory_of(file)?;
     let taken = || {
         format!(
             "{} exists; choose another file, or remove it first",
-            arguments.file.display()
+            file.display()
         )
     };
-    ensure!(arguments.file.symlink_metadata().is_err(), taken());
+    ensure!(file.symlink_metadata().is_err(), taken());
     // A new file with an unpredictable name (O_EXCL, 0600), because other users may be able to write to the directory:
     // links that they create there are not followed. The file is removed on failure.
     let out = tempfile::Builder::new()
-        .prefix(".waifud-backup-")
-        .suffix(".partial")
+        .prefix(PARTIAL.0)
+        .suffix(PARTIAL.1)
         .tempfile_in(dir)
         .with_context(|| format!("cannot write to {}", dir.display()))?;
-    let written = write(config, arguments, out.as_file()).and_then(|summary| {
+    let written = write(config, with_images, out.as_file()).and_then(|summary| {
         out.as_file().sync_all()?;
         Ok(summary)
     });
@@ -81,22 +111,19 @@ pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()
         where_room_lacks(error, &places)
     });
     let summary = finished?;
-    out.persist_noclobber(&arguments.file)
+    out.persist_noclobber(file)
         .map_err(|error| match error.error.kind() {
             std::io::ErrorKind::AlreadyExists => anyhow::anyhow!(taken()),
-            _ => anyhow::Error::new(error.error).context(format!(
-                "cannot rename the backup to {}",
-                arguments.file.display()
-            )),
+            _ => anyhow::Error::new(error.error)
+                .context(format!("cannot rename the backup to {}", file.display())),
         })?;
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .with_context(|| format!("cannot sync {}", dir.display()))?;
-    eprintln!("{}: {summary}", arguments.file.display());
-    Ok(())
+    Ok(summary)
 }
 
-fn write(config: &Config, arguments: &BackupArguments, out: &File) -> anyhow::Result<String> {
+fn write(config: &Config, with_images: bool, out: &File) -> anyhow::Result<String> {
     let state = &config.state_dir;
     owner::as_owner_of(state, || {
         let place = place_for_copy(state);
@@ -108,7 +135,7 @@ fn write(config: &Config, arguments: &BackupArguments, out: &File) -> anyhow::Re
         let snapshot = waifud_store::backup::snapshot(&state.join(DATABASE), &copy)?;
         let mut files = vec![(DATABASE.to_owned(), copy)];
         files.extend(archive::files_below(state, PKI)?);
-        if arguments.with_images {
+        if with_images {
             files.extend(archive::files_below(state, IMAGES)?);
         }
         let manifest = archive::write(out, &files, snapshot)?;

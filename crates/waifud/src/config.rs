@@ -8,6 +8,8 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::addresses::check_url;
+use crate::duration::duration;
+use crate::redis::RedisSettings;
 
 /// The default path. The file may be absent.
 pub const DEFAULT_PATH: &str = "/etc/waifud/waifud.toml";
@@ -39,6 +41,8 @@ pub struct Config {
     pub downloads_from_loopback: bool,
     /// The root of this installation. `waifuctl node add` packs waifud's files below it for new nodes.
     pub installation: PathBuf,
+    /// A Redis that caches encrypted bundles.
+    pub redis: RedisSettings,
 }
 
 impl Default for Config {
@@ -55,22 +59,9 @@ impl Default for Config {
             catalog_mirror: String::new(),
             downloads_from_loopback: false,
             installation: PathBuf::from("/"),
+            redis: RedisSettings::default(),
         }
     }
-}
-
-fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    use serde::de::Error;
-    let text = String::deserialize(deserializer)?;
-    let span: jiff::SignedDuration = text.parse().map_err(|_| {
-        D::Error::custom(format!(
-            "invalid duration {text:?}: use for example \"30s\" or \"2m\""
-        ))
-    })?;
-    Duration::try_from(span)
-        .ok()
-        .filter(|duration| *duration >= Duration::from_millis(100))
-        .ok_or_else(|| D::Error::custom(format!("{text:?} is too short; the minimum is 100ms")))
 }
 
 impl Config {
@@ -98,6 +89,7 @@ impl Config {
         for url in &config.advertise {
             check_url(url).map_err(|why| format!("advertise: {why}"))?;
         }
+        config.redis.check()?;
         Ok(Self {
             guest_range: config.guest_range.trunc(),
             ..config

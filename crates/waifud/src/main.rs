@@ -5,8 +5,10 @@ mod backup;
 mod config;
 mod confirm;
 mod connections;
+mod duration;
 mod https;
 mod init;
+mod redis;
 mod serve;
 mod sockets;
 

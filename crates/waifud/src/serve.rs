@@ -126,6 +126,7 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
         addresses,
         installation: config.installation.clone(),
         unreachable_after: config.unreachable_after,
+        redis: config.redis.open()?,
         downloads: DownloadConfig {
             mirror: config.catalog_mirror.clone(),
             loopback: config.downloads_from_loopback,
@@ -135,6 +136,7 @@ async fn open(config: &Config, addresses: Vec<String>) -> anyhow::Result<Control
     };
     let control = Control::new(store, settings, Arc::new(SystemClock), Arc::new(entropy)).await?;
     unless_full(control.resume_downloads().await)?;
+    unless_full(control.announce_redis().await)?;
     // Without a boot id from the kernel, this step is skipped.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     if let Some(boot) = boot.ok().and_then(|text| text.trim().parse().ok()) {

@@ -35,6 +35,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("waifud-storage", Layer::Adapter),
     ("waifud-network", Layer::Adapter),
     ("waifud-wireguard", Layer::Adapter),
+    ("waifud-redis", Layer::Adapter),
     ("waifud-api", Layer::Contract),
     ("waifud-store", Layer::Contract),
     ("waifud-cloudinit", Layer::Contract),
@@ -64,6 +65,7 @@ const ONLY: &[(&str, &str)] = &[
     ("rusqlite", "waifud-store"),
     ("virt", "waifud-hypervisor"),
     ("virt-sys", "waifud-hypervisor"),
+    ("redis", "waifud-redis"),
 ];
 
 /// Our crates that xtask may use. It must build fast and without libvirt's headers.

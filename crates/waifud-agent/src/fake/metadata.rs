@@ -11,11 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
+use waifud_api::agent::RedisAccess;
 use waifud_api::metadatad::{
-    Assignment, Held, Observation, Observations, Observed, Status, Tunnel,
+    Assignment, Held, Observation, Observations, Observed, RedisSetting, Status, Tunnel,
 };
 use waifud_cloudinit::Documents;
 use waifud_kit::sync::lock;
+use waifud_types::status::Condition;
 use waifud_types::{Digest, InstanceId, Timestamp};
 
 use crate::interfaces::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
@@ -34,6 +36,10 @@ struct State {
     hanging: bool,
     tunnel: Option<Tunnel>,
     bundles: BTreeMap<Digest, Bytes>,
+    redis: RedisSetting,
+    /// The bundles in Redis, which are used if it is set.
+    in_redis: BTreeMap<Digest, Bytes>,
+    redis_trouble: Option<Condition>,
     /// Whether bundles are opened when they are assigned.
     opens: bool,
     held: BTreeMap<InstanceId, Assignment>,
@@ -66,6 +72,7 @@ impl FakeMetadata {
             let mut state = lock(&self.state);
             state.process += 1;
             state.tunnel = None;
+            state.redis = RedisSetting::default();
             state.observations.clear();
             if !keep_disk {
                 state.bundles.clear();
@@ -105,6 +112,26 @@ impl FakeMetadata {
     /// The stored bundles.
     pub fn bundles(&self) -> BTreeSet<Digest> {
         lock(&self.state).bundles.keys().copied().collect()
+    }
+
+    /// The Redis that it was told to use.
+    pub fn redis(&self) -> Option<RedisAccess> {
+        lock(&self.state).redis.access.clone()
+    }
+
+    /// Puts a bundle into Redis.
+    pub fn put_in_redis(&self, bundle: Digest, bytes: Bytes) {
+        lock(&self.state).in_redis.insert(bundle, bytes);
+    }
+
+    /// Removes all bundles from Redis.
+    pub fn empty_redis(&self) {
+        lock(&self.state).in_redis.clear();
+    }
+
+    /// Sets what is wrong with Redis.
+    pub fn set_redis_trouble(&self, trouble: Option<Condition>) {
+        lock(&self.state).redis_trouble = trouble;
     }
 
     /// Lets the service open bundles when they are assigned, as the real one does. Otherwise any bytes are accepted.
@@ -198,11 +225,17 @@ impl State {
 
     /// Refuses an assignment whose bundle is missing, or, if bundles are opened, of another instance or unreadable.
     fn require_bundle(
-        &self,
+        &mut self,
         instance: InstanceId,
         assignment: &Assignment,
     ) -> Result<(), MetadataError> {
         let bundle = &assignment.bundle;
+        if self.redis.access.is_some()
+            && let Some(bytes) = self.in_redis.get(&bundle.digest)
+        {
+            let bytes = bytes.clone();
+            self.bundles.entry(bundle.digest).or_insert(bytes);
+        }
         let bytes = self.bundles.get(&bundle.digest);
         let bytes = bytes.ok_or(MetadataError::BundleMissing)?;
         if !self.opens {
@@ -234,6 +267,7 @@ impl State {
             endpoint: SocketAddr::from(([127, 0, 0, 1], 51821)),
             node_public_key: self.tunnel.as_ref().map(|t| t.node_public_key.clone()),
             unserved: Vec::new(),
+            redis: self.redis_trouble.clone(),
             unused_bundles: self
                 .bundles
                 .keys()
@@ -270,6 +304,20 @@ impl MetadataService for FakeMetadata {
             Ok(state.status())
         })
         .await
+    }
+
+    async fn set_redis(&self, setting: &RedisSetting) -> Result<(), MetadataError> {
+        let setting = setting.clone();
+        self.request(move |state| {
+            state.redis = setting;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn bundle(&self, bundle: Digest) -> Result<Option<Bytes>, MetadataError> {
+        self.request(move |state| Ok(state.bundles.get(&bundle).cloned()))
+            .await
     }
 
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError> {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, Incoming, InstanceReport, NodeSlice, Peer, Receiving, Release, Released,
-    SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame,
+    AgentInstance, Incoming, InstanceReport, NodeSlice, Peer, Receiving, RedisAccess, Release,
+    Released, SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
@@ -119,6 +119,7 @@ impl FakeWaifud {
                 gateway: [10, 144, 1, 1].into(),
                 gateway_mac: MacAddr::of_guest([0, 0, 1]),
                 confirmed: Some(Incarnation(1)),
+                redis: None,
             },
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),
@@ -295,6 +296,16 @@ impl FakeWaifud {
         }
         self.set_online(false);
         self.set_online(true);
+    }
+
+    /// Loses a bundle.
+    pub fn remove_bundle(&self, bundle: Digest) {
+        lock(&self.state).bundles.remove(&bundle);
+    }
+
+    /// Tells the node about a Redis, or that there is none.
+    pub fn set_redis(&self, redis: Option<RedisAccess>) {
+        self.change(Change::Node, |state| state.slice.redis = redis);
     }
 
     /// Removes every order to destroy something, as when the database is replaced with one that does not contain it.

@@ -26,6 +26,11 @@ impl BundleCache {
         fs::read(self.path(digest)).ok()
     }
 
+    /// Whether there is a copy.
+    pub fn has(&self, digest: Digest) -> bool {
+        self.path(digest).is_file()
+    }
+
     /// The bundle's bytes, unless they are too large for a report.
     pub fn read_for_report(&self, digest: Digest) -> Option<Vec<u8>> {
         let size = fs::metadata(self.path(digest)).ok()?.len();

@@ -2,8 +2,8 @@
 //! [`crate::guest::assignments`] tracks what metadatad holds for each instance.
 //!
 //! A guest is started only after metadatad has confirmed that it holds the guest's bundle, and while the tunnel is up.
-//! After a restart of metadatad everything is sent again. Bundles come from waifud; encrypted copies are cached next to
-//! the records, so that a node without waifud can send them to a metadatad that lost its own.
+//! After a restart of metadatad everything is sent again. Bundles come from Redis, which metadatad reads, or from waifud;
+//! encrypted copies are cached next to the records, so that a node without both can send them to a metadatad that lost its own.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,11 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use waifud_api::agent::{AgentInstance, BundleRef};
-use waifud_api::metadatad::{Assignment, Observation, Status, Tunnel};
+use waifud_api::agent::{AgentInstance, BundleRef, RedisAccess};
+use waifud_api::metadatad::{Assignment, Observation, RedisSetting, Status, Tunnel};
 use waifud_cloudinit::Documents;
 use waifud_kit::sync::lock;
 use waifud_network::IDENTITIES;
+use waifud_types::status::Condition;
 use waifud_types::{Digest, InstanceId};
 
 use crate::control_link::record::{InstanceRecord, Memory};
@@ -49,6 +50,10 @@ struct Inner {
     process: Option<String>,
     /// The tunnel that was last sent to it.
     tunnel: Option<Tunnel>,
+    /// The Redis that was last sent to it. `None` while it is unknown.
+    redis: Option<RedisSetting>,
+    /// What is wrong with Redis, as of the last refresh.
+    redis_trouble: Option<Condition>,
     /// Instances whose assignment it keeps and cannot serve, as of the last refresh.
     unserved: Vec<InstanceId>,
     /// Bundles that it keeps and serves to no instance, as of the last refresh.
@@ -133,6 +138,11 @@ impl Metadata {
         self.inner().unreachable_since.map(|since| since.elapsed())
     }
 
+    /// What is wrong with Redis, according to metadatad.
+    pub fn redis_trouble(&self) -> Option<Condition> {
+        self.inner().redis_trouble.clone()
+    }
+
     /// The instance's decrypted documents, for a disk that contains them.
     pub async fn documents(&self, want: &AgentInstance) -> Result<Documents, MetadataError> {
         let BundleRef { digest, key, .. } = &want.bundle;
@@ -176,6 +186,7 @@ impl Metadata {
                 }
                 inner.process = Some(status.process);
                 self.assignments.learn(&status.instances, asked, changed);
+                inner.redis_trouble = status.redis;
                 inner.unserved = status.unserved;
                 inner.unused = status.unused_bundles;
                 inner.error = None;
@@ -187,6 +198,8 @@ impl Metadata {
             }
             Err(error) => {
                 inner.process = None;
+                inner.redis = None;
+                inner.redis_trouble = None;
                 inner.error = Some(error.to_string());
                 inner.unreachable_since.get_or_insert_with(Instant::now);
                 Err(error)
@@ -251,6 +264,7 @@ impl Metadata {
             .ensure(&status.public_key, status.endpoint)
             .await?;
         let same_process = self.inner().process.as_deref() == Some(status.process.as_str());
+        self.send_redis(slice.redis, same_process).await?;
         let tunnel = Tunnel {
             node_public_key: up.public_key,
             node_endpoint: up.endpoint,
@@ -267,6 +281,44 @@ impl Metadata {
             .await?;
         self.inner().tunnel = Some(tunnel);
         Ok((status, up.fresh))
+    }
+
+    /// Tells metadatad which Redis to read bundles from, unless it knows.
+    async fn send_redis(
+        &self,
+        access: Option<RedisAccess>,
+        same_process: bool,
+    ) -> Result<(), MetadataError> {
+        let setting = RedisSetting { access };
+        if same_process && self.inner().redis.as_ref() == Some(&setting) {
+            return Ok(());
+        }
+        self.service.set_redis(&setting).await?;
+        self.inner().redis = Some(setting);
+        Ok(())
+    }
+
+    /// Whether metadatad may find bundles in Redis.
+    fn uses_redis(&self) -> bool {
+        let inner = self.inner();
+        let setting = inner.redis.as_ref();
+        setting.is_some_and(|setting| setting.access.is_some())
+    }
+
+    /// Copies bundles that metadatad read from Redis, so that this node has them as if waifud had sent them.
+    pub async fn copy_bundles(&self, table: &Table) -> Result<(), MetadataError> {
+        if !self.uses_redis() {
+            return Ok(());
+        }
+        for bundle in served_bundles(table) {
+            if !self.cache.has(bundle)
+                && let Some(bytes) = self.service.bundle(bundle).await?
+                && Digest::of(&bytes) == bundle
+            {
+                self.cache.store(bundle, &bytes);
+            }
+        }
+        Ok(())
     }
 
     /// Makes metadatad serve the instance's documents. [`Metadata::refresh`] must have succeeded before.
@@ -287,7 +339,9 @@ impl Metadata {
             bundle: want.bundle.clone(),
         };
         let former = self.assignments.of(want.id);
-        if !self.assignments.uses(want.bundle.digest) {
+        // A bundle that is not here may be in Redis. Otherwise metadatad asks for it.
+        let may_be_in_redis = self.uses_redis() && !self.cache.has(want.bundle.digest);
+        if !self.assignments.uses(want.bundle.digest) && !may_be_in_redis {
             self.upload(&want.bundle).await?;
         }
         match self.assignments.assign(want.id, assignment.clone()).await {

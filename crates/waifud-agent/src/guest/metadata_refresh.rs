@@ -5,7 +5,19 @@ use crate::shared::Shared;
 
 /// Refreshes, and wakes what depends on the outcome.
 pub(crate) async fn refresh(shared: &Shared) -> Result<(), Failure> {
+    let before = shared
+        .metadata
+        .redis_trouble()
+        .map(|trouble| trouble.reason);
     let refreshed = shared.metadata.refresh(&shared.table).await?;
+    if shared
+        .metadata
+        .redis_trouble()
+        .map(|trouble| trouble.reason)
+        != before
+    {
+        shared.node_checks.request_facts();
+    }
     if refreshed.fresh_link {
         // The kernel removed the routes of the former link.
         shared.network.invalidate();
@@ -15,6 +27,9 @@ pub(crate) async fn refresh(shared: &Shared) -> Result<(), Failure> {
     shared.metadata.remove_unused_bundles(&shared.table);
     if refreshed.changed || refreshed.fresh_link {
         shared.signals.nudge_all();
+    }
+    if let Err(error) = shared.metadata.copy_bundles(&shared.table).await {
+        tracing::debug!("cannot copy bundles from the metadata service yet: {error}");
     }
     if let Err(failure) = release_unknown(shared).await {
         tracing::debug!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use waifud_api::metadatad::{Assignment, Observations, Status, Tunnel};
+use waifud_api::metadatad::{Assignment, Observations, RedisSetting, Status, Tunnel};
 use waifud_api::{MetadatadClient, MetadatadError};
 use waifud_types::{Digest, InstanceId};
 
@@ -49,6 +49,12 @@ pub trait MetadataService: Send + Sync {
 
     /// Makes the service accept this end of the tunnel.
     async fn set_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadataError>;
+
+    /// Makes the service read bundles from this Redis, or from none. A service of an earlier version ignores it.
+    async fn set_redis(&self, setting: &RedisSetting) -> Result<(), MetadataError>;
+
+    /// The bundle's encrypted bytes; `None` if the service does not hold them.
+    async fn bundle(&self, bundle: Digest) -> Result<Option<Bytes>, MetadataError>;
 
     /// Makes the service hold these encrypted bytes.
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError>;
@@ -101,6 +107,19 @@ impl MetadataService for MetadatadClient {
 
     async fn set_tunnel(&self, tunnel: &Tunnel) -> Result<Status, MetadataError> {
         self.put_tunnel(tunnel).await.map_err(service_error)
+    }
+
+    async fn set_redis(&self, setting: &RedisSetting) -> Result<(), MetadataError> {
+        match self.put_redis(setting).await {
+            Err(MetadatadError::Problem(problem)) if problem.status == 404 => Ok(()),
+            other => other.map_err(service_error),
+        }
+    }
+
+    async fn bundle(&self, bundle: Digest) -> Result<Option<Bytes>, MetadataError> {
+        MetadatadClient::bundle(self, bundle)
+            .await
+            .map_err(service_error)
     }
 
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError> {
@@ -161,5 +180,38 @@ fn service_error(error: MetadatadError) -> MetadataError {
         other => MetadataError::Unreachable {
             message: other.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waifud_api::Problem;
+
+    use super::*;
+
+    /// A service with these answers to `PUT /v1/redis`, and its client.
+    fn service(status: u16) -> (tempfile::TempDir, MetadatadClient) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let router = axum::Router::new().fallback(async move || {
+            let problem =
+                serde_json::to_string(&Problem::new(status, "not-found", "unknown route"));
+            let status = axum::http::StatusCode::from_u16(status).unwrap();
+            (status, problem.unwrap())
+        });
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (dir, MetadatadClient::new(socket))
+    }
+
+    #[tokio::test]
+    async fn a_service_of_an_earlier_version_works_without_redis() {
+        let setting = RedisSetting::default();
+        let (_dir, earlier) = service(404);
+        assert_eq!(earlier.set_redis(&setting).await, Ok(()));
+        let bundle = MetadataService::bundle(&earlier, Digest::of(b"a")).await;
+        assert_eq!(bundle, Ok(None));
+        let (_dir, failing) = service(500);
+        failing.set_redis(&setting).await.unwrap_err();
     }
 }

@@ -128,6 +128,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
             now,
         ));
     }
+    conditions.extend(shared.metadata.redis_trouble());
     let dir = &shared.settings.state_dir;
     let unwritable = shared.table.unwritable();
     conditions.extend(disk_space::of(

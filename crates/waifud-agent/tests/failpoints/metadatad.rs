@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use waifud_agent::interfaces::{MetadataError, MetadataService};
-use waifud_api::metadatad::{Assignment, Observations, Status, Tunnel};
+use waifud_api::metadatad::{Assignment, Observations, RedisSetting, Status, Tunnel};
 use waifud_cloudinit::Tokens;
 use waifud_metadata::{
     ControlError, FakeStore, FakeTunnel, GuestLimits, MetadataService as Service, Parts,
-    system_clock,
+    RedisBundles, system_clock,
 };
+use waifud_redis::Redis;
 use waifud_types::{Digest, InstanceId};
 
 /// Only its disk survives when metadatad is killed.
@@ -28,6 +29,7 @@ impl Metadatad {
         let service = Service::start(Parts {
             bundles: Arc::new(self.disk.clone()),
             state: Arc::new(self.disk.clone()),
+            redis: Arc::new(RedisBundles::new(Arc::new(Redis), system_clock)),
             tunnel: Arc::new(FakeTunnel::default()),
             tokens: Tokens::new(&[7; 32]),
             limits: GuestLimits::default(),
@@ -79,6 +81,20 @@ impl MetadataService for Link {
         self.0
             .ask(|s| async move { s.put_tunnel(tunnel).await })
             .await
+    }
+
+    async fn set_redis(&self, setting: &RedisSetting) -> Result<(), MetadataError> {
+        let setting = setting.clone();
+        let put = |s: Arc<Service>| async move {
+            s.put_redis(setting);
+            Ok(())
+        };
+        self.0.ask(put).await
+    }
+
+    async fn bundle(&self, bundle: Digest) -> Result<Option<Bytes>, MetadataError> {
+        let read = |s: Arc<Service>| async move { s.bundle(bundle).await };
+        self.0.ask(read).await
     }
 
     async fn put_bundle(&self, bundle: Digest, bytes: Bytes) -> Result<(), MetadataError> {

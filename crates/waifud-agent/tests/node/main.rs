@@ -16,6 +16,7 @@ mod link;
 mod peers;
 mod power;
 mod receive;
+mod redis;
 mod report_port;
 mod rescue;
 mod restored;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{Incarnation, InstanceId, MacAddr, Name, NodeId};
 
-use super::{AgentInstance, Incoming};
+use super::{AgentInstance, Incoming, RedisAccess};
 
 /// An object of a node's slice.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -102,6 +102,14 @@ pub struct NodeSlice {
     /// The incarnation of the database that an administrator has confirmed for this node; the node executes deletions
     /// ordered in it. Null after a restore until the node is confirmed.
     pub confirmed: Option<Incarnation>,
+    /// The Redis to read bundles from, with a user that can only read; null if there is none.
+    #[serde(default)]
+    pub redis: Option<RedisAccess>,
+}
+
+impl NodeSlice {
+    /// Fields that earlier versions did not know. An agent that learns them by an upgrade watches from the beginning.
+    pub const NEW_FIELDS: [&'static str; 1] = ["node.redis"];
 }
 
 /// Another node of the cluster, as every node knows it.

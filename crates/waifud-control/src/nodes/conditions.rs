@@ -1,37 +1,12 @@
 //! Events for conditions of nodes that begin, change their reason, or end.
 
-use std::collections::BTreeMap;
-
 use waifud_store::{NodeRow, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::status::Condition;
 
+use crate::events::condition_changes;
 use crate::events::event_builder::{self, EventExt};
 use crate::{Control, ControlError};
-
-/// A reason and a message.
-type ConditionEvent = (String, String);
-
-/// The conditions that began or ended.
-fn changes(old: &[Condition], new: &[Condition]) -> Vec<ConditionEvent> {
-    let (old, new) = (bad(old), bad(new));
-    let began = new
-        .iter()
-        .filter(|(kind, now)| old.get(*kind).is_none_or(|was| was.reason != now.reason))
-        .map(|(kind, now)| (now.reason.clone(), format!("{kind}: {}", now.message)));
-    let ended = old
-        .keys()
-        .filter(|kind| !new.contains_key(*kind))
-        .map(|kind| ("ok".to_owned(), format!("{kind}: resolved")));
-    began.chain(ended).collect()
-}
-
-/// The bad conditions by kind, one of each.
-fn bad(list: &[Condition]) -> BTreeMap<&str, &Condition> {
-    let bad = list.iter().rev().filter(|condition| !condition.ok);
-    bad.map(|condition| (condition.kind.as_str(), condition))
-        .collect()
-}
 
 impl Control {
     /// Writes an event for each condition of a node that began or ended.
@@ -42,43 +17,11 @@ impl Control {
         new: &[Condition],
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        for (reason, text) in changes(&row.facts.conditions, new) {
+        for (reason, text) in condition_changes(&row.facts.conditions, new) {
             let object = event_builder::node(row.id, &row.name);
             let event = self.event("node.condition", object, cause, text);
             tx.emit(&event.reason(reason))?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn condition(kind: &str, ok: bool, reason: &str) -> Condition {
-        Condition {
-            kind: kind.to_owned(),
-            ok,
-            reason: reason.to_owned(),
-            message: "message".to_owned(),
-            since: jiff::Timestamp::UNIX_EPOCH,
-        }
-    }
-
-    #[test]
-    fn only_conditions_that_begin_change_or_end_cause_events() {
-        let low = [condition("state-dir", false, "low")];
-        let full = [condition("state-dir", false, "full")];
-        let well = [condition("state-dir", true, "fine")];
-        let reasons = |old, new| {
-            let events = changes(old, new).into_iter();
-            events.map(|(reason, _)| reason).collect::<Vec<_>>()
-        };
-        assert_eq!(reasons(&[], &low), ["low"]);
-        assert_eq!(reasons(&low, &full), ["full"]);
-        assert_eq!(reasons(&full, &[]), ["ok"]);
-        assert_eq!(reasons(&full, &well), ["ok"]);
-        assert!(reasons(&low, &low).is_empty() && reasons(&[], &well).is_empty());
-        assert!(changes(&[], &full)[0].1.starts_with("state-dir: "));
     }
 }

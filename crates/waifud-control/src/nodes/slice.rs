@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use waifud_api::agent::{NodeSlice, SliceKey, SliceObject, WatchFrame};
+use waifud_api::agent::{NodeSlice, RedisAccess, SliceKey, SliceObject, WatchFrame};
 use waifud_store::{ReadTx, Topic};
 use waifud_types::{Digest, NodeId, Revision};
 
@@ -105,6 +105,7 @@ impl SliceWatch {
             self.cluster_changes.mark_unchanged();
             self.changes.mark_unchanged();
             let (node, key, since) = (self.node, self.key, self.since);
+            let redis = self.control.redis_of_nodes();
             let (frames, newest) = self
                 .control
                 .store()
@@ -114,7 +115,7 @@ impl SliceWatch {
                         let name = tx.node_key(node)?.map(|admitted| admitted.name);
                         return Err(node_problems::certificate_not_current(name.as_ref()).into());
                     }
-                    frames(&tx, node, since)
+                    frames(&tx, node, since, redis)
                 })
                 .await?;
             self.ready = frames;
@@ -154,6 +155,7 @@ fn frames(
     tx: &ReadTx<'_>,
     node: NodeId,
     since: u64,
+    redis: Option<RedisAccess>,
 ) -> Result<(VecDeque<WatchFrame>, Revision), ControlError> {
     let newest = tx.at(tx.newest_event()?);
     let row = tx.node(node)?.ok_or_else(node_problems::unknown_node)?;
@@ -166,6 +168,7 @@ fn frames(
             gateway: subnet::gateway(row.subnet),
             gateway_mac: subnet::GATEWAY_MAC,
             confirmed: row.confirmed.then_some(newest.incarnation),
+            redis,
         };
         frames.push((
             row.slice_revision,

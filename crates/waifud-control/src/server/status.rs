@@ -1,6 +1,6 @@
 //! The state of waifud itself, as `GET /v1/server` shows it.
 
-use waifud_api::{Database, Server};
+use waifud_api::{BackupState, Database, Server};
 
 use crate::{Control, ControlError};
 
@@ -13,7 +13,18 @@ impl Control {
             now: self.now(),
             state_dir: self.disk_space().directory(self.now())?,
             certificates: self.certificates()?,
+            redis: self.redis_state(),
+            backup: self.backup_state().await,
         })
+    }
+
+    /// What `waifud backup --to` has written about its last attempt.
+    async fn backup_state(&self) -> Option<BackupState> {
+        let file = self.disk_space().dir().join(BackupState::FILE);
+        let text = tokio::fs::read(&file).await.ok()?;
+        serde_json::from_slice(&text)
+            .inspect_err(|error| tracing::warn!(file = %file.display(), %error, "invalid file"))
+            .ok()
     }
 
     /// Whether the database can be written.

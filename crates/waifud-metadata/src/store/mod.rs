@@ -1,5 +1,4 @@
-//! Durable storage. There are two traits because a cluster may separate them: bundles could be in Redis, because their
-//! digest and key make the place irrelevant, while assignments stay on this node's disk.
+//! Durable storage of bundles, which anyone may hold because of their digest and key, and of assignments, which have the keys.
 
 mod disk;
 mod fake;

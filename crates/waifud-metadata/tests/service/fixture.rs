@@ -20,9 +20,10 @@ use waifud_cloudinit::{
     SEAL_ENTROPY, SealedBundle, Source, Tokens, VendorOptions, instance_id, render, seal,
 };
 use waifud_metadata::{
-    BundleStore, FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts, StateStore,
-    serve_guests, system_clock,
+    BundleStore, FakeStore, FakeTunnel, GuestLimits, MetadataService, Parts, RedisBundles,
+    StateStore, serve_guests, system_clock,
 };
+use waifud_redis::Redis;
 use waifud_types::{InstanceId, Secret};
 use waifud_wireguard::fake::{FakeDialer, listener};
 
@@ -109,6 +110,7 @@ pub fn parts(bundles: impl BundleStore + 'static, state: impl StateStore + 'stat
     Parts {
         bundles: Arc::new(bundles),
         state: Arc::new(state),
+        redis: Arc::new(RedisBundles::new(Arc::new(Redis), system_clock)),
         tunnel: Arc::new(FakeTunnel::default()),
         tokens: Tokens::new(&[7; 32]),
         limits: GuestLimits::default(),

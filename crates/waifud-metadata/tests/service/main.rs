@@ -17,5 +17,6 @@ mod identity;
 mod kit;
 mod limits;
 mod phone_home;
+mod redis;
 mod restart;
 mod tunnel;

@@ -114,6 +114,18 @@ pub fn write(
 
 /// Unpacks a backup into the directory `to`, which exists and is empty, and verifies every file.
 pub fn read(from: &File, to: &Path) -> anyhow::Result<Manifest> {
+    each_file(from, |entry, wanted| unpack(entry, wanted, to))
+}
+
+/// Verifies every file of a backup, and stores nothing.
+pub fn verify(from: impl Read) -> anyhow::Result<Manifest> {
+    each_file(from, |entry, wanted| copy(entry, wanted, |_part| Ok(())))
+}
+
+fn each_file<R: Read>(
+    from: R,
+    mut handle: impl FnMut(&mut tar::Entry<'_, io::BufReader<R>>, &Entry) -> anyhow::Result<()>,
+) -> anyhow::Result<Manifest> {
     let mut archive = tar::Archive::new(io::BufReader::new(from));
     let mut entries = archive.entries().context("not a tar archive")?;
     let first = entries.next().context("the file is empty")?;
@@ -129,12 +141,13 @@ pub fn read(from: &File, to: &Path) -> anyhow::Result<Manifest> {
         let wanted = expected
             .remove(name.as_str())
             .with_context(|| format!("the manifest does not list {name:?}"))?;
-        unpack(&mut entry, wanted, to)?;
+        handle(&mut entry, wanted)?;
     }
     if let Some((name, _)) = expected.first_key_value() {
         bail!("the file is truncated: {name} is missing");
     }
-    ensure!(to.join(DATABASE).exists(), "it contains no database");
+    let has_database = manifest.files.iter().any(|entry| entry.name == DATABASE);
+    ensure!(has_database, "it contains no database");
     Ok(manifest)
 }
 
@@ -173,6 +186,20 @@ fn unpack(entry: &mut impl Read, wanted: &Entry, to: &Path) -> anyhow::Result<()
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;
+    copy(entry, wanted, |part| {
+        out.write_all(part)
+            .with_context(|| format!("cannot write {}", path.display()))
+    })?;
+    out.sync_all()?;
+    Ok(())
+}
+
+/// Reads a file of a backup completely, and refuses it if its size or digest is wrong.
+fn copy(
+    entry: &mut impl Read,
+    wanted: &Entry,
+    mut write: impl FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut hash = Hasher::default();
     let mut size = 0_u64;
     let mut buffer = vec![0; 256 << 10];
@@ -183,15 +210,13 @@ fn unpack(entry: &mut impl Read, wanted: &Entry, to: &Path) -> anyhow::Result<()
         };
         hash.update(part);
         size += part.len() as u64;
-        out.write_all(part)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        write(part)?;
     }
     ensure!(
         size == wanted.size_bytes && hex(&hash.finish()) == wanted.sha256,
         "{} is damaged",
         wanted.name
     );
-    out.sync_all()?;
     Ok(())
 }
 
@@ -295,12 +320,15 @@ mod tests {
             changed[at] ^= 1;
             fs::write(&path, &changed).unwrap();
             let to = tempfile::tempdir().unwrap();
+            let verified = verify(File::open(&path).unwrap());
             // Padding and unused header fields may change; the unpacked files must not.
             if read(&File::open(&path).unwrap(), to.path()).is_ok() {
                 let unpacked = |name| fs::read(to.path().join(name)).unwrap();
                 assert_eq!(unpacked(DATABASE), vec![7; 700_000]);
                 assert_eq!(unpacked("pki/ca.key"), b"secret");
+                verified.unwrap();
             } else {
+                verified.unwrap_err();
                 refused += 1;
             }
         }

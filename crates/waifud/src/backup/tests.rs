@@ -19,7 +19,10 @@ fn config(dir: &Path) -> Config {
 
 fn arguments(file: PathBuf) -> BackupArguments {
     BackupArguments {
-        file,
+        file: Some(file),
+        to: None,
+        every: None,
+        keep: None,
         with_images: false,
     }
 }

@@ -105,7 +105,25 @@ impl Waifud {
              listen = ['127.0.0.1:0']\n{settings}"
         );
         std::fs::write(&config, text).unwrap();
-        let mut process = Process::start(&config);
+        let (process, at, log) = Self::launch(&config);
+        let log = Some(log);
+        Self {
+            process,
+            at,
+            dir,
+            log,
+        }
+    }
+
+    /// Starts it again after a kill, with the configuration file as it is now.
+    pub fn start_again(&mut self) {
+        let config = self.dir.path().join("waifud.toml");
+        let (process, at, log) = Self::launch(&config);
+        (self.process, self.at, self.log) = (process, at, Some(log));
+    }
+
+    fn launch(config: &Path) -> (Process, SocketAddr, JoinHandle<String>) {
+        let mut process = Process::start(config);
         let mut stderr = process.stderr();
         let mut log = String::new();
         // It logs the addresses that it listens on.
@@ -121,13 +139,7 @@ impl Waifud {
             stderr.read_to_string(&mut log).unwrap();
             log
         });
-        let log = Some(log);
-        Self {
-            process,
-            at,
-            dir,
-            log,
-        }
+        (process, at, log)
     }
 
     /// Kills it and returns all that it logged.

@@ -8,6 +8,7 @@ mod joining;
 mod kit;
 mod placement;
 mod process;
+mod redis;
 mod settings;
 mod streams;
 mod tokens;

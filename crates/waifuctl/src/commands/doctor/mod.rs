@@ -190,8 +190,8 @@ fn node(node: &Node) -> Vec<Check> {
         if condition.ok {
             return check;
         }
-        // Low space is only a warning.
-        let verdict = if condition.reason == "low" {
+        // Low space is only a warning, and Redis only a cache.
+        let verdict = if condition.reason == "low" || condition.kind == "redis" {
             Verdict::Warn
         } else {
             Verdict::Fail
@@ -202,6 +202,8 @@ fn node(node: &Node) -> Vec<Check> {
                 "adopt or delete the unmanaged objects that waifuctl node show {0} lists, then run waifuctl node confirm {0}",
                 node.name
             )
+        } else if condition.kind == "redis" {
+            server::redis_hint("redis-nodes", &condition.reason).to_owned()
         } else {
             hint::of_node_condition(condition, &node.name)
                 .unwrap_or_else(|| format!("waifuctl node show {}", node.name))
@@ -326,6 +328,7 @@ mod tests {
             ("foreign-firewall", "in-the-way", Verdict::Fail, "alder"),
             ("state-dir", "low", Verdict::Warn, "alder"),
             ("state-dir", "full", Verdict::Fail, "alder"),
+            ("redis", "unreachable", Verdict::Warn, "start Redis"),
             (
                 "destruction-held",
                 "incarnation-changed",

@@ -1,7 +1,7 @@
 //! Checks of waifud itself.
 
 use jiff::Timestamp;
-use waifud_api::{Certificate, Database, DirectorySpace, Server};
+use waifud_api::{BackupState, Certificate, Database, DirectorySpace, RedisState, Server};
 use waifud_types::DiskSpaceState;
 
 use super::{Check, Verdict, ok};
@@ -21,7 +21,101 @@ pub fn checks(server: &Server) -> Vec<Check> {
     ];
     let of = |one| certificate(one, server.now);
     checks.extend(server.certificates.iter().map(of));
+    checks.extend(server.redis.iter().flat_map(redis));
+    let of = |state| backup(state, server.now, &server.state_dir.path);
+    checks.extend(server.backup.iter().map(of));
     checks
+}
+
+/// Whether the last regular backup was made, and not too long ago.
+fn backup(state: &BackupState, now: Timestamp, state_dir: &str) -> Check {
+    let target = escape(&state.target);
+    let last = state.last_at.map_or_else(
+        || "there is none yet".to_owned(),
+        |at| format!("the last one is from {}", at.strftime("%Y-%m-%d %H:%M UTC")),
+    );
+    if let Some(error) = &state.error {
+        let check = ok("backups", format!("{}; {last}", escape(error)));
+        let hint = "correct the cause; the command says more: journalctl -u waifud-backup";
+        return check.with_hint(Verdict::Warn, hint);
+    }
+    let check = ok("backups", format!("in {target}: {last}"));
+    let age = state.last_at.map(|at| now.duration_since(at).as_secs());
+    let pause = state.every_s.and_then(|every| i64::try_from(every).ok());
+    // One may be missing while the machine was off or busy.
+    let is_late = pause
+        .zip(age)
+        .is_some_and(|(pause, age)| age > pause.saturating_mul(3));
+    if !is_late {
+        return check;
+    }
+    check.with_hint(
+        Verdict::Warn,
+        format!(
+            "start the command again: systemctl start waifud-backup; if you do not want backups any more, remove {}/{}",
+            escape(state_dir),
+            BackupState::FILE
+        ),
+    )
+}
+
+/// Redis is only a cache: what is wrong with it is a warning.
+fn redis(state: &RedisState) -> Vec<Check> {
+    let bad = state.conditions.iter().filter(|condition| !condition.ok);
+    let mut checks: Vec<Check> = bad
+        .map(|condition| {
+            let check = ok(escape(&condition.kind), escape(&condition.message));
+            check.with_hint(
+                Verdict::Warn,
+                redis_hint(&condition.kind, &condition.reason),
+            )
+        })
+        .collect();
+    if checks.is_empty() {
+        checks.push(if state.compared_at.is_some() {
+            let message = format!("{} bundles at {}", state.bundles, escape(&state.url));
+            ok("redis", message)
+        } else {
+            let message = format!("waifud has not compared {} yet", escape(&state.url));
+            ok("redis", message)
+        });
+    }
+    checks
+}
+
+/// What to do about a condition of Redis.
+pub(super) fn redis_hint(kind: &str, reason: &str) -> &'static str {
+    match (kind, reason) {
+        (_, "unreachable") => {
+            "start Redis, or correct url in the section [redis] of waifud.toml and restart waifud"
+        }
+        (_, "slow") => "check the load of Redis and the network to it; guests do not wait for it",
+        (_, "tls-failed") => {
+            "ca_file in the section [redis] of waifud.toml must have the CA of Redis' certificate, and the certificate the host \
+             name in url"
+        }
+        ("redis-nodes", "wrong-credentials") => {
+            "correct node_username or node_password_file in the section [redis] of waifud.toml and restart waifud"
+        }
+        (_, "wrong-credentials") => {
+            "correct username or password_file in the section [redis] of waifud.toml and restart waifud"
+        }
+        ("redis-nodes", "writable") => {
+            "give the nodes' user only +ping and +getrange: see the guide on Redis"
+        }
+        (_, "denied") => "give the user the permissions that the guide on Redis lists",
+        (_, "full") => {
+            "raise maxmemory of Redis, or remove other data from it; waifud then writes what is missing"
+        }
+        (_, "no-tls") => "use rediss:// with ca_file, or a Redis on waifud's own machine",
+        (_, "shared-prefix") => {
+            "set another prefix in the section [redis] of one waifud.toml, then restart both waifuds"
+        }
+        (_, "wrong-contents") => {
+            "nothing a guest reads was changed; find who else can write to Redis: redis-cli ACL LIST"
+        }
+        _ => "see waifud's log and the guide on Redis",
+    }
 }
 
 fn database(database: &Database) -> Check {
@@ -124,6 +218,82 @@ mod tests {
         let later = |seconds| now + jiff::SignedDuration::from_secs(seconds);
         assert_eq!(clock(now, later(5)).verdict, Verdict::Ok);
         assert_eq!(clock(now, later(-90)).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn failed_and_late_backups_are_warnings() {
+        let now: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
+        let check = |last_at: Option<&str>, every_s, error: Option<&str>| {
+            let state = BackupState {
+                target: "birch:/srv/backup".to_owned(),
+                last_at: last_at.map(|at| at.parse().unwrap()),
+                every_s,
+                error: error.map(str::to_owned),
+            };
+            let check = backup(&state, now, "/var/lib/waifud");
+            assert_eq!(check.hint.is_some(), check.verdict != Verdict::Ok);
+            check
+        };
+        let well = check(Some("2026-06-01T11:30:00Z"), Some(900), None);
+        assert_eq!(well.verdict, Verdict::Ok);
+        assert!(
+            well.message.contains("2026-06-01 11:30 UTC"),
+            "{}",
+            well.message
+        );
+        let late = check(Some("2026-06-01T11:10:00Z"), Some(900), None);
+        assert_eq!(late.verdict, Verdict::Warn);
+        assert!(
+            late.hint
+                .unwrap()
+                .contains("/var/lib/waifud/regular-backup.json")
+        );
+        // One that is made by hand is never late.
+        let by_hand = check(Some("2020-06-01T11:10:00Z"), None, None);
+        assert_eq!(by_hand.verdict, Verdict::Ok);
+        let failed = check(Some("2026-06-01T11:59:00Z"), Some(900), Some("no space"));
+        assert_eq!(failed.verdict, Verdict::Warn);
+        assert!(failed.message.contains("no space"));
+        assert!(
+            check(None, None, Some("no space"))
+                .message
+                .contains("none yet")
+        );
+    }
+
+    #[test]
+    fn each_condition_of_redis_is_a_warning_with_a_hint() {
+        let condition = |kind: &str, reason: &str| {
+            let condition = serde_json::json!({"type": kind, "ok": false, "reason": reason, "message": "what is wrong",
+                "since": "2026-11-22T00:00:00Z"});
+            serde_json::from_value(condition).unwrap()
+        };
+        let mut state = RedisState {
+            url: "rediss://cache.lan".to_owned(),
+            compared_at: Some(Timestamp::UNIX_EPOCH),
+            bundles: 7,
+            conditions: Vec::new(),
+        };
+        let well = redis(&state);
+        assert_eq!((well.len(), well[0].verdict), (1, Verdict::Ok));
+        assert!(well[0].message.contains("7 bundles at rediss://cache.lan"));
+        for (kind, reason, hint) in [
+            ("redis", "wrong-credentials", "username or password_file"),
+            ("redis-nodes", "wrong-credentials", "node_password_file"),
+            ("redis-nodes", "writable", "+getrange"),
+            ("redis-tls", "no-tls", "rediss://"),
+            ("redis", "full", "maxmemory"),
+            ("redis", "slow", "guests do not wait"),
+            ("redis-contents", "shared-prefix", "prefix"),
+            ("redis-contents", "wrong-contents", "ACL LIST"),
+            ("redis", "of-a-later-version", "log"),
+        ] {
+            state.conditions = vec![condition(kind, reason)];
+            let checks = redis(&state);
+            assert_eq!((checks.len(), checks[0].verdict), (1, Verdict::Warn));
+            let said = checks[0].hint.as_deref().unwrap();
+            assert!(said.contains(hint), "{kind} {reason}: {said}");
+        }
     }
 
     #[test]

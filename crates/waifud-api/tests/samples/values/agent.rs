@@ -2,15 +2,15 @@
 
 use waifud_api::agent::{
     AgentInstance, AgentReport, BundleRef, Hello, Incoming, InstanceReport, MessageOrder,
-    NodeSlice, OwnNode, Peer, Receiving, Release, Released, RescueImage, SliceKey, SliceObject,
-    Tombstone, Unmanaged, WatchFrame, Welcome,
+    NodeSlice, OwnNode, Peer, Receiving, RedisAccess, Release, Released, RescueImage, SliceKey,
+    SliceObject, Tombstone, Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::guest_command::{ExecRequest, ExecResult, GuestAnswer, GuestCommand, SetPassword};
 use waifud_api::join::{JoinRequest, Joined};
 use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder, StreamRefusal};
 use waifud_types::status::StoppedBy;
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Epoch, Generation, Incarnation, ReceiveState, VolumeId};
+use waifud_types::{ByteSize, Epoch, Generation, Incarnation, ReceiveState, Secret, VolumeId};
 
 use super::{
     INSTANCE, Kind, NODE, REVISION, digest, instances, map, nodes, parse, text, texts, time,
@@ -215,6 +215,17 @@ fn node_slice() -> NodeSlice {
         gateway: parse("10.144.1.1"),
         gateway_mac: parse("52:54:00:00:00:01"),
         confirmed: Some(Incarnation(0xab)),
+        redis: Some(redis_access()),
+    }
+}
+
+pub fn redis_access() -> RedisAccess {
+    RedisAccess {
+        url: "rediss://cache.lan:6380".to_owned(),
+        ca: text("-----BEGIN CERTIFICATE-----\n"),
+        username: text("waifud-node"),
+        password: Some(Secret::new("secret".to_owned())),
+        prefix: "waifud".to_owned(),
     }
 }
 

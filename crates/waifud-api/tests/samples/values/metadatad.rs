@@ -1,11 +1,12 @@
 //! The protocol between a node's agent and its metadata service, which also stores assignments.
 
 use waifud_api::metadatad::{
-    Assignment, CloudInitEvent, Held, Observation, Observations, Observed, Status, Tunnel,
+    Assignment, CloudInitEvent, Held, Observation, Observations, Observed, RedisSetting, Status,
+    Tunnel,
 };
 use waifud_types::evidence::ModuleResult;
 
-use super::{INSTANCE, Kind, agent, digest, parse, text, texts, time};
+use super::{INSTANCE, Kind, agent, digest, nodes, parse, text, texts, time};
 
 pub fn kinds() -> Vec<Kind> {
     vec![
@@ -23,6 +24,7 @@ pub fn kinds() -> Vec<Kind> {
                 }],
                 unserved: vec![parse(INSTANCE)],
                 unused_bundles: vec![digest(0xb1)],
+                redis: Some(nodes::condition("redis")),
             },
         ),
         Kind::one(
@@ -32,6 +34,12 @@ pub fn kinds() -> Vec<Kind> {
                 node_endpoint: parse("127.0.0.1:40000"),
                 subnet: parse("10.144.1.0/24"),
                 identities: Some(parse("100.64.0.0/16")),
+            },
+        ),
+        Kind::one(
+            "RedisSetting",
+            RedisSetting {
+                access: Some(agent::redis_access()),
             },
         ),
         Kind::one(

@@ -2,16 +2,16 @@
 
 use waifud_api::hint::{HintAction, HintKind, HintWhen};
 use waifud_api::{
-    Capacity, CatalogEntry, Certificate, CreateDownload, CreateNetwork, CreateTemplate,
-    CreateToken, CreatedToken, Database, DirectorySpace, Download, DownloadState, Hint, Image,
-    InstanceSize, Network, NetworkNode, NodeFit, Problem, Server, Survival, Token,
-    UnplacedInstance, Whoami,
+    BackupState, Capacity, CatalogEntry, Certificate, CreateDownload, CreateNetwork,
+    CreateTemplate, CreateToken, CreatedToken, Database, DirectorySpace, Download, DownloadState,
+    Hint, Image, InstanceSize, Network, NetworkNode, NodeFit, Problem, RedisState, Server,
+    Survival, Token, UnplacedInstance, Whoami,
 };
 use waifud_types::event::{Actor, Event, ObjectRef};
 use waifud_types::template::{Datasource, Firmware, Template, TemplateOrigin, TemplateRevision};
 use waifud_types::{ByteSize, Checksum, Coded, DiskSpaceState, Generation, Role, Verdict};
 
-use super::{INSTANCE, Kind, REVISION, digest, instances, parse, text, texts, time};
+use super::{INSTANCE, Kind, REVISION, digest, instances, nodes, parse, text, texts, time};
 
 const URL: &str = "https://images.example/debian-12.qcow2";
 const SUMS: &str = "https://images.example/SHA512SUMS";
@@ -320,5 +320,17 @@ fn server() -> Server {
             name: "ca".to_owned(),
             not_after: time(59),
         }],
+        redis: Some(RedisState {
+            url: "rediss://cache.lan:6380".to_owned(),
+            compared_at: Some(time(7)),
+            bundles: 12,
+            conditions: vec![nodes::condition("redis")],
+        }),
+        backup: Some(BackupState {
+            target: "birch:/srv/backup".to_owned(),
+            last_at: Some(time(5)),
+            every_s: Some(900),
+            error: text("the disk is full"),
+        }),
     }
 }

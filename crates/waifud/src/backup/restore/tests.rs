@@ -5,7 +5,7 @@ use waifud_store::credentials::Validity;
 use waifud_store::{Mode, NodeKeyRow, Store, StoreError, TokenRow};
 use waifud_types::{Digest, NodeId, Role, Timestamp};
 
-use super::super::{BackupArguments, backup};
+use super::super::to_file;
 use super::*;
 
 struct World {
@@ -68,11 +68,7 @@ impl World {
             tx.insert_join_token(&row, Digest::from_bytes([9; 32]), Timestamp::UNIX_EPOCH)
         });
         let file = world.file();
-        let arguments = BackupArguments {
-            file,
-            with_images: false,
-        };
-        backup(&world.config, &arguments).unwrap();
+        to_file(&world.config, &file, false).unwrap();
         world
     }
 
@@ -136,11 +132,7 @@ fn a_damaged_or_truncated_backup_changes_nothing() {
     let key = state.join(PKI).join("ca.key");
     fs::write(&key, "the key of the CA").unwrap();
     fs::remove_file(world.file()).unwrap();
-    let arguments = BackupArguments {
-        file: world.file(),
-        with_images: false,
-    };
-    backup(&world.config, &arguments).unwrap();
+    to_file(&world.config, &world.file(), false).unwrap();
     fs::write(&key, "a newer key").unwrap();
 
     let complete = fs::read(world.file()).unwrap();
