@@ -32,7 +32,9 @@ pub use instance::{
     RecreateInstance, UpdateInstance, Why,
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};
-pub use network::{CreateNetwork, Network, NetworkNode};
+pub use network::{
+    CreateNetwork, Fabric, FabricNode, FabricRoute, Network, NetworkNode, SetFabric,
+};
 pub use node::{AdoptInstance, Node, RemoveNode, Unmanaged, UpdateNode};
 pub use page::Page;
 pub use problem::Problem;

@@ -15,7 +15,9 @@ use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_kit::sync::lock;
 use waifud_types::node::NodeFacts;
-use waifud_types::{BootId, Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
+use waifud_types::{
+    BootId, Digest, FabricKind, Incarnation, InstanceId, MacAddr, NodeId, Revision,
+};
 
 use super::name;
 use crate::interfaces::{ControlLink, Destination, FrameStream, LinkError};
@@ -99,6 +101,7 @@ impl FakeWaifud {
                 gateway: [10, 144, 1, 1].into(),
                 gateway_mac: MacAddr::of_guest([0, 0, 1]),
                 confirmed: Some(Incarnation(1)),
+                fabric: FabricKind::None,
             },
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),

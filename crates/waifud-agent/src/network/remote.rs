@@ -57,7 +57,9 @@ mod tests {
             id: waifud_types::NodeId::generate(),
             name: name.parse().unwrap(),
             subnets: subnets.iter().map(|s| s.parse().unwrap()).collect(),
-            endpoint: None,
+            extra: Vec::new(),
+            public_key: None,
+            endpoints: Vec::new(),
             reachable: false,
         };
         let peers = [

@@ -196,6 +196,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         conditions: Vec::new(),
         labels: BTreeMap::new(),
         features: feature::ALL.map(str::to_owned).into(),
+        mesh: None,
     }
 }
 

@@ -166,6 +166,7 @@ fn frames(
             gateway: subnet::gateway(row.subnet),
             gateway_mac: subnet::GATEWAY_MAC,
             confirmed: row.confirmed.then_some(newest.incarnation),
+            fabric: tx.fabric()?.kind,
         };
         frames.push((
             row.slice_revision,
