@@ -106,9 +106,9 @@ mod tests {
 
     #[test]
     fn the_default_is_a_mesh_from_the_second_node_on() {
+        let (none, mesh) = (FabricKind::None, FabricKind::Wireguard);
         let kinds = [0, 1, 2, 3].map(FabricKind::default_for);
-        use FabricKind::{None, Wireguard};
-        assert_eq!(kinds, [None, None, Wireguard, Wireguard]);
+        assert_eq!(kinds, [none, none, mesh, mesh]);
     }
 
     #[test]

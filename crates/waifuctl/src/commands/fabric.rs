@@ -1,5 +1,7 @@
 //! `waifuctl fabric …`
 
+use std::fmt::Write;
+
 use waifud_api::{Fabric, FabricNode, SetFabric};
 
 use crate::cli::FabricCommand;
@@ -38,10 +40,11 @@ fn to_text(fabric: &Fabric) -> String {
             "\n\nRoutes for your router, so that machines that are not nodes reach guests:",
         );
         for route in &fabric.routes {
-            out.push_str(&format!(
+            let _infallible = write!(
+                out,
                 "\n  {} via {}  ({})",
                 route.destination, route.via, route.node
-            ));
+            );
         }
     }
     out

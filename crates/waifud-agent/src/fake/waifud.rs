@@ -1,6 +1,7 @@
 //! An in-memory waifud: keeps one node's slice and a history, and records the requests that it received.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -160,6 +161,11 @@ impl FakeWaifud {
         self.change(Change::Removed(id), |state| {
             state.instances.remove(&id);
         });
+    }
+
+    /// Chooses the fabric.
+    pub fn set_fabric(&self, kind: FabricKind) {
+        self.change(Change::Node, |state| state.slice.fabric = kind);
     }
 
     /// Adds another node, or changes it.
@@ -443,6 +449,10 @@ impl FrameStream for Frames {
 
 #[async_trait]
 impl ControlLink for FakeWaifud {
+    fn local_address(&self) -> Option<IpAddr> {
+        Some(IpAddr::from([192, 0, 2, 1]))
+    }
+
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
         let mut state = self.online()?;
         state.facts = Some(hello.facts.clone());

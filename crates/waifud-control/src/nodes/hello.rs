@@ -160,6 +160,12 @@ impl Control {
         facts: &NodeFacts,
         cause: &Cause,
     ) -> Result<bool, ControlError> {
+        // A node that has just started does not know its address yet, and keeps what it has reported before.
+        let kept = NodeFacts {
+            mesh: facts.mesh.clone().or_else(|| row.facts.mesh.clone()),
+            ..facts.clone()
+        };
+        let facts = &kept;
         if !differ(&row.facts, facts) {
             return Ok(false);
         }

@@ -119,6 +119,9 @@ async fn nodes_receive_the_keys_and_endpoints_of_others_whenever_they_change() {
         ["192.0.2.9:51820".parse().unwrap()]
     );
 
+    // A node that has just started reports nothing before it knows its address.
+    birch.report_facts(facts(ByteSize::gib(8))).await;
+
     let shown = server.get("/v1/fabric").await.expect(200).json();
     assert_eq!(shown["nodes"][1]["public_key"], OTHER_KEY);
     let routes = json!([{"destination": "10.144.2.0/24", "via": "192.0.2.9", "node": "birch"}]);

@@ -92,7 +92,10 @@ pub async fn serve(
                 let Ok((stream, _)) = accepted else { continue };
                 // One request at a time: the only client is the agent, and it waits.
                 match answer(stream, &mut mesh, version).await {
-                    Ok(true) => return Ok(()),
+                    Ok(true) => {
+                        mesh.stop().await;
+                        return Ok(());
+                    }
                     Ok(false) => {}
                     Err(error) => tracing::debug!(%error, "a request was not answered"),
                 }

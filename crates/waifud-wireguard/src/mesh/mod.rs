@@ -141,6 +141,13 @@ impl Mesh {
         !self.carrier.is_finished()
     }
 
+    /// Removes the link and waits until it is gone.
+    pub async fn stop(mut self) {
+        self.carrier.abort();
+        // An aborted task returns an error; it has then dropped the device.
+        let _ended = (&mut self.carrier).await;
+    }
+
     /// Waits until another program has removed the link.
     pub async fn ended(&mut self) {
         // An error is a panic of the task, which also ended.
