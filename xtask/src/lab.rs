@@ -34,6 +34,9 @@ enum Command {
         /// Start libvirt only, without our daemons
         #[arg(long)]
         bare: bool,
+        /// What connects the guests of different nodes [default: waifud's default]
+        #[arg(long, value_name = "FABRIC", conflicts_with = "bare", value_parser = ["wireguard", "static", "none"])]
+        fabric: Option<String>,
         /// Directory of waifud, waifud-agentd, waifud-metadatad and waifuctl [default: the directory of xtask]
         #[arg(long)]
         bin_dir: Option<PathBuf>,
@@ -116,8 +119,9 @@ pub fn run(args: Args) -> Result<()> {
             nodes,
             node,
             bare,
+            fabric,
             bin_dir,
-        } => up(nodes, node, bare, bin_dir),
+        } => up(nodes, node, bare, fabric.as_deref(), bin_dir),
         Command::Env => {
             for (key, value) in the_lab()?.env()? {
                 println!("export {key}={}", quoted(&value));
@@ -210,7 +214,13 @@ fn kill(lab: &Lab, target: &str, signal: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn up(nodes: usize, node: Option<String>, bare: bool, bin_dir: Option<PathBuf>) -> Result<()> {
+fn up(
+    nodes: usize,
+    node: Option<String>,
+    bare: bool,
+    fabric: Option<&str>,
+    bin_dir: Option<PathBuf>,
+) -> Result<()> {
     root::become_root("starting a lab")?;
     let place = current::place();
     if let Some(lab) = current::lab(&place)? {
@@ -237,6 +247,10 @@ fn up(nodes: usize, node: Option<String>, bare: bool, bin_dir: Option<PathBuf>) 
         1 => Ok(()),
         _ if bare => Ok(()),
         _ => lab.wait_nodes_ready(READY_LIMIT),
+    });
+    let ready = ready.and_then(|()| match fabric {
+        Some(fabric) => lab.set_fabric(fabric),
+        None => Ok(()),
     });
     if let Err(error) = ready {
         lab.down()?;
