@@ -196,14 +196,14 @@ impl MeshDevice for MeshProcess {
 
     async fn ensure(&self, peers: Vec<MeshPeer>, mtu: u16) -> Result<bool, NetworkError> {
         let _one_at_a_time = self.changing.lock().await;
-        let status = self.client.status().await.map_err(network_error)?;
-        let fresh = match status {
-            Some(status) if self.fits(&status) => false,
-            Some(_) => {
+        let fresh = match self.client.status().await {
+            Ok(Some(status)) if self.fits(&status) => false,
+            Ok(None) => true,
+            Err(error) if !error.is_silence() => return Err(network_error(error)),
+            Ok(Some(_)) | Err(_) => {
                 self.client.stop().await.map_err(network_error)?;
                 true
             }
-            None => true,
         };
         if fresh {
             self.start().await?;

@@ -9,9 +9,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use waifud_kit::testing::skip_if;
 use waifud_wireguard::PrivateKey;
@@ -120,6 +124,22 @@ async fn only_root_can_configure_the_mesh_and_its_private_key_is_never_shown() {
     assert!(mesh.child.wait().unwrap().success());
     assert!(client.status().await.unwrap().is_none());
     client.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mesh_that_hangs_is_killed() {
+    if !can_run() {
+        return;
+    }
+    let (mut mesh, line) = Mesh::start();
+    assert_eq!(line, "ready\n");
+    let pid = Pid::from_raw(mesh.child.id().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let client = mesh.client().with_patience(Duration::from_millis(50));
+    assert!(client.status().await.unwrap_err().is_silence());
+    client.stop().await.unwrap();
+    assert_eq!(mesh.child.wait().unwrap().signal(), Some(9));
+    assert!(client.status().await.unwrap().is_none());
 }
 
 #[test]

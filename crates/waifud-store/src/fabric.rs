@@ -73,3 +73,43 @@ impl WriteTx<'_> {
         self.peer_changed(id, revision)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+    use waifud_types::Incarnation;
+
+    use super::*;
+    use crate::migrate::{MIGRATIONS, migrate, run};
+
+    #[test]
+    fn nodes_of_an_earlier_version_receive_their_configuration_with_the_fabric() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("waifud.db");
+        let mut conn = Connection::open(&path).unwrap();
+        let before = MIGRATIONS
+            .iter()
+            .position(|sql| sql.contains("CREATE TABLE fabric"));
+        run(&mut conn, &path, &MIGRATIONS[..before.unwrap()]).unwrap();
+        conn.execute_batch(
+            "INSERT INTO nodes (id, name, facts, subnet, joined_at, slice_revision)
+             VALUES (zeroblob(16), 'alder', '{}', '10.144.1.0/24', 0, 3),
+                    (CAST(x'00000000000000000000000000000001' AS BLOB), 'birch', '{}', '10.144.2.0/24', 0, 4);
+             INSERT INTO events (revision, at, kind, object_type, object_id, object_name, actor, message, details)
+             VALUES (7, 0, 'k', 't', 'i', 'n', '{}', 'm', '{}')",
+        )
+        .unwrap();
+        migrate(&mut conn, &path).unwrap();
+        let revisions: Vec<i64> = ReadTx::new(&conn, Incarnation(1))
+            .all("SELECT slice_revision FROM nodes", [], |row| {
+                Ok(row.get("slice_revision")?)
+            })
+            .unwrap();
+        assert_eq!(revisions, [8, 8]);
+        let fabric = ReadTx::new(&conn, Incarnation(1)).fabric().unwrap();
+        assert_eq!(
+            (fabric.kind, fabric.configured),
+            (FabricKind::Wireguard, None)
+        );
+    }
+}

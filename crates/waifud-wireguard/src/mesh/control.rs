@@ -67,6 +67,13 @@ pub enum MeshError {
     Refused(String),
 }
 
+impl MeshError {
+    /// Whether the process did not answer in time.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Socket { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
 pub(super) fn socket_error(path: &Path) -> impl Fn(io::Error) -> MeshError {
     let path = path.display().to_string();
     move |source| MeshError::Socket {
