@@ -251,10 +251,14 @@ mod tests {
     use waifud_api::agent::{SliceObject, WatchFrame};
     use waifud_network::fabric::conformance;
     use waifud_network::fabric::fake::FakeFabric;
+    use waifud_network::fake::FakeNetwork;
     use waifud_types::{Incarnation, MacAddr, NodeId};
 
     use super::*;
+    use crate::Timing;
     use crate::control_link::table_samples::{new_table, revision, sync};
+    use crate::fake::sample_settings;
+    use crate::network::Network;
 
     fn peer(index: u8) -> Peer {
         let peer = conformance::peer(index);
@@ -299,6 +303,19 @@ mod tests {
             .await;
         let shown = conditions.into_iter().map(|c| (c.reason, c.message));
         shown.collect()
+    }
+
+    #[tokio::test]
+    async fn the_first_state_of_the_guests_network_has_the_paths_of_the_fabric() {
+        let (dir, table) = table(&[peer(2)]);
+        let guests = FakeNetwork::new();
+        let path = |name: &str| dir.path().join(name);
+        let settings = sample_settings(path("state"), path("run"), Timing::default());
+        let network = Network::new(guests.clone(), FakeFabric::new(1), settings);
+        // A state without them would cut the connections that the fabric carries while the agent restarts.
+        network.apply(&table, true).await.unwrap();
+        let remote = guests.state().unwrap().remote_subnets;
+        assert_eq!(remote[0].fabric.as_deref(), Some("wfmesh0"));
     }
 
     #[tokio::test(start_paused = true)]
