@@ -72,6 +72,7 @@ fn a_dead_machine_is_replaced_and_comes_back_and_waifud_moves_to_another_one() -
             web["status"]["node"] == DEAD && guests(world, DEAD)? == 1,
             "{web}"
         );
+        guests_of_two_nodes_reach_each_other(world)?;
         must(world, &["node", "cordon", DEAD])?;
         must(world, &["node", "uncordon", DEAD])?;
 
@@ -238,6 +239,57 @@ fn redis_fails(world: &World) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A guest of one node pings one of the other by its address: through the mesh, also while the agent of the other node is
+/// killed and starts again, and over routes.
+fn guests_of_two_nodes_reach_each_other(world: &World) -> Result<()> {
+    let more = ["--node", OTHER, "--no-ssh-key", "--wait"];
+    let pal = world.waifuctl.json(&creation(TINY, "pal", &more))?;
+    ensure!(pal["status"]["node"] == OTHER, "{pal}");
+    let address = must(world, &["ip", "web"])?;
+    let ping = |count: &str| {
+        let seen = must(
+            world,
+            &["exec", "pal", "--", "ping", "-c", count, address.trim()],
+        )?;
+        let all = format!("{count} packets received");
+        ensure!(seen.contains(&all), "{seen}");
+        anyhow::Ok(())
+    };
+    let fabric = world.waifuctl.json(&["fabric", "show"])?;
+    ensure!(
+        fabric["kind"] == "wireguard" && fabric["configured"].is_null(),
+        "{fabric}"
+    );
+    ping("2")?;
+
+    let mesh = ["sh", "-c", "pgrep -f 'agentd[ ]mesh' || true"];
+    let pids = || wait::run(&mut world.lab.command(DEAD, mesh)?, SOON);
+    let before = pids()?;
+    ensure!(!before.is_empty(), "the mesh has no process of its own");
+    std::thread::scope(|scope| {
+        let pinging = scope.spawn(|| ping("8"));
+        world.lab.restart(&format!("{DEAD}/waifud-agentd"))?;
+        match pinging.join() {
+            Ok(pinged) => pinged,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    ensure!(pids()? == before, "the mesh was started again");
+
+    must(world, &["fabric", "set", "static"])?;
+    for node in [DEAD, OTHER] {
+        wait::until(&format!("{node} to have routes"), SOON, || {
+            let routes = ["ip", "route", "show", "proto", "216"];
+            let routes = wait::run(&mut world.lab.command(node, routes)?, SOON)?;
+            Ok(routes.contains("via 192.0.2.").then_some(()))
+        })?;
+    }
+    wait::until("a ping over the routes", SOON, || Ok(ping("2").ok()))?;
+    ensure!(pids()?.is_empty(), "the mesh still runs");
+    must(world, &["fabric", "set", "wireguard"])?;
+    must(world, &["delete", "pal", "--yes", "--wait"]).map(drop)
 }
 
 /// Four instances of a group are placed on two nodes, two on each. They are not started.

@@ -37,6 +37,9 @@ enum Command {
         /// Start Redis on waifud's machine, and let waifud cache bundles there
         #[arg(long, conflicts_with = "bare")]
         redis: bool,
+        /// What connects the guests of different nodes [default: waifud's default]
+        #[arg(long, value_name = "FABRIC", conflicts_with = "bare", value_parser = ["wireguard", "static", "none"])]
+        fabric: Option<String>,
         /// Directory of waifud, waifud-agentd, waifud-metadatad and waifuctl [default: the directory of xtask]
         #[arg(long)]
         bin_dir: Option<PathBuf>,
@@ -120,8 +123,9 @@ pub fn run(args: Args) -> Result<()> {
             node,
             bare,
             redis,
+            fabric,
             bin_dir,
-        } => up(nodes, node, bare, redis, bin_dir),
+        } => up(nodes, node, bare, redis, fabric.as_deref(), bin_dir),
         Command::Env => {
             for (key, value) in the_lab()?.env()? {
                 println!("export {key}={}", quoted(&value));
@@ -219,6 +223,7 @@ fn up(
     node: Option<String>,
     bare: bool,
     redis: bool,
+    fabric: Option<&str>,
     bin_dir: Option<PathBuf>,
 ) -> Result<()> {
     root::become_root("starting a lab")?;
@@ -248,6 +253,10 @@ fn up(
         1 => Ok(()),
         _ if bare => Ok(()),
         _ => lab.wait_nodes_ready(READY_LIMIT),
+    });
+    let ready = ready.and_then(|()| match fabric {
+        Some(fabric) => lab.set_fabric(fabric),
+        None => Ok(()),
     });
     if let Err(error) = ready {
         lab.down()?;

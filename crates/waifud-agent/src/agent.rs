@@ -106,7 +106,7 @@ impl Agent {
             grace: settings.timing.image_grace,
         });
         let shared = Arc::new(Shared {
-            network: Network::new(adapters.network.clone(), settings.clone()),
+            network: Network::new(adapters.network.clone(), adapters.fabric, settings.clone()),
             metadata: Metadata::new(
                 adapters.metadata,
                 adapters.tunnel,
@@ -219,7 +219,7 @@ fn background_tasks(
     shared: &Arc<Shared>,
     streams: &Arc<StreamServer>,
     images: &Arc<ImageCollector>,
-) -> [BoxFuture<'static, ()>; 13] {
+) -> [BoxFuture<'static, ()>; 14] {
     fn task<T: Send + Sync + 'static>(
         name: &'static str,
         context: &Arc<T>,
@@ -242,6 +242,7 @@ fn background_tasks(
             let drift = s.guest_network.drift();
             background_tasks::network(s, drift).boxed()
         }),
+        task("fabric", shared, |s| background_tasks::fabric(s).boxed()),
         task("metadata", shared, |s| {
             background_tasks::metadata(s).boxed()
         }),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use waifud_hypervisor::Hypervisor;
 use waifud_network::GuestNetwork;
+use waifud_network::fabric::Fabric;
 use waifud_storage::StoragePool;
 use waifud_types::{InstanceId, Name, Timestamp};
 
@@ -31,6 +32,8 @@ pub struct Adapters {
     pub pools: Vec<Arc<dyn StoragePool>>,
     /// The guests' network.
     pub network: Arc<dyn GuestNetwork>,
+    /// What connects the guests to those of other nodes.
+    pub fabric: Arc<dyn Fabric>,
     /// The link to waifud.
     pub link: Arc<dyn ControlLink>,
     /// The metadata service.

@@ -10,7 +10,7 @@ use waifud_agent::streams::TcpDialer;
 use waifud_agent::{Adapters, Membership, Settings, Timing};
 use waifud_api::MetadatadClient;
 use waifud_hypervisor::libvirt::{LibvirtConfig, LibvirtHypervisor};
-use waifud_network::linux::{LinuxNetwork, LinuxNetworkConfig};
+use waifud_network::linux::{LinuxFabric, LinuxNetwork, LinuxNetworkConfig};
 use waifud_storage::FilePoolConfig;
 use waifud_storage::StoragePool;
 use waifud_storage::qcow2::Qcow2Pool;
@@ -19,6 +19,7 @@ use waifud_types::PoolKind;
 
 use crate::config::Config;
 use crate::host;
+use crate::mesh::MeshProcess;
 use crate::power::NodePower;
 use crate::tunnel::Tunnel;
 
@@ -42,6 +43,17 @@ struct Plan {
     metadatad_socket: PathBuf,
     wireguard_listen: SocketAddr,
     wireguard_key: PathBuf,
+    mesh: MeshPlan,
+}
+
+/// The link to other nodes.
+#[derive(Debug)]
+struct MeshPlan {
+    interface: String,
+    port: u16,
+    endpoints: Vec<SocketAddr>,
+    key: PathBuf,
+    socket: PathBuf,
 }
 
 /// The connection to libvirt.
@@ -58,6 +70,31 @@ pub fn network(config: &Config) -> LinuxNetworkConfig {
         config.run_dir.join("network"),
         config.state_dir.join("network"),
     )
+}
+
+fn mesh_plan(config: &Config) -> MeshPlan {
+    MeshPlan {
+        interface: config.mesh_interface.clone(),
+        port: config.mesh_port,
+        endpoints: config.mesh_endpoints.clone(),
+        key: config.state_dir.join("mesh.key"),
+        socket: config.run_dir.join("mesh.sock"),
+    }
+}
+
+/// Whether this machine has had a fabric.
+pub fn has_mesh_key(config: &Config) -> bool {
+    mesh_plan(config).key.exists()
+}
+
+/// What connects the guests to those of other nodes.
+pub fn fabric(config: &Config) -> anyhow::Result<LinuxFabric> {
+    fabric_of(mesh_plan(config))
+}
+
+fn fabric_of(plan: MeshPlan) -> anyhow::Result<LinuxFabric> {
+    let mesh = MeshProcess::open(plan.interface, plan.port, &plan.key, &plan.socket)?;
+    Ok(LinuxFabric::new(Arc::new(mesh), plan.endpoints))
 }
 
 /// Looks the configured users up. Those that do not exist are logged.
@@ -107,6 +144,7 @@ fn plan(config: &Config, owners: Owners) -> anyhow::Result<Plan> {
         metadatad_socket: config.metadatad_socket.clone(),
         wireguard_listen: config.wireguard_listen,
         wireguard_key: config.state_dir.join("wireguard.key"),
+        mesh: mesh_plan(config),
     })
 }
 
@@ -142,6 +180,7 @@ pub fn assemble(
         hypervisor: LibvirtHypervisor::connect(plan.libvirt)?,
         pools,
         network: LinuxNetwork::new(plan.network),
+        fabric: Arc::new(fabric_of(plan.mesh)?),
         link: Arc::new(HttpLink::of(member)?),
         metadata: Arc::new(MetadatadClient::new(plan.metadatad_socket)),
         tunnel: tunnel.clone(),
@@ -199,16 +238,27 @@ mod tests {
                 "wireguard_listen = \"127.0.0.2:1\"",
                 "wireguard_listen: 127.0.0.2:1,",
             ),
+            ("mesh_interface = \"wf8\"", r#"interface: "wf8","#),
+            ("mesh_port = 1", "port: 1,"),
         ] {
             assert_eq!(changed(line), [expected], "{line}");
         }
         assert_eq!(
+            changed("mesh_endpoints = [\"192.0.2.1:1\"]"),
+            ["192.0.2.1:1,", "endpoints: ["]
+        );
+        assert_eq!(
             changed("run_dir = \"/r\""),
-            [r#"run_dir: "/r","#, r#"run_dir: "/r/network","#]
+            [
+                r#"run_dir: "/r","#,
+                r#"run_dir: "/r/network","#,
+                r#"socket: "/r/mesh.sock","#,
+            ]
         );
         assert_eq!(
             changed("state_dir = \"/d\""),
             [
+                r#"key: "/d/mesh.key","#,
                 r#"path: "/d/pools/main","#,
                 r#"probe_cache: "/d/kvm-probe.json","#,
                 r#"state_dir: "/d","#,

@@ -31,6 +31,13 @@ pub struct Config {
     pub metadata_interface: String,
     /// The listening address of this node's end of the tunnel; must be a loopback address.
     pub wireguard_listen: SocketAddr,
+    /// The interface of the WireGuard mesh to other nodes.
+    pub mesh_interface: String,
+    /// The UDP port of the mesh, on all addresses.
+    pub mesh_port: u16,
+    /// Where other nodes reach the mesh of this one. The default is this node's address in its connection to waifud, and the
+    /// port of the mesh.
+    pub mesh_endpoints: Vec<SocketAddr>,
     /// The guests' DNS domain.
     pub domain: String,
     /// The user that image tools run as.
@@ -74,6 +81,9 @@ impl Default for Config {
             bridge: "waifu0".to_owned(),
             metadata_interface: "wfmeta0".to_owned(),
             wireguard_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 51822)),
+            mesh_interface: "wfmesh0".to_owned(),
+            mesh_port: 51820,
+            mesh_endpoints: Vec::new(),
             domain: "waifu.internal".to_owned(),
             image_user: "waifud-image".to_owned(),
             qemu_user: "libvirt-qemu".to_owned(),

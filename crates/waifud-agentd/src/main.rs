@@ -8,6 +8,7 @@ mod config;
 mod host;
 mod join;
 mod memory;
+mod mesh;
 mod power;
 mod remove;
 mod stop;
@@ -28,6 +29,7 @@ use waifud_types::Incarnation;
 
 use crate::config::Config;
 use crate::join::JoinArguments;
+use crate::mesh::MeshArguments;
 use crate::power::NodePower;
 
 /// Runs the guests that waifud assigns to this node.
@@ -64,6 +66,9 @@ enum Command {
     /// Remove the guests' bridge, DHCP, firewall rules, routes and tunnel from this host, and restore the settings that
     /// were changed for them. Refused while guests or waifud-agentd are running. Used when the package is removed.
     RemoveNetwork,
+    /// Run the WireGuard link to other nodes. Started by waifud-agentd, as a process that outlives it.
+    #[command(hide = true)]
+    Mesh(MeshArguments),
     /// Allow guests to start: the host is up again, or its shutdown was canceled. Used by a unit's `ExecStart`.
     StartGuests,
 }
@@ -83,7 +88,11 @@ fn main() -> ExitCode {
 }
 
 fn execute(arguments: Arguments) -> anyhow::Result<()> {
-    let config = Config::read(&arguments.config)?;
+    let config = match &arguments.command {
+        // Its arguments are complete, and it must start whatever the file contains by then.
+        Some(Command::Mesh(_)) => Config::default(),
+        _ => Config::read(&arguments.config)?,
+    };
     let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     tracing_subscriber::fmt()
         .with_env_filter(log_filter(environment.as_deref(), &config.log)?)
@@ -103,6 +112,7 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
             Some(Command::StopGuests { grace }) => {
                 stop::stop_guests(&config, Duration::from_secs(grace)).await
             }
+            Some(Command::Mesh(arguments)) => mesh::run(arguments).await,
             Some(Command::RemoveNetwork) => remove::remove_network(&config).await,
             Some(Command::StartGuests) => NodePower::new(&config.run_dir).clear(),
         }

@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use waifud_agent::shutdown;
 use waifud_hypervisor::Hypervisor;
 use waifud_hypervisor::libvirt::LibvirtHypervisor;
+use waifud_network::fabric::Fabric;
 use waifud_network::linux::LinuxNetwork;
 
 use crate::assembly;
@@ -23,10 +24,20 @@ pub async fn remove_network(config: &Config) -> anyhow::Result<()> {
     let attached = network.attached(&config.bridge).await?;
     let libvirt = LibvirtHypervisor::connect(assembly::libvirt(config, None))?;
     refuse_while_guests_run(libvirt.as_ref(), &attached).await?;
-    let removed = network
-        .remove(&config.metadata_interface)
-        .await
-        .context("the guests' network was only partly removed; run this command again")?;
+    let mut removed = Vec::new();
+    // Without a key, there never was a fabric; the key would be created here.
+    if assembly::has_mesh_key(config) {
+        removed = assembly::fabric(config)?
+            .remove()
+            .await
+            .context("the connection to other nodes was not removed; run this command again")?;
+    }
+    removed.extend(
+        network
+            .remove(&config.metadata_interface)
+            .await
+            .context("the guests' network was only partly removed; run this command again")?,
+    );
     println!("{}", line(&removed));
     Ok(())
 }

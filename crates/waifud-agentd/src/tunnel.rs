@@ -103,7 +103,8 @@ impl MetadataTunnel for Tunnel {
     }
 }
 
-fn read_or_create_key(path: &Path) -> anyhow::Result<PrivateKey> {
+/// The private key in a file, which is created if absent.
+pub fn read_or_create_key(path: &Path) -> anyhow::Result<PrivateKey> {
     match fs::read_to_string(path) {
         Ok(text) => text.trim().parse().with_context(|| {
             format!(

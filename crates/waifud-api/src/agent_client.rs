@@ -5,7 +5,7 @@
 //! method ends. Dropping such a body closes its connection.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{collections::BTreeSet, io, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
@@ -129,6 +129,7 @@ impl AgentClient {
             config,
             name,
             addresses: Arc::new(addresses.into()),
+            local: Arc::default(),
         })
     }
 
@@ -148,6 +149,11 @@ impl AgentClient {
     /// Addresses of waifud, beginning with the one that answered last.
     pub fn addresses(&self) -> Vec<String> {
         self.way.addresses()
+    }
+
+    /// This host's own address in the last connection to waifud; `None` before the first one, and for a unix socket.
+    pub fn local_address(&self) -> Option<IpAddr> {
+        self.way.local_address()
     }
 
     /// Sets new addresses of waifud. Previous ones are tried after them.

@@ -35,7 +35,9 @@ pub use instance::{
 };
 pub use metadatad_client::{MetadatadClient, MetadatadError};
 pub use moving::{InstanceMove, MoveInstance};
-pub use network::{CreateNetwork, Network, NetworkNode};
+pub use network::{
+    CreateNetwork, Fabric, FabricNode, FabricRoute, Network, NetworkNode, SetFabric,
+};
 pub use node::{AdoptInstance, Node, RemoveNode, Unmanaged, UpdateNode};
 pub use page::Page;
 pub use problem::Problem;

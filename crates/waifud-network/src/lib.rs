@@ -33,6 +33,7 @@
 mod check;
 pub mod conformance;
 mod dhcp;
+pub mod fabric;
 pub mod fake;
 mod foreign;
 mod host_addresses;
@@ -98,6 +99,9 @@ pub struct RemoteSubnet {
     /// The interface of the fabric that connects the nodes. Only packets that arrive there may have a source address of the
     /// subnet. `None` without a fabric: the subnet then changes nothing.
     pub fabric: Option<String>,
+    /// Whether other packets arrive there, too: for an uplink that also leads elsewhere. Otherwise, connections to guests over
+    /// the interface can only come from a remote subnet.
+    pub shared: bool,
 }
 
 /// One guest's port on a bridge of the host. Only the guest's MAC address may send there. The network's own DHCP server
@@ -233,6 +237,14 @@ pub enum NetworkError {
         subnet: Ipv4Net,
         /// The destination of the host's route.
         other: Ipv4Net,
+    },
+    /// Another program has the UDP port of the mesh.
+    #[error(
+        "another program has UDP port {port}, which the mesh needs; stop it, or set `mesh_port` in agentd.toml"
+    )]
+    PortTaken {
+        /// The port.
+        port: u16,
     },
     /// An operation on a file or socket failed.
     #[error("{what} failed")]

@@ -53,6 +53,7 @@ pub fn remote(index: u8) -> RemoteSubnet {
         node: format!("node-{index}").parse().unwrap(),
         subnet: format!("10.144.{index}.0/24").parse().unwrap(),
         fabric: Some("fab0".to_owned()),
+        shared: false,
     }
 }
 

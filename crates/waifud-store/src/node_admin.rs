@@ -64,6 +64,7 @@ impl WriteTx<'_> {
         revision: Revision,
     ) -> Result<(), StoreError> {
         let id = node16(&row.id);
+        let fabric = self.fabric()?.kind;
         self.conn
             .prepare_cached("DELETE FROM tombstones WHERE node = ?1")?
             .execute([id])?;
@@ -81,6 +82,7 @@ impl WriteTx<'_> {
                 at.as_microsecond(),
             ))?;
         self.touch(Topic::Node(row.id));
+        self.fabric_was(fabric, revision)?;
         self.peer_removed(row.id, revision)
     }
 

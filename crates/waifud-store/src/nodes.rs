@@ -154,15 +154,17 @@ impl ReadTx<'_> {
 impl WriteTx<'_> {
     /// Adds a node. `revision` is that of the event about this change.
     pub fn insert_node(&mut self, new: &NewNode, revision: Revision) -> Result<(), StoreError> {
+        let fabric = self.fabric()?.kind;
         self.conn
             .prepare_cached(
-                "INSERT INTO nodes (id, name, facts, subnet, joined_at, slice_revision)
-                 VALUES (:id, :name, :facts, :subnet, :at, :revision)",
+                "INSERT INTO nodes (id, name, facts, mesh, subnet, joined_at, slice_revision)
+                 VALUES (:id, :name, :facts, :mesh, :subnet, :at, :revision)",
             )?
             .execute(named_params! {
                 ":id": node16(&new.id),
                 ":name": new.name.as_str(),
                 ":facts": to_json("a node's facts", &new.facts)?,
+                ":mesh": to_json("a node's mesh", &new.facts.mesh)?,
                 ":subnet": new.subnet.to_string(),
                 ":at": new.at.as_microsecond(),
                 ":revision": to_i64(revision.number),
@@ -177,6 +179,7 @@ impl WriteTx<'_> {
                 )
             })?;
         self.touch(Topic::Node(new.id));
+        self.fabric_was(fabric, revision)?;
         self.peer_changed(new.id, revision)
     }
 

@@ -5,9 +5,9 @@
 
 use rusqlite::Row;
 use waifud_api::agent::{Peer, SliceKey};
-use waifud_types::{NodeId, Revision};
+use waifud_types::{MeshFacts, NodeId, Revision};
 
-use crate::codec::{count, name, node_id, node16, to_i64};
+use crate::codec::{count, json, name, node_id, node16, to_i64};
 use crate::nodes::subnet;
 use crate::{ReadTx, StoreError, Topic, WriteTx};
 
@@ -36,7 +36,7 @@ impl ReadTx<'_> {
     /// The peers of a node that changed after `since`, in the order of their changes.
     pub fn peers(&self, of: NodeId, since: u64) -> Result<Vec<PeerRow>, StoreError> {
         self.all(
-            "SELECT id, name, subnet, reachable, peer_revision FROM nodes
+            "SELECT id, name, subnet, mesh, reachable, peer_revision FROM nodes
                   WHERE peer_revision > ?1 AND id <> ?2 ORDER BY peer_revision",
             (to_i64(since), node16(&of)),
             peer,
@@ -89,12 +89,19 @@ impl WriteTx<'_> {
 }
 
 fn peer(row: &Row<'_>) -> Result<PeerRow, StoreError> {
+    let mesh: Option<MeshFacts> = json(row, "mesh")?;
+    let (public_key, endpoints) = match mesh {
+        Some(mesh) => (Some(mesh.public_key), mesh.endpoints),
+        None => (None, Vec::new()),
+    };
     Ok(PeerRow {
         peer: Peer {
             id: node_id(row, "id")?,
             name: name(row, "name")?,
             subnets: vec![subnet(row)?],
-            endpoint: None,
+            extra: Vec::new(),
+            public_key,
+            endpoints,
             reachable: row.get("reachable")?,
         },
         peer_revision: count(row, "peer_revision")?,

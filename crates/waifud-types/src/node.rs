@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::status::{Condition, HypervisorKind};
-use crate::{ByteSize, Digest, Name, PoolKind};
+use crate::{ByteSize, Digest, MeshFacts, Name, PoolKind};
 
 /// State of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
@@ -156,6 +156,9 @@ pub struct NodeFacts {
     /// What the agent can do beyond agents of earlier versions; see [`feature`]. Empty for those.
     #[serde(default)]
     pub features: Vec<String>,
+    /// What other nodes need to reach this one over a fabric; null for agents that cannot be in one.
+    #[serde(default)]
+    pub mesh: Option<MeshFacts>,
 }
 
 impl NodeFacts {

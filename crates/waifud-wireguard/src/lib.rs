@@ -12,6 +12,8 @@
 //! address only, only the node's key can encrypt a packet, and the server drops inner sources outside
 //! [`PeerConfig::allowed`].
 //!
+//! [`mesh`] connects the guests' subnets of nodes: a link with many peers, in a process of its own.
+//!
 //! Services use [`GuestListener`] and [`GuestStream`] instead of these types, so tests can pass [`fake`] connections.
 
 mod config;
@@ -19,6 +21,7 @@ mod error;
 pub mod fake;
 mod guest;
 mod key;
+pub mod mesh;
 mod node;
 mod server;
 mod stack;

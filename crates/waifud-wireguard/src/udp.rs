@@ -1,8 +1,8 @@
-//! The loopback socket for encrypted packets.
+//! The sockets for encrypted packets.
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket as StdSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket},
 };
 
 use gotatun::packet::{Packet, PacketBufPool};
@@ -21,15 +21,33 @@ const BUFFER: usize = 7 << 20;
 const BATCH: usize = 64;
 
 /// A bound UDP socket and its reusable buffers.
-pub(crate) struct LoopbackSocket {
+pub(crate) struct DatagramSocket {
     socket: UdpSocket,
     pool: PacketBufPool<DATAGRAM>,
+    /// Whether it is an IPv6 socket that also has the IPv4 addresses, in their mapped form.
+    mapped: bool,
 }
 
-impl LoopbackSocket {
-    /// Opens the socket. Must be called inside a tokio runtime. Refuses addresses other than loopback.
-    pub fn bind(address: SocketAddr) -> Result<Self, WireguardError> {
+impl DatagramSocket {
+    /// Opens a socket. Must be called inside a tokio runtime. Refuses addresses other than loopback.
+    pub fn bind_loopback(address: SocketAddr) -> Result<Self, WireguardError> {
         crate::config::loopback(address)?;
+        Self::bind(address)
+    }
+
+    /// Opens a socket on every address of the host, IPv4 and, where the host has it, IPv6. Must be called inside a tokio
+    /// runtime.
+    pub fn bind_all(port: u16) -> Result<Self, WireguardError> {
+        let both = Self::bind((Ipv6Addr::UNSPECIFIED, port).into());
+        match both {
+            Err(WireguardError::Bind { source, .. }) if !is_taken(&source) => {
+                Self::bind((Ipv4Addr::UNSPECIFIED, port).into())
+            }
+            other => other,
+        }
+    }
+
+    fn bind(address: SocketAddr) -> Result<Self, WireguardError> {
         let open = || {
             let socket = StdSocket::bind(address)?;
             socket.set_nonblocking(true)?;
@@ -40,6 +58,7 @@ impl LoopbackSocket {
         Ok(Self {
             socket,
             pool: PacketBufPool::new(BATCH),
+            mapped: address.is_ipv6(),
         })
     }
 
@@ -59,7 +78,10 @@ impl LoopbackSocket {
             match self.socket.try_recv_from(&mut packet) {
                 Ok((length, from)) => {
                     packet.truncate(length);
-                    each(packet, from);
+                    each(
+                        packet,
+                        SocketAddr::new(from.ip().to_canonical(), from.port()),
+                    );
                 }
                 // WouldBlock, or an error of an earlier datagram, which the next readiness resolves.
                 Err(_) => return,
@@ -70,6 +92,12 @@ impl LoopbackSocket {
     /// Sends packets. A full socket loses packets like any network; the inner TCP retransmits them.
     pub fn send(&self, sealed: &mut Vec<Sealed>) {
         for (packet, to) in sealed.drain(..) {
+            let to = match to.ip() {
+                IpAddr::V4(address) if self.mapped => {
+                    SocketAddr::from((address.to_ipv6_mapped(), to.port()))
+                }
+                _ => to,
+            };
             if let Err(error) = self.socket.try_send_to(&packet, to) {
                 tracing::trace!(%error, "lost an encrypted packet");
             }
@@ -85,4 +113,9 @@ fn enlarge(socket: &StdSocket) {
     if setsockopt(socket, sockopt::SndBufForce, &BUFFER).is_err() {
         let _ = setsockopt(socket, sockopt::SndBuf, &BUFFER);
     }
+}
+
+/// Whether another program has the address.
+pub(crate) fn is_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
 }

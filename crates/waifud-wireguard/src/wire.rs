@@ -73,6 +73,47 @@ pub(crate) struct WireStats {
     pub source_not_allowed: u64,
 }
 
+/// Encrypts and decrypts the packets of a device, without I/O.
+pub(crate) trait Engine: Send + 'static {
+    /// Encrypts one inner packet, or queues it until there is a session.
+    fn seal(&mut self, packet: Packet, out: &mut Vec<Sealed>);
+
+    /// Decrypts a datagram. Returns an inner packet with an allowed source.
+    fn open(
+        &mut self,
+        datagram: Packet,
+        from: SocketAddr,
+        now: Instant,
+        out: &mut Vec<Sealed>,
+    ) -> Option<Packet>;
+
+    /// Processes the protocol's timers. Must be called every [`TICK`].
+    fn tick(&mut self, now: Instant, out: &mut Vec<Sealed>);
+
+    /// Moves datagrams that a change of the configuration has left to be sent.
+    fn take_pending(&mut self, _out: &mut Vec<Sealed>) {}
+}
+
+impl Engine for Wire {
+    fn seal(&mut self, packet: Packet, out: &mut Vec<Sealed>) {
+        Self::seal(self, packet, out);
+    }
+
+    fn open(
+        &mut self,
+        datagram: Packet,
+        from: SocketAddr,
+        now: Instant,
+        out: &mut Vec<Sealed>,
+    ) -> Option<Packet> {
+        Self::open(self, datagram, from, now, out)
+    }
+
+    fn tick(&mut self, now: Instant, out: &mut Vec<Sealed>) {
+        Self::tick(self, now, out);
+    }
+}
+
 /// One end of the link.
 pub(crate) struct Wire {
     secret: StaticSecret,
@@ -284,12 +325,12 @@ fn push(out: &mut Vec<Sealed>, packet: WgKind, to: SocketAddr) -> u64 {
 }
 
 /// Source of an IPv4 packet: bytes 12 to 15 of its header (RFC 791).
-fn source(packet: &[u8]) -> Option<Ipv4Addr> {
+pub(crate) fn source(packet: &[u8]) -> Option<Ipv4Addr> {
     address(packet, 12)
 }
 
 /// Destination of an IPv4 packet: bytes 16 to 19 of its header (RFC 791).
-fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
+pub(crate) fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
     address(packet, 16)
 }
 

@@ -117,6 +117,16 @@ impl Lab {
         ready.with_context(|| format!("waifuctl node list: {last}"))
     }
 
+    /// Chooses what connects the guests of different nodes: `wireguard`, `static` or `none`.
+    ///
+    /// # Errors
+    /// No waifud runs in the lab, or waifuctl fails.
+    pub fn set_fabric(&self, fabric: &str) -> Result<()> {
+        let waifud = &self.waifud()?.name;
+        let words = ["waifuctl", "fabric", "set", fabric];
+        wait::run(&mut self.command(waifud, words)?, COMMAND_LIMIT).map(drop)
+    }
+
     fn all_ready(&self, list: &Value) -> bool {
         let items = list.pointer("/items").and_then(Value::as_array);
         self.nodes().iter().all(|name| {

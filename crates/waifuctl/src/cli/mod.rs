@@ -6,6 +6,7 @@ mod contexts;
 mod create;
 mod duration;
 mod events;
+mod fabric;
 mod global;
 mod guest;
 mod instances;
@@ -26,6 +27,7 @@ pub use contexts::{ContextCommand, LoginArgs};
 pub use create::{CreateArgs, SpecArgs};
 pub use duration::{parse_duration, parse_exec_timeout, parse_seconds};
 pub use events::EventsArgs;
+pub use fabric::FabricCommand;
 pub use global::GlobalArgs;
 pub use guest::{ExecArgs, PasswdArgs};
 pub use instances::{
@@ -288,6 +290,9 @@ instances that run on the largest reachable nodes are distributed over the other
     /// Check the whole installation and suggest repairs; fails if a check fails
     #[command(after_help = "Example:\n  waifuctl doctor")]
     Doctor,
+    /// Show or choose what connects the guests of different nodes
+    #[command(subcommand)]
+    Fabric(FabricCommand),
     /// Manage networks: `default`, and bridges of the nodes
     #[command(subcommand)]
     Network(NetworkCommand),

@@ -15,6 +15,7 @@ mod edit;
 mod edit_spec;
 mod events;
 mod exec;
+mod fabric;
 mod forward;
 mod image;
 mod ip;
@@ -108,6 +109,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Df => df::run(context).await,
         Command::Capacity(args) => capacity::run(context, args).await,
         Command::Doctor => doctor::run(context).await,
+        Command::Fabric(command) => fabric::run(context, command).await,
         Command::Network(command) => network::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
         Command::Version(args) => version::run(context, args.client).await,

@@ -14,7 +14,7 @@ pub(crate) mod reporter;
 pub(crate) mod reports;
 pub(crate) mod table;
 #[cfg(test)]
-mod table_samples;
+pub(crate) mod table_samples;
 #[cfg(test)]
 mod table_tests;
 pub(crate) mod watch;

@@ -9,10 +9,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use waifud_api::agent::Peer;
-use waifud_types::{Name, NodeId, Revision};
+use waifud_types::{NodeId, Revision};
 
 /// The durable record of all peers.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -129,8 +128,8 @@ impl PeerTable {
         staged.revision
     }
 
-    /// Whether names or subnets of the saved peers have changed since the last call. A peer that is switched off or on
-    /// changes nothing in the network.
+    /// Whether names, subnets, keys or endpoints of the saved peers have changed since the last call. A peer that is switched
+    /// off or on changes nothing in the network.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -149,9 +148,11 @@ impl PeerTable {
         &mut staged.peers
     }
 }
-/// What the guests' network uses of the peers.
-fn networks(peers: &Peers) -> impl Iterator<Item = (&Name, &[Ipv4Net])> {
-    peers
-        .values()
-        .map(|record| (&record.peer.name, record.peer.subnets.as_slice()))
+
+/// What the guests' network and the fabric use of the peers.
+fn networks(peers: &Peers) -> impl Iterator<Item = Peer> {
+    peers.values().map(|record| Peer {
+        reachable: true,
+        ..record.peer.clone()
+    })
 }

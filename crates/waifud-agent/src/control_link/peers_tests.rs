@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use waifud_api::agent::{NodeSlice, Peer, SliceKey, SliceObject, WatchFrame, Welcome};
-use waifud_types::{Incarnation, MacAddr, NodeId};
+use waifud_types::{FabricKind, Incarnation, MacAddr, NodeId};
 
 use crate::control_link::outcome::Welcomed;
 use crate::control_link::table::Table;
@@ -15,7 +15,9 @@ fn peer(index: u8) -> Peer {
         id: id.parse().unwrap(),
         name: format!("node{index}").parse().unwrap(),
         subnets: vec![format!("10.144.{index}.0/24").parse().unwrap()],
-        endpoint: None,
+        extra: Vec::new(),
+        public_key: None,
+        endpoints: Vec::new(),
         reachable: true,
     }
 }
@@ -53,6 +55,7 @@ fn node(number: u64, confirmed: u32) -> WatchFrame {
             gateway_mac: MacAddr::of_guest([0, 0, 1]),
             confirmed: Some(Incarnation(confirmed)),
             redis: None,
+            fabric: FabricKind::None,
         }),
     }
 }

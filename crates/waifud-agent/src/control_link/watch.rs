@@ -172,6 +172,7 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
 /// The network depends on the peers.
 fn notify_of_peers(shared: &Shared) {
     if shared.table.take_changed_peers() {
+        shared.network.fabric().request_check();
         shared.network.request_check();
     }
 }
@@ -184,6 +185,7 @@ fn notify(shared: &Shared, affected: Affected) {
         Affected::All => {
             // A confirmation ends a condition, which is reported at once.
             shared.node_checks.request_facts();
+            shared.network.fabric().request_check();
             shared.network.request_check();
             shared.metadata.request_check();
             wake(shared.table.records().iter().map(|r| r.id).collect());

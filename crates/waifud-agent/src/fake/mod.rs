@@ -74,6 +74,7 @@ pub fn fast_timing() -> Timing {
         sweep: ms(50),
         image_grace: Duration::from_hours(24),
         network: ms(500),
+        fabric: ms(200),
         metadata: ms(50),
         metadata_patience: Duration::from_mins(2),
         report_port: ms(50),

@@ -16,7 +16,9 @@ use waifud_api::agent::{
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
 use waifud_types::node::NodeFacts;
-use waifud_types::{BootId, Digest, Incarnation, InstanceId, MacAddr, NodeId, Revision};
+use waifud_types::{
+    BootId, Digest, FabricKind, Incarnation, InstanceId, MacAddr, NodeId, Revision,
+};
 
 use super::name;
 use crate::interfaces::{FrameStream, LinkError};
@@ -120,6 +122,7 @@ impl FakeWaifud {
                 gateway_mac: MacAddr::of_guest([0, 0, 1]),
                 confirmed: Some(Incarnation(1)),
                 redis: None,
+                fabric: FabricKind::None,
             },
             instances: BTreeMap::new(),
             tombstones: BTreeMap::new(),
@@ -183,6 +186,11 @@ impl FakeWaifud {
         self.change(Change::Removed(id), |state| {
             state.instances.remove(&id);
         });
+    }
+
+    /// Chooses the fabric.
+    pub fn set_fabric(&self, kind: FabricKind) {
+        self.change(Change::Node, |state| state.slice.fabric = kind);
     }
 
     /// Adds another node, or changes it.

@@ -1,5 +1,6 @@
 //! The link to waifud, as the agent sees it.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -82,6 +83,11 @@ pub struct Destination<'a> {
 pub trait ControlLink: Send + Sync {
     /// Until when this node's client certificate is valid; `None` without a certificate.
     fn certificate_until(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// This node's own address in the last connection to waifud; `None` before the first one, or if it had no address.
+    fn local_address(&self) -> Option<IpAddr> {
         None
     }
 

@@ -1,6 +1,7 @@
 //! The link to waifud over HTTP.
 
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -45,6 +46,10 @@ impl HttpLink {
 impl ControlLink for HttpLink {
     fn certificate_until(&self) -> Option<Timestamp> {
         self.member.as_ref()?.certificate_until()
+    }
+
+    fn local_address(&self) -> Option<IpAddr> {
+        self.client.local_address()
     }
 
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {

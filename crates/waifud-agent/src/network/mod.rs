@@ -4,6 +4,7 @@
 //! concurrent requests cost one change together. A port stays until its instance is deleted: an instance that only left
 //! the slice keeps its lease and its rules.
 
+pub(crate) mod fabric;
 pub(crate) mod identity;
 pub(crate) mod lan;
 pub(crate) mod port_error;
@@ -18,10 +19,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use waifud_kit::sync::lock;
+use waifud_network::fabric::Fabric;
 use waifud_network::{GuestNetwork, NetworkState, PortObservation};
 use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
+use self::fabric::NodeFabric;
 use self::port_error::{PortError, port_error};
 use self::ports::{choose_ports, ports_of};
 use self::published::Published;
@@ -40,6 +43,7 @@ const LISTENERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The network of a node; see the module documentation.
 pub struct Network {
     adapter: Arc<dyn GuestNetwork>,
+    fabric: NodeFabric,
     settings: Settings,
     /// Held while the network is changed.
     changing: tokio::sync::Mutex<()>,
@@ -67,14 +71,24 @@ struct Inner {
 }
 
 impl Network {
-    pub fn new(adapter: Arc<dyn GuestNetwork>, settings: Settings) -> Self {
+    pub fn new(
+        adapter: Arc<dyn GuestNetwork>,
+        fabric: Arc<dyn Fabric>,
+        settings: Settings,
+    ) -> Self {
         Self {
             adapter,
+            fabric: NodeFabric::new(fabric, settings.bridge.clone()),
             settings,
             changing: tokio::sync::Mutex::new(()),
             check: Notify::new(),
             inner: Mutex::default(),
         }
+    }
+
+    /// What connects the guests to those of other nodes.
+    pub fn fabric(&self) -> &NodeFabric {
+        &self.fabric
     }
 
     /// Requests a check of the network.
@@ -220,6 +234,11 @@ impl Network {
                 lasting: false,
             });
         };
+        if !self.fabric.was_tried()
+            && let Err(error) = self.fabric.apply(table).await
+        {
+            tracing::warn!(%error, "cannot connect to the guests of other nodes yet");
+        }
         let records = table.records();
         self.inner()
             .released
@@ -243,7 +262,7 @@ impl Network {
             ports: Vec::new(),
             lan: Vec::new(),
             refuse_reports,
-            remote_subnets: remote_subnets(&table.peers()),
+            remote_subnets: remote_subnets(&table.peers(), &self.fabric.applied()),
         };
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);
         self.leave_out_taken(&mut state).await?;

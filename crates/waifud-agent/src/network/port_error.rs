@@ -13,7 +13,10 @@ pub struct PortError {
 pub(super) fn port_error(error: &NetworkError) -> PortError {
     let lasting = match error {
         NetworkError::Contradiction(_) | NetworkError::Overlap { .. } => true,
-        NetworkError::Tool { .. } | NetworkError::Kernel { .. } | NetworkError::Io { .. } => false,
+        NetworkError::Tool { .. }
+        | NetworkError::Kernel { .. }
+        | NetworkError::PortTaken { .. }
+        | NetworkError::Io { .. } => false,
     };
     PortError {
         message: waifud_kit::error::with_causes(error),

@@ -1,6 +1,7 @@
 //! The guest subnets of other nodes, and why some cannot be used here.
 
 use waifud_api::agent::Peer;
+use waifud_network::fabric::AppliedFabric;
 use waifud_network::{HostNetworkFacts, RemoteSubnet};
 use waifud_types::Timestamp;
 use waifud_types::status::Condition;
@@ -10,15 +11,19 @@ use crate::condition::condition;
 /// How many subnets a condition describes.
 const SHOWN: usize = 3;
 
-/// The subnets of all peers. No fabric connects the nodes yet.
-pub(crate) fn remote_subnets(peers: &[Peer]) -> Vec<RemoteSubnet> {
+/// The subnets of all peers, with the interface that the fabric reaches them over.
+pub(crate) fn remote_subnets(peers: &[Peer], fabric: &AppliedFabric) -> Vec<RemoteSubnet> {
     let subnets = peers
         .iter()
         .flat_map(|peer| peer.subnets.iter().map(move |subnet| (peer, *subnet)));
-    let remote = subnets.map(|(peer, subnet)| RemoteSubnet {
-        node: peer.name.clone(),
-        subnet,
-        fabric: None,
+    let remote = subnets.map(|(peer, subnet)| {
+        let path = fabric.paths.get(&peer.name);
+        RemoteSubnet {
+            node: peer.name.clone(),
+            subnet,
+            fabric: path.map(|path| path.interface.clone()),
+            shared: path.is_some_and(|path| !path.dedicated),
+        }
     });
     remote.collect()
 }
@@ -49,6 +54,8 @@ pub(crate) fn subnet_conflict(host: &HostNetworkFacts, now: Timestamp) -> Option
 
 #[cfg(test)]
 mod tests {
+    use waifud_network::fabric::FabricPath;
+
     use super::*;
 
     #[test]
@@ -57,22 +64,37 @@ mod tests {
             id: waifud_types::NodeId::generate(),
             name: name.parse().unwrap(),
             subnets: subnets.iter().map(|s| s.parse().unwrap()).collect(),
-            endpoint: None,
+            extra: Vec::new(),
+            public_key: None,
+            endpoints: Vec::new(),
             reachable: false,
         };
         let peers = [
             peer("birch", &["10.144.2.0/24", "10.144.3.0/24"]),
             peer("cedar", &[]),
         ];
-        let remote = remote_subnets(&peers);
-        let shown: Vec<_> = remote
-            .iter()
-            .map(|r| format!("{} {} {:?}", r.node, r.subnet, r.fabric))
-            .collect();
+        let shown = |fabric: &AppliedFabric| {
+            let remote = remote_subnets(&peers, fabric).into_iter();
+            let shown =
+                remote.map(|r| format!("{} {} {:?} {}", r.node, r.subnet, r.fabric, r.shared));
+            shown.collect::<Vec<_>>()
+        };
         assert_eq!(
-            shown,
-            ["birch 10.144.2.0/24 None", "birch 10.144.3.0/24 None"]
+            shown(&AppliedFabric::default()),
+            [
+                "birch 10.144.2.0/24 None false",
+                "birch 10.144.3.0/24 None false"
+            ]
         );
+        let path = FabricPath {
+            interface: "eth0".to_owned(),
+            dedicated: false,
+        };
+        let fabric = AppliedFabric {
+            paths: [("birch".parse().unwrap(), path)].into(),
+            ..AppliedFabric::default()
+        };
+        assert_eq!(shown(&fabric)[0], "birch 10.144.2.0/24 Some(\"eth0\") true");
     }
 
     #[test]

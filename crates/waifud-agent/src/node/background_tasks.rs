@@ -89,6 +89,46 @@ pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<
     }
 }
 
+/// Applies the fabric at the start, when peers have changed, and periodically: others may have removed its routes, and its
+/// process may have ended.
+pub(crate) async fn fabric(shared: Arc<Shared>) {
+    let timing = &shared.settings.timing;
+    let fabric = shared.network.fabric();
+    let mut backoff = Backoff::new(timing.retry_min, timing.retry_max);
+    let mut logged = None;
+    loop {
+        let pause = match fabric.apply(&shared.table).await {
+            Ok(change) => {
+                if logged.take().is_some() || change.conditions {
+                    shared.node_checks.request_facts();
+                }
+                if change.fresh {
+                    // A new interface has none of the settings that the guests' network made.
+                    shared.network.invalidate();
+                }
+                if change.fresh || change.paths {
+                    shared.network.request_check();
+                }
+                backoff.reset();
+                timing.fabric
+            }
+            Err(error) => {
+                let message = waifud_kit::error::with_causes(&error);
+                if logged.as_ref() != Some(&message) {
+                    tracing::warn!("cannot connect to the guests of other nodes: {message}");
+                    shared.node_checks.request_facts();
+                    logged = Some(message);
+                }
+                backoff.pause()
+            }
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = fabric.check_requested() => {}
+        }
+    }
+}
+
 /// Checks the metadata service, so that everything is sent again after its restart.
 pub(crate) async fn metadata(shared: Arc<Shared>) {
     let timing = &shared.settings.timing;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use waifud_network::HostNetworkFacts;
 use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources, feature};
 use waifud_types::status::{Condition, HypervisorKind};
-use waifud_types::{ByteSize, Timestamp};
+use waifud_types::{ByteSize, MeshFacts, Timestamp};
 
 use crate::blocking::here;
 use crate::condition::condition;
@@ -116,6 +116,9 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
             conditions.push(condition("network", false, "unreadable", message, now));
         }
     }
+    let fabric = shared.network.fabric();
+    conditions.extend(fabric.conditions(&shared.table.peers(), now).await);
+    facts.mesh = mesh(shared, earlier.as_ref());
     // Without a subnet there is nothing to serve.
     if shared.table.node().slice.is_some()
         && let Some(message) = shared.metadata.error()
@@ -149,6 +152,23 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
         .collect();
     facts.used = used(shared);
     facts
+}
+
+/// What other nodes need to reach this one. Addresses that were known before are kept while none is found.
+fn mesh(shared: &Shared, earlier: Option<&NodeFacts>) -> Option<MeshFacts> {
+    // Before there was a connection to waifud, the right address is unknown.
+    let own = shared.link.local_address()?;
+    let fabric = shared.network.fabric().adapter();
+    let mut endpoints = fabric.endpoints(own);
+    if endpoints.is_empty()
+        && let Some(mesh) = earlier.and_then(|facts| facts.mesh.as_ref())
+    {
+        endpoints.clone_from(&mesh.endpoints);
+    }
+    Some(MeshFacts {
+        public_key: fabric.public_key(),
+        endpoints,
+    })
 }
 
 /// The time limit for reading the host's networks, which takes a few requests to the kernel.
@@ -197,6 +217,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         conditions: Vec::new(),
         labels: BTreeMap::new(),
         features: feature::ALL.map(str::to_owned).into(),
+        mesh: None,
     }
 }
 

@@ -16,6 +16,7 @@ use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::Peer;
 use waifud_kit::failpoints::testing;
+use waifud_network::fabric::fake::FakeFabric;
 use waifud_network::fake::FakeNetwork;
 use waifud_pki::NodeKey;
 use waifud_storage::fake::{FakePool, image_bytes};
@@ -135,6 +136,7 @@ impl Cluster {
             hypervisor: self.machine.connect(),
             pools: vec![Arc::new(self.pool.clone())],
             network: self.network.clone(),
+            fabric: FakeFabric::new(1),
             link: Arc::new(waifud::Link(self.waifud.clone())),
             metadata: Arc::new(metadatad::Link(self.metadatad.clone())),
             tunnel: Arc::new(self.tunnel.clone()),

@@ -7,6 +7,7 @@ mod description_reads;
 mod disk_full;
 mod drift;
 mod evidence;
+mod fabric;
 mod guest_command;
 mod handover;
 mod hostile;

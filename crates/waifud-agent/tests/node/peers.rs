@@ -13,7 +13,9 @@ fn peer(name: &str, subnet: &str) -> Peer {
         id: NodeId::generate(),
         name: name.parse().unwrap(),
         subnets: vec![subnet.parse().unwrap()],
-        endpoint: None,
+        extra: Vec::new(),
+        public_key: None,
+        endpoints: Vec::new(),
         reachable: true,
     }
 }

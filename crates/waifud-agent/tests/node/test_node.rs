@@ -15,6 +15,7 @@ use waifud_agent::{Adapters, Agent, Settings};
 use waifud_api::agent::{AgentInstance, InstanceReport};
 use waifud_hypervisor::fake::{AgentScript, FakeHypervisor, Op};
 use waifud_hypervisor::{DomainState, Hypervisor, OffReason};
+use waifud_network::fabric::fake::FakeFabric;
 use waifud_network::fake::FakeNetwork;
 use waifud_storage::StoragePool;
 use waifud_storage::fake::{FakePool, image_bytes};
@@ -28,6 +29,7 @@ pub struct TestNode {
     pub hypervisor: FakeHypervisor,
     pub pool: FakePool,
     pub network: Arc<FakeNetwork>,
+    pub fabric: Arc<FakeFabric>,
     pub waifud: FakeWaifud,
     pub metadata: FakeMetadata,
     pub tunnel: FakeTunnel,
@@ -59,6 +61,7 @@ impl TestNode {
             hypervisor,
             pool,
             network: FakeNetwork::new(),
+            fabric: FakeFabric::new(1),
             waifud,
             metadata: FakeMetadata::new(),
             tunnel: FakeTunnel::default(),
@@ -143,6 +146,7 @@ impl TestNode {
                 hypervisor: Arc::new(self.hypervisor.clone()),
                 pools: vec![Arc::new(self.pool.clone())],
                 network: self.network.clone(),
+                fabric: self.fabric.clone(),
                 link: Arc::new(self.waifud.clone()),
                 metadata: Arc::new(self.metadata.clone()),
                 tunnel: Arc::new(self.tunnel.clone()),

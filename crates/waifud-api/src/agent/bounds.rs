@@ -320,6 +320,12 @@ impl Walk {
             SHORT_LIST_MAX,
             |walk, feature| walk.bare_text(feature, WORD),
         );
+        if let Some(mesh) = &mut facts.mesh {
+            self.at("mesh", |walk| {
+                walk.text("public_key", &mut mesh.public_key, WORD);
+                walk.list("endpoints", &mut mesh.endpoints, SHORT_LIST_MAX, |_, _| {});
+            });
+        }
     }
 
     fn pool(&mut self, pool: &mut PoolFacts) {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waifud_types::{Incarnation, InstanceId, MacAddr, Name, NodeId};
+use waifud_types::{FabricKind, Incarnation, InstanceId, MacAddr, Name, NodeId};
 
 use super::{AgentInstance, Incoming, RedisAccess};
 
@@ -105,11 +105,14 @@ pub struct NodeSlice {
     /// The Redis to read bundles from, with a user that can only read; null if there is none.
     #[serde(default)]
     pub redis: Option<RedisAccess>,
+    /// What carries packets to guests of other nodes.
+    #[serde(default)]
+    pub fabric: FabricKind,
 }
 
 impl NodeSlice {
     /// Fields that earlier versions did not know. An agent that learns them by an upgrade watches from the beginning.
-    pub const NEW_FIELDS: [&'static str; 1] = ["node.redis"];
+    pub const NEW_FIELDS: [&'static str; 3] = ["node.fabric", "node.redis", "peer.public_key"];
 }
 
 /// Another node of the cluster, as every node knows it.
@@ -122,9 +125,17 @@ pub struct Peer {
     /// The subnets of its guests, for example 10.144.2.0/24.
     #[schema(value_type = Vec<String>)]
     pub subnets: Vec<Ipv4Net>,
-    /// The address and port at which the fabric reaches the node; null if unknown.
-    #[schema(value_type = Option<String>)]
-    pub endpoint: Option<SocketAddr>,
+    /// Further addresses of guests on the node that are not in its subnets.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub extra: Vec<Ipv4Net>,
+    /// The node's WireGuard public key in base64; null if it has not reported one.
+    #[serde(default)]
+    pub public_key: Option<String>,
+    /// The addresses and ports at which the fabric may reach the node, in order of preference. Empty if unknown.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub endpoints: Vec<SocketAddr>,
     /// Whether waifud has recently had contact with the node.
     pub reachable: bool,
 }
@@ -185,7 +196,9 @@ mod tests {
             id: ID.parse().unwrap(),
             name: "birch".parse().unwrap(),
             subnets: vec!["10.144.2.0/24".parse().unwrap()],
-            endpoint: None,
+            extra: Vec::new(),
+            public_key: None,
+            endpoints: Vec::new(),
             reachable: true,
         };
         let put = WatchFrame::Put {
@@ -196,7 +209,7 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                r#"{{"type":"put","revision":"000000ab.7","object":{{"kind":"peer","id":"{ID}","name":"birch","subnets":["10.144.2.0/24"],"endpoint":null,"reachable":true}}}}"#
+                r#"{{"type":"put","revision":"000000ab.7","object":{{"kind":"peer","id":"{ID}","name":"birch","subnets":["10.144.2.0/24"],"extra":[],"public_key":null,"endpoints":[],"reachable":true}}}}"#
             )
         );
         assert_eq!(serde_json::from_str::<WatchFrame>(&text).unwrap(), put);

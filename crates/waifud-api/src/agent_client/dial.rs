@@ -1,6 +1,7 @@
 //! Connects to waifud: over TLS, at one of its known addresses.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(super) enum Endpoint {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
         addresses: Arc<RwLock<Vec<String>>>,
+        /// This host's address in the last connection.
+        local: Arc<RwLock<Option<IpAddr>>>,
     },
     /// A unix socket.
     Unix(PathBuf),
@@ -65,6 +68,14 @@ impl Endpoint {
         }
     }
 
+    /// This host's address in the last connection; `None` before the first one, and for a unix socket.
+    pub(super) fn local_address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tls { local, .. } => *local.read().unwrap_or_else(PoisonError::into_inner),
+            Self::Unix(_) => None,
+        }
+    }
+
     pub(super) fn set_addresses(&self, new: &[String]) {
         if let Self::Tls { addresses, .. } = self {
             let mut all = addresses.write().unwrap_or_else(PoisonError::into_inner);
@@ -78,25 +89,29 @@ impl Endpoint {
 
     /// Opens a connection and completes the handshake.
     pub(super) async fn connect(&self) -> io::Result<Box<dyn Stream>> {
-        let (config, name, addresses) = match self {
+        let (config, name, addresses, local) = match self {
             Self::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
             Self::Tls {
                 config,
                 name,
                 addresses,
-            } => (config, name, addresses),
+                local,
+            } => (config, name, addresses, local),
         };
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address is known");
         for url in self.addresses() {
             let dialed = async {
                 let stream = TcpStream::connect(host_and_port(&url)?).await?;
                 stream.set_nodelay(true)?;
-                TlsConnector::from(Arc::clone(config))
+                let own = stream.local_addr()?.ip().to_canonical();
+                let stream = TlsConnector::from(Arc::clone(config))
                     .connect(name.clone(), stream)
-                    .await
+                    .await?;
+                Ok::<_, io::Error>((stream, own))
             };
             match timeout(PER_ADDRESS, dialed).await {
-                Ok(Ok(stream)) => {
+                Ok(Ok((stream, own))) => {
+                    *local.write().unwrap_or_else(PoisonError::into_inner) = Some(own);
                     let mut all = addresses.write().unwrap_or_else(PoisonError::into_inner);
                     if let Some(at) = all.iter().position(|known| *known == url) {
                         all[..=at].rotate_right(1);

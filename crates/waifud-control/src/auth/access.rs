@@ -63,6 +63,8 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/v1/networks", AtLeast(Admin)),
     ("GET", "/v1/networks/{name}", AtLeast(Viewer)),
     ("DELETE", "/v1/networks/{name}", AtLeast(Admin)),
+    ("GET", "/v1/fabric", AtLeast(Viewer)),
+    ("PUT", "/v1/fabric", AtLeast(Admin)),
     ("GET", "/v1/capacity", AtLeast(Viewer)),
     ("GET", "/v1/nodes", AtLeast(Viewer)),
     ("GET", "/v1/nodes/{name}", AtLeast(Viewer)),

@@ -225,6 +225,7 @@ fn fields(schemas: &mut Value) {
             "name": name,
             "bridge": {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"},
         },
+        "SetFabric": {"kind": {"enum": ["wireguard", "static", "none"]}},
         "AdoptInstance": {"name": name},
         "ExecRequest": {
             "command": {"minItems": 1, "prefixItems": [{"type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$"}]},

@@ -12,6 +12,7 @@ mod descriptions;
 mod downloads;
 mod envelope;
 mod events;
+mod fabric;
 mod guard;
 mod guest_commands;
 mod headers;
@@ -93,6 +94,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(images::upload, images::show, images::delete))
         .routes(routes!(networks::create, readers::list_networks))
         .routes(routes!(readers::show_network, networks::delete))
+        .routes(routes!(fabric::show, fabric::set))
         .routes(routes!(capacity::show))
         .routes(routes!(readers::list_nodes))
         .routes(routes!(readers::show_node, nodes::update, nodes::remove))

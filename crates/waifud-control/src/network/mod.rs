@@ -2,6 +2,7 @@
 
 pub(crate) mod address_owners;
 mod default_network;
+mod fabric;
 pub(crate) mod networks;
 pub(crate) mod nics;
 pub(crate) mod problems;

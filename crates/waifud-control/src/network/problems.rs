@@ -6,6 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind};
 use waifud_types::Name;
+use waifud_types::fabric::ParseFabricError;
 use waifud_types::spec::PublishSpec;
 
 /// An address and its owner.
@@ -32,6 +33,13 @@ fn shown(text: &str) -> String {
 
 fn list() -> Hint {
     Hint::on_kind(&HintAction::List, HintKind::Network)
+}
+
+/// The fabric is not one that can be chosen.
+pub fn unknown_fabric(error: &ParseFabricError) -> Problem {
+    Problem::new(422, "unknown-fabric", error.to_string())
+        .field("kind")
+        .hint("use wireguard, static or none")
 }
 
 fn add_network() -> Hint {

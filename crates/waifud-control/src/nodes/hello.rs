@@ -160,13 +160,19 @@ impl Control {
         facts: &NodeFacts,
         cause: &Cause,
     ) -> Result<bool, ControlError> {
+        // A node that has just started does not know its address yet, and keeps what it has reported before.
+        let kept = NodeFacts {
+            mesh: facts.mesh.clone().or_else(|| row.facts.mesh.clone()),
+            ..facts.clone()
+        };
+        let facts = &kept;
         if !differ(&row.facts, facts) {
             return Ok(false);
         }
         self.avoid_routes(tx, row, facts, cause)?;
         self.emit_conditions(tx, row, &facts.conditions, cause)?;
         if differ(&with_images_of(&row.facts, facts), facts) {
-            tx.emit(&self.event(
+            let revision = tx.emit(&self.event(
                 "node.changed",
                 event_builder::node(row.id, &row.name),
                 cause,
@@ -179,6 +185,9 @@ impl Control {
                     if facts.pools.len() == 1 { "" } else { "s" }
                 ),
             ))?;
+            if facts.mesh != row.facts.mesh {
+                tx.set_node_mesh(row.id, facts.mesh.as_ref(), revision)?;
+            }
         }
         tx.set_node_facts(row.id, facts)?;
         Ok(true)

@@ -169,6 +169,7 @@ fn frames(
             gateway_mac: subnet::GATEWAY_MAC,
             confirmed: row.confirmed.then_some(newest.incarnation),
             redis,
+            fabric: tx.fabric()?.kind,
         };
         frames.push((
             row.slice_revision,

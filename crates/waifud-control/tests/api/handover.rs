@@ -74,6 +74,8 @@ async fn next_release(agent: &mut Agent) -> Release {
 /// `web` on `alder`, and `birch`, which is to receive it.
 async fn with_receiver() -> (Server, Agent, Agent, Instance) {
     let (server, alder, web) = with_instance().await;
+    // The default would change with the second node, which would be a further frame.
+    server.set_fabric("none").await.expect(200);
     let birch = server.join("birch", ByteSize::gib(8)).await;
     let receiving = OwnershipRole::Receiving;
     server.set_part(web.id, birch.id, receiving, 1).await;

@@ -17,6 +17,7 @@ mod deterministic;
 mod disk_space;
 mod downloads;
 mod events;
+mod fabric;
 mod handover;
 mod image_use;
 mod instance_updates;

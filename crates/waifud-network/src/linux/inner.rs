@@ -554,8 +554,11 @@ fn refused_subnets(
     if state.remote_subnets.is_empty() {
         return BTreeMap::new();
     }
+    // An uplink has routes of the host, too; those of the fabric are told by their protocol.
+    let dedicated = state.remote_subnets.iter().filter(|remote| !remote.shared);
+    let dedicated = dedicated.filter_map(|remote| links.named(remote.fabric.as_deref()?));
     let ours = links.named(&state.bridge).into_iter();
-    let ours: Vec<_> = ours.chain(fabrics(state, links)).map(|l| l.index).collect();
+    let ours: Vec<_> = ours.chain(dedicated).map(|link| link.index).collect();
     remote::refused(state, &routes.foreign(&ours))
 }
 

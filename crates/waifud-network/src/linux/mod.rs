@@ -8,6 +8,7 @@
 
 mod config;
 mod dnsmasq;
+mod fabric;
 mod files;
 mod firewall;
 mod foreign;
@@ -35,6 +36,7 @@ mod unfit;
 mod watch;
 
 pub use config::LinuxNetworkConfig;
+pub use fabric::LinuxFabric;
 pub use reach::{GuestNic, ReachError, connect};
 
 use std::collections::{BTreeMap, BTreeSet};

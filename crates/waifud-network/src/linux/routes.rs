@@ -4,6 +4,8 @@
 //! and routing rules select that table only for guests' packets and the answers to them. Without metadatad the table has
 //! an unreachable route, so a guest's request never leaves through the host's uplink.
 
+mod fabric;
+
 use std::net::Ipv4Addr;
 
 use futures::TryStreamExt;
@@ -14,6 +16,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
+pub(super) use self::fabric::{FabricRoute, ensure_fabric, towards};
 use super::netlink::{carry_out, kernel_error};
 use super::return_route::ReturnRoute;
 use crate::check::further_ranges;
@@ -29,6 +32,9 @@ const TO_IDENTITY: u32 = 1693;
 /// Marks our routes in the main table (`RTA_PROTOCOL`; 0 to 4 are the kernel's, well-known daemons end at 192).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(215);
 
+/// Marks the routes of the fabric ([`ensure_fabric`]).
+const FABRIC: RouteProtocol = RouteProtocol::Other(216);
+
 /// The kernel's table of its own addresses.
 const TABLE_LOCAL: u32 = 255;
 
@@ -36,6 +42,10 @@ const TABLE_LOCAL: u32 = 255;
 const LAST_RESORT: u32 = u32::MAX - 1;
 
 /// An IPv4 route, reduced to what is used here.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent properties of a route"
+)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Route {
     destination: Ipv4Net,
@@ -45,6 +55,8 @@ pub(super) struct Route {
     /// The gateway, or the gateways of a route with several next hops.
     routers: Vec<Ipv4Addr>,
     ours: bool,
+    /// Set by the fabric.
+    fabric: bool,
     unicast: bool,
     /// Leads to an address of the host.
     local: bool,
@@ -80,6 +92,7 @@ impl Routes {
             .filter(|route| {
                 route.unicast
                     && !route.ours
+                    && !route.fabric
                     && !matches!(route.table, TABLE_LOCAL | TABLE)
                     && route.destination.prefix_len() > 0
                     && !route.interfaces.iter().any(|index| ours.contains(index))
@@ -135,7 +148,7 @@ impl Routes {
         let others = self
             .0
             .iter()
-            .filter(|route| !route.ours && route.table != TABLE);
+            .filter(|route| !route.ours && !route.fabric && route.table != TABLE);
         let mut routers: Vec<_> = others
             .flat_map(|route| route.routers.iter().copied())
             .collect();
@@ -209,6 +222,7 @@ impl Route {
             gateway,
             routers,
             ours: header.protocol == PROTOCOL,
+            fabric: header.protocol == FABRIC,
             unicast: header.kind == RouteType::Unicast,
             local: header.kind == RouteType::Local,
             message,

@@ -4,7 +4,7 @@
 //! the host, and again at input. An `accept` ends only our table: other tables on the same hook are still evaluated, so
 //! the administrator's rules are not overridden.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 use waifud_types::template::REPORT_PORT;
@@ -112,16 +112,20 @@ fn metadata_clients(state: &NetworkState, host: &HostSide) -> String {
     text
 }
 
-/// Guest subnets of other nodes, the interfaces at which packets from them may arrive, and the fabrics, over which a
-/// connection can only come from such a subnet. A subnet that no fabric carries
+/// Guest subnets of other nodes, the interfaces at which packets from them may arrive, and the fabrics of their own, over
+/// which a connection can only come from such a subnet. A subnet that no fabric carries
 /// changes nothing: its guests are reached by the host's routes, with the host's address.
 fn remote(state: &NetworkState) -> String {
     let mut subnets = Vec::new();
     let mut by_fabric = BTreeMap::<&str, Vec<Ipv4Net>>::new();
+    let mut dedicated = BTreeSet::new();
     for remote in &state.remote_subnets {
         if let Some(fabric) = &remote.fabric {
             subnets.push(remote.subnet);
             by_fabric.entry(fabric).or_default().push(remote.subnet);
+            if !remote.shared {
+                dedicated.insert(fabric);
+            }
         }
     }
     let mut text = collection(
@@ -141,7 +145,7 @@ fn remote(state: &NetworkState) -> String {
     text.push_str(&collection(
         "set fabrics",
         "type ifname",
-        by_fabric.keys().map(|fabric| format!("\"{fabric}\"")),
+        dedicated.iter().map(|fabric| format!("\"{fabric}\"")),
     ));
     text
 }
@@ -158,6 +162,7 @@ fn chains(state: &NetworkState) -> String {
         bridge,
         metadata_interface: metadata,
         gateway,
+        subnet,
         ..
     } = state;
     format!(
@@ -179,6 +184,9 @@ fn chains(state: &NetworkState) -> String {
 		iifname "{bridge}" ip daddr {gateway} udp dport 53 update @dns_asked {{ ether saddr limit rate over {DNS_RATE}/second burst {DNS_BURST} packets }} drop
 		iifname "{bridge}" ip daddr {gateway} tcp dport 53 ct state new add @dns_connected {{ ether saddr ct count over {DNS_CONNECTIONS} }} drop
 		iifname "{bridge}" goto to_host
+		iifname @fabrics ct state established,related accept
+		iifname @fabrics ip saddr @remote ip daddr {gateway} icmp type echo-request accept
+		iifname @fabrics drop
 	}}
 	chain to_host {{
 		ip daddr {{ 255.255.255.255, {gateway} }} udp sport 68 udp dport 67 accept
@@ -233,6 +241,7 @@ fn chains(state: &NetworkState) -> String {
 		meta nfproto ipv6 drop
 		iifname "{metadata}" ip saddr 169.254.169.254 ct state established,related accept
 		iifname "{metadata}" drop
+		ip saddr {subnet} drop
 		ip saddr @remote iifname . ip saddr != @remote_paths drop
 		iifname @fabrics ip saddr != @remote ct state != {{ established, related }} drop
 		tcp flags syn / syn,rst tcp option maxseg size set rt mtu

@@ -15,6 +15,7 @@
 mod dhcp;
 mod dial;
 mod dns;
+mod fabric;
 mod firewalls;
 mod forged;
 mod frames;
@@ -25,6 +26,7 @@ mod lan_forged;
 mod lan_metadata;
 mod lifecycle;
 mod namespace;
+mod nodes;
 mod publish;
 mod reach;
 mod remote;

@@ -33,6 +33,12 @@ impl Namespace {
         Self { file }
     }
 
+    /// Another handle of the same namespace.
+    pub fn of(other: &Self) -> Self {
+        let file = other.file.try_clone().unwrap();
+        Self { file }
+    }
+
     pub fn file(&self) -> &File {
         &self.file
     }

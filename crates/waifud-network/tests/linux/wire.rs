@@ -144,7 +144,7 @@ fn address(interface: &str) -> LinkAddr {
         .unwrap()
         .filter(|entry| entry.interface_name == interface)
         .find_map(|entry| entry.address?.as_link_addr().copied())
-        .unwrap_or_else(|| panic!("no link {interface}"))
+        .unwrap_or_else(|| panic!("no link {interface} with a MAC address"))
 }
 
 /// Waits until the condition holds.

@@ -1,5 +1,6 @@
 //! The link of an agent to waifud: the agent's own seam, over the simulated wire and waifud's own routes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -183,6 +184,11 @@ impl FrameStream for Frames {
 
 #[async_trait]
 impl ControlLink for Link {
+    fn local_address(&self) -> Option<IpAddr> {
+        let number = u8::try_from(self.node).ok()?;
+        Some(IpAddr::from([192, 0, 2, number]))
+    }
+
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
         parsed(&self.post("/v1/agent/hello", hello).await?)
     }

@@ -17,6 +17,7 @@ use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_control::Peer;
 use waifud_hypervisor::fake::{DomainFacts, FakeHypervisor};
 use waifud_kit::sync::lock;
+use waifud_network::fabric::fake::FakeFabric;
 use waifud_network::fake::FakeNetwork;
 use waifud_network::{NetworkState, Port};
 use waifud_storage::fake::{FakePool, VolumeFacts};
@@ -48,6 +49,7 @@ pub struct Node {
     tunnel: FakeTunnel,
     /// Lost with the power.
     network: Mutex<Arc<FakeNetwork>>,
+    fabric: Arc<FakeFabric>,
     host: Machine,
     agent: Mutex<Option<JoinHandle<()>>>,
     powered: Mutex<bool>,
@@ -107,6 +109,7 @@ impl Node {
             pool: FakePool::new("main".parse()?, at("pool")?),
             tunnel: FakeTunnel::default(),
             network: Mutex::new(FakeNetwork::new()),
+            fabric: FakeFabric::new(u8::try_from(index).unwrap_or(u8::MAX)),
             host: Machine(Arc::new(AtomicU64::new(part))),
             agent: Mutex::default(),
             powered: Mutex::new(true),
@@ -136,6 +139,7 @@ impl Node {
             hypervisor: Arc::new(self.hypervisor.clone()),
             pools: vec![Arc::new(self.pool.clone())],
             network: lock(&self.network).clone(),
+            fabric: self.fabric.clone(),
             link: Arc::new(Link {
                 world: world.clone(),
                 node: self.index,

@@ -12,12 +12,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const NO_SUCH_DEVICE: i32 = nix::libc::ENODEV;
 
 /// The index of a link in the calling thread's network namespace; `None` if it does not exist.
-pub(super) fn index_of(interface: &str) -> Option<u32> {
+pub(crate) fn index_of(interface: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(interface).ok()
 }
 
 /// A netlink connection for the links of the calling thread's network namespace.
-pub(super) struct Links {
+pub(crate) struct Links {
     handle: Handle,
     conversation: JoinHandle<()>,
 }

@@ -1,9 +1,9 @@
 //! The node's end: a link that guests' packets are routed into, sealed and sent to the server on loopback.
 
 mod kernel;
-mod link;
-mod tun;
-mod userspace;
+pub(crate) mod link;
+pub(crate) mod tun;
+pub(crate) mod userspace;
 
 use std::{fmt, time::Duration};
 

@@ -25,7 +25,7 @@ nix::ioctl_write_ptr_bad!(
 );
 
 /// A device of this process. The link exists as long as this value.
-pub(super) struct Tun {
+pub(crate) struct Tun {
     device: AsyncFd<File>,
     pool: PacketBufPool<DATAGRAM>,
 }

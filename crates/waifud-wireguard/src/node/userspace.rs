@@ -16,8 +16,8 @@ use waifud_kit::sync::lock;
 use super::{NodeTunnelStats, link::Links, tun::Tun};
 use crate::{
     NodeTunnelConfig, WireguardError,
-    udp::LoopbackSocket,
-    wire::{Peer, Sealed, TICK, Wire},
+    udp::DatagramSocket,
+    wire::{Engine, Peer, Sealed, TICK, Wire},
 };
 
 /// The running task. The link is removed with it.
@@ -29,7 +29,7 @@ pub(super) struct Userspace {
 impl Userspace {
     pub async fn start(config: &NodeTunnelConfig, links: &Links) -> Result<Self, WireguardError> {
         let interface = &config.interface;
-        let socket = LoopbackSocket::bind(config.listen)?;
+        let socket = DatagramSocket::bind_loopback(config.listen)?;
         let tun = Tun::create(interface).map_err(failed(interface, "creating the TUN device"))?;
         links
             .bring_up(interface, config.mtu)
@@ -77,7 +77,7 @@ impl Drop for Userspace {
 }
 
 /// Adds the interface and the action to an I/O error.
-pub(super) fn failed(
+pub(crate) fn failed(
     interface: &str,
     action: &'static str,
 ) -> impl FnOnce(io::Error) -> WireguardError {
@@ -89,31 +89,38 @@ pub(super) fn failed(
     }
 }
 
-async fn carry(wire: Arc<Mutex<Wire>>, tun: Tun, socket: LoopbackSocket, interface: String) {
+/// Transfers packets between a TUN device and a socket until the link is removed.
+pub(crate) async fn carry<E: Engine>(
+    engine: Arc<Mutex<E>>,
+    tun: Tun,
+    socket: DatagramSocket,
+    interface: String,
+) {
     let mut sealed: Vec<Sealed> = Vec::new();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let alive = tokio::select! {
-            taken = tun.receive(|packet| lock(&wire).seal(packet, &mut sealed)) => taken,
+            taken = tun.receive(|packet| lock(&engine).seal(packet, &mut sealed)) => taken,
             ready = socket.readable() => ready.map(|()| {
                 let now = Instant::now();
                 socket.receive(|datagram, from| {
-                    if let Some(packet) = lock(&wire).open(datagram, from, now, &mut sealed) {
+                    if let Some(packet) = lock(&engine).open(datagram, from, now, &mut sealed) {
                         tun.send(&packet);
                     }
                 });
             }),
             _ = tick.tick() => {
-                lock(&wire).tick(Instant::now(), &mut sealed);
+                lock(&engine).tick(Instant::now(), &mut sealed);
                 Ok(())
             }
         };
+        lock(&engine).take_pending(&mut sealed);
         socket.send(&mut sealed);
         // Under load there is always another packet.
         yield_now().await;
         if let Err(error) = alive {
-            tracing::error!(interface, %error, "the link to the metadata service was removed");
+            tracing::error!(interface, %error, "the link was removed by another program");
             return;
         }
     }

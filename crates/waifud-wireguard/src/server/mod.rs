@@ -23,7 +23,7 @@ pub use self::{
 use crate::{
     PeerConfig, ServerConfig, WireguardError,
     stack::Stack,
-    udp::LoopbackSocket,
+    udp::DatagramSocket,
     wire::{Peer, Wire},
 };
 
@@ -46,7 +46,7 @@ impl TunnelServer {
             limits,
         } = config;
         limits.check()?;
-        let socket = Arc::new(LoopbackSocket::bind(listen)?);
+        let socket = Arc::new(DatagramSocket::bind_loopback(listen)?);
         let address = socket
             .local_address()
             .map_err(|source| WireguardError::Bind {

@@ -17,7 +17,7 @@ use waifud_kit::sync::lock;
 use super::stats::ServerStats;
 use crate::{
     stack::Stack,
-    udp::LoopbackSocket,
+    udp::DatagramSocket,
     wire::{Sealed, TICK, Wire},
 };
 
@@ -27,7 +27,7 @@ const ROUNDS: usize = 16;
 /// The output. Dropped when the server is closed, so remaining connections do not keep the port in use.
 struct Outside {
     wire: Wire,
-    socket: Arc<LoopbackSocket>,
+    socket: Arc<DatagramSocket>,
     sealed: Vec<Sealed>,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub fn new(socket: Arc<LoopbackSocket>, wire: Wire, stack: Stack) -> Self {
+    pub fn new(socket: Arc<DatagramSocket>, wire: Wire, stack: Stack) -> Self {
         let outside = Outside {
             wire,
             socket,
@@ -195,7 +195,7 @@ impl Drop for ClosesAtEnd {
 /// Receives packets and handles timers until the server is closed.
 pub(crate) fn receive(
     shared: Arc<Shared>,
-    socket: Arc<LoopbackSocket>,
+    socket: Arc<DatagramSocket>,
 ) -> impl Future<Output = ()> + Send {
     let closes = ClosesAtEnd(Arc::clone(&shared));
     async move {
@@ -204,7 +204,7 @@ pub(crate) fn receive(
     }
 }
 
-async fn receive_on(shared: &Shared, socket: &LoopbackSocket) {
+async fn receive_on(shared: &Shared, socket: &DatagramSocket) {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut packets = Vec::new();

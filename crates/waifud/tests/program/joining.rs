@@ -39,6 +39,7 @@ pub fn hello() -> Hello {
             conditions: Vec::new(),
             labels: std::collections::BTreeMap::new(),
             features: Vec::new(),
+            mesh: None,
         },
         now: Timestamp::now(),
         boot_id: None,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +18,10 @@ use crate::transfer::send;
 
 #[async_trait]
 impl ControlLink for FakeWaifud {
+    fn local_address(&self) -> Option<IpAddr> {
+        Some(IpAddr::from([192, 0, 2, 1]))
+    }
+
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
         let mut state = self.online()?;
         state.facts = Some(hello.facts.clone());

@@ -10,10 +10,13 @@ use waifud_api::join::{JoinRequest, Joined};
 use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder, StreamRefusal};
 use waifud_types::status::StoppedBy;
 use waifud_types::template::{Datasource, Firmware};
-use waifud_types::{ByteSize, Epoch, Generation, Incarnation, ReceiveState, Secret, VolumeId};
+use waifud_types::{
+    ByteSize, Epoch, FabricKind, Generation, Incarnation, ReceiveState, Secret, VolumeId,
+};
 
 use super::{
-    INSTANCE, Kind, NODE, REVISION, digest, instances, map, nodes, parse, text, texts, time,
+    INSTANCE, Kind, NODE, PUBLIC_KEY, REVISION, digest, instances, map, nodes, parse, text, texts,
+    time,
 };
 
 const PROCESS: &str = "0198d2a8-3333-4000-8000-00000000000c";
@@ -215,6 +218,7 @@ fn node_slice() -> NodeSlice {
         gateway: parse("10.144.1.1"),
         gateway_mac: parse("52:54:00:00:00:01"),
         confirmed: Some(Incarnation(0xab)),
+        fabric: FabricKind::Wireguard,
         redis: Some(redis_access()),
     }
 }
@@ -234,7 +238,9 @@ fn peer() -> Peer {
         id: parse(NODE),
         name: parse("birch"),
         subnets: vec![parse("10.144.2.0/24")],
-        endpoint: Some(parse("192.0.2.3:51820")),
+        extra: vec![parse("10.144.1.7/32")],
+        public_key: Some(PUBLIC_KEY.to_owned()),
+        endpoints: vec![parse("192.0.2.3:51820"), parse("[2001:db8::3]:51820")],
         reachable: true,
     }
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use waifud_api::Page;
 use waifud_types::{Digest, Timestamp};
 
+pub const PUBLIC_KEY: &str = "bmV2ZXIgdXNlIHRoaXMga2V5IGZvciBhbnl0aGluZyE=";
 pub const INSTANCE: &str = "0198d2a8-1111-7000-8000-00000000000a";
 pub const NODE: &str = "0198d2a8-2222-7000-8000-00000000000b";
 pub const REVISION: &str = "000000ab.7";

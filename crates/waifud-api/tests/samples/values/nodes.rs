@@ -8,7 +8,7 @@ use waifud_api::join::{
 use waifud_api::{AdoptInstance, Node, Unmanaged, UpdateNode};
 use waifud_types::node::{HypervisorFacts, NoKvm, NodeFacts, NodeState, PoolFacts, Resources};
 use waifud_types::status::{Condition, HypervisorKind};
-use waifud_types::{ByteSize, PoolKind, VolumeId};
+use waifud_types::{ByteSize, FabricKind, MeshFacts, PoolKind, VolumeId};
 
 use super::{INSTANCE, Kind, NODE, digest, map, parse, text, texts, time};
 
@@ -79,6 +79,15 @@ pub fn kinds() -> Vec<Kind> {
                 NodeState::Draining,
                 NodeState::Unreachable,
                 NodeState::Other,
+            ],
+        ),
+        Kind::values(
+            "FabricKind",
+            [
+                FabricKind::Wireguard,
+                FabricKind::Static,
+                FabricKind::None,
+                FabricKind::Other,
             ],
         ),
         Kind::values(
@@ -159,6 +168,10 @@ pub fn facts() -> NodeFacts {
         conditions: vec![condition("metadata-served")],
         labels: map(&[("rack", "a")]),
         features: texts(&["release"]),
+        mesh: Some(MeshFacts {
+            public_key: super::PUBLIC_KEY.to_owned(),
+            endpoints: vec![parse("192.0.2.3:51820")],
+        }),
     }
 }
 

@@ -4,12 +4,14 @@ use waifud_api::hint::{HintAction, HintKind, HintWhen};
 use waifud_api::{
     BackupState, Capacity, CatalogEntry, Certificate, CreateDownload, CreateNetwork,
     CreateTemplate, CreateToken, CreatedToken, Database, DirectorySpace, Download, DownloadState,
-    Hint, Image, InstanceSize, Network, NetworkNode, NodeFit, Problem, RedisState, Server,
-    Survival, Token, UnplacedInstance, Whoami,
+    Fabric, FabricNode, FabricRoute, Hint, Image, InstanceSize, Network, NetworkNode, NodeFit,
+    Problem, RedisState, Server, SetFabric, Survival, Token, UnplacedInstance, Whoami,
 };
 use waifud_types::event::{Actor, Event, ObjectRef};
 use waifud_types::template::{Datasource, Firmware, Template, TemplateOrigin, TemplateRevision};
-use waifud_types::{ByteSize, Checksum, Coded, DiskSpaceState, Generation, Role, Verdict};
+use waifud_types::{
+    ByteSize, Checksum, Coded, DiskSpaceState, FabricKind, Generation, Role, Verdict,
+};
 
 use super::{INSTANCE, Kind, REVISION, digest, instances, nodes, parse, text, texts, time};
 
@@ -50,6 +52,16 @@ pub fn kinds() -> Vec<Kind> {
             )],
         ),
         Kind::one("Network", network()),
+        Kind::one("Fabric", fabric()),
+        Kind::request(
+            "SetFabric",
+            ["wireguard", "static", "none"].map(|kind| {
+                let request = SetFabric {
+                    kind: kind.to_owned(),
+                };
+                (kind, request)
+            }),
+        ),
         Kind::page("Page_Network", network()),
         Kind::request(
             "CreateToken",
@@ -194,6 +206,24 @@ fn catalog_entry() -> CatalogEntry {
         firmware: Firmware::Uefi,
         datasource: Datasource::Openstack,
         notes: text("needs an hour"),
+    }
+}
+
+fn fabric() -> Fabric {
+    Fabric {
+        kind: FabricKind::Wireguard,
+        configured: Some(FabricKind::Wireguard),
+        nodes: vec![FabricNode {
+            node: parse("alder"),
+            subnet: parse("10.144.1.0/24"),
+            public_key: Some(super::PUBLIC_KEY.to_owned()),
+            endpoints: vec![parse("192.0.2.3:51820")],
+        }],
+        routes: vec![FabricRoute {
+            destination: parse("10.144.1.0/24"),
+            via: parse("192.0.2.3"),
+            node: parse("alder"),
+        }],
     }
 }
 

@@ -35,5 +35,6 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
         conditions: Vec::new(),
         labels: std::collections::BTreeMap::default(),
         features: feature::ALL.map(str::to_owned).into(),
+        mesh: None,
     }
 }

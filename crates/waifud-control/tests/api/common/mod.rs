@@ -156,6 +156,13 @@ impl Server {
         self.call(Method::PATCH, path, &[], body.to_string()).await
     }
 
+    /// Chooses the fabric, as an administrator.
+    pub async fn set_fabric(&self, kind: &str) -> Answer {
+        let body = json!({"kind": kind});
+        self.call(Method::PUT, "/v1/fabric", &[], body.to_string())
+            .await
+    }
+
     pub async fn create(&self, body: &Value) -> Answer {
         self.post("/v1/instances", body).await
     }

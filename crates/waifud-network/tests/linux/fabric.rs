@@ -1,0 +1,370 @@
+//! Fabrics between nodes: packets between their guests through the real WireGuard in userspace, and through routes.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use waifud_network::fabric::{Fabric, conformance};
+use waifud_network::linux::LinuxFabric;
+use waifud_types::FabricKind;
+
+use crate::frames::contains;
+use crate::lab::on_a_node;
+use crate::namespace::{Namespace, can_run};
+use crate::nodes::{InProcess, MESH, Node, Underlay, ping};
+use crate::wire::{Wire, eventually};
+
+/// Nodes 1 to `count`, which know each other.
+fn connected(kind: FabricKind, count: u8) -> Option<(Underlay, Vec<Node>)> {
+    if !can_run() {
+        return None;
+    }
+    let underlay = Underlay::new();
+    let nodes: Vec<_> = (1..=count)
+        .map(|index| Node::new(index, &underlay))
+        .collect();
+    for node in &nodes {
+        let applied = node.ensure(kind, &others(&nodes, node));
+        assert!(applied.troubles.is_empty(), "{applied:?}");
+    }
+    Some((underlay, nodes))
+}
+
+fn others(nodes: &[Node], of: &Node) -> Vec<waifud_network::fabric::FabricPeer> {
+    let others = nodes.iter().filter(|node| node.index != of.index);
+    others.map(Node::peer).collect()
+}
+
+fn reaches(from: &Node, to: &Node) -> bool {
+    ping(&from.guest, to.guest_address(), 1) == 1
+}
+
+fn send(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr, text: &[u8]) {
+    namespace.run(|| {
+        let socket = UdpSocket::bind((from, 9)).unwrap();
+        socket.send_to(text, (to, 9)).unwrap();
+    });
+}
+
+/// The source address of the packet with this text.
+fn source(wire: &Wire, text: &[u8]) -> Ipv4Addr {
+    let seen = wire.until("the packet", |frame| contains(frame, text));
+    let octets: [u8; 4] = seen.last().unwrap()[26..30].try_into().unwrap();
+    octets.into()
+}
+
+fn routes(node: &Node) -> String {
+    node.namespace.ip("route show proto 216")
+}
+
+#[test]
+fn the_real_fabric_conforms() {
+    on_a_node(0, |lab| async move {
+        let _uplink = lab;
+        conformance::all(&LinuxFabric::new(InProcess::new(), Vec::new())).await;
+    });
+}
+
+#[test]
+fn guests_of_three_nodes_reach_each_other_through_the_mesh_with_their_own_addresses() {
+    let Some((underlay, nodes)) = connected(FabricKind::Wireguard, 3) else {
+        return;
+    };
+    let outside = Wire::new(&underlay.namespace, "br0");
+    for from in &nodes {
+        for to in nodes.iter().filter(|to| to.index != from.index) {
+            eventually("the other guest answers", || reaches(from, to));
+        }
+    }
+    let [one, two, _] = &nodes[..] else { panic!() };
+    let wire = Wire::new(&two.guest, "eth0");
+    let any = Ipv4Addr::UNSPECIFIED;
+    send(&one.guest, any, two.guest_address(), b"across the mesh");
+    assert_eq!(source(&wire, b"across the mesh"), one.guest_address());
+    outside.saw_nothing_of(b"across the mesh");
+    // The node itself reaches guests of others, with its address in the guests' network.
+    send(&one.namespace, any, two.guest_address(), b"from the node");
+    assert_eq!(source(&wire, b"from the node"), one.state.gateway);
+    let handshakes = one.run({
+        let fabric = Arc::clone(&one.fabric);
+        async move { fabric.handshakes().await.unwrap() }
+    });
+    assert!(handshakes.values().all(Option::is_some), "{handshakes:?}");
+    assert_eq!(handshakes.len(), 2);
+}
+
+#[test]
+fn forged_sources_are_dropped_at_the_node_that_receives_them() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 3) else {
+        return;
+    };
+    let [one, two, three] = &nodes[..] else {
+        panic!()
+    };
+    eventually("the other guest answers", || reaches(one, two));
+    eventually("the other guest answers", || reaches(three, two));
+    // The node itself forges, as if an attacker had it.
+    let to = two.guest_address();
+    let wire = Wire::new(&two.guest, "eth0");
+    let forged = [
+        (three.guest_address(), &b"as a guest of another node"[..]),
+        ([10, 144, 2, 12].into(), b"as its neighbor"),
+        (two.state.gateway, b"as its gateway"),
+        ([203, 0, 113, 9].into(), b"as an outside address"),
+        ([169, 254, 169, 254].into(), b"as the metadata service"),
+    ];
+    for (from, text) in forged {
+        one.namespace.ip(&format!("addr add {from}/32 dev lo"));
+        send(&one.namespace, from, to, text);
+    }
+    send(&one.namespace, one.state.gateway, to, b"a valid one");
+    let seen = wire.until("the valid one", |frame| contains(frame, b"a valid one"));
+    for (from, text) in forged {
+        let found = seen.iter().any(|frame| contains(frame, text));
+        assert!(!found, "{from} reached the guest");
+    }
+    // Only the ping's packets and the valid one have left the link.
+    let received = || {
+        let link = two.namespace.ip(&format!("-s -j link show {MESH}"));
+        let (_, rest) = link.split_once("\"rx\":{").unwrap();
+        let (_, rest) = rest.split_once("\"packets\":").unwrap();
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u32>().unwrap()
+    };
+    let before = received();
+    for (from, text) in forged {
+        send(&one.namespace, from, to, text);
+    }
+    send(&one.namespace, one.state.gateway, to, b"the last one");
+    wire.until("the last one", |frame| contains(frame, b"the last one"));
+    assert_eq!(received() - before, 1);
+}
+
+#[test]
+fn packets_with_local_sources_from_an_interface_of_a_fabric_are_dropped() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Static, 2) else {
+        return;
+    };
+    let [one, two] = &nodes[..] else { panic!() };
+    eventually("the other guest answers", || reaches(one, two));
+    // Nothing between these nodes checks a source, so that only the rules of the second one decide.
+    for interface in ["all", "up0"] {
+        let file = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+        two.namespace.run(|| std::fs::write(&file, "0").unwrap());
+    }
+    let wire = Wire::new(&two.guest, "eth0");
+    let to = two.guest_address();
+    let neighbor = Ipv4Addr::new(10, 144, 2, 12);
+    one.namespace.ip(&format!("addr add {neighbor}/32 dev lo"));
+    send(&one.namespace, neighbor, to, b"as its neighbor");
+    send(&one.guest, Ipv4Addr::UNSPECIFIED, to, b"a valid one");
+    let seen = wire.until("the valid one", |frame| contains(frame, b"a valid one"));
+    assert!(!seen.iter().any(|frame| contains(frame, b"as its neighbor")));
+}
+
+#[test]
+fn over_the_mesh_guests_reach_no_service_of_another_node() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 2) else {
+        return;
+    };
+    let [one, two] = &nodes[..] else { panic!() };
+    eventually("the other guest answers", || reaches(one, two));
+    assert_eq!(
+        ping(&one.guest, two.state.gateway, 1),
+        1,
+        "a gateway answers"
+    );
+    let service = two
+        .namespace
+        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9)).unwrap());
+    service.set_nonblocking(true).unwrap();
+
+    send(
+        &one.guest,
+        Ipv4Addr::UNSPECIFIED,
+        two.state.gateway,
+        b"to a service",
+    );
+
+    // A later packet has been processed, so the former one was, too.
+    assert_eq!(ping(&one.guest, two.state.gateway, 1), 1);
+    assert!(service.recv(&mut [0; 64]).is_err(), "it was delivered");
+}
+
+#[test]
+fn adding_and_removing_a_node_loses_no_packet_of_others() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 3) else {
+        return;
+    };
+    let [one, two, three] = &nodes[..] else {
+        panic!()
+    };
+    eventually("the other guest answers", || reaches(one, two));
+    let done = AtomicBool::new(false);
+    let changes = std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            let mut changes = 0;
+            while !done.load(Ordering::Relaxed) {
+                for peers in [vec![two.peer()], vec![two.peer(), three.peer()]] {
+                    one.ensure(FabricKind::Wireguard, &peers);
+                    changes += 1;
+                }
+            }
+            changes
+        });
+        let answered = ping(&one.guest, two.guest_address(), 300);
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(answered, 300);
+        changes.join().unwrap()
+    });
+    assert!(changes > 2, "{changes} changes");
+    eventually("the node that was added again answers", || {
+        reaches(one, three)
+    });
+}
+
+#[test]
+fn connections_through_the_mesh_use_segments_that_fit() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 2) else {
+        return;
+    };
+    let [one, two] = &nodes[..] else { panic!() };
+    eventually("the other guest answers", || reaches(one, two));
+    assert!(
+        one.namespace
+            .ip(&format!("link show {MESH}"))
+            .contains("mtu 1420")
+    );
+    let listener = two
+        .guest
+        .run(|| TcpListener::bind((two.guest_address(), 80)).unwrap());
+    let to = listener.local_addr().unwrap();
+    // These guests have an MTU of 1500, unlike those that have got theirs by DHCP.
+    let mut client = one.guest.run(|| TcpStream::connect(to).unwrap());
+    let (mut server, _) = listener.accept().unwrap();
+    for end in [&client, &server] {
+        let segment = getsockopt(end, sockopt::TcpMaxSeg).unwrap();
+        // The headers of IP and TCP have 40 bytes.
+        assert!(segment <= 1420 - 40, "{segment}");
+    }
+    let sent = vec![7; 1 << 20];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            client.write_all(&sent).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).unwrap();
+        assert_eq!(received, sent);
+    });
+}
+
+#[test]
+fn the_mtu_of_the_mesh_follows_that_of_the_path() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 2) else {
+        return;
+    };
+    let [one, two] = &nodes[..] else { panic!() };
+    one.namespace.ip("link set up0 mtu 1400");
+    one.ensure(FabricKind::Wireguard, &[two.peer()]);
+    let link = one.namespace.ip(&format!("link show {MESH}"));
+    assert!(link.contains("mtu 1320"), "{link}");
+}
+
+#[test]
+fn static_routes_lead_to_other_nodes_are_repaired_and_removed() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Static, 3) else {
+        return;
+    };
+    let [one, two, three] = &nodes[..] else {
+        panic!()
+    };
+    for (from, to) in [(one, two), (two, three), (three, one)] {
+        eventually("the other guest answers", || reaches(from, to));
+    }
+    let wire = Wire::new(&two.guest, "eth0");
+    let any = Ipv4Addr::UNSPECIFIED;
+    send(&one.guest, any, two.guest_address(), b"by a route");
+    assert_eq!(source(&wire, b"by a route"), one.guest_address());
+    let applied = routes(one);
+    assert_eq!(
+        applied.trim(),
+        "10.144.2.0/24 via 192.0.2.102 dev up0 \n10.144.3.0/24 via 192.0.2.103 dev up0"
+    );
+
+    // Another program removes one route and redirects the other.
+    one.namespace.ip("route del 10.144.2.0/24");
+    one.namespace
+        .ip("route replace 10.144.3.0/24 via 192.0.2.102 proto 216");
+    let peers = others(&nodes, one);
+    one.ensure(FabricKind::Static, &peers);
+    assert_eq!(routes(one), applied);
+
+    // A route of somebody else is not touched, and the subnet is left to it.
+    one.namespace.ip("route del 10.144.3.0/24");
+    one.namespace.ip("route add 10.144.3.0/24 via 192.0.2.1");
+    let left = one.ensure(FabricKind::Static, &peers);
+    let trouble = left.troubles.values().next().unwrap();
+    assert!(trouble.contains("already has a route to"), "{trouble}");
+    let foreign = one.namespace.ip("route show 10.144.3.0/24");
+    assert_eq!(foreign.trim(), "10.144.3.0/24 via 192.0.2.1 dev up0");
+    assert!(reaches(one, two));
+
+    one.ensure(FabricKind::None, &peers);
+    assert_eq!(routes(one), "");
+    assert!(!reaches(one, two));
+}
+
+#[test]
+fn another_fabric_leaves_nothing_of_the_former_one() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 2) else {
+        return;
+    };
+    let [one, two] = &nodes[..] else { panic!() };
+    for kind in [
+        FabricKind::Static,
+        FabricKind::Wireguard,
+        FabricKind::Static,
+    ] {
+        one.ensure(kind, &[two.peer()]);
+        two.ensure(kind, &[one.peer()]);
+        eventually("the other guest answers", || reaches(one, two));
+        let mesh = kind == FabricKind::Wireguard;
+        assert_eq!(one.namespace.ip("link show").contains(MESH), mesh);
+        assert_eq!(routes(one).contains("via"), !mesh);
+    }
+}
+
+#[test]
+fn a_node_behind_nat_reaches_one_that_is_not_and_is_reached_through_its_mapping() {
+    let Some((underlay, nodes)) = connected(FabricKind::None, 2) else {
+        return;
+    };
+    let [one, two] = &nodes[..] else { panic!() };
+    // Packets of the first node reach the network with another port, and no packet reaches it unless it was asked for.
+    let rules = "table ip home {
+        chain out { type nat hook postrouting priority srcnat; udp sport 51820 masquerade to :40000-40010; }
+        chain in { type filter hook prerouting priority 0; iifname up0 udp dport 51820 ct state new drop; }
+    }";
+    one.namespace.run(|| {
+        let mut nft = std::process::Command::new("nft")
+            .args(["-f", "-"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        nft.stdin
+            .take()
+            .unwrap()
+            .write_all(rules.as_bytes())
+            .unwrap();
+        assert!(nft.wait().unwrap().success());
+    });
+    let _ = &underlay;
+    two.ensure(FabricKind::Wireguard, &[one.peer()]);
+    assert!(!reaches(two, one));
+    one.ensure(FabricKind::Wireguard, &[two.peer()]);
+    // The keepalive opens the mapping without any packet of a guest.
+    eventually("the guest behind NAT answers", || reaches(two, one));
+}
