@@ -171,6 +171,18 @@ pub enum WatchFrame {
 impl WatchFrame {
     /// The types of frames that have a revision, so that a watch that resumes does not repeat them.
     pub const REVISIONED: [&'static str; 5] = ["put", "delete", "tombstone", "release", "sync"];
+
+    /// The revision to resume from after this frame; `None` for a frame without one.
+    pub fn revision_mut(&mut self) -> Option<&mut Revision> {
+        match self {
+            Self::Put { revision, .. }
+            | Self::Delete { revision, .. }
+            | Self::Tombstone { revision, .. }
+            | Self::Release { revision, .. }
+            | Self::Sync { revision } => Some(revision),
+            Self::Stream(_) | Self::Ping => None,
+        }
+    }
 }
 
 /// Everything that a node needs to run one instance.

@@ -230,7 +230,22 @@ fn frames(
     cluster_frames(tx, node, since, &mut frames)?;
     // Ordered by revision, so that a client can resume from any frame.
     frames.sort_by_key(|(revision, _)| *revision);
-    Ok((frames.into_iter().map(|(_, frame)| frame).collect(), newest))
+    Ok((resumable(frames), newest))
+}
+
+/// Frames of one change have the same revision. A client that resumed from the first of them would miss the others, so all
+/// but the last one have the revision before.
+fn resumable(frames: Vec<(u64, WatchFrame)>) -> VecDeque<WatchFrame> {
+    let mut frames: VecDeque<_> = frames.into();
+    let mut ready = VecDeque::with_capacity(frames.len());
+    while let Some((number, mut frame)) = frames.pop_front() {
+        let is_last = frames.front().is_none_or(|(next, _)| *next != number);
+        if !is_last && let Some(revision) = frame.revision_mut() {
+            revision.number = number.saturating_sub(1);
+        }
+        ready.push_back(frame);
+    }
+    ready
 }
 
 /// Adds the changes of cluster-wide objects.

@@ -85,6 +85,8 @@ async fn with_receiver() -> (Server, Agent, Agent, Instance) {
 /// `alder` releases the instance, and the new node `birch` becomes its owner.
 async fn move_to_birch(server: &Server, alder: &mut Agent, web: &Instance) {
     let birch = server.join("birch", ByteSize::gib(8)).await;
+    // The second node has brought a fabric.
+    alder.watch_from_now().await;
     server.release(web.id).await;
     next_release(alder).await;
     report_released(alder, web, 1).await;
@@ -306,6 +308,8 @@ async fn a_deletion_during_a_release_wins_and_waits_for_every_node_with_a_part()
 async fn a_node_with_a_released_copy_can_be_removed_and_the_owner_keeps_the_instance() {
     let (server, mut alder, web) = with_instance().await;
     let birch = server.join("birch", ByteSize::gib(8)).await;
+    // The second node has brought a fabric.
+    alder.watch_from_now().await;
     server.release(web.id).await;
     next_release(&mut alder).await;
     server.delete("/v1/nodes/alder").await.expect(409);

@@ -204,3 +204,45 @@ async fn a_change_for_a_node_itself_is_not_delayed_by_collected_changes_of_peers
     assert!(is_instance(&frames.remove(1)), "{frames:?}");
     assert!(!is_instance(&frames[0]), "in the order of their revisions");
 }
+
+#[tokio::test]
+async fn a_watch_that_ends_after_any_frame_resumes_without_losing_an_object() {
+    // The second node changes two objects of the first one by one event: a peer, and the fabric in its configuration.
+    let (server, mut alder) = Server::with_node(ByteSize::gib(8)).await;
+    alder.watch(None).await;
+    let known = everything(&mut alder).await.len();
+    let joined = server.join("birch", ByteSize::gib(8)).await;
+    server.create_instance("web").await;
+    let objects = |frames: &[WatchFrame]| {
+        let object = |frame: &WatchFrame| match frame {
+            WatchFrame::Put { object, .. } => {
+                Some(serde_json::to_value(object).unwrap()["id"].clone())
+            }
+            _ => None,
+        };
+        frames.iter().filter_map(object).collect::<Vec<_>>()
+    };
+    alder.watch(None).await;
+    let all = everything(&mut alder).await;
+    assert!(all.len() > known, "{all:?}");
+    assert!(objects(&all).contains(&json!(joined.id)));
+    for (received, frame) in (1..).zip(&all) {
+        let revision = frame.clone().revision_mut().unwrap().to_string();
+        alder.watch(Some(&revision)).await;
+        let rest = objects(&everything(&mut alder).await);
+        for missing in objects(&all[received..]) {
+            assert!(rest.contains(&missing), "after {received} frames: {all:?}");
+        }
+    }
+}
+
+/// All frames before the next `sync`.
+async fn everything(agent: &mut Agent) -> Vec<WatchFrame> {
+    let mut frames = Vec::new();
+    loop {
+        match agent.any_frame().await {
+            WatchFrame::Sync { .. } => return frames,
+            frame => frames.push(frame),
+        }
+    }
+}

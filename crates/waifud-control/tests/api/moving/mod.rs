@@ -43,6 +43,8 @@ impl Cluster {
         assert_eq!(alder.put().await.id, web.id);
         let mut birch = server.join("birch", ByteSize::gib(8)).await;
         birch.watch_from_now().await;
+        // Of the fabric, which the second node has brought, nothing is asked here.
+        alder.watch_from_now().await;
         alder
             .report_instance(report(web.id, InstanceState::Running))
             .await;
