@@ -8,9 +8,12 @@
 //!          u64      offset in the file, a multiple of 1 MiB
 //!          u32      length, at most 1 MiB
 //!          bytes
+//! alive    u8       2
 //! end      u8       0
 //!          32 bytes SHA-256 of the file's blocks
 //! ```
+//!
+//! `alive` shows that the sender still reads: it skips what is zero, and what the receiver of a resumed transfer has.
 //!
 //! Blocks are sent in the order of their offsets. A block that consists of zeros is not sent. The hash covers, for every
 //! block that does not consist of zeros, its offset (u64), its length (u32) and its bytes, in the same order. So it is the
@@ -31,6 +34,7 @@ const HEADER_LENGTH: usize = MAGIC.len() + 8 + 8;
 const BLOCK_TAG: u8 = 1;
 const BLOCK_HEADER: usize = 1 + 8 + 4;
 const END_TAG: u8 = 0;
+const ALIVE_TAG: u8 = 2;
 
 /// A part of a transfer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +53,8 @@ pub enum DiskFrame {
         /// The bytes.
         bytes: Bytes,
     },
+    /// The sender still reads.
+    Alive,
     /// The last one.
     End {
         /// SHA-256 of the file's blocks.
@@ -87,6 +93,7 @@ impl DiskFrame {
                 out.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 out.put_slice(bytes);
             }
+            Self::Alive => out.put_u8(ALIVE_TAG),
             Self::End { hash } => {
                 out.put_u8(END_TAG);
                 out.put_slice(hash);
@@ -119,6 +126,10 @@ impl DiskDecoder {
         match self.buffer.first() {
             None => Ok(None),
             Some(&END_TAG) => Ok(self.end()),
+            Some(&ALIVE_TAG) => {
+                self.buffer.advance(1);
+                Ok(Some(DiskFrame::Alive))
+            }
             Some(&BLOCK_TAG) => self.block(length),
             Some(_) => Err(DiskFrameError::InvalidBlock { offset: self.at }),
         }
@@ -209,6 +220,7 @@ mod tests {
         ) {
             let mut sent = vec![header(65 * BLOCK)];
             sent.extend(blocks.into_iter().map(|(at, bytes)| block(at * BLOCK, bytes)));
+            sent.insert(1, DiskFrame::Alive);
             sent.push(DiskFrame::End { hash: [7; HASH] });
             let wire: Vec<u8> = sent.iter().flat_map(|frame| frame.encode().to_vec()).collect();
             let mut decoder = DiskDecoder::default();

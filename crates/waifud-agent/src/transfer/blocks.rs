@@ -42,12 +42,12 @@ pub(super) fn sizes(file: &File) -> io::Result<(ByteSize, ByteSize)> {
     Ok((ByteSize(length), ByteSize(length)))
 }
 
-/// Calls `each` with the blocks before byte `end` that do not consist of zeros, in order, until it returns false. `end` is
-/// the end of the file or a multiple of the size of a block. Blocks.
+/// Calls `each` with the blocks before byte `end` that are not in a hole, in order, until it returns false: `None` for a
+/// block of zeros. `end` is the end of the file or a multiple of the size of a block. Blocks.
 pub(super) fn for_each_block(
     file: &File,
     end: u64,
-    mut each: impl FnMut(u64, &[u8]) -> bool,
+    mut each: impl FnMut(u64, Option<&[u8]>) -> bool,
 ) -> io::Result<()> {
     let mut buffer = vec![0; usize::try_from(BLOCK).map_err(io::Error::other)?];
     let mut offset = 0;
@@ -62,7 +62,8 @@ pub(super) fn for_each_block(
         let length = usize::try_from(BLOCK.min(end - offset)).map_err(io::Error::other)?;
         let block = buffer.get_mut(..length).unwrap_or_default();
         file.read_exact_at(block, offset)?;
-        if !is_zero(block) && !each(offset, block) {
+        let block = Some(&*block).filter(|block| !is_zero(block));
+        if !each(offset, block) {
             return Ok(());
         }
         offset = offset.saturating_add(BLOCK);

@@ -216,6 +216,7 @@ impl Transfer<'_> {
                     bytes.done = bytes.done.saturating_add(size);
                     progress(bytes);
                 }
+                DiskFrame::Alive => {}
                 DiskFrame::End { hash } => {
                     if hasher.finish() != hash {
                         let why = self.describe("what has arrived differs from what was sent");
@@ -277,9 +278,11 @@ async fn resume(file: &Arc<File>) -> Result<(u64, BlockHasher, u64), CopyError> 
         file.set_len(from)?;
         let mut hasher = BlockHasher::default();
         let mut had = 0_u64;
-        for_each_block(&file, from, |offset, bytes| {
-            hasher.add(offset, bytes);
-            had = had.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
+        for_each_block(&file, from, |offset, block| {
+            if let Some(bytes) = block {
+                hasher.add(offset, bytes);
+                had = had.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
+            }
             true
         })?;
         Ok((from, hasher, had))

@@ -15,6 +15,10 @@ use crate::blocking;
 /// Frames that are read ahead.
 const READ_AHEAD: usize = 4;
 
+/// After this many blocks that were read and not sent, the sender shows that it still reads. waifud and the receiver give a
+/// silent connection up.
+const SILENT_BLOCKS: u32 = 32;
+
 /// Sends the file to its end, without the blocks before byte `from`, which the receiver has. Ends early when the receiver
 /// goes away.
 pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
@@ -61,11 +65,23 @@ pub(crate) fn frames(
     }
     let mut hasher = BlockHasher::default();
     let mut is_open = true;
-    for_each_block(file, length.bytes(), |offset, bytes| {
-        hasher.add(offset, bytes);
-        if offset >= from {
-            let bytes = Bytes::copy_from_slice(bytes);
-            is_open = each(DiskFrame::Block { offset, bytes });
+    let mut silent = 0;
+    for_each_block(file, length.bytes(), |offset, block| {
+        if let Some(bytes) = block {
+            hasher.add(offset, bytes);
+        }
+        silent += 1;
+        match block.filter(|_| offset >= from) {
+            Some(bytes) => {
+                let bytes = Bytes::copy_from_slice(bytes);
+                is_open = each(DiskFrame::Block { offset, bytes });
+                silent = 0;
+            }
+            None if silent >= SILENT_BLOCKS => {
+                is_open = each(DiskFrame::Alive);
+                silent = 0;
+            }
+            None => {}
         }
         is_open
     })?;

@@ -407,6 +407,13 @@ pub fn not_placed_to_move(name: &Name) -> Problem {
     cannot_move(name, "it waits for a node").hint(on_instance(&HintAction::Explain, name))
 }
 
+/// The instance to move may not have disks yet.
+pub fn unprepared_to_move(name: &Name, node: &Name) -> Problem {
+    cannot_move(name, &format!("{node} still prepares it"))
+        .hint("wait until it has been started, and try again")
+        .hint(on_instance(&HintAction::Explain, name))
+}
+
 /// The instance to move runs a rescue system.
 pub fn rescue_to_move(name: &Name) -> Problem {
     cannot_move(name, "it is in rescue").hint("end the rescue first")

@@ -5,7 +5,7 @@ use waifud_store::{InstanceRow, MoveRow, NodeRow, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::node::feature;
 use waifud_types::ownership::OwnershipRole;
-use waifud_types::{MoveState, ReceiveState};
+use waifud_types::{InstanceState, MoveState, ReceiveState};
 
 use super::destination;
 use crate::events::event_builder::{self, EventExt};
@@ -76,6 +76,12 @@ impl Control {
             return Err(instance_problems::is_released(&row.name, &source.name).into());
         }
         let target = destination::choose(tx, &row, &source, request, &parts)?;
+        if matches!(
+            row.status.state,
+            InstanceState::Pending | InstanceState::Preparing
+        ) {
+            return Err(instance_problems::unprepared_to_move(&row.name, &source.name).into());
+        }
         require_feature(&source)?;
         require_feature(&target)?;
         if needs_new_address(&row) && !request.new_address {

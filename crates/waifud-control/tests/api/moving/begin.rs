@@ -85,8 +85,14 @@ async fn a_move_to_a_node_that_cannot_have_the_instance_is_refused_with_the_reas
 async fn an_instance_that_has_no_disks_here_or_is_in_rescue_or_pinned_is_not_moved() {
     let mut it = Cluster::new().await;
     let pinned = json!({"name": "db", "template": "debian-12", "placement": {"node": "alder"}});
-    it.server.created(&pinned).await;
+    let db = it.server.created(&pinned).await;
     let path = "/v1/instances/db/move";
+    let problem = it.server.post(path, &to_birch()).await;
+    let problem = problem.refused(409, "cannot-move", "name");
+    assert!(problem.title.contains("still prepares it"), "{problem:?}");
+    it.alder
+        .report_instance(super::report(db.id, InstanceState::Running))
+        .await;
     let anywhere = json!({"new_address": true});
     it.server
         .post(path, &anywhere)
