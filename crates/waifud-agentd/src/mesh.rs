@@ -208,7 +208,7 @@ impl MeshDevice for MeshProcess {
         if fresh {
             self.start().await?;
         }
-        // A key that is not valid was checked by nobody before; only its node is left out.
+        // waifud does not check keys; only the node of an invalid one is left out.
         let peers = peers.into_iter().filter_map(|peer| {
             Some(mesh::MeshPeer {
                 public_key: peer.public_key.parse().ok()?,

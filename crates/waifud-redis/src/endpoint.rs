@@ -24,7 +24,7 @@ pub struct Endpoint {
 pub struct InvalidRedisUrl(&'static str);
 
 impl Endpoint {
-    /// Whether the host is this machine, so that nobody else sees the traffic.
+    /// Whether the host is this machine, so that the traffic does not leave it.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self

@@ -6,7 +6,7 @@
 //!                          or has older contents
 //! ```
 //!
-//! waifud writes, metadata services only read. Nobody trusts what is in Redis: a bundle is verified by its digest, and can be
+//! waifud writes, metadata services only read. What is in Redis is not trusted: a bundle is verified by its digest, and can be
 //! opened only with its key, which Redis never has. So Redis can fail or lie without any effect except that bundles are
 //! fetched elsewhere.
 //!

@@ -37,7 +37,7 @@ impl FabricKind {
         }
     }
 
-    /// The fabric of a cluster in which nobody has chosen one.
+    /// The fabric of a cluster without a choice.
     pub fn default_for(nodes: u64) -> Self {
         if nodes < 2 {
             Self::None

@@ -29,7 +29,7 @@ pub struct FabricSetArgs {
 pub enum FabricChoice {
     /// Encrypted packets between nodes, over any network
     Wireguard,
-    /// Routes, for nodes in one network that nobody else can forge packets in
+    /// Routes, for nodes in one network in which no other machine can forge packets
     Static,
     /// Guests of different nodes do not reach each other
     None,

@@ -302,7 +302,7 @@ fn static_routes_lead_to_other_nodes_are_repaired_and_removed() {
     one.ensure(FabricKind::Static, &peers);
     assert_eq!(routes(one), applied);
 
-    // A route of somebody else is not touched, and the subnet is left to it.
+    // A route that is not ours is not touched, and the subnet is left to it.
     one.namespace.ip("route del 10.144.3.0/24");
     one.namespace.ip("route add 10.144.3.0/24 via 192.0.2.1");
     let left = one.ensure(FabricKind::Static, &peers);

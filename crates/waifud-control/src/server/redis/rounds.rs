@@ -199,7 +199,7 @@ impl Control {
         let wrong = memory.wrong;
         Ok((wrong > 0).then(|| {
             let message = format!(
-                "{wrong} bundles in Redis had other contents than their digests say, and were replaced: somebody else writes to it"
+                "{wrong} bundles in Redis had other contents than their digests say, and were replaced: another program writes to it"
             );
             condition("redis-contents", "wrong-contents", message, self.now())
         }))
@@ -257,7 +257,7 @@ impl Control {
             match found {
                 Some(bytes) if Digest::of(&bytes) == wanted.0 => {}
                 Some(_) => wrong.push(wanted.0),
-                // It was removed by somebody else: the next round compares everything.
+                // Something else removed it: the next round compares everything.
                 None => memory.compared = None,
             }
         }
