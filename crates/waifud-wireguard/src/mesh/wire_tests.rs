@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use super::*;
 
 const MTU: u16 = 1420;
-const NOBODY: [usize; 0] = [];
+const NOWHERE: [usize; 0] = [];
 
 /// A node: number `n` has 10.144.n.0/24 and the endpoint 192.0.2.n:51820.
 struct Node {
@@ -118,8 +118,8 @@ fn packets_reach_the_node_of_their_destination_only() {
     for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 1)] {
         assert_eq!(net.send(from, guest(from), guest(to)), [to]);
     }
-    assert_eq!(net.send(0, guest(0), [10, 144, 9, 5]), NOBODY);
-    assert_eq!(net.send(0, guest(0), guest(0)), NOBODY);
+    assert_eq!(net.send(0, guest(0), [10, 144, 9, 5]), NOWHERE);
+    assert_eq!(net.send(0, guest(0), guest(0)), NOWHERE);
 }
 
 #[test]
@@ -127,9 +127,9 @@ fn a_peer_cannot_send_from_addresses_of_another_one() {
     let mut net = Net::new(3);
     net.connect(&[(0, 1), (1, 2), (0, 2)]);
     net.carry();
-    assert_eq!(net.send(0, guest(2), guest(1)), NOBODY);
-    assert_eq!(net.send(0, guest(1), guest(1)), NOBODY);
-    assert_eq!(net.send(0, [203, 0, 113, 1], guest(1)), NOBODY);
+    assert_eq!(net.send(0, guest(2), guest(1)), NOWHERE);
+    assert_eq!(net.send(0, guest(1), guest(1)), NOWHERE);
+    assert_eq!(net.send(0, [203, 0, 113, 1], guest(1)), NOWHERE);
     assert_eq!(net.send(0, guest(0), guest(1)), [1]);
 }
 
@@ -148,7 +148,7 @@ fn a_moved_address_takes_precedence_over_the_subnet_of_its_former_node() {
     assert_eq!(net.send(0, guest(0), [10, 144, 1, 6]), [1]);
     // Its answers come from the new node only.
     assert_eq!(net.send(2, guest(1), guest(0)), [0]);
-    assert_eq!(net.send(1, guest(1), guest(0)), NOBODY);
+    assert_eq!(net.send(1, guest(1), guest(0)), NOWHERE);
 }
 
 #[test]
@@ -184,8 +184,8 @@ fn a_removed_peer_can_neither_send_nor_receive() {
     net.carry();
     assert_eq!(net.send(1, guest(1), guest(0)), [0]);
     net.set(0, &[]);
-    assert_eq!(net.send(1, guest(1), guest(0)), NOBODY);
-    assert_eq!(net.send(0, guest(0), guest(1)), NOBODY);
+    assert_eq!(net.send(1, guest(1), guest(0)), NOWHERE);
+    assert_eq!(net.send(0, guest(0), guest(1)), NOWHERE);
     assert!(net.nodes[0].wire.by_index.is_empty());
 }
 
@@ -198,7 +198,7 @@ fn a_node_whose_endpoint_is_unknown_is_reached_once_it_was_heard() {
     };
     let zero = net.peer(0);
     net.set(0, &[hidden]);
-    assert_eq!(net.send(0, guest(0), guest(1)), NOBODY);
+    assert_eq!(net.send(0, guest(0), guest(1)), NOWHERE);
     net.set(1, &[zero]);
     net.carry();
     assert_eq!(net.send(0, guest(0), guest(1)), [1]);
@@ -240,6 +240,6 @@ fn datagrams_with_unknown_keys_or_indices_are_ignored() {
     let zero = net.peer(0);
     net.set(2, &[zero]);
     net.carry();
-    assert_eq!(net.send(2, guest(2), guest(0)), NOBODY);
+    assert_eq!(net.send(2, guest(2), guest(0)), NOWHERE);
     assert_eq!(status_of(&net, 1).endpoint, Some(endpoint(1)));
 }

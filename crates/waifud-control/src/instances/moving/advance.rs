@@ -8,7 +8,6 @@ use waifud_types::ownership::{Ownership, OwnershipRole};
 use waifud_types::status::InstanceStatus;
 use waifud_types::{InstanceId, InstanceState, MoveState, NodeId, ReceiveState, WaitReason};
 
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::{ownership, require_confirmed};
 use crate::instances::problems as instance_problems;
 use crate::network;
@@ -169,14 +168,12 @@ impl Control {
         parts
             .begin_release(owner, true)
             .map_err(|error| instance_problems::handover_refused(&row.name, error))?;
-        let event = self
-            .event(
-                "instance.releasing",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                "its node was told to shut it down and to release it",
-            )
-            .generation(row.generation);
+        let event = self.move_event(
+            "instance.releasing",
+            row,
+            cause,
+            "its node was told to shut it down and to release it",
+        );
         let revision = tx.emit(&event)?;
         if let Some(part) = parts.part(owner) {
             tx.set_part(row.id, &part, revision)?;
@@ -192,14 +189,12 @@ impl Control {
         moving: &MoveRow,
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        let event = self
-            .event(
-                "instance.copying",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                format!("{} copies its disks", moving.target_name),
-            )
-            .generation(row.generation);
+        let event = self.move_event(
+            "instance.copying",
+            row,
+            cause,
+            format!("{} copies its disks", moving.target_name),
+        );
         let revision = tx.emit(&event)?;
         tx.set_move_state(row.id, MoveState::Copying, revision)?;
         Ok(())
@@ -235,17 +230,15 @@ impl Control {
         row.status.set_wait(&WaitReason::NodePreparing {
             node: target.name.clone(),
         });
-        let event = self
-            .event(
-                "instance.handed-over",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                match address {
-                    Some(address) => format!("to {}, {address}", target.name),
-                    None => format!("to {}", target.name),
-                },
-            )
-            .generation(row.generation);
+        let event = self.move_event(
+            "instance.handed-over",
+            &row,
+            cause,
+            match address {
+                Some(address) => format!("to {}, {address}", target.name),
+                None => format!("to {}", target.name),
+            },
+        );
         let revision = tx.emit(&event)?;
         if let Some(part) = parts.part(target.id) {
             tx.set_part(row.id, &part, revision)?;
@@ -271,14 +264,12 @@ impl Control {
         parts: &Ownership,
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        let event = self
-            .event(
-                "instance.moved",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                format!("to {}; the old copy is being deleted", moving.target_name),
-            )
-            .generation(row.generation);
+        let event = self.move_event(
+            "instance.moved",
+            row,
+            cause,
+            format!("to {}; the old copy is being deleted", moving.target_name),
+        );
         let revision = tx.emit(&event)?;
         if let Some(part) = parts.part(moving.source) {
             let tombstone = Tombstone {
@@ -309,14 +300,7 @@ impl Control {
                 format!("nothing of it is left on {}", moving.source_name),
             ),
         };
-        let event = self
-            .event(
-                kind,
-                event_builder::instance(row.id, &row.name),
-                cause,
-                message,
-            )
-            .generation(row.generation);
+        let event = self.move_event(kind, row, cause, message);
         tx.emit(&event)?;
         tx.end_move(row.id)?;
         self.move_progress().forget(row.id);

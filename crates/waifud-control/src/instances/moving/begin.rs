@@ -8,7 +8,6 @@ use waifud_types::ownership::OwnershipRole;
 use waifud_types::{InstanceState, MoveState, ReceiveState};
 
 use super::destination;
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::{ownership, require_confirmed};
 use crate::instances::problems as instance_problems;
 use crate::instances::{IfMatch, find};
@@ -93,14 +92,12 @@ impl Control {
         let part = parts
             .part(target.id)
             .ok_or_else(|| ControlError::Inconsistent("a receiving node has no part".to_owned()))?;
-        let event = self
-            .event(
-                "instance.moving",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                format!("from {} to {}", source.name, target.name),
-            )
-            .generation(row.generation);
+        let event = self.move_event(
+            "instance.moving",
+            &row,
+            cause,
+            format!("from {} to {}", source.name, target.name),
+        );
         let revision = tx.emit(&event)?;
         let moving = MoveRow {
             source: source.id,

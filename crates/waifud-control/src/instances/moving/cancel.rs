@@ -7,7 +7,6 @@ use waifud_types::MoveState;
 use waifud_types::event::Cause;
 use waifud_types::ownership::OwnershipRole;
 
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::find;
 use crate::instances::handover::{ownership, require_confirmed};
 use crate::instances::problems as instance_problems;
@@ -61,14 +60,12 @@ impl Control {
                 .withdraw_release(moving.source)
                 .map_err(|error| instance_problems::handover_refused(&row.name, error))?;
         }
-        let event = self
-            .event(
-                "instance.move-canceled",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                format!("it stays on {}", moving.source_name),
-            )
-            .generation(row.generation);
+        let event = self.move_event(
+            "instance.move-canceled",
+            row,
+            cause,
+            format!("it stays on {}", moving.source_name),
+        );
         let revision = tx.emit(&event)?;
         if given_up && let Some(part) = parts.part(moving.source) {
             tx.set_part(row.id, &part, revision)?;

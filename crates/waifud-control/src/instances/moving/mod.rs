@@ -13,14 +13,17 @@ mod return_home;
 
 use waifud_api::agent::Receiving;
 use waifud_api::{InstanceMove, Problem};
-use waifud_store::{InstanceRow, MoveRow};
+use waifud_store::{InstanceRow, MoveRow, NewEvent};
 use waifud_types::WaitReason;
+use waifud_types::event::Cause;
 use waifud_types::status::StepStatus;
 
 pub(crate) use advance::advances;
 pub(crate) use progress::MoveProgress;
 pub(crate) use return_home::can_return;
 
+use crate::Control;
+use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 
 /// Refuses a change that the receiving node would not notice, until it owns the instance.
@@ -88,4 +91,19 @@ pub(super) fn report(row: &InstanceRow, progress: &MoveProgress) -> Option<Recei
 pub(super) fn problem(row: &InstanceRow, progress: &MoveProgress) -> Option<String> {
     let obstacle = progress.obstacle(row.id);
     obstacle.or_else(|| report(row, progress)?.reason)
+}
+
+impl Control {
+    /// An event about the move of an instance.
+    fn move_event(
+        &self,
+        kind: &'static str,
+        row: &InstanceRow,
+        cause: &Cause,
+        message: impl Into<String>,
+    ) -> NewEvent {
+        let object = event_builder::instance(row.id, &row.name);
+        self.event(kind, object, cause, message)
+            .generation(row.generation)
+    }
 }

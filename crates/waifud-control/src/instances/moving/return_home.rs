@@ -6,7 +6,6 @@ use waifud_types::ownership::OwnershipRole;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{MoveState, NodeId, WaitReason};
 
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::ownership;
 use crate::instances::problems as instance_problems;
 use crate::{Control, ControlError};
@@ -55,14 +54,12 @@ impl Control {
             return Ok(());
         };
         let home = moving.source_name.clone();
-        let event = self
-            .event(
-                "instance.returned",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                format!("{} was removed; it stays on {home}", removed.name),
-            )
-            .generation(row.generation);
+        let event = self.move_event(
+            "instance.returned",
+            &row,
+            cause,
+            format!("{} was removed; it stays on {home}", removed.name),
+        );
         let revision = tx.emit(&event)?;
         let mut parts = ownership(tx, &row)?;
         parts
