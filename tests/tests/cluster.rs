@@ -166,7 +166,7 @@ fn disks(world: &World, machine: &str) -> Result<usize> {
     text.trim().parse().context("no number of disks")
 }
 
-/// `web` moves to the other node and back, with what its guest has written.
+/// `web` moves to the other node, and back because that is drained, with what its guest has written.
 fn an_instance_moves(world: &World) -> Result<()> {
     let write =
         "dd if=/dev/urandom of=/root/data bs=1M count=5 2>/dev/null; sync; sha256sum /root/data";
@@ -179,10 +179,14 @@ fn an_instance_moves(world: &World) -> Result<()> {
         .is_refused("another address")?;
     ensure!(world.show("web")?["generation"] == before["generation"]);
 
+    let wait = ["--new-address", "--wait", "--timeout", "2m"];
     for (from, to) in [(OTHER, DEAD), (DEAD, OTHER)] {
-        let wait = ["--new-address", "--wait", "--timeout", "2m"];
-        let moved = world.waifuctl.json(&[&move_to(to)[..], &wait].concat())?;
-        ensure!(moved["status"]["node"] == to, "{moved}");
+        if to == DEAD {
+            let moved = world.waifuctl.json(&[&move_to(to)[..], &wait].concat())?;
+            ensure!(moved["status"]["node"] == to, "{moved}");
+        } else {
+            drained(world, from, &wait)?;
+        }
         let ready = world.until("web", "ready", |it| it["status"]["ready"] == true)?;
         ensure!(guests(world, to)? == 1 && guests(world, from)? == 0);
         ensure!(
@@ -197,6 +201,28 @@ fn an_instance_moves(world: &World) -> Result<()> {
         ensure!(disks(world, to)? == 1 && disks(world, from)? == 0);
         ensure!(unmanaged(world, from, "web")?.is_empty());
     }
+    Ok(())
+}
+
+/// A node is drained of `web`, its only instance, and then accepts instances again.
+fn drained(world: &World, node: &str, wait: &[&str]) -> Result<()> {
+    let drain = ["node", "drain", node];
+    let explain = [&drain[..], &["--explain", "--new-address"]].concat();
+    let plan = world.waifuctl.json(&explain)?;
+    ensure!(plan["draining"] == false, "{plan}");
+    ensure!(
+        plan.pointer("/instances/0/to") == Some(&OTHER.into()),
+        "{plan}"
+    );
+    let empty = world.waifuctl.json(&[&drain[..], wait].concat())?;
+    ensure!(empty["instances"] == serde_json::json!([]), "{empty}");
+    let state = || {
+        let shown = world.waifuctl.json(&["node", "show", node])?;
+        anyhow::Ok(shown["state"].clone())
+    };
+    ensure!(state()? == "cordoned");
+    must(world, &["node", "uncordon", node])?;
+    ensure!(state()? == "ready");
     Ok(())
 }
 

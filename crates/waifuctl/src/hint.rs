@@ -106,6 +106,8 @@ fn command(hint: &Hint) -> Option<String> {
         (A::Recreate, _) => format!("recreate {name}"),
         (A::CancelMove, _) => format!("move {name} --cancel"),
         (A::AllowNewAddress { to }, _) => format!("move {name} --to {to} --new-address"),
+        (A::Drain { new_address: true }, _) => format!("node drain {name} --new-address"),
+        (A::Drain { new_address: false }, _) => format!("node drain {name}"),
         (A::RemoveForced, _) => format!("node remove {name} --force --confirm-off"),
         (A::AddNode, _) => "node add".to_owned(),
         (A::Confirm, _) => format!("node confirm {name}"),
@@ -325,6 +327,14 @@ mod tests {
             (
                 web(&A::AllowNewAddress { to: field("birch") }),
                 "waifuctl move web --to birch --new-address",
+            ),
+            (
+                node(&A::Drain { new_address: true }),
+                "waifuctl node drain alder --new-address",
+            ),
+            (
+                node(&A::Drain { new_address: false }),
+                "waifuctl node drain alder",
             ),
             (Hint::action(&A::AddNode), "waifuctl node add"),
             (

@@ -103,6 +103,11 @@ pub enum HintAction {
         /// Name of the node that it moves to.
         to: String,
     },
+    /// Move all instances of a node to others.
+    Drain {
+        /// Whether they may get other addresses.
+        new_address: bool,
+    },
     /// Remove a node that will not come back, with the instances that are on it.
     RemoveForced,
     /// Switch a node on.

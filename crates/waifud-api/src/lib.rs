@@ -9,6 +9,7 @@ pub mod capacity;
 pub mod client;
 pub mod disk_transfer;
 pub mod download;
+pub mod drain;
 pub mod guest_command;
 pub mod hint;
 pub mod instance;
@@ -28,6 +29,7 @@ pub mod token;
 
 pub use capacity::{Capacity, InstanceSize, NodeFit, Survival, UnplacedInstance};
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
+pub use drain::{Drain, DrainNode, DrainedInstance};
 pub use hint::Hint;
 pub use instance::{
     CreateInstance, CreateNic, DryRun, Instance, InstanceDescription, PlacementVerdict, Publish,

@@ -52,7 +52,8 @@ impl Control {
 
     async fn retry_all(&self, thorough: bool) -> Result<(), ControlError> {
         self.retry_waiting(thorough).await?;
-        self.advance_moves().await
+        self.advance_moves().await?;
+        self.continue_drains().await
     }
 
     async fn run_checks(&self) {

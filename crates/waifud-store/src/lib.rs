@@ -69,7 +69,7 @@ pub use leases::LeaseRow;
 pub use migrate::SCHEMA;
 pub use moves::{IncomingRow, MoveRow};
 pub use networks::{NetworkRow, NicRow};
-pub use nodes::{NewNode, NodeRow, UnmanagedSummary};
+pub use nodes::{DrainRow, NewNode, NodeRow, UnmanagedSummary};
 pub use ownership::ReleaseRow;
 pub use peers::{DeletedObject, PeerRow};
 pub use placing::{NodeCapacity, PlacementRow, PoolPromise, StoredVerdicts};

@@ -4,8 +4,8 @@ use ipnet::Ipv4Net;
 use waifud_types::{Name, NodeId, Revision, Timestamp};
 
 use crate::codec::{node16, to_json};
-use crate::nodes::subnet;
-use crate::{Labels, NodeRow, ReadTx, StoreError, Topic, WriteTx};
+use crate::nodes::{node, subnet};
+use crate::{DrainRow, Labels, NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
 impl ReadTx<'_> {
     /// Whether a removed node of this name or id still has its subnet reserved.
@@ -15,6 +15,23 @@ impl ReadTx<'_> {
             .conn
             .prepare_cached("SELECT 1 FROM removed_nodes WHERE name = ?1 OR id = ?2")?
             .exists((name_or_id, id.as_ref().map(node16)))?)
+    }
+
+    /// The nodes that are being drained, by name.
+    pub fn draining(&self) -> Result<Vec<NodeRow>, StoreError> {
+        self.all(
+            "SELECT * FROM nodes WHERE drain_began_at IS NOT NULL ORDER BY name",
+            [],
+            node,
+        )
+    }
+
+    /// Whether a node is being drained.
+    pub fn is_any_draining(&self) -> Result<bool, StoreError> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT 1 FROM nodes WHERE drain_began_at IS NOT NULL LIMIT 1")?
+            .exists([])?)
     }
 }
 
@@ -43,6 +60,24 @@ impl WriteTx<'_> {
         self.conn
             .prepare_cached("UPDATE nodes SET cordoned = ?2 WHERE id = ?1")?
             .execute((node16(&id), cordoned))?;
+        Ok(())
+    }
+
+    /// Records that a node is being drained, or not any more.
+    pub fn set_node_drain(
+        &mut self,
+        id: NodeId,
+        drain: Option<&DrainRow>,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached(
+                "UPDATE nodes SET drain_began_at = ?2, drain_new_address = ?3 WHERE id = ?1",
+            )?
+            .execute((
+                node16(&id),
+                drain.map(|drain| drain.began_at.as_microsecond()),
+                drain.is_some_and(|drain| drain.new_address),
+            ))?;
         Ok(())
     }
 

@@ -44,6 +44,8 @@ pub struct NodeRow {
     pub reachable: bool,
     /// Whether it does not accept new instances.
     pub cordoned: bool,
+    /// The drain that was requested, until no instance is left.
+    pub drain: Option<DrainRow>,
     /// The guests' subnet on it.
     pub subnet: Ipv4Net,
     /// The last contact; written only when the node becomes unreachable, `None` before.
@@ -58,6 +60,15 @@ pub struct NodeRow {
     pub promised: Resources,
     /// The revision of the last change of the node's own configuration.
     pub slice_revision: u64,
+}
+
+/// The order to move all instances of a node to others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DrainRow {
+    /// When it was requested.
+    pub began_at: Timestamp,
+    /// Whether the instances may get other addresses.
+    pub new_address: bool,
 }
 
 /// The unmanaged objects on a node; [`ReadTx::unmanaged_on`] reads them.
@@ -317,6 +328,17 @@ pub(crate) fn subnet(row: &Row<'_>) -> Result<Ipv4Net, StoreError> {
         .map_err(|e: ipnet::AddrParseError| corrupt("subnet")(e.into()))
 }
 
+fn drain(row: &Row<'_>) -> Result<Option<DrainRow>, StoreError> {
+    let Some(began_at) = maybe_time(row, "drain_began_at")? else {
+        return Ok(None);
+    };
+    let new_address = row.get("drain_new_address")?;
+    Ok(Some(DrainRow {
+        began_at,
+        new_address,
+    }))
+}
+
 pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
     Ok(NodeRow {
         id: node_id(row, "id")?,
@@ -325,6 +347,7 @@ pub(crate) fn node(row: &Row<'_>) -> Result<NodeRow, StoreError> {
         labels: json(row, "labels")?,
         reachable: row.get("reachable")?,
         cordoned: row.get("cordoned")?,
+        drain: drain(row)?,
         subnet: subnet(row)?,
         last_contact: maybe_time(row, "last_contact")?,
         unmanaged: UnmanagedSummary {

@@ -38,8 +38,8 @@ pub use join_tokens::{CreateTokenArgs, JoinTokenCommand};
 pub use list::{ListArgs, ListFormat, ShowArgs, ShowFormat};
 pub use networks::{NetworkAddArgs, NetworkCommand};
 pub use nodes::{
-    ConfirmArgs, NodeAddArgs, NodeCommand, NodeLabelArgs, NodePurgeArgs, NodeRemoveArgs,
-    NodeRenameArgs, NodesArg,
+    ConfirmArgs, NodeAddArgs, NodeCommand, NodeDrainArgs, NodeLabelArgs, NodePurgeArgs,
+    NodeRemoveArgs, NodeRenameArgs, NodesArg,
 };
 pub use pools::{ImageCommand, PoolCommand};
 pub use ports::{PublishArgs, UnpublishArgs};

@@ -35,6 +35,14 @@ A node can be cordoned while it is off. An instance that is pinned to a cordoned
     /// Let cordoned nodes accept new instances again; pending instances are then placed
     #[command(after_help = "Example:\n  waifuctl node uncordon alder")]
     Uncordon(NodesArg),
+    /// Move all instances of a node to other nodes, for example before maintenance
+    #[command(
+        after_help = "Examples:\n  waifuctl node drain alder --explain\n  waifuctl node drain alder --new-address --wait\n  waifuctl node drain alder --cancel\n\n\
+The node is cordoned, and its instances move away like with `waifuctl move`, two at a time; each guest is off while its disks \
+are copied. An instance that fits on no other node stays where it is, and is moved as soon as it fits. The drain ends when \
+the node is empty; the node stays cordoned until `waifuctl node uncordon`, which also ends a drain."
+    )]
+    Drain(NodeDrainArgs),
     /// Confirm nodes after a restore of waifud's database; unconfirmed nodes do not destroy anything
     #[command(
         after_help = "Examples:\n  waifuctl node confirm alder\n  waifuctl node confirm --all --yes\n\n\
@@ -87,6 +95,35 @@ pub struct NodesArg {
     /// Names or ids of nodes
     #[arg(required = true, value_name = "NODE", add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
     pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeDrainArgs {
+    /// Name or id of the node
+    #[arg(add = ArgValueCandidates::new(complete::nodes), value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    #[command(flatten)]
+    pub instead: DrainInstead,
+    /// Allow other addresses on the network default, without asking
+    #[arg(long)]
+    pub new_address: bool,
+    /// Wait until the node is empty
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Time limit of --wait
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1h")]
+    pub timeout: Duration,
+}
+
+/// What is done instead of beginning a drain.
+#[derive(Debug, Args)]
+pub struct DrainInstead {
+    /// Only show where the instances would move and which ones fit nowhere
+    #[arg(long, conflicts_with_all = ["cancel", "wait"])]
+    pub explain: bool,
+    /// End the drain; the node stays cordoned, and moves that have begun go on
+    #[arg(long, conflicts_with_all = ["new_address", "wait"])]
+    pub cancel: bool,
 }
 
 #[derive(Debug, Args)]

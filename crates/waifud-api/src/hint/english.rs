@@ -67,6 +67,8 @@ impl Hint {
             A::AllowNewAddress { to } => {
                 format!("move {object} to {to} and allow a new address")
             }
+            A::Drain { new_address: true } => format!("drain {object} and allow new addresses"),
+            A::Drain { new_address: false } => format!("drain {object}"),
             A::RemoveForced => format!("remove {object}, if it will never come back"),
             A::SwitchOn => format!("switch {object} on"),
             A::AddNode => "add a machine that runs instances".to_owned(),

@@ -91,6 +91,9 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/v1/whoami", AtLeast(Viewer)),
     ("GET", "/v1/server", AtLeast(Viewer)),
     ("POST", "/v1/nodes/{name}/confirm", AtLeast(Admin)),
+    ("GET", "/v1/nodes/{name}/drain", AtLeast(Viewer)),
+    ("POST", "/v1/nodes/{name}/drain", AtLeast(Admin)),
+    ("DELETE", "/v1/nodes/{name}/drain", AtLeast(Admin)),
     (
         "DELETE",
         "/v1/nodes/{name}/unmanaged/{instance}",

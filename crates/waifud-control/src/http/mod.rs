@@ -10,6 +10,7 @@ mod capacity;
 mod contract;
 mod descriptions;
 mod downloads;
+mod drain;
 mod envelope;
 mod events;
 mod fabric;
@@ -98,6 +99,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(capacity::show))
         .routes(routes!(readers::list_nodes))
         .routes(routes!(readers::show_node, nodes::update, nodes::remove))
+        .routes(routes!(drain::show, drain::begin, drain::cancel))
         .routes(routes!(unmanaged::adopt))
         .routes(routes!(unmanaged::delete))
         .routes(routes!(unmanaged::confirm))

@@ -113,6 +113,9 @@ impl Control {
             message,
         ))?;
         tx.set_node_cordoned(row.id, cordoned)?;
+        if !cordoned && row.drain.is_some() {
+            self.end_drain(tx, row, cause)?;
+        }
         // After a cordon, instances may wait for another reason than before.
         self.place_waiting(tx)
     }

@@ -54,6 +54,56 @@ pub fn still_reachable(node: &Name) -> Problem {
     .hint(show(node))
 }
 
+/// A drain is to be canceled, and there is none.
+pub fn not_draining(node: &Name) -> Problem {
+    Problem::new(409, "not-draining", format!("{node} is not being drained"))
+        .field("name")
+        .hint(show(node))
+}
+
+/// The only node is to be drained.
+pub fn only_node(node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "only-node",
+        format!("{node} is the only node, so its instances cannot move"),
+    )
+    .field("name")
+    .hint(Hint::action(&HintAction::AddNode))
+    .hint("or stop its instances")
+}
+
+/// A node is to be drained, and instances would get other addresses.
+pub fn new_addresses_needed(node: &Name, shown: &[Name], count: usize) -> Problem {
+    let listed = crate::problems::list_names(shown, count as u64);
+    Problem::new(
+        409,
+        "new-address-needed",
+        format!("on another node than {node}, these instances would get another address: {listed}"),
+    )
+    .field("new_address")
+    .hint(Hint::on(
+        &HintAction::Drain { new_address: true },
+        HintKind::Node,
+        node.as_str(),
+    ))
+}
+
+/// The instances of an unreachable node cannot leave it.
+pub fn drain_waits(node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "node-unreachable",
+        format!("{node} is unreachable; its instances move when it is back"),
+    )
+    .field("name")
+    .hint(Hint::on(
+        &HintAction::SwitchOn,
+        HintKind::Node,
+        node.as_str(),
+    ))
+}
+
 /// A value that a node reported exceeds its bound.
 pub fn out_of_bounds(field: &str, why: &str) -> Problem {
     Problem::new(422, "out-of-bounds", format!("{field}: {why}"))

@@ -27,10 +27,14 @@ pub fn node(
             pool.promised_bytes = promise.promised;
         }
     }
-    let state = match (row.reachable, row.cordoned) {
-        (false, _) => NodeState::Unreachable,
-        (true, true) => NodeState::Cordoned,
-        (true, false) => NodeState::Ready,
+    let state = if !row.reachable {
+        NodeState::Unreachable
+    } else if row.drain.is_some() {
+        NodeState::Draining
+    } else if row.cordoned {
+        NodeState::Cordoned
+    } else {
+        NodeState::Ready
     };
     let last_contact = load.as_ref().map(|load| load.last_contact);
     Node {

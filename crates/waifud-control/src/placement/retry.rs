@@ -67,6 +67,9 @@ impl Control {
     /// Retries waiting instances in the current transaction, after something may have been freed. The background task
     /// continues with those that one transaction does not reach.
     pub(crate) fn place_waiting(&self, tx: &mut WriteTx<'_>) -> Result<(), ControlError> {
+        if tx.is_any_draining()? {
+            self.retry_queue().request();
+        }
         if !tx.is_anything_waiting()? {
             return Ok(());
         }

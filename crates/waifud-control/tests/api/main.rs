@@ -16,6 +16,7 @@ mod conventions;
 mod deterministic;
 mod disk_space;
 mod downloads;
+mod drain;
 mod events;
 mod fabric;
 mod handover;

@@ -3,6 +3,7 @@
 mod add;
 mod confirm;
 mod cordon;
+mod drain;
 mod label;
 mod list;
 mod purge;
@@ -25,6 +26,7 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<(), Failure>
         NodeCommand::Add(args) => add::run(context, args).await,
         NodeCommand::Cordon(args) => cordon::run(context, args, true).await,
         NodeCommand::Uncordon(args) => cordon::run(context, args, false).await,
+        NodeCommand::Drain(args) => drain::run(context, args).await,
         NodeCommand::Confirm(args) => confirm::run(context, args).await,
         NodeCommand::Label(args) => label::run(context, args).await,
         NodeCommand::Rename(args) => rename::run(context, args).await,

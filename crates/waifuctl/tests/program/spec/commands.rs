@@ -184,6 +184,17 @@ const LINES: &[(&str, i32, &str)] = &[
     ("node label alder disk=ssd", 0, "alder: disk=ssd"),
     ("node cordon alder", 0, "alder: cordoned"),
     ("node uncordon alder", 0, "alder: uncordoned"),
+    (
+        "node drain alder --explain",
+        0,
+        "None of the 2 instances can move now. Nothing was changed.",
+    ),
+    (
+        "node drain alder --new-address",
+        1,
+        "alder is the only node",
+    ),
+    ("node drain alder --cancel", 1, "alder is not being drained"),
     ("recreate web --yes", 1, "web has its disks"),
     ("move web --to alder", 1, "web is on alder already"),
     ("move web --cancel", 1, "web is not being moved"),

@@ -215,6 +215,7 @@ fn hint_actions() -> Vec<HintAction> {
         HintAction::AllowNewAddress {
             to: "birch".to_owned(),
         },
+        HintAction::Drain { new_address: true },
         HintAction::RemoveForced,
         HintAction::SwitchOn,
         HintAction::AddNode,

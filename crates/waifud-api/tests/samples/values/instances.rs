@@ -294,7 +294,7 @@ fn instance(state: InstanceState) -> Instance {
     }
 }
 
-fn moving(state: MoveState) -> InstanceMove {
+pub fn moving(state: MoveState) -> InstanceMove {
     InstanceMove {
         from: parse("alder"),
         to: parse("birch"),

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use waifud_api::join::{
     CreateJoinToken, CreatedJoinToken, InstallCommands, JoinTokenInfo, JoinTokenState,
 };
-use waifud_api::{AdoptInstance, Node, Unmanaged, UpdateNode};
+use waifud_api::{AdoptInstance, Drain, DrainNode, DrainedInstance, Node, Unmanaged, UpdateNode};
 use waifud_types::node::{HypervisorFacts, NoKvm, NodeFacts, NodeState, PoolFacts, Resources};
 use waifud_types::status::{Condition, HypervisorKind};
-use waifud_types::{ByteSize, FabricKind, MeshFacts, PoolKind, VolumeId};
+use waifud_types::{ByteSize, FabricKind, MeshFacts, MoveState, PoolKind, VolumeId};
 
-use super::{INSTANCE, Kind, NODE, digest, map, parse, text, texts, time};
+use super::{INSTANCE, Kind, NODE, digest, instances, map, objects, parse, text, texts, time};
 
 pub fn kinds() -> Vec<Kind> {
     let labels: BTreeMap<_, _> =
@@ -29,6 +29,8 @@ pub fn kinds() -> Vec<Kind> {
                 },
             )],
         ),
+        Kind::request("DrainNode", [("", DrainNode { new_address: true })]),
+        Kind::one("Drain", drain()),
         Kind::request(
             "AdoptInstance",
             [(
@@ -210,5 +212,32 @@ fn node() -> Node {
             adoptable: true,
         }],
         confirmed: true,
+    }
+}
+
+fn drain() -> Drain {
+    let waiting = DrainedInstance {
+        id: parse(INSTANCE),
+        name: parse("big"),
+        memory_bytes: ByteSize::gib(64),
+        deleting: false,
+        moving: None,
+        to: None,
+        obstacle: Some(objects::problem()),
+    };
+    let moving = DrainedInstance {
+        name: parse("web"),
+        moving: Some(instances::moving(MoveState::Copying)),
+        to: Some(parse("birch")),
+        obstacle: None,
+        ..waiting.clone()
+    };
+    Drain {
+        node: parse("alder"),
+        draining: true,
+        began_at: Some(time(3)),
+        new_address: true,
+        instances: vec![moving, waiting],
+        arriving: vec![parse("guest")],
     }
 }

@@ -321,7 +321,7 @@ pub fn hints() -> Vec<Hint> {
     ]
 }
 
-fn problem() -> Problem {
+pub fn problem() -> Problem {
     let mut problem = Problem::new(422, "disk-too-small", "disk 1G is smaller than 3G")
         .field("spec.disks[0].size_bytes")
         .detail("the image has 3G");

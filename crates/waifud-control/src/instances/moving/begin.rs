@@ -1,10 +1,10 @@
 //! Begins a move.
 
 use waifud_api::{Instance, MoveInstance};
-use waifud_store::{InstanceRow, MoveRow, NodeRow, WriteTx};
+use waifud_store::{InstanceRow, MoveRow, NodeCapacity, NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::node::feature;
-use waifud_types::ownership::OwnershipRole;
+use waifud_types::ownership::{Ownership, OwnershipRole};
 use waifud_types::{InstanceState, MoveState, ReceiveState};
 
 use super::destination;
@@ -53,39 +53,12 @@ impl Control {
         request: &MoveInstance,
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
-        if row.deleting {
-            return Err(instance_problems::deleting(&row.name).into());
-        }
-        if row.lost_node.is_some() {
-            return Err(instance_problems::lost(&row.name).into());
-        }
-        let source = match row.node {
-            Some(node) => tx.node(node)?,
-            None => None,
-        };
-        let Some(source) = source else {
-            return Err(instance_problems::not_placed_to_move(&row.name).into());
-        };
-        if row.spec.rescue.is_some() {
-            return Err(instance_problems::rescue_to_move(&row.name).into());
-        }
-        let mut parts = ownership(tx, &row)?;
-        require_confirmed(tx, &row, &parts)?;
-        if parts.part(source.id).map(|part| part.role) != Some(OwnershipRole::Owner) {
-            return Err(instance_problems::is_released(&row.name, &source.name).into());
-        }
-        let target = destination::choose(tx, &row, &source, request, &parts)?;
-        if matches!(
-            row.status.state,
-            InstanceState::Pending | InstanceState::Preparing
-        ) {
-            return Err(instance_problems::unprepared_to_move(&row.name, &source.name).into());
-        }
-        require_feature(&source)?;
-        require_feature(&target)?;
-        if needs_new_address(&row) && !request.new_address {
-            return Err(instance_problems::new_address_needed(&row.name, &target.name).into());
-        }
+        let capacities = tx.node_capacities()?;
+        let Checked {
+            source,
+            target,
+            mut parts,
+        } = check(tx, &row, request, capacities)?;
         parts
             .begin_receiving(target.id)
             .map_err(|error| instance_problems::handover_refused(&row.name, error))?;
@@ -121,6 +94,61 @@ impl Control {
     }
 }
 
+/// A move that can begin.
+pub(crate) struct Checked {
+    source: NodeRow,
+    /// The node that the instance moves to.
+    pub(crate) target: NodeRow,
+    parts: Ownership,
+}
+
+/// Whether a move of an instance that is not being moved can begin, by these capacities of the nodes, and where it leads.
+pub(crate) fn check(
+    tx: &ReadTx<'_>,
+    row: &InstanceRow,
+    request: &MoveInstance,
+    capacities: Vec<NodeCapacity>,
+) -> Result<Checked, ControlError> {
+    if row.deleting {
+        return Err(instance_problems::deleting(&row.name).into());
+    }
+    if row.lost_node.is_some() {
+        return Err(instance_problems::lost(&row.name).into());
+    }
+    let source = match row.node {
+        Some(node) => tx.node(node)?,
+        None => None,
+    };
+    let Some(source) = source else {
+        return Err(instance_problems::not_placed_to_move(&row.name).into());
+    };
+    if row.spec.rescue.is_some() {
+        return Err(instance_problems::rescue_to_move(&row.name).into());
+    }
+    let parts = ownership(tx, row)?;
+    require_confirmed(tx, row, &parts)?;
+    if parts.part(source.id).map(|part| part.role) != Some(OwnershipRole::Owner) {
+        return Err(instance_problems::is_released(&row.name, &source.name).into());
+    }
+    let target = destination::choose(tx, row, &source, request, &parts, capacities)?;
+    if matches!(
+        row.status.state,
+        InstanceState::Pending | InstanceState::Preparing
+    ) {
+        return Err(instance_problems::unprepared_to_move(&row.name, &source.name).into());
+    }
+    require_feature(&source)?;
+    require_feature(&target)?;
+    if needs_new_address(row) && !request.new_address {
+        return Err(instance_problems::new_address_needed(&row.name, &target.name).into());
+    }
+    Ok(Checked {
+        source,
+        target,
+        parts,
+    })
+}
+
 fn require_feature(node: &NodeRow) -> Result<(), ControlError> {
     if node.facts.has(feature::MOVE) && node.facts.has(feature::RELEASE) {
         Ok(())
@@ -130,7 +158,7 @@ fn require_feature(node: &NodeRow) -> Result<(), ControlError> {
 }
 
 /// Whether the instance has an address that belongs to its node.
-pub(super) fn needs_new_address(row: &InstanceRow) -> bool {
+pub(crate) fn needs_new_address(row: &InstanceRow) -> bool {
     let mut nics = row.spec.nics.iter();
     nics.any(|nic| network::is_default(&nic.network))
 }

@@ -21,9 +21,9 @@ pub(super) fn choose(
     source: &NodeRow,
     request: &MoveInstance,
     parts: &Ownership,
+    mut capacities: Vec<NodeCapacity>,
 ) -> Result<NodeRow, ControlError> {
     let spec = spec_elsewhere(row, source, request)?;
-    let mut capacities = tx.node_capacities()?;
     if let Some(wanted) = &request.to {
         if *wanted == source.name {
             return Err(instance_problems::already_there(&row.name, wanted).into());

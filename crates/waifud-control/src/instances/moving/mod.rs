@@ -19,6 +19,7 @@ use waifud_types::event::Cause;
 use waifud_types::status::StepStatus;
 
 pub(crate) use advance::advances;
+pub(crate) use begin::{check, needs_new_address};
 pub(crate) use progress::MoveProgress;
 pub(crate) use return_home::can_return;
 
@@ -94,6 +95,11 @@ pub(super) fn problem(row: &InstanceRow, progress: &MoveProgress) -> Option<Stri
 }
 
 impl Control {
+    /// The move of an instance as the API shows it.
+    pub(crate) fn move_view(&self, row: &InstanceRow) -> Option<InstanceMove> {
+        view(row, self.move_progress())
+    }
+
     /// An event about the move of an instance.
     fn move_event(
         &self,

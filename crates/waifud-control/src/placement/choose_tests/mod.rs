@@ -36,6 +36,7 @@ pub(super) fn capacity(
             facts: facts(ByteSize::gib(memory_gib)),
             reachable,
             cordoned,
+            drain: None,
             subnet: format!("10.144.{index}.0/24").parse().unwrap(),
             last_contact: None,
             unmanaged: UnmanagedSummary {
