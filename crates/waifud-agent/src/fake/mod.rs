@@ -30,7 +30,7 @@ use crate::{BootAlone, Settings, Timing};
 pub use dialer::FakeDialer;
 pub use host::FakeHost;
 pub use metadata::{FakeMetadata, FakeTunnel};
-pub use waifud::{DiskFault, FakeWaifud, StreamOutcome};
+pub use waifud::{DiskFault, FakeWaifud, StreamOutcome, TicketIssuer};
 
 /// Parses a text that is known to be valid.
 fn name(text: &str) -> Name {
@@ -75,6 +75,7 @@ pub fn fast_timing() -> Timing {
         image_grace: Duration::from_hours(24),
         network: ms(500),
         fabric: ms(200),
+        peer_port: ms(50),
         metadata: ms(50),
         metadata_patience: Duration::from_mins(2),
         report_port: ms(50),

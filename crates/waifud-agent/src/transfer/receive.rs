@@ -8,15 +8,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use waifud_api::agent::{Incoming, Receiving};
 use waifud_api::disk_transfer::{BLOCK, DiskDecoder, DiskFrame};
 use waifud_storage::StoragePool;
 use waifud_types::spec::DiskSpec;
-use waifud_types::{ByteSize, ReceiveState, VolumeId};
+use waifud_types::{ByteSize, CopyPath, ReceiveState, VolumeId};
 
 use super::blocks::{BlockHasher, for_each_block};
 use crate::instance::failure::Failure;
+use crate::interfaces::ByteChunks;
+use crate::peer_port::direct;
 use crate::shared::{Pools, Shared};
 use crate::{blocking, failpoints};
 
@@ -34,6 +37,8 @@ fn largest(disk: &DiskSpec) -> u64 {
 struct Bytes {
     done: u64,
     total: u64,
+    /// The path of the disk that is being copied.
+    path: Option<CopyPath>,
 }
 
 /// Brings the instance to this node as far as the order says: its images, and its disks once they may be copied. `report` is
@@ -51,6 +56,7 @@ pub(crate) async fn receive(
             done_bytes: ByteSize(bytes.done),
             total_bytes: ByteSize(bytes.total.max(bytes.done)),
             reason: None,
+            path: bytes.path,
         });
     };
     if shared.hypervisor.get(incoming.id).await?.is_some() {
@@ -89,6 +95,7 @@ pub(crate) async fn receive(
                     Bytes {
                         done: before.done.saturating_add(now.done),
                         total: before.total.saturating_add(now.total),
+                        path: now.path,
                     },
                 );
             })
@@ -149,18 +156,59 @@ impl Transfer<'_> {
         file: &Arc<File>,
         progress: &(impl Fn(Bytes) + Send + Sync),
     ) -> Result<Bytes, CopyError> {
-        let (from, mut hasher, had) = resume(file).await?;
+        let (from, hasher, had) = resume(file).await?;
+        let (body, path) = self.open(from).await?;
+        let progress = |bytes| {
+            progress(Bytes {
+                path: Some(path),
+                ..bytes
+            });
+        };
+        progress(Bytes::default());
+        let arrived = AtomicBool::new(false);
+        let progress = |bytes: Bytes| {
+            arrived.fetch_or(bytes.done > had, Ordering::Relaxed);
+            progress(bytes);
+        };
+        let written = self.write(file, (from, hasher, had), body, &progress).await;
+        // A direct path that delivers nothing, or something else, is not taken again at once.
+        let useless = match &written {
+            Ok(_) => false,
+            Err(CopyError::Damaged(_)) => true,
+            Err(CopyError::Failed(_)) => !arrived.into_inner(),
+        };
+        if useless && path == CopyPath::Direct {
+            self.shared.avoided_paths.avoid(self.incoming.id);
+        }
+        written
+    }
+
+    /// Opens the disk: directly at the node that has it if possible, or else through waifud.
+    async fn open(&self, from: u64) -> Result<(Box<dyn ByteChunks>, CopyPath), CopyError> {
+        let direct = direct::open(self.shared, self.incoming, self.index, from);
+        if let Some(body) = direct.await {
+            return Ok((body, CopyPath::Direct));
+        }
         let link = &self.shared.link;
-        let mut body = link
-            .fetch_disk(self.incoming.id, self.index, from)
-            .await
-            .map_err(|error| {
-                Failure::passing(format!("cannot copy {}: {error}", self.disk.name))
-            })?;
+        let body = link.fetch_disk(self.incoming.id, self.index, from);
+        let body = body.await.map_err(|error| {
+            Failure::passing(format!("cannot copy {}: {error}", self.disk.name))
+        })?;
+        Ok((body, CopyPath::Waifud))
+    }
+
+    /// Writes what arrives to the file, which already has the blocks before byte `from`.
+    async fn write(
+        &self,
+        file: &Arc<File>,
+        (from, mut hasher, had): (u64, BlockHasher, u64),
+        mut body: Box<dyn ByteChunks>,
+        progress: &(impl Fn(Bytes) + Send + Sync),
+    ) -> Result<Bytes, CopyError> {
         let mut decoder = DiskDecoder::default();
         let mut bytes = Bytes {
             done: had,
-            total: 0,
+            ..Bytes::default()
         };
         let mut length = None;
         let mut unsynced = 0;

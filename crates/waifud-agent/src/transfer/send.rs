@@ -2,15 +2,25 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use waifud_api::disk_transfer::DiskFrame;
+use waifud_api::stream::{RefusalReason, StreamRefusal};
 use waifud_hypervisor::ByteStream;
+use waifud_types::{Epoch, InstanceId, VolumeId};
 
 use super::blocks::{BlockHasher, for_each_block, sizes};
 use crate::blocking;
+use crate::control_link::record::DesiredState;
+use crate::control_link::table::Table;
+use crate::shared::Pools;
+
+/// A receiver that reads nothing for this long is gone.
+const STALLED: Duration = Duration::from_mins(1);
 
 /// Frames that are read ahead.
 const READ_AHEAD: usize = 4;
@@ -18,6 +28,45 @@ const READ_AHEAD: usize = 4;
 /// After this many blocks that were read and not sent, the sender shows that it still reads. waifud and the receiver give a
 /// silent connection up.
 const SILENT_BLOCKS: u32 = 32;
+
+/// Opens a disk for the node that receives the instance. The release of this epoch must be complete, so that the guest is off
+/// and stays off.
+pub(crate) async fn open_released(
+    table: &Table,
+    pools: &Pools,
+    instance: InstanceId,
+    epoch: Epoch,
+    index: u32,
+) -> Result<File, StreamRefusal> {
+    let refusal = |reason, message: String| StreamRefusal { reason, message };
+    let refused = |message: &str| refusal(RefusalReason::NotHere, message.to_owned());
+    let view = table.view(instance);
+    let view =
+        view.ok_or_else(|| refused("this node does not have the requested copy of the instance"))?;
+    let DesiredState::Release(handover) = view.desired else {
+        return Err(refused("this node has not released the instance"));
+    };
+    let record = handover.record;
+    if !record.completed || record.release.epoch != epoch {
+        return Err(refused(
+            "this node has not released this copy of the instance",
+        ));
+    }
+    let released = handover.instance.as_ref();
+    let disk = usize::try_from(index)
+        .ok()
+        .and_then(|index| released?.spec.disks.get(index));
+    let disk = disk.ok_or_else(|| refused("the instance has no such disk"))?;
+    let pool = pools.get(&disk.pool);
+    let pool = pool.ok_or_else(|| refused("this node has no longer the pool of the disk"))?;
+    let id = VolumeId {
+        instance,
+        disk: disk.name.clone(),
+    };
+    pool.open_volume(&id)
+        .await
+        .map_err(|error| refusal(RefusalReason::Other, waifud_kit::error::with_causes(&error)))
+}
 
 /// Sends the file to its end, without the blocks before byte `from`, which the receiver has. Ends early when the receiver
 /// goes away.
@@ -30,9 +79,9 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
     let read = blocking::on_a_thread(move || read(&file, from, &frames));
     let write = async {
         while let Some(frame) = ready.recv().await {
-            wire.write_all(&frame).await?;
+            timeout(STALLED, wire.write_all(&frame)).await??;
         }
-        wire.flush().await
+        timeout(STALLED, wire.flush()).await?
     };
     tokio::select! {
         (read, written) = async { tokio::join!(read, write) } => {
