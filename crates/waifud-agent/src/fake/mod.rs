@@ -155,7 +155,7 @@ pub fn encoded_disk(contents: &[u8], from: u64) -> std::io::Result<Vec<Bytes>> {
     let mut file = std::fs::File::from(memfd_create("disk", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(contents)?;
     let mut chunks = Vec::new();
-    send::frames(&file, from, |frame| {
+    send::each_frame(&file, from, |frame| {
         chunks.push(frame.encode());
         true
     })?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use async_trait::async_trait;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -19,6 +20,9 @@ use super::peers::{IncomingPeer, PeerListener, PeerNetwork};
 
 /// An address outside, to which nothing is sent (RFC 5737).
 const OUTSIDE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+
+/// Bytes read from a socket at once.
+const SOCKET_READ: usize = 128 << 10;
 
 /// [`PeerNetwork`] over TLS.
 pub struct TlsPeers {
@@ -107,7 +111,7 @@ impl PeerNetwork for TlsPeers {
         let config = node_client_config(&self.ca, &self.own, node).map_err(io::Error::other)?;
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        let connected = TlsConnector::from(config).connect(server_name(), stream);
+        let connected = TlsConnector::from(config).connect(server_name(), buffered(stream));
         Ok(Box::new(connected.await?))
     }
 }
@@ -126,7 +130,7 @@ impl PeerListener for Listener {
             address: address.ip().to_canonical(),
             handshake: Box::pin(async move {
                 stream.set_nodelay(true)?;
-                let stream = tls.accept(stream).await?;
+                let stream = tls.accept(buffered(stream)).await?;
                 let (_, session) = stream.get_ref();
                 let certificate = session.peer_certificates().and_then(<[_]>::first);
                 let certificate = certificate.ok_or(io::ErrorKind::PermissionDenied)?;
@@ -135,6 +139,11 @@ impl PeerListener for Listener {
             }),
         })
     }
+}
+
+/// rustls reads a few KiB at once.
+fn buffered(stream: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(SOCKET_READ, stream)
 }
 
 fn lacks_ipv6(error: &io::Error) -> bool {

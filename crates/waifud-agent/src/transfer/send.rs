@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use waifud_api::disk_transfer::DiskFrame;
+use waifud_api::disk_transfer::{DiskFrame, encode_block};
 use waifud_api::stream::{RefusalReason, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_types::{Epoch, InstanceId, VolumeId};
@@ -69,7 +69,7 @@ pub(crate) async fn open_released(
 }
 
 /// Sends the file to its end, without the blocks before byte `from`, which the receiver has. Ends early when the receiver
-/// goes away.
+/// goes away, or reads nothing.
 pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
     let (mut gone, mut wire) = tokio::io::split(wire);
     let mut ignored = [0; 64];
@@ -84,32 +84,59 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
         timeout(STALLED, wire.flush()).await?
     };
     tokio::select! {
-        (read, written) = async { tokio::join!(read, write) } => {
-            if let Err(error) = read.and(written) {
+        sent = async { tokio::try_join!(read, write) } => {
+            if let Err(error) = sent {
                 // Without the last frame, the receiver notices that the disk is incomplete.
                 tracing::warn!(%error, "sending a disk failed");
             }
         }
         () = disconnected => {}
     }
-    let _gone_already = wire.shutdown().await;
+    let _gone_already = timeout(STALLED, wire.shutdown()).await;
 }
 
 /// Reads the file, and sends its frames to the channel until the other end is closed. Blocks.
 fn read(file: &File, from: u64, ready: &mpsc::Sender<Bytes>) -> io::Result<()> {
-    frames(file, from, |frame| {
+    each_frame(file, from, |frame| {
         ready.blocking_send(frame.encode()).is_ok()
     })
 }
 
+/// A frame as it is read from a file: the bytes of a block are not copied.
+#[derive(Clone, Copy)]
+pub(crate) enum ReadFrame<'a> {
+    Block { offset: u64, bytes: &'a [u8] },
+    Other(&'a DiskFrame),
+}
+
+impl ReadFrame<'_> {
+    pub fn encode(self) -> Bytes {
+        match self {
+            Self::Block { offset, bytes } => encode_block(offset, bytes),
+            Self::Other(frame) => frame.encode(),
+        }
+    }
+
+    pub fn to_frame(self) -> DiskFrame {
+        match self {
+            Self::Block { offset, bytes } => DiskFrame::Block {
+                offset,
+                bytes: Bytes::copy_from_slice(bytes),
+            },
+            Self::Other(frame) => frame.clone(),
+        }
+    }
+}
+
 /// Calls `each` with the frames of a file, without the blocks before byte `from`, until it returns false. Blocks.
-pub(crate) fn frames(
+pub(crate) fn each_frame(
     file: &File,
     from: u64,
-    mut each: impl FnMut(DiskFrame) -> bool,
+    mut each: impl FnMut(ReadFrame<'_>) -> bool,
 ) -> io::Result<()> {
     let (length, allocated) = sizes(file)?;
-    if !each(DiskFrame::Header { length, allocated }) {
+    let header = DiskFrame::Header { length, allocated };
+    if !each(ReadFrame::Other(&header)) {
         return Ok(());
     }
     let mut hasher = BlockHasher::default();
@@ -122,12 +149,11 @@ pub(crate) fn frames(
         silent += 1;
         match block.filter(|_| offset >= from) {
             Some(bytes) => {
-                let bytes = Bytes::copy_from_slice(bytes);
-                is_open = each(DiskFrame::Block { offset, bytes });
+                is_open = each(ReadFrame::Block { offset, bytes });
                 silent = 0;
             }
             None if silent >= SILENT_BLOCKS => {
-                is_open = each(DiskFrame::Alive);
+                is_open = each(ReadFrame::Other(&DiskFrame::Alive));
                 silent = 0;
             }
             None => {}
@@ -136,7 +162,7 @@ pub(crate) fn frames(
     })?;
     if is_open {
         let hash = hasher.finish();
-        each(DiskFrame::End { hash });
+        each(ReadFrame::Other(&DiskFrame::End { hash }));
     }
     Ok(())
 }

@@ -159,8 +159,8 @@ impl ControlLink for FakeWaifud {
         let mut sent = Vec::new();
         File::open(&path)
             .and_then(|file| {
-                send::frames(&file, from, |frame| {
-                    sent.push(frame);
+                send::each_frame(&file, from, |frame| {
+                    sent.push(frame.to_frame());
                     true
                 })
             })
