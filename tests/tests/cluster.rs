@@ -197,6 +197,17 @@ fn an_instance_moves(world: &World) -> Result<()> {
         ensure!(ready.pointer(mac) == before.pointer(mac), "{ready}");
         ensure!(in_web(world, "sha256sum /root/data")? == data);
         let over = world.until("web", "no longer moving", |it| it["move"].is_null())?;
+        // From node to node, not through the machine of waifud.
+        let handed_over = format!("instance.handed-over to {to}");
+        let events = world.waifuctl.json(&["events", "web", "--limit", "1000"])?;
+        let events = events["items"].as_array().context("no items")?;
+        let directly = events.iter().any(|event| {
+            let text = |key: &str| event[key].as_str().unwrap_or_default();
+            let message = text("message");
+            format!("{} {message}", text("kind")).starts_with(&handed_over)
+                && message.ends_with("its disks were copied directly")
+        });
+        ensure!(directly, "{events:?}");
         ensure!(over["status"]["state"] == "running", "{over}");
         ensure!(disks(world, to)? == 1 && disks(world, from)? == 0);
         ensure!(unmanaged(world, from, "web")?.is_empty());

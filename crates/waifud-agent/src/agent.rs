@@ -31,6 +31,9 @@ use crate::instance::signals::{Signal, Signals};
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
 use crate::node::{background_tasks, facts, sweep};
+use crate::peer_port::direct::AvoidedPaths;
+use crate::peer_port::tickets::Tickets;
+use crate::peer_port::{PortStatus, server};
 use crate::settings::{BootAlone, Settings};
 use crate::shared::{Adapters, Pools, Shared};
 use crate::streams::requests::StreamRequests;
@@ -130,6 +133,10 @@ impl Agent {
             hypervisor: adapters.hypervisor,
             guest_network: adapters.network,
             link: adapters.link,
+            peers: adapters.peers,
+            port: PortStatus::default(),
+            tickets: Tickets::default(),
+            avoided_paths: AvoidedPaths::default(),
             clock: adapters.clock,
             host: adapters.host,
             table,
@@ -219,7 +226,7 @@ fn background_tasks(
     shared: &Arc<Shared>,
     streams: &Arc<StreamServer>,
     images: &Arc<ImageCollector>,
-) -> [BoxFuture<'static, ()>; 14] {
+) -> [BoxFuture<'static, ()>; 15] {
     fn task<T: Send + Sync + 'static>(
         name: &'static str,
         context: &Arc<T>,
@@ -251,6 +258,7 @@ fn background_tasks(
             background_tasks::observations(s).boxed()
         }),
         task("guest diagnostics", shared, |s| diagnostics::run(s).boxed()),
+        task("peer port", shared, |s| server::run(s).boxed()),
         task("streams", streams, |s| streams::run(s).boxed()),
         task("boot", shared, |s| background_tasks::boot_alone(s).boxed()),
     ]

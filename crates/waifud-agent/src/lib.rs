@@ -14,6 +14,7 @@
 //!   works without waifud, and sends reports.
 //! - `guest` serves guests their documents and finds out what cloud-init does in them.
 //! - `node` has the node's facts, its membership, and tasks that belong to no single instance.
+//! - `peer_port` and `transfer` send and receive the disks of instances that move.
 //! - `network`, `images` and `streams` apply the guests' network, import images, and serve consoles and connections.
 //!
 //! Stopping an agent stops nothing else: guests, firewall rules, DHCP and documents are not affected.
@@ -31,6 +32,7 @@ mod instance;
 pub mod interfaces;
 mod network;
 mod node;
+mod peer_port;
 mod plain_file;
 mod settings;
 mod shared;

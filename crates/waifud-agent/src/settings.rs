@@ -65,6 +65,8 @@ pub struct Timing {
     pub network: Duration,
     /// Between two periodic repairs of the fabric.
     pub fabric: Duration,
+    /// Between two attempts to listen on the peer port.
+    pub peer_port: Duration,
     /// Between two checks of the metadata service.
     pub metadata: Duration,
     /// How long the metadata service may be unreachable before guests are started with a disk of their documents instead.
@@ -108,6 +110,7 @@ impl Default for Timing {
             image_grace: Duration::from_hours(24),
             network: Duration::from_mins(2),
             fabric: Duration::from_secs(5),
+            peer_port: Duration::from_secs(10),
             metadata: Duration::from_secs(10),
             metadata_patience: Duration::from_mins(2),
             report_port: Duration::from_millis(500),

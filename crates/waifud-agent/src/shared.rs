@@ -16,9 +16,14 @@ use crate::guest::diagnostics_requests::DiagnosticsRequests;
 use crate::guest::metadata::Metadata;
 use crate::instance::parts::InstanceParts;
 use crate::instance::signals::Signals;
-use crate::interfaces::{Clock, ControlLink, HostPower, MetadataService, MetadataTunnel};
+use crate::interfaces::{
+    Clock, ControlLink, HostPower, MetadataService, MetadataTunnel, PeerNetwork,
+};
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
+use crate::peer_port::PortStatus;
+use crate::peer_port::direct::AvoidedPaths;
+use crate::peer_port::tickets::Tickets;
 use crate::settings::Settings;
 use crate::streams::GuestDialer;
 use crate::streams::requests::StreamRequests;
@@ -36,6 +41,8 @@ pub struct Adapters {
     pub fabric: Arc<dyn Fabric>,
     /// The link to waifud.
     pub link: Arc<dyn ControlLink>,
+    /// Connections to and from other nodes.
+    pub peers: Arc<dyn PeerNetwork>,
     /// The metadata service.
     pub metadata: Arc<dyn MetadataService>,
     /// The node's end of the tunnel to the metadata service.
@@ -55,6 +62,10 @@ pub(crate) struct Shared {
     pub pools: Arc<Pools>,
     pub guest_network: Arc<dyn GuestNetwork>,
     pub link: Arc<dyn ControlLink>,
+    pub peers: Arc<dyn PeerNetwork>,
+    pub port: PortStatus,
+    pub tickets: Tickets,
+    pub avoided_paths: AvoidedPaths,
     pub clock: Arc<dyn Clock>,
     pub host: Arc<dyn HostPower>,
     pub instances: InstanceParts,

@@ -44,6 +44,8 @@ struct Plan {
     wireguard_listen: SocketAddr,
     wireguard_key: PathBuf,
     mesh: MeshPlan,
+    peer_listen: Option<SocketAddr>,
+    peer_endpoints: Vec<SocketAddr>,
 }
 
 /// The link to other nodes.
@@ -145,6 +147,8 @@ fn plan(config: &Config, owners: Owners) -> anyhow::Result<Plan> {
         wireguard_listen: config.wireguard_listen,
         wireguard_key: config.state_dir.join("wireguard.key"),
         mesh: mesh_plan(config),
+        peer_listen: config.peer_listen()?,
+        peer_endpoints: config.peer_endpoints.clone(),
     })
 }
 
@@ -176,12 +180,14 @@ pub fn assemble(
     )?);
     host::ensure_traversable_dir(&plan.network.run_dir)?;
     host::ensure_traversable_dir(&plan.network.state_dir)?;
+    let peers = member.peers(plan.peer_listen, plan.peer_endpoints)?;
     let adapters = Adapters {
         hypervisor: LibvirtHypervisor::connect(plan.libvirt)?,
         pools,
         network: LinuxNetwork::new(plan.network),
         fabric: Arc::new(fabric_of(plan.mesh)?),
         link: Arc::new(HttpLink::of(member)?),
+        peers: Arc::new(peers),
         metadata: Arc::new(MetadatadClient::new(plan.metadatad_socket)),
         tunnel: tunnel.clone(),
         dialer: Arc::new(TcpDialer),
@@ -240,12 +246,18 @@ mod tests {
             ),
             ("mesh_interface = \"wf8\"", r#"interface: "wf8","#),
             ("mesh_port = 1", "port: 1,"),
+            ("peer_listen = \"\"", "peer_listen: None,"),
+            ("peer_listen = \"10.0.0.1:1\"", "10.0.0.1:1,"),
         ] {
             assert_eq!(changed(line), [expected], "{line}");
         }
         assert_eq!(
             changed("mesh_endpoints = [\"192.0.2.1:1\"]"),
             ["192.0.2.1:1,", "endpoints: ["]
+        );
+        assert_eq!(
+            changed("peer_endpoints = [\"192.0.2.1:1\"]"),
+            ["192.0.2.1:1,", "peer_endpoints: ["]
         );
         assert_eq!(
             changed("run_dir = \"/r\""),

@@ -38,6 +38,10 @@ pub struct Config {
     /// Where other nodes reach the mesh of this one. The default is this node's address in its connection to waifud, and the
     /// port of the mesh.
     pub mesh_endpoints: Vec<SocketAddr>,
+    /// Where this node listens for other nodes; empty to copy all disks through waifud.
+    pub peer_listen: String,
+    /// Where other nodes reach that port. The default is this node's address in its connection to waifud.
+    pub peer_endpoints: Vec<SocketAddr>,
     /// The guests' DNS domain.
     pub domain: String,
     /// The user that image tools run as.
@@ -84,6 +88,8 @@ impl Default for Config {
             mesh_interface: "wfmesh0".to_owned(),
             mesh_port: 51820,
             mesh_endpoints: Vec::new(),
+            peer_listen: "[::]:7374".to_owned(),
+            peer_endpoints: Vec::new(),
             domain: "waifu.internal".to_owned(),
             image_user: "waifud-image".to_owned(),
             qemu_user: "libvirt-qemu".to_owned(),
@@ -133,8 +139,23 @@ impl Config {
         if !config.wireguard_listen.ip().is_loopback() {
             bail!("wireguard_listen must be a loopback address");
         }
+        config.peer_listen()?;
         config.boot_alone()?;
         Ok(config)
+    }
+
+    /// Where this node listens for other nodes; `None` if it does not.
+    pub fn peer_listen(&self) -> anyhow::Result<Option<SocketAddr>> {
+        let text = self.peer_listen.as_str();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(listen) if listen.port() != 0 => Ok(Some(listen)),
+            _ => bail!(
+                "invalid peer_listen {text:?}: expected an address and a port, for example [::]:7374, or nothing"
+            ),
+        }
     }
 
     /// Whether guests are started before waifud has answered.
@@ -197,6 +218,11 @@ mod tests {
             ),
             ("boot_alone = \"maybe\"", "invalid boot_alone \"maybe\""),
             ("boot_alone = \"wait:2h\"", "invalid boot_alone \"wait:2h\""),
+            ("peer_listen = \"7374\"", "invalid peer_listen \"7374\""),
+            (
+                "peer_listen = \"0.0.0.0:0\"",
+                "invalid peer_listen \"0.0.0.0:0\"",
+            ),
             (
                 "wireguard_listen = \"0.0.0.0:51822\"",
                 "wireguard_listen must be a loopback address",

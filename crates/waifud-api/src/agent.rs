@@ -10,6 +10,7 @@
 //! | `GET /v1/agent/images/{digest}` | the image's bytes |
 //! | `GET /v1/agent/bundles/{digest}` | the encrypted bundle's bytes |
 //! | `GET /v1/agent/moves/{instance}/disks/{index}?from=BYTES` | a disk of an instance that the node receives ([`crate::disk_transfer`]) |
+//! | `POST /v1/agent/moves/{instance}/disks/{index}/ticket` | [`DiskTicket`]: the same disk, from the node that has it ([`crate::node_to_node`]) |
 //! | `GET /v1/agent/streams/{id}` with `Upgrade` | a stream's bytes, both ways ([`crate::stream`]) |
 //! | `POST /v1/agent/streams/{id}/refuse` [`StreamRefusal`](crate::stream::StreamRefusal) | 204 |
 //!
@@ -42,6 +43,7 @@ pub mod bounds;
 mod incoming;
 mod redis;
 mod slice;
+mod ticket;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -64,6 +66,7 @@ use waifud_types::{
 pub use self::incoming::{Incoming, Receiving};
 pub use self::redis::RedisAccess;
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
+pub use self::ticket::{DiskTicket, Ticket, TicketOrder};
 use crate::stream::StreamOrder;
 
 /// The first request of an agent.
@@ -164,6 +167,8 @@ pub enum WatchFrame {
     /// A client requested a stream: the agent opens it and connects with its id. Has no revision and is not sent
     /// again.
     Stream(StreamOrder),
+    /// Another node was given a ticket for a disk of this one. Has no revision and is not sent again.
+    Ticket(TicketOrder),
     /// Keeps the connection alive.
     Ping,
 }
@@ -180,7 +185,7 @@ impl WatchFrame {
             | Self::Tombstone { revision, .. }
             | Self::Release { revision, .. }
             | Self::Sync { revision } => Some(revision),
-            Self::Stream(_) | Self::Ping => None,
+            Self::Stream(_) | Self::Ticket(_) | Self::Ping => None,
         }
     }
 }

@@ -26,7 +26,7 @@ pub use stream::AgentStream;
 
 use crate::{
     Problem,
-    agent::{AgentReport, Hello, OwnNode, SliceObject, WatchFrame, Welcome},
+    agent::{AgentReport, DiskTicket, Hello, OwnNode, SliceObject, WatchFrame, Welcome},
     join::{JOIN_TOKEN_HEADER, JoinRequest, Joined},
 };
 
@@ -262,6 +262,17 @@ impl AgentClient {
         let path = format!("/v1/agent/moves/{instance}/disks/{index}?from={from}");
         let open = self.open(Method::GET, &path, Bytes::new(), None).await?;
         Ok(DiskBody(open))
+    }
+
+    /// Requests a ticket for a disk of an instance that the node receives, to copy it from the node that has it.
+    pub async fn disk_ticket(
+        &self,
+        instance: InstanceId,
+        index: u32,
+    ) -> Result<DiskTicket, AgentClientError> {
+        let path = format!("/v1/agent/moves/{instance}/disks/{index}/ticket");
+        let open = self.open(Method::POST, &path, Bytes::new(), None).await?;
+        self.json(open).await
     }
 
     fn unreachable(&self, source: io::Error) -> AgentClientError {
@@ -533,7 +544,7 @@ fn unknown_kind(line: &[u8]) -> Option<String> {
             .map(|object| object.kind)
             .or(kinds.kind)
             .filter(|kind| !SliceObject::KINDS.contains(&kind.as_str())),
-        "tombstone" | "release" | "sync" | "ping" => None,
+        "tombstone" | "release" | "sync" | "ticket" | "ping" => None,
         // This also applies to a kind of stream that only a newer waifud knows.
         _ => Some(kinds.frame),
     }

@@ -86,13 +86,7 @@ impl DiskFrame {
                 out.put_u64(length.bytes());
                 out.put_u64(allocated.bytes());
             }
-            Self::Block { offset, bytes } => {
-                out.reserve(BLOCK_HEADER + bytes.len());
-                out.put_u8(BLOCK_TAG);
-                out.put_u64(*offset);
-                out.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-                out.put_slice(bytes);
-            }
+            Self::Block { offset, bytes } => return encode_block(*offset, bytes),
             Self::Alive => out.put_u8(ALIVE_TAG),
             Self::End { hash } => {
                 out.put_u8(END_TAG);
@@ -101,6 +95,16 @@ impl DiskFrame {
         }
         out.freeze()
     }
+}
+
+/// The bytes to send of a block.
+pub fn encode_block(offset: u64, bytes: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(BLOCK_HEADER + bytes.len());
+    out.put_u8(BLOCK_TAG);
+    out.put_u64(offset);
+    out.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.put_slice(bytes);
+    out.freeze()
 }
 
 /// Splits received bytes into frames, and checks that the blocks are in order and inside the file.

@@ -19,6 +19,7 @@ pub mod metadatad_client;
 pub mod moving;
 pub mod network;
 pub mod node;
+pub mod node_to_node;
 pub mod page;
 pub mod problem;
 pub mod server;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waifud_types::{ByteSize, MoveState, Name, Timestamp};
+use waifud_types::{ByteSize, CopyPath, MoveState, Name, Timestamp};
 
 /// `POST /v1/instances/{name}/move`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -35,4 +35,7 @@ pub struct InstanceMove {
     pub total_bytes: Option<ByteSize>,
     /// Why it does not go on, in the words of the node; null if it does.
     pub reason: Option<String>,
+    /// The path of the disk that is being copied; null while none is, and if the node does not tell.
+    #[serde(default)]
+    pub path: Option<CopyPath>,
 }

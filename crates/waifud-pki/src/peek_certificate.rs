@@ -28,7 +28,7 @@ impl PresentedCertificates {
 /// For one handshake, which fails after the certificates were received.
 pub fn peek_config() -> Result<(Arc<ClientConfig>, PresentedCertificates), PkiError> {
     let presented = PresentedCertificates::default();
-    Ok((Arc::new(config_with(presented.clone())?), presented))
+    Ok((Arc::new(config_with(presented.clone(), None)?), presented))
 }
 
 /// Stores the certificates and refuses them.

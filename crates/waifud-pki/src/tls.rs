@@ -65,7 +65,7 @@ pub fn client_config(
 /// The configuration of a client that does not have the CA yet: the server must send the CA with this fingerprint, and
 /// its certificate must be issued by it.
 pub fn join_config(ca: Digest) -> Result<Arc<ClientConfig>, PkiError> {
-    let mut config = config_with(Pinned(ca))?;
+    let mut config = config_with(Pinned(ca), None)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(config))
 }
@@ -78,7 +78,7 @@ pub(crate) fn is_good(ca: &CertificateDer<'static>, own: &Identity) -> Result<()
     Ok(())
 }
 
-fn roots(ca: &CertificateDer<'static>) -> Result<RootCertStore, Error> {
+pub(crate) fn roots(ca: &CertificateDer<'static>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.clone())?;
     Ok(roots)

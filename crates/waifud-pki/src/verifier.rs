@@ -8,7 +8,7 @@ use rustls::crypto::{CryptoProvider, ring::default_provider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme, version::TLS13};
 
-use crate::PkiError;
+use crate::{Identity, PkiError};
 
 /// Decides whether a server's certificates are accepted.
 pub(crate) trait Decide: fmt::Debug + Send + Sync + 'static {
@@ -26,18 +26,25 @@ pub(crate) struct Presented<'a> {
     pub(crate) now: UnixTime,
 }
 
-/// The configuration of a client without a certificate, for which `decide` accepts or refuses servers.
-pub(crate) fn config_with(decide: impl Decide) -> Result<ClientConfig, PkiError> {
+/// The configuration of a client for which `decide` accepts or refuses servers. With an identity, the client authenticates
+/// with it.
+pub(crate) fn config_with(
+    decide: impl Decide,
+    own: Option<&Identity>,
+) -> Result<ClientConfig, PkiError> {
     let provider = Arc::new(default_provider());
     let verifier = Verifier {
         decide,
         provider: Arc::clone(&provider),
     };
-    Ok(ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(match own {
+        Some(own) => builder.with_client_auth_cert(own.chain().to_vec(), own.key()?)?,
+        None => builder.with_no_client_auth(),
+    })
 }
 
 #[derive(Debug)]

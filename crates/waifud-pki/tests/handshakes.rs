@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection};
 use waifud_pki::{
     Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates, client_config, join_config,
-    server_config, server_name,
+    node_client_config, node_server_config, server_config, server_name,
 };
 use waifud_types::NodeId;
 
@@ -34,7 +34,8 @@ fn shake(
         transfer(&mut server, &mut client)?;
     }
     assert!(!server.is_handshaking() && !client.is_handshaking());
-    assert_eq!(server.alpn_protocol(), Some(b"http/1.1".as_slice()));
+    let protocol = server.alpn_protocol().unwrap();
+    assert!([b"http/1.1".as_slice(), b"waifud-node/1"].contains(&protocol));
     Ok(server.peer_certificates().unwrap_or_default().to_vec())
 }
 
@@ -175,6 +176,67 @@ fn a_node_cannot_impersonate_waifud() {
     let pretender = server_config(ca.certificate(), &own).unwrap();
     let client = client_config(ca.certificate(), None).unwrap();
     shake(pretender, client, server_name()).unwrap_err();
+}
+
+/// A node of this CA, with its identity.
+fn node(ca: &Authority) -> (NodePeer, Identity) {
+    let (key, node) = (NodeKey::generate().unwrap(), node_id());
+    let own = Identity::from_pem(&key.to_pem(), &issued(ca, &key, node)).unwrap();
+    let key = key.digest();
+    (NodePeer { node, key }, own)
+}
+
+#[test]
+fn two_nodes_know_each_other_by_id_and_key() {
+    let ca = Authority::generate().unwrap();
+    let (alder, alder_identity) = node(&ca);
+    let (birch, birch_identity) = node(&ca);
+    let server = || node_server_config(ca.certificate(), &alder_identity).unwrap();
+    let client = |own, expected| node_client_config(ca.certificate(), own, expected).unwrap();
+    let own = client(&birch_identity, alder);
+    let seen = shake(server(), own, server_name()).unwrap();
+    assert_eq!(NodePeer::of(&seen[0]).unwrap(), birch);
+    // Another node, and the expected one with a key that it does not have any more.
+    let key = birch.key;
+    for other in [birch, NodePeer { key, ..alder }] {
+        let own = client(&birch_identity, other);
+        shake(server(), own, server_name()).unwrap_err();
+    }
+}
+
+#[test]
+fn only_nodes_of_the_cluster_connect_to_a_node() {
+    let (ca, other) = (
+        Authority::generate().unwrap(),
+        Authority::generate().unwrap(),
+    );
+    let (alder, identity) = node(&ca);
+    let server = || node_server_config(ca.certificate(), &identity).unwrap();
+    let refused = |client| shake(server(), client, server_name()).unwrap_err();
+    let (_, foreign) = node(&other);
+    refused(node_client_config(ca.certificate(), &foreign, alder).unwrap());
+    let waifud = ca.issue_server(&["127.0.0.1".to_owned()]).unwrap();
+    refused(node_client_config(ca.certificate(), &waifud, alder).unwrap());
+    // Another protocol, and no certificate.
+    let (_, birch) = node(&ca);
+    refused(client_config(ca.certificate(), Some(&birch)).unwrap());
+    refused(client_config(ca.certificate(), None).unwrap());
+}
+
+#[test]
+fn waifud_and_nodes_of_other_clusters_cannot_impersonate_a_node() {
+    let (ca, other) = (
+        Authority::generate().unwrap(),
+        Authority::generate().unwrap(),
+    );
+    let (birch, own) = node(&ca);
+    let waifud = ca.issue_server(&["127.0.0.1".to_owned()]).unwrap();
+    let (pretender, foreign) = node(&other);
+    for (expected, identity) in [(birch, &waifud), (pretender, &foreign)] {
+        let server = node_server_config(ca.certificate(), identity).unwrap();
+        let client = node_client_config(ca.certificate(), &own, expected).unwrap();
+        shake(server, client, server_name()).unwrap_err();
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub use disk_space::{DiskSpace, DiskSpaceState};
 pub use fabric::{FabricKind, MeshFacts};
 pub use id::{BootId, InstanceId, NodeId, ProcessId, TapName, VolumeId};
 pub use mac::MacAddr;
-pub use moving::{MoveState, ReceiveState};
+pub use moving::{CopyPath, MoveState, ReceiveState};
 pub use name::Name;
 pub use ownership::OwnershipRole;
 pub use pool::PoolKind;

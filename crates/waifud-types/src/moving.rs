@@ -84,6 +84,28 @@ impl ReceiveState {
     }
 }
 
+/// The path by which the disks of a moving instance are copied.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyPath {
+    /// From node to node, through the peer port of the old one.
+    Direct,
+    /// Through waifud.
+    Waifud,
+    /// A path that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+names! {
+    /// The name in the API.
+    CopyPath {
+        Direct => "direct",
+        Waifud => "waifud",
+        Other => "other",
+    }
+}
+
 /// What decides about the next step of a move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[expect(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -159,6 +160,17 @@ pub struct NodeFacts {
     /// What other nodes need to reach this one over a fabric; null for agents that cannot be in one.
     #[serde(default)]
     pub mesh: Option<MeshFacts>,
+    /// The node's peer port; null from agents of earlier versions, and before the agent knows its address.
+    #[serde(default)]
+    pub peer_port: Option<PeerPortFacts>,
+}
+
+/// The port at which other nodes of the cluster reach the agent of a node, to copy disks without waifud between them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct PeerPortFacts {
+    /// The addresses and ports, in order of preference. Empty if the agent does not listen.
+    #[schema(value_type = Vec<String>)]
+    pub endpoints: Vec<SocketAddr>,
 }
 
 impl NodeFacts {

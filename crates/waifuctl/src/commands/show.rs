@@ -94,10 +94,15 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
                 (Some(done), Some(total)) => format!(", {done} of {total}"),
                 _ => String::new(),
             };
+            let path = match moving.path {
+                Some(waifud_types::CopyPath::Direct) => ", copied directly",
+                Some(waifud_types::CopyPath::Waifud) => ", copied through waifud",
+                Some(waifud_types::CopyPath::Other) | None => "",
+            };
             let reason = after(": ", moving.reason.as_deref());
             line(
                 "move",
-                &format!("to {}, {}{copied}{reason}", moving.to, moving.state),
+                &format!("to {}, {}{copied}{path}{reason}", moving.to, moving.state),
             );
         }
         line("hypervisor", status.hypervisor.map_or("-", |h| h.as_str()));

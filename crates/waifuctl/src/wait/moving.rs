@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use waifud_api::{Instance, InstanceMove};
-use waifud_types::{ByteSize, MoveState};
+use waifud_types::{ByteSize, CopyPath, MoveState};
 
 use super::deadline::Deadline;
 use super::watch::InstanceWatch;
@@ -71,12 +71,20 @@ fn show(bar: &indicatif::ProgressBar, name: &str, moving: &InstanceMove) {
 /// The state of a move, in a few words.
 fn describe(moving: &InstanceMove) -> String {
     let InstanceMove { from, to, .. } = moving;
+    let path = match moving.path {
+        Some(CopyPath::Direct) => " directly",
+        Some(CopyPath::Waifud) => " through waifud",
+        Some(CopyPath::Other) | None => "",
+    };
     let doing = match moving.state {
         MoveState::Preparing => format!("{to} prepares for it"),
         MoveState::Stopping => format!("{from} shuts it down"),
         MoveState::Copying => match (moving.done_bytes, moving.total_bytes) {
             (Some(done), Some(total)) => {
-                format!("copying its disks, {} of {}", done, ByteSize(total.bytes()))
+                format!(
+                    "copying its disks{path}, {done} of {}",
+                    ByteSize(total.bytes())
+                )
             }
             _ => "copying its disks".to_owned(),
         },
@@ -113,6 +121,7 @@ mod tests {
                 done_bytes: bytes.map(|(done, _)| ByteSize::mib(done)),
                 total_bytes: bytes.map(|(_, total)| ByteSize::mib(total)),
                 reason: reason.map(str::to_owned),
+                path: None,
             })
         };
         assert_eq!(

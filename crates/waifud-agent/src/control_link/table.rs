@@ -272,7 +272,9 @@ impl Table {
         let mut inner = self.inner();
         let (revision, affected) = match frame {
             // Neither belongs to the slice.
-            WatchFrame::Ping | WatchFrame::Stream(_) => return Ok(Affected::None),
+            WatchFrame::Ping | WatchFrame::Stream(_) | WatchFrame::Ticket(_) => {
+                return Ok(Affected::None);
+            }
             WatchFrame::Put { revision, object } => match object {
                 SliceObject::Peer(peer) => {
                     inner.peers.put(peer, revision);

@@ -111,6 +111,10 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
     }
     shared.reports.set_connected(true);
     shared.reports.resend_all();
+    if hello.facts.peer_port.is_none() {
+        // The connection has shown the node's address, which other nodes need.
+        shared.node_checks.request_facts();
+    }
     let since = shared.table.begin_watch();
     let mut frames = match shared.link.watch(since).await {
         Ok(frames) => frames,
@@ -144,9 +148,16 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
             Err(error) => return Ended::link(error),
         };
         backoff.reset();
-        if let WatchFrame::Stream(order) = frame {
-            shared.stream_requests.add(order);
-            continue;
+        match frame {
+            WatchFrame::Stream(order) => {
+                shared.stream_requests.add(order);
+                continue;
+            }
+            WatchFrame::Ticket(order) => {
+                shared.tickets.add(order);
+                continue;
+            }
+            _ => {}
         }
         let leaves = matches!(frame, WatchFrame::Delete { .. });
         match shared.table.apply(frame) {

@@ -30,7 +30,7 @@ use crate::{BootAlone, Settings, Timing};
 pub use dialer::FakeDialer;
 pub use host::FakeHost;
 pub use metadata::{FakeMetadata, FakeTunnel};
-pub use waifud::{DiskFault, FakeWaifud, StreamOutcome};
+pub use waifud::{DiskFault, FakeWaifud, StreamOutcome, TicketIssuer};
 
 /// Parses a text that is known to be valid.
 fn name(text: &str) -> Name {
@@ -75,6 +75,7 @@ pub fn fast_timing() -> Timing {
         image_grace: Duration::from_hours(24),
         network: ms(500),
         fabric: ms(200),
+        peer_port: ms(50),
         metadata: ms(50),
         metadata_patience: Duration::from_mins(2),
         report_port: ms(50),
@@ -154,7 +155,7 @@ pub fn encoded_disk(contents: &[u8], from: u64) -> std::io::Result<Vec<Bytes>> {
     let mut file = std::fs::File::from(memfd_create("disk", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(contents)?;
     let mut chunks = Vec::new();
-    send::frames(&file, from, |frame| {
+    send::each_frame(&file, from, |frame| {
         chunks.push(frame.encode());
         true
     })?;

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, Incoming, InstanceReport, NodeSlice, Peer, Receiving, RedisAccess, Release,
-    Released, SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame,
+    AgentInstance, DiskTicket, Incoming, InstanceReport, NodeSlice, Peer, Receiving, RedisAccess,
+    Release, Released, SliceKey, SliceObject, TicketOrder, Tombstone, Unmanaged, WatchFrame,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
@@ -53,6 +53,8 @@ struct State {
     transfers: Vec<u64>,
     /// What happens to transfers of disks.
     disk_fault: Option<DiskFault>,
+    /// Tickets for disks, which are issued with new random bits each time.
+    tickets: Option<TicketIssuer>,
     peers: BTreeMap<NodeId, Peer>,
     images: BTreeMap<Digest, Vec<u8>>,
     bundles: BTreeMap<Digest, Vec<u8>>,
@@ -71,6 +73,9 @@ struct State {
 
 /// The outcome of a request: the other end of the stream, or the refusal.
 pub type StreamOutcome = Result<DuplexStream, StreamRefusal>;
+
+/// Issues a ticket for a disk of an instance.
+pub type TicketIssuer = Arc<dyn Fn(InstanceId, u32) -> DiskTicket + Send + Sync>;
 
 /// What happens to a disk on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +98,8 @@ enum Change {
     RemovedPeer(NodeId),
     /// Sent once, to the watches that are open then.
     Stream(StreamOrder),
+    /// Sent once, to the watches that are open then.
+    Ticket(TicketOrder),
 }
 
 impl Default for FakeWaifud {
@@ -132,6 +139,7 @@ impl FakeWaifud {
             disks: BTreeMap::new(),
             transfers: Vec::new(),
             disk_fault: None,
+            tickets: None,
             peers: BTreeMap::new(),
             images: BTreeMap::new(),
             bundles: BTreeMap::new(),
@@ -252,6 +260,11 @@ impl FakeWaifud {
     /// Sets what happens to transfers of disks.
     pub fn set_disk_fault(&self, fault: Option<DiskFault>) {
         lock(&self.state).disk_fault = fault;
+    }
+
+    /// Sets who issues tickets for disks. Without one, they are refused.
+    pub fn set_ticket_issuer(&self, issuer: TicketIssuer) {
+        lock(&self.state).tickets = Some(issuer);
     }
 
     /// The offset that each transfer of a disk began at.
@@ -396,6 +409,11 @@ impl FakeWaifud {
         lock(&self.state).boot
     }
 
+    /// Announces a ticket to the node.
+    pub fn announce_ticket(&self, order: TicketOrder) {
+        self.change(Change::Ticket(order), |_| ());
+    }
+
     /// Requests a stream from the node. The receiver fails if the node does not answer.
     pub fn request_stream(&self, order: StreamOrder) -> oneshot::Receiver<StreamOutcome> {
         let (sender, receiver) = oneshot::channel();
@@ -472,6 +490,7 @@ impl State {
                 key: SliceKey::Peer(*id),
             },
             Change::Stream(order) => WatchFrame::Stream(*order),
+            Change::Ticket(order) => WatchFrame::Ticket(*order),
             Change::Tombstone(id) => WatchFrame::Tombstone {
                 revision,
                 tombstone: self.tombstones.get(id)?.clone(),

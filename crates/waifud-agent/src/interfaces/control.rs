@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, InstanceId, Revision, Timestamp};
@@ -110,6 +110,10 @@ pub trait ControlLink: Send + Sync {
         index: u32,
         from: u64,
     ) -> Result<Box<dyn ByteChunks>, LinkError>;
+
+    /// A ticket for a disk of an instance that this node receives, to copy it from the node that has it. Refused if that is not
+    /// possible.
+    async fn disk_ticket(&self, instance: InstanceId, index: u32) -> Result<DiskTicket, LinkError>;
 
     /// The encrypted bytes of a bundle, verified against its digest.
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError>;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::fs::OpenOptions;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
-use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
 use waifud_api::agent_client::{AgentClient, AgentClientError, DiskBody, WatchStream};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
@@ -121,6 +121,11 @@ impl ControlLink for HttpLink {
     ) -> Result<Box<dyn ByteChunks>, LinkError> {
         let disk = self.client.disk(instance, index, from).await;
         Ok(Box::new(HttpDisk(disk.map_err(link_error)?)))
+    }
+
+    async fn disk_ticket(&self, instance: InstanceId, index: u32) -> Result<DiskTicket, LinkError> {
+        let ticket = self.client.disk_ticket(instance, index).await;
+        ticket.map_err(link_error)
     }
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {

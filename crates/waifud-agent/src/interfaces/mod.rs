@@ -6,10 +6,14 @@ mod control;
 mod host;
 mod http;
 mod metadata;
+mod peers;
+mod tls_peers;
 
 pub use control::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 pub use host::HostPower;
 pub use http::HttpLink;
 pub use metadata::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
+pub use peers::{IncomingPeer, NoPeers, PeerConnection, PeerListener, PeerNetwork};
+pub use tls_peers::TlsPeers;
 
 pub use waifud_kit::clock::{Clock, SystemClock};

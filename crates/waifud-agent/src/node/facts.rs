@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waifud_network::HostNetworkFacts;
-use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources, feature};
+use waifud_types::node::{
+    HypervisorFacts, NodeFacts, PeerPortFacts, PoolFacts, Resources, feature,
+};
 use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{ByteSize, MeshFacts, Timestamp};
 
@@ -119,6 +121,8 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     let fabric = shared.network.fabric();
     conditions.extend(fabric.conditions(&shared.table.peers(), now).await);
     facts.mesh = mesh(shared, earlier.as_ref());
+    facts.peer_port = peer_port(shared);
+    conditions.extend(shared.port.condition(now));
     // Without a subnet there is nothing to serve.
     if shared.table.node().slice.is_some()
         && let Some(message) = shared.metadata.error()
@@ -171,6 +175,17 @@ fn mesh(shared: &Shared, earlier: Option<&NodeFacts>) -> Option<MeshFacts> {
     })
 }
 
+/// Where other nodes reach the peer port; `None` while the node does not know its address.
+fn peer_port(shared: &Shared) -> Option<PeerPortFacts> {
+    let own = shared.link.local_address()?;
+    let endpoints = if shared.port.is_open() {
+        shared.peers.endpoints(own)
+    } else {
+        Vec::new()
+    };
+    Some(PeerPortFacts { endpoints })
+}
+
 /// The time limit for reading the host's networks, which takes a few requests to the kernel.
 const NETWORKS_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -218,6 +233,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         labels: BTreeMap::new(),
         features: feature::ALL.map(str::to_owned).into(),
         mesh: None,
+        peer_port: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! before the join request is sent. An interrupted join continues with the same key, for which the token is still valid.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -16,6 +17,8 @@ use waifud_pki::{
     server_name, valid_until, write_durably,
 };
 use waifud_types::{Digest, Name, NodeId, Secret, Timestamp};
+
+use crate::interfaces::TlsPeers;
 
 /// The file of a node that has joined.
 const FILE: &str = "identity.json";
@@ -182,6 +185,18 @@ impl Membership {
         let ca = certificates(&stored.ca)?.swap_remove(0);
         let config = client_config(&ca, Some(&own))?;
         Ok(AgentClient::tls(config, server_name(), stored.addresses))
+    }
+
+    /// Connections to and from the other nodes of the cluster, authenticated with this node's certificate.
+    pub fn peers(
+        &self,
+        listen: Option<SocketAddr>,
+        advertised: Vec<SocketAddr>,
+    ) -> Result<TlsPeers, MembershipError> {
+        let stored = self.stored().clone();
+        let own = Identity::from_pem(stored.key.expose(), &stored.certificate)?;
+        let ca = certificates(&stored.ca)?.swap_remove(0);
+        Ok(TlsPeers::new(ca, own, listen, advertised)?)
     }
 
     /// Stores waifud's addresses. Durable when it returns; nothing is written if they are known.

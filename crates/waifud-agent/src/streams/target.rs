@@ -9,13 +9,14 @@ use waifud_api::stream::{RefusalReason, StreamKind, StreamOrder, StreamRefusal};
 use waifud_hypervisor::{ByteStream, Device, HypervisorError};
 use waifud_network::linux::{GuestNic, ReachError};
 use waifud_types::status::InstanceAddress;
-use waifud_types::{Name, TapName, VolumeId};
+use waifud_types::{Name, TapName};
 
 use super::context::StreamServer;
 use super::dial::GuestConnection;
 use super::refusal::refusal;
 use super::{guest_file, log};
 use crate::control_link::record::DesiredState;
+use crate::transfer::send;
 
 /// The network whose addresses waifud allocates from the node's subnet.
 const ROUTED: &str = "default";
@@ -56,11 +57,15 @@ pub(super) async fn open(
             "this node does not have the requested copy of the instance",
         )
     };
-    let view = server.table.view(request.instance).ok_or_else(not_here)?;
     if let StreamKind::Disk { index, from } = request.kind {
-        let file = released_disk(server, &view.desired, request, index).await?;
-        return Ok(StreamTarget::Disk { file, from });
+        let (table, pools) = (&server.table, &server.pools);
+        let file = send::open_released(table, pools, request.instance, request.epoch, index);
+        return Ok(StreamTarget::Disk {
+            file: file.await?,
+            from,
+        });
     }
+    let view = server.table.view(request.instance).ok_or_else(not_here)?;
     let DesiredState::Keep(instance) = view.desired else {
         return Err(not_here());
     };
@@ -99,40 +104,6 @@ pub(super) async fn open(
                 .map(StreamTarget::Tcp)
         }
     }
-}
-
-/// Opens a disk for the node that receives the instance. The release of the requested epoch must be complete, so that the
-/// guest is off and stays off.
-async fn released_disk(
-    server: &StreamServer,
-    desired: &DesiredState,
-    request: &StreamOrder,
-    index: u32,
-) -> Result<File, StreamRefusal> {
-    let refused = |message: &str| refusal(RefusalReason::NotHere, message);
-    let DesiredState::Release(handover) = desired else {
-        return Err(refused("this node has not released the instance"));
-    };
-    let record = handover.record;
-    if !record.completed || record.release.epoch != request.epoch {
-        return Err(refused(
-            "this node has not released this copy of the instance",
-        ));
-    }
-    let instance = handover.instance.as_ref();
-    let disk = usize::try_from(index)
-        .ok()
-        .and_then(|index| instance?.spec.disks.get(index));
-    let disk = disk.ok_or_else(|| refused("the instance has no such disk"))?;
-    let pool = server.pools.get(&disk.pool);
-    let pool = pool.ok_or_else(|| refused("this node has no longer the pool of the disk"))?;
-    let id = VolumeId {
-        instance: request.instance,
-        disk: disk.name.clone(),
-    };
-    pool.open_volume(&id)
-        .await
-        .map_err(|error| refusal(RefusalReason::Other, waifud_kit::error::with_causes(&error)))
 }
 
 /// Connects to the first of the instance's addresses that answers.

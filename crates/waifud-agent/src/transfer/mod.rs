@@ -6,3 +6,4 @@ pub(crate) mod receive;
 pub(crate) mod send;
 #[cfg(test)]
 mod tests;
+mod writer;

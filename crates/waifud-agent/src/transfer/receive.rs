@@ -6,22 +6,21 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use waifud_api::agent::{Incoming, Receiving};
-use waifud_api::disk_transfer::{BLOCK, DiskDecoder, DiskFrame};
+use waifud_api::disk_transfer::{BLOCK, DiskDecoder, DiskFrame, HASH};
 use waifud_storage::StoragePool;
 use waifud_types::spec::DiskSpec;
-use waifud_types::{ByteSize, ReceiveState, VolumeId};
+use waifud_types::{ByteSize, CopyPath, ReceiveState, VolumeId};
 
 use super::blocks::{BlockHasher, for_each_block};
+use super::writer::BlockWriter;
 use crate::instance::failure::Failure;
+use crate::interfaces::ByteChunks;
+use crate::peer_port::direct;
 use crate::shared::{Pools, Shared};
 use crate::{blocking, failpoints};
-
-/// After this many bytes, what was received is written to the disk, so that a power cut costs little of it.
-const SYNC_EVERY: u64 = 256 << 20;
 
 /// The largest file for a disk: its size, and what a format adds to it.
 fn largest(disk: &DiskSpec) -> u64 {
@@ -34,6 +33,8 @@ fn largest(disk: &DiskSpec) -> u64 {
 struct Bytes {
     done: u64,
     total: u64,
+    /// The path of the disk that is being copied.
+    path: Option<CopyPath>,
 }
 
 /// Brings the instance to this node as far as the order says: its images, and its disks once they may be copied. `report` is
@@ -51,6 +52,7 @@ pub(crate) async fn receive(
             done_bytes: ByteSize(bytes.done),
             total_bytes: ByteSize(bytes.total.max(bytes.done)),
             reason: None,
+            path: bytes.path,
         });
     };
     if shared.hypervisor.get(incoming.id).await?.is_some() {
@@ -89,6 +91,7 @@ pub(crate) async fn receive(
                     Bytes {
                         done: before.done.saturating_add(now.done),
                         total: before.total.saturating_add(now.total),
+                        path: now.path,
                     },
                 );
             })
@@ -149,89 +152,69 @@ impl Transfer<'_> {
         file: &Arc<File>,
         progress: &(impl Fn(Bytes) + Send + Sync),
     ) -> Result<Bytes, CopyError> {
-        let (from, mut hasher, had) = resume(file).await?;
-        let link = &self.shared.link;
-        let mut body = link
-            .fetch_disk(self.incoming.id, self.index, from)
-            .await
-            .map_err(|error| {
-                Failure::passing(format!("cannot copy {}: {error}", self.disk.name))
-            })?;
-        let mut decoder = DiskDecoder::default();
-        let mut bytes = Bytes {
-            done: had,
-            total: 0,
+        let (from, hasher, had) = resume(file).await?;
+        let (body, path) = self.open(from).await?;
+        let progress = |bytes| {
+            progress(Bytes {
+                path: Some(path),
+                ..bytes
+            });
         };
-        let mut length = None;
-        let mut unsynced = 0;
-        loop {
-            let frame = decoder
-                .frame()
-                .map_err(|error| CopyError::Damaged(self.describe(&error.to_string())))?;
-            let Some(frame) = frame else {
-                let chunk = body.chunk().await.map_err(|error| {
-                    Failure::passing(format!("cannot copy {}: {error}", self.disk.name))
-                })?;
-                let Some(chunk) = chunk else {
-                    let why = self.describe("the transfer was interrupted");
-                    return Err(Failure::passing(why).into());
-                };
-                decoder.push(&chunk);
-                continue;
-            };
-            match frame {
-                DiskFrame::Header {
-                    length: size,
-                    allocated,
-                } => {
-                    if size.bytes() > largest(self.disk) || size.bytes() < from {
-                        let why = self.describe("the file has an impossible size");
-                        return Err(CopyError::Damaged(why));
-                    }
-                    length = Some(size.bytes());
-                    bytes.total = allocated.bytes();
-                    progress(bytes);
-                }
-                DiskFrame::Block {
-                    offset,
-                    bytes: data,
-                } => {
-                    if offset < from {
-                        let why = self.describe("a block arrives twice");
-                        return Err(CopyError::Damaged(why));
-                    }
-                    hasher.add(offset, &data);
-                    let size = u64::try_from(data.len()).unwrap_or(0);
-                    unsynced += size;
-                    let sync = unsynced >= SYNC_EVERY;
-                    if sync {
-                        unsynced = 0;
-                    }
-                    let to = Arc::clone(file);
-                    let written = blocking::on_a_thread(move || {
-                        to.write_all_at(&data, offset)?;
-                        if sync { to.sync_data() } else { Ok(()) }
-                    });
-                    written.await.map_err(|error| self.write_error(&error))?;
-                    bytes.done = bytes.done.saturating_add(size);
-                    progress(bytes);
-                }
-                DiskFrame::Alive => {}
-                DiskFrame::End { hash } => {
-                    if hasher.finish() != hash {
-                        let why = self.describe("what has arrived differs from what was sent");
-                        return Err(CopyError::Damaged(why));
-                    }
-                    let (to, end) = (Arc::clone(file), length.unwrap_or(0));
-                    let ended = blocking::on_a_thread(move || {
-                        to.set_len(end)?;
-                        to.sync_all()
-                    });
-                    ended.await.map_err(|error| self.write_error(&error))?;
-                    return Ok(bytes);
-                }
+        progress(Bytes::default());
+        let mut arriving = Arriving {
+            transfer: self,
+            from,
+            had,
+            writer: BlockWriter::new(Arc::clone(file), hasher),
+            bytes: Bytes::default(),
+            length: 0,
+        };
+        let ended = arriving.read(body, &progress).await;
+        let has_progress = arriving.bytes.done > 0;
+        // Also after a failure: what has arrived is written before the file is used again.
+        let hasher = arriving.writer.finish().await;
+        let complete = async {
+            let hasher = hasher.map_err(|error| self.write_error(&error))?;
+            if hasher.finish() != ended? {
+                let why = self.describe("what has arrived differs from what was sent");
+                return Err(CopyError::Damaged(why));
             }
+            let (to, end) = (Arc::clone(file), arriving.length);
+            let synced = blocking::on_a_thread(move || {
+                to.set_len(end)?;
+                to.sync_all()
+            });
+            synced.await.map_err(|error| self.write_error(&error))?;
+            Ok(Bytes {
+                done: had.saturating_add(arriving.bytes.done),
+                ..arriving.bytes
+            })
+        };
+        let complete = complete.await;
+        // A direct path that delivers nothing, or something else, is not taken again at once.
+        let useless = match &complete {
+            Ok(_) => false,
+            Err(CopyError::Damaged(_)) => true,
+            Err(CopyError::Failed(_)) => !has_progress,
+        };
+        if useless && path == CopyPath::Direct {
+            self.shared.avoided_paths.avoid(self.incoming.id);
         }
+        complete
+    }
+
+    /// Opens the disk: directly at the node that has it if possible, or else through waifud.
+    async fn open(&self, from: u64) -> Result<(Box<dyn ByteChunks>, CopyPath), CopyError> {
+        let direct = direct::open(self.shared, self.incoming, self.index, from);
+        if let Some(body) = direct.await {
+            return Ok((body, CopyPath::Direct));
+        }
+        let link = &self.shared.link;
+        let body = link.fetch_disk(self.incoming.id, self.index, from);
+        let body = body.await.map_err(|error| {
+            Failure::passing(format!("cannot copy {}: {error}", self.disk.name))
+        })?;
+        Ok((body, CopyPath::Waifud))
     }
 
     fn describe(&self, why: &str) -> String {
@@ -252,6 +235,77 @@ impl Transfer<'_> {
             _ => self.describe(&error.to_string()),
         };
         Failure::passing(message).into()
+    }
+}
+
+/// A disk that arrives.
+struct Arriving<'a> {
+    transfer: &'a Transfer<'a>,
+    /// The file has the blocks before this byte.
+    from: u64,
+    /// The bytes of these blocks.
+    had: u64,
+    writer: BlockWriter,
+    /// What has arrived, without what was there before.
+    bytes: Bytes,
+    /// The length of the complete file.
+    length: u64,
+}
+
+impl Arriving<'_> {
+    /// Passes what arrives to the writer. Returns the hash that the complete file must have.
+    async fn read(
+        &mut self,
+        mut body: Box<dyn ByteChunks>,
+        progress: &(impl Fn(Bytes) + Send + Sync),
+    ) -> Result<[u8; HASH], CopyError> {
+        let transfer = self.transfer;
+        let damaged = |why: &str| CopyError::Damaged(transfer.describe(why));
+        let mut decoder = DiskDecoder::default();
+        loop {
+            let frame = decoder
+                .frame()
+                .map_err(|error| damaged(&error.to_string()))?;
+            let Some(frame) = frame else {
+                let disk = &transfer.disk.name;
+                let chunk = body.chunk().await;
+                let chunk = chunk
+                    .map_err(|error| Failure::passing(format!("cannot copy {disk}: {error}")))?;
+                let Some(chunk) = chunk else {
+                    let why = transfer.describe("the transfer was interrupted");
+                    return Err(Failure::passing(why).into());
+                };
+                decoder.push(&chunk);
+                continue;
+            };
+            match frame {
+                DiskFrame::Header { length, allocated } => {
+                    if length.bytes() > largest(transfer.disk) || length.bytes() < self.from {
+                        return Err(damaged("the file has an impossible size"));
+                    }
+                    self.length = length.bytes();
+                    self.bytes.total = allocated.bytes();
+                }
+                DiskFrame::Block { offset, bytes } => {
+                    if offset < self.from {
+                        return Err(damaged("a block arrives twice"));
+                    }
+                    let size = u64::try_from(bytes.len()).unwrap_or(0);
+                    self.bytes.done = self.bytes.done.saturating_add(size);
+                    if !self.writer.add(offset, bytes).await {
+                        // The writer says why.
+                        let why = transfer.describe("it cannot be written");
+                        return Err(Failure::passing(why).into());
+                    }
+                }
+                DiskFrame::Alive => continue,
+                DiskFrame::End { hash } => return Ok(hash),
+            }
+            progress(Bytes {
+                done: self.had.saturating_add(self.writer.written()),
+                ..self.bytes
+            });
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use waifud_api::disk_transfer::{BLOCK, DiskFrame};
 
 use super::blocks::{BlockHasher, for_each_block};
-use super::send::frames;
+use super::send::{each_frame, send};
 
 /// A file of this length with some bytes at offsets.
 fn file(length: u64, parts: &[(u64, Vec<u8>)]) -> File {
@@ -21,11 +22,11 @@ fn file(length: u64, parts: &[(u64, Vec<u8>)]) -> File {
 
 fn sent(file: &File, from: u64) -> Vec<DiskFrame> {
     let mut all = Vec::new();
-    let each = |frame| {
-        all.push(frame);
+    each_frame(file, from, |frame| {
+        all.push(frame.to_frame());
         true
-    };
-    frames(file, from, each).unwrap();
+    })
+    .unwrap();
     all
 }
 
@@ -83,6 +84,20 @@ fn a_sender_that_skips_much_shows_that_it_still_reads() {
     assert_eq!(alive(&sent(&data, 0)), 0);
     let rest = sent(&data, 69 * BLOCK);
     assert_eq!((alive(&rest), offsets(&rest).len()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_sender_gives_a_receiver_up_that_reads_nothing() {
+    tokio::time::pause();
+    let data = file(100 * BLOCK, &[(0, vec![1; 100 << 20])]);
+    let (wire, _silent) = tokio::io::duplex(1 << 16);
+    let sending = tokio::spawn(send(data, 0, Box::new(wire)));
+    // The thread that reads the file keeps the clock from going on by itself.
+    while !sending.is_finished() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    sending.await.unwrap();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use waifud_agent::fake::{FakeDialer, FakeHost, FakeTunnel, fast_timing, sample_settings};
-use waifud_agent::interfaces::SystemClock;
+use waifud_agent::interfaces::{NoPeers, SystemClock};
 use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::Peer;
@@ -139,6 +139,7 @@ impl Cluster {
             fabric: FakeFabric::new(1),
             link: Arc::new(waifud::Link(self.waifud.clone())),
             metadata: Arc::new(metadatad::Link(self.metadatad.clone())),
+            peers: Arc::new(NoPeers),
             tunnel: Arc::new(self.tunnel.clone()),
             dialer: Arc::new(FakeDialer::default()),
             clock: Arc::new(SystemClock),

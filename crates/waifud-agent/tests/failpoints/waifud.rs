@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use waifud_agent::fake::encoded_disk;
 use waifud_agent::interfaces::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
-use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_control::env::{SystemClock, SystemEntropy};
 use waifud_control::{Cause, Control, ControlConfig, ControlError, Peer, http};
@@ -299,6 +299,10 @@ impl ControlLink for Link {
         let (contents, _) = image_bytes(ByteSize::gib(10), 1);
         let frames = encoded_disk(&contents, from).map_err(|_| gone())?;
         Ok(Box::new(Chunks(frames.into())))
+    }
+
+    async fn disk_ticket(&self, _: InstanceId, _: u32) -> Result<DiskTicket, LinkError> {
+        Err(gone())
     }
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use waifud_hypervisor::DomainState;
 use waifud_kit::testing::new_filesystem::NewFilesystem;
 use waifud_kit::testing::skip_if;
-use waifud_types::InstanceState;
+use waifud_storage::fake::FakePool;
 use waifud_types::status::Condition;
+use waifud_types::{InstanceState, ReceiveState};
 
+use crate::receive::{copy, elsewhere};
 use crate::test_node::TestNode;
 
 /// Runs the test called `name` again in a process with a new filesystem. In that process, returns its path.
@@ -124,4 +126,33 @@ async fn a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported() {
     .await;
     assert_eq!(records(&node).len(), before.len() + 1);
     assert_eq!(node.domain(web).await, Some(DomainState::Running));
+}
+
+#[tokio::test]
+async fn a_pool_that_fills_up_while_a_disk_arrives_is_named_and_the_copy_continues() {
+    let name =
+        "disk_full::a_pool_that_fills_up_while_a_disk_arrives_is_named_and_the_copy_continues";
+    let Some(at) = inside(name) else { return };
+    let mut node = TestNode::new();
+    let pool = at.join("pool");
+    fs::create_dir(&pool).unwrap();
+    node.pool = FakePool::new("main".parse().unwrap(), pool);
+    node.start();
+    let (_, incoming) = elsewhere(&node);
+    node.waifud.put_incoming(incoming.clone());
+    node.until_receiving(incoming.id, ReceiveState::Prepared)
+        .await;
+    fill(&at);
+    node.waifud.put_incoming(copy(&incoming));
+    node.until_hindered(
+        incoming.id,
+        "pool main is full; free space on its filesystem",
+    )
+    .await;
+    assert!(node.pool.volume_facts().is_empty());
+    make_room(&at);
+    node.until_receiving(incoming.id, ReceiveState::Received)
+        .await;
+    let receiving = node.waifud.receiving(incoming.id).unwrap();
+    assert_eq!(receiving.reason, None);
 }

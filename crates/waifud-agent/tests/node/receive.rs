@@ -19,7 +19,7 @@ use crate::test_node::TestNode;
 const DATA: [u64; 4] = [1, 2, 3, 6];
 
 /// An instance that another node has, and whose disk waifud sends.
-fn elsewhere(node: &TestNode) -> (AgentInstance, Incoming) {
+pub fn elsewhere(node: &TestNode) -> (AgentInstance, Incoming) {
     let instance = node.instance("web");
     let path = node.settings.state_dir.join("sent-disk");
     let (header, _) = image_bytes(instance.spec.disks[0].size_bytes, 9);
@@ -45,7 +45,7 @@ fn elsewhere(node: &TestNode) -> (AgentInstance, Incoming) {
     (instance, incoming)
 }
 
-fn copy(incoming: &Incoming) -> Incoming {
+pub fn copy(incoming: &Incoming) -> Incoming {
     Incoming {
         copy: true,
         ..incoming.clone()
@@ -53,7 +53,7 @@ fn copy(incoming: &Incoming) -> Incoming {
 }
 
 impl TestNode {
-    async fn until_receiving(&self, id: InstanceId, state: ReceiveState) {
+    pub async fn until_receiving(&self, id: InstanceId, state: ReceiveState) {
         self.until(&format!("{state:?}"), async || {
             self.waifud
                 .receiving(id)
@@ -63,7 +63,7 @@ impl TestNode {
     }
 
     /// Waits until the node says why it does not go on.
-    async fn until_hindered(&self, id: InstanceId, part: &str) {
+    pub async fn until_hindered(&self, id: InstanceId, part: &str) {
         self.until(part, async || {
             let reason = self.waifud.receiving(id).and_then(|it| it.reason);
             reason.is_some_and(|reason| reason.contains(part))

@@ -10,7 +10,7 @@ use waifud_agent::fake::{
     FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, fast_timing, sample_instance,
     sample_settings,
 };
-use waifud_agent::interfaces::SystemClock;
+use waifud_agent::interfaces::{NoPeers, PeerNetwork, SystemClock};
 use waifud_agent::{Adapters, Agent, Settings};
 use waifud_api::agent::{AgentInstance, InstanceReport};
 use waifud_hypervisor::fake::{AgentScript, FakeHypervisor, Op};
@@ -35,6 +35,7 @@ pub struct TestNode {
     pub tunnel: FakeTunnel,
     pub dialer: FakeDialer,
     pub host: FakeHost,
+    pub peers: Arc<dyn PeerNetwork>,
     pub settings: Settings,
     image: (Vec<u8>, waifud_types::Digest),
     /// Stops the agent cleanly.
@@ -67,6 +68,7 @@ impl TestNode {
             tunnel: FakeTunnel::default(),
             dialer: FakeDialer::default(),
             host: FakeHost::default(),
+            peers: Arc::new(NoPeers),
             settings: sample_settings(path("state"), path("run"), fast_timing()),
             image,
             stop: Mutex::default(),
@@ -149,6 +151,7 @@ impl TestNode {
                 fabric: self.fabric.clone(),
                 link: Arc::new(self.waifud.clone()),
                 metadata: Arc::new(self.metadata.clone()),
+                peers: self.peers.clone(),
                 tunnel: Arc::new(self.tunnel.clone()),
                 dialer: Arc::new(self.dialer.clone()),
                 clock: Arc::new(SystemClock),

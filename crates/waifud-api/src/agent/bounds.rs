@@ -326,6 +326,11 @@ impl Walk {
                 walk.list("endpoints", &mut mesh.endpoints, SHORT_LIST_MAX, |_, _| {});
             });
         }
+        if let Some(port) = &mut facts.peer_port {
+            self.at("peer_port", |walk| {
+                walk.list("endpoints", &mut port.endpoints, SHORT_LIST_MAX, |_, _| {});
+            });
+        }
     }
 
     fn pool(&mut self, pool: &mut PoolFacts) {

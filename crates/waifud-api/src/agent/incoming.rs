@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 use waifud_types::spec::DiskSpec;
 use waifud_types::status::StoppedBy;
 use waifud_types::tolerance::known_or_none;
-use waifud_types::{ByteSize, Digest, Epoch, InstanceId, Name, ReceiveState};
+use waifud_types::{ByteSize, CopyPath, Digest, Epoch, InstanceId, Name, ReceiveState};
 
 /// The order to receive an instance, which another node owns or has released.
 ///
@@ -52,4 +52,7 @@ pub struct Receiving {
     pub total_bytes: ByteSize,
     /// Why it does not go on; null if it does.
     pub reason: Option<String>,
+    /// The path of the disk that is being copied; null while none is, and from agents of earlier versions.
+    #[serde(default, deserialize_with = "known_or_none")]
+    pub path: Option<CopyPath>,
 }

@@ -23,7 +23,7 @@ const NOT_BODIES: [(&str, &str); 4] = [
     ("ServerUrl", "in waifuctl's configuration"),
 ];
 /// Types without a schema that occur in the samples of others.
-const WITHIN_OTHERS: [&str; 7] = [
+const WITHIN_OTHERS: [&str; 8] = [
     "CloudInitEvent",
     "Held",
     "Observation",
@@ -31,6 +31,7 @@ const WITHIN_OTHERS: [&str; 7] = [
     "Page",
     "SliceKey",
     "StreamId",
+    "Ticket",
 ];
 /// Enums without a schema, with the JSON pointer of the tag in their first sample.
 const WITHOUT_SCHEMA: [(&str, &str); 8] = [

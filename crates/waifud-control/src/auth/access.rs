@@ -83,6 +83,11 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/v1/agent/images/{digest}", Node),
     ("GET", "/v1/agent/bundles/{digest}", Node),
     ("GET", "/v1/agent/moves/{instance}/disks/{index}", Node),
+    (
+        "POST",
+        "/v1/agent/moves/{instance}/disks/{index}/ticket",
+        Node,
+    ),
     ("GET", "/v1/agent/streams/{id}", Node),
     ("POST", "/v1/agent/streams/{id}/refuse", Node),
     ("GET", "/v1/tokens", AtLeast(Admin)),

@@ -48,6 +48,10 @@ pub fn routes() -> Router<Control> {
             "/v1/agent/moves/{instance}/disks/{index}",
             get(super::moving::disk),
         )
+        .route(
+            "/v1/agent/moves/{instance}/disks/{index}/ticket",
+            post(super::moving::ticket),
+        )
         .route("/v1/agent/streams/{id}", get(stream))
         .route("/v1/agent/streams/{id}/refuse", post(refuse_stream))
 }

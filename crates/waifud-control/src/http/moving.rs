@@ -4,9 +4,12 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use waifud_api::agent::DiskTicket;
 use waifud_api::{Instance, MoveInstance, Problem};
+use waifud_pki::NodePeer;
 use waifud_types::InstanceId;
 
+use super::answers::NoStore;
 use super::body::Json;
 use super::instances::answer;
 use super::paths::InstanceName;
@@ -68,13 +71,33 @@ pub(super) async fn disk(
 ) -> Result<Response, Refusal> {
     let from = params.big_number("from")?.unwrap_or(0);
     params.finish()?;
-    let id: InstanceId = instance
-        .parse()
-        .map_err(|_| problems::not_found("instance", &instance))?;
-    let index: u32 = index
-        .parse()
-        .map_err(|_| problems::not_found("disk", &index))?;
+    let (id, index) = disk_of(&instance, &index)?;
     let bytes = control.disk_to_receive(agent.node, id, index, from).await?;
     let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
     Ok((kind, Body::from_stream(bytes)).into_response())
+}
+
+/// A ticket for a disk of an instance that the node receives, to copy it from the node that has it.
+pub(super) async fn ticket(
+    State(control): State<Control>,
+    agent: AgentPeer,
+    Path((instance, index)): Path<(String, String)>,
+    params: Params,
+) -> Result<NoStore<Json<DiskTicket>>, Refusal> {
+    params.finish()?;
+    let (id, index) = disk_of(&instance, &index)?;
+    let receiver = NodePeer {
+        node: agent.node,
+        key: agent.key,
+    };
+    let ticket = control.issue_disk_ticket(receiver, id, index).await?;
+    Ok(NoStore(Json(ticket)))
+}
+
+fn disk_of(instance: &str, index: &str) -> Result<(InstanceId, u32), Problem> {
+    let id = instance.parse();
+    let id = id.map_err(|_| problems::not_found("instance", instance))?;
+    let number = index.parse();
+    let number = number.map_err(|_| problems::not_found("disk", index))?;
+    Ok((id, number))
 }

@@ -163,6 +163,10 @@ impl Control {
         // A node that has just started does not know its address yet, and keeps what it has reported before.
         let kept = NodeFacts {
             mesh: facts.mesh.clone().or_else(|| row.facts.mesh.clone()),
+            peer_port: facts
+                .peer_port
+                .clone()
+                .or_else(|| row.facts.peer_port.clone()),
             ..facts.clone()
         };
         let facts = &kept;

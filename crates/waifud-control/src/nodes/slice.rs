@@ -135,7 +135,7 @@ impl SliceWatch {
             tokio::select! {
                 () = self.control.stop_token().cancelled() => return Wake::Stop,
                 () = sleep_until(ping) => return Wake::Frame(WatchFrame::Ping),
-                order = self.registration.next() => return Wake::Frame(WatchFrame::Stream(order)),
+                order = self.registration.next() => return Wake::Frame(order),
                 changed = self.changes.changed() => {
                     return if changed.is_ok() { Wake::Changes } else { Wake::Stop };
                 }

@@ -1,4 +1,4 @@
-//! Matches clients that wait for a stream with agents that open it, and sends stream orders to the nodes' watches.
+//! Matches clients that wait for a stream with agents that open it, and sends orders without a revision to the nodes' watches.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use waifud_api::Problem;
+use waifud_api::agent::{TicketOrder, WatchFrame};
 use waifud_api::stream::{StreamId, StreamKind, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
 use waifud_types::{Epoch, InstanceId, NodeId};
@@ -32,7 +33,7 @@ pub struct StreamBroker(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     waiting: HashMap<StreamId, Waiting>,
-    registrations: HashMap<NodeId, (u64, mpsc::Sender<StreamOrder>)>,
+    registrations: HashMap<NodeId, (u64, mpsc::Sender<WatchFrame>)>,
     next_registration: u64,
     open: HashMap<InstanceId, usize>,
 }
@@ -52,13 +53,13 @@ pub struct StreamPermit {
     _held: Option<Held>,
 }
 
-/// The registration of a node's watch for stream orders. Only the newest watch of a node receives them.
+/// The registration of a node's watch for orders without a revision: streams and tickets. Only the newest watch of a node receives them.
 #[derive(Debug)]
 pub struct WatchRegistration {
     broker: StreamBroker,
     node: NodeId,
     number: u64,
-    orders: mpsc::Receiver<StreamOrder>,
+    orders: mpsc::Receiver<WatchFrame>,
 }
 
 /// The instance that a stream leads to.
@@ -156,7 +157,8 @@ impl StreamBroker {
             epoch: target.epoch,
             kind: target.kind,
         };
-        let sent = registration.is_some_and(|registration| registration.try_send(order).is_ok());
+        let sent = registration
+            .is_some_and(|registration| registration.try_send(WatchFrame::Stream(order)).is_ok());
         if !sent {
             return Err(stream_problems::node_unreachable());
         }
@@ -173,6 +175,20 @@ impl StreamBroker {
         timeout_at(until, connected)
             .await
             .unwrap_or_else(|_| Err(stream_problems::agent_timeout()))
+    }
+
+    /// Announces a ticket to the node that has the disk.
+    pub(crate) fn announce(&self, node: NodeId, order: TicketOrder) -> Result<(), Problem> {
+        let state = self.state();
+        let registration = state.registrations.get(&node);
+        let sent = registration
+            .is_some_and(|(_, watch)| watch.try_send(WatchFrame::Ticket(order)).is_ok());
+        drop(state);
+        if sent {
+            Ok(())
+        } else {
+            Err(stream_problems::node_unreachable())
+        }
     }
 
     /// Accepts the agent's connection for a stream and passes it to the waiting client. Each id is valid once.
@@ -234,7 +250,7 @@ impl Drop for StreamPermit {
 
 impl WatchRegistration {
     /// The next order. It never completes after a newer watch has registered. Cancel safe.
-    pub async fn next(&mut self) -> StreamOrder {
+    pub async fn next(&mut self) -> WatchFrame {
         match self.orders.recv().await {
             Some(order) => order,
             // A newer watch of the node has registered.

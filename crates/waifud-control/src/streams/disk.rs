@@ -1,15 +1,20 @@
-//! The disks of a moving instance: from the node that has released it, through waifud, to the node that receives it.
+//! The disks of a moving instance, from the node that has released it to the node that receives it: through waifud, or with a
+//! ticket from node to node.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
+use waifud_api::agent::{DiskTicket, Ticket, TicketOrder};
 use waifud_api::stream::StreamKind;
-use waifud_types::ownership::OwnershipRole;
+use waifud_pki::NodePeer;
+use waifud_store::{InstanceRow, ReadTx};
+use waifud_types::ownership::{OwnershipRole, Part};
 use waifud_types::{InstanceId, MoveState, NodeId};
 
 use super::broker::{AgentEnd, StreamPermit, StreamTarget};
+use super::problems as stream_problems;
 use crate::{Control, ControlError, problems};
 
 /// Bytes read from the sending node at once.
@@ -32,18 +37,9 @@ impl Control {
         let target = self
             .store()
             .read(move |tx| {
-                let not_found = || problems::not_found("move", &instance.to_string());
-                let row = tx.instance(instance)?.ok_or_else(not_found)?;
-                let moving = row.moving.filter(|moving| {
-                    moving.target == node && moving.state == MoveState::Copying && !row.deleting
-                });
-                let moving = moving.ok_or_else(not_found)?;
-                let part = tx
-                    .part_in(instance, moving.source)?
-                    .filter(|part| part.role == OwnershipRole::Released && part.off);
-                let part = part.ok_or_else(not_found)?;
+                let (_, part) = released_part(&tx, node, instance)?;
                 Ok::<_, ControlError>(StreamTarget {
-                    node: moving.source,
+                    node: part.node,
                     instance,
                     epoch: part.epoch,
                     kind: StreamKind::Disk { index, from },
@@ -56,6 +52,73 @@ impl Control {
         let agent = broker.request(target, self.entropy(), limits).await?;
         Ok(bytes(agent, permit))
     }
+
+    /// Issues a ticket for a disk to the node that receives the instance, and announces it to the node that has the disk.
+    /// Refused as [`Control::disk_to_receive`] is, and if that node does not listen on a peer port.
+    pub(crate) async fn issue_disk_ticket(
+        &self,
+        receiver: NodePeer,
+        instance: InstanceId,
+        index: u32,
+    ) -> Result<DiskTicket, ControlError> {
+        let mut bytes = [0; 32];
+        self.entropy().fill(&mut bytes);
+        let ticket = Ticket::from_bytes(bytes);
+        let (order, issued) = self
+            .store()
+            .read(move |tx| {
+                let (row, part) = released_part(&tx, receiver.node, instance)?;
+                let has_disk =
+                    usize::try_from(index).is_ok_and(|index| index < row.spec.disks.len());
+                if !has_disk {
+                    return Err(problems::not_found("disk", &index.to_string()).into());
+                }
+                let source = tx.node(part.node)?.zip(tx.node_key(part.node)?);
+                let (source, key) = source.ok_or_else(stream_problems::node_unreachable)?;
+                let listens = source.facts.peer_port.unwrap_or_default();
+                if listens.endpoints.is_empty() {
+                    return Err(stream_problems::no_peer_port(&source.name).into());
+                }
+                let order = TicketOrder {
+                    ticket: ticket.digest(),
+                    instance,
+                    epoch: part.epoch,
+                    index,
+                    receiver: receiver.node,
+                    receiver_key: receiver.key,
+                    valid_s: Ticket::VALID.as_secs(),
+                };
+                let issued = DiskTicket {
+                    ticket,
+                    source: source.id,
+                    source_key: key.key,
+                    endpoints: listens.endpoints,
+                };
+                Ok::<_, ControlError>((order, issued))
+            })
+            .await?;
+        self.stream_broker().announce(issued.source, order)?;
+        Ok(issued)
+    }
+}
+
+/// The instance that a node receives, and the part of the node that has its disks. Refused unless the move is at the point
+/// where disks are copied.
+fn released_part(
+    tx: &ReadTx<'_>,
+    receiver: NodeId,
+    instance: InstanceId,
+) -> Result<(InstanceRow, Part), ControlError> {
+    let not_found = || problems::not_found("move", &instance.to_string());
+    let row = tx.instance(instance)?.ok_or_else(not_found)?;
+    let moving = row.moving.as_ref().filter(|moving| {
+        moving.target == receiver && moving.state == MoveState::Copying && !row.deleting
+    });
+    let source = moving.ok_or_else(not_found)?.source;
+    let part = tx
+        .part_in(instance, source)?
+        .filter(|part| part.role == OwnershipRole::Released && part.off);
+    Ok((row, part.ok_or_else(not_found)?))
 }
 
 /// What the node sends, as the body of a response.

@@ -34,6 +34,16 @@ pub fn node_unreachable() -> Problem {
     .hint("the guests on it may still be running")
 }
 
+/// A disk is not copied from node to node, but through waifud.
+pub fn no_peer_port(node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "no-peer-port",
+        format!("{node} does not listen on a peer port; its disks are copied through waifud"),
+    )
+    .hint("see `peer_listen` in agentd.toml on that node")
+}
+
 /// The agent did not open the requested stream in time.
 pub fn agent_timeout() -> Problem {
     Problem::new(

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use waifud_agent::interfaces::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
-use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, InstanceId, Revision};
@@ -246,6 +246,10 @@ impl ControlLink for Link {
         _: u64,
     ) -> Result<Box<dyn ByteChunks>, LinkError> {
         Err(unreachable("the simulation copies no disks"))
+    }
+
+    async fn disk_ticket(&self, _: InstanceId, _: u32) -> Result<DiskTicket, LinkError> {
+        Err(unreachable("no disks are copied directly"))
     }
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use waifud_agent::fake::{FakeDialer, FakeMetadata, FakeTunnel, sample_settings};
-use waifud_agent::interfaces::HostPower;
+use waifud_agent::interfaces::{HostPower, NoPeers};
 use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_control::Peer;
 use waifud_hypervisor::fake::{DomainFacts, FakeHypervisor};
@@ -145,6 +145,7 @@ impl Node {
                 node: self.index,
             }),
             metadata: Arc::new(self.metadata.clone()),
+            peers: Arc::new(NoPeers),
             tunnel: Arc::new(self.tunnel.clone()),
             dialer: Arc::new(FakeDialer::default()),
             clock: Arc::new(self.clock.clone()),

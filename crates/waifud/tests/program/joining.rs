@@ -40,6 +40,7 @@ pub fn hello() -> Hello {
             labels: std::collections::BTreeMap::new(),
             features: Vec::new(),
             mesh: None,
+            peer_port: None,
         },
         now: Timestamp::now(),
         boot_id: None,

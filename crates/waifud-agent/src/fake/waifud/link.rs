@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use waifud_api::agent::{AgentReport, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
 use waifud_api::disk_transfer::DiskFrame;
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
@@ -45,7 +45,7 @@ impl ControlLink for FakeWaifud {
             Some(since) => {
                 let missed = state.history.iter().filter(|(n, _)| *n > since.number);
                 for (number, change) in missed {
-                    if matches!(change, Change::Stream(_)) {
+                    if matches!(change, Change::Stream(_) | Change::Ticket(_)) {
                         continue;
                     }
                     queue.extend(state.frame(*number, change));
@@ -159,8 +159,8 @@ impl ControlLink for FakeWaifud {
         let mut sent = Vec::new();
         File::open(&path)
             .and_then(|file| {
-                send::frames(&file, from, |frame| {
-                    sent.push(frame);
+                send::each_frame(&file, from, |frame| {
+                    sent.push(frame.to_frame());
                     true
                 })
             })
@@ -172,6 +172,15 @@ impl ControlLink for FakeWaifud {
         }
         let chunks = sent.iter().map(DiskFrame::encode).collect();
         Ok(Box::new(Chunks(chunks)))
+    }
+
+    async fn disk_ticket(&self, instance: InstanceId, index: u32) -> Result<DiskTicket, LinkError> {
+        let issuer = self.online()?.tickets.clone();
+        let issuer = issuer.ok_or_else(|| LinkError::Refused {
+            status: 409,
+            message: "the node does not listen on a peer port".to_owned(),
+        })?;
+        Ok(issuer(instance, index))
     }
 
     async fn fetch_bundle(&self, bundle: Digest) -> Result<Bytes, LinkError> {

@@ -25,6 +25,7 @@ impl Driver {
             done_bytes: ByteSize(0),
             total_bytes: ByteSize(0),
             reason: None,
+            path: None,
         };
         if record.received {
             let received = Some(blank(ReceiveState::Received));

@@ -1,9 +1,9 @@
 //! The protocol between waifud and node agents, and commands for guest agents.
 
 use waifud_api::agent::{
-    AgentInstance, AgentReport, BundleRef, Hello, Incoming, InstanceReport, MessageOrder,
-    NodeSlice, OwnNode, Peer, Receiving, RedisAccess, Release, Released, RescueImage, SliceKey,
-    SliceObject, Tombstone, Unmanaged, WatchFrame, Welcome,
+    AgentInstance, AgentReport, BundleRef, DiskTicket, Hello, Incoming, InstanceReport,
+    MessageOrder, NodeSlice, OwnNode, Peer, Receiving, RedisAccess, Release, Released, RescueImage,
+    SliceKey, SliceObject, Ticket, TicketOrder, Tombstone, Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::guest_command::{ExecRequest, ExecResult, GuestAnswer, GuestCommand, SetPassword};
 use waifud_api::join::{JoinRequest, Joined};
@@ -11,7 +11,7 @@ use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder, Strea
 use waifud_types::status::StoppedBy;
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
-    ByteSize, Epoch, FabricKind, Generation, Incarnation, ReceiveState, Secret, VolumeId,
+    ByteSize, CopyPath, Epoch, FabricKind, Generation, Incarnation, ReceiveState, Secret, VolumeId,
 };
 
 use super::{
@@ -52,6 +52,15 @@ pub fn kinds() -> Vec<Kind> {
                 certificate: PEM.to_owned(),
                 ca: PEM.to_owned(),
                 addresses: texts(&["https://192.0.2.200:7373"]),
+            },
+        ),
+        Kind::one(
+            "DiskTicket",
+            DiskTicket {
+                ticket: Ticket::from_bytes([0xa5; 32]),
+                source: parse(NODE),
+                source_key: digest(0x4e),
+                endpoints: vec![parse("192.0.2.3:7374"), parse("[2001:db8::3]:7374")],
             },
         ),
         Kind::values("StreamRefusal", refusals.clone()),
@@ -172,6 +181,18 @@ fn frames() -> Vec<(&'static str, WatchFrame)> {
                 from: 3 << 20,
             }),
         ),
+        (
+            "ticket",
+            WatchFrame::Ticket(TicketOrder {
+                ticket: digest(0x7c),
+                instance: parse(INSTANCE),
+                epoch: Epoch(3),
+                index: 1,
+                receiver: parse(NODE),
+                receiver_key: digest(0x4e),
+                valid_s: 30,
+            }),
+        ),
         ("ping", WatchFrame::Ping),
     ]
 }
@@ -193,19 +214,20 @@ fn incoming() -> Incoming {
 
 fn receiving() -> Vec<Receiving> {
     let states = [
-        ReceiveState::Preparing,
-        ReceiveState::Prepared,
-        ReceiveState::Copying,
-        ReceiveState::Received,
-        ReceiveState::Other,
+        (ReceiveState::Preparing, None),
+        (ReceiveState::Prepared, None),
+        (ReceiveState::Copying, Some(CopyPath::Direct)),
+        (ReceiveState::Received, Some(CopyPath::Waifud)),
+        (ReceiveState::Other, Some(CopyPath::Other)),
     ];
-    let receiving = |state| Receiving {
+    let receiving = |(state, path)| Receiving {
         instance: parse(INSTANCE),
         epoch: Epoch(3),
         state,
         done_bytes: ByteSize::mib(20),
         total_bytes: ByteSize::mib(300),
         reason: text("pool main is full"),
+        path,
     };
     states.into_iter().map(receiving).collect()
 }

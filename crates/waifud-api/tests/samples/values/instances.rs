@@ -18,8 +18,8 @@ use waifud_types::status::{
 };
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
-    ByteSize, Coded, Generation, InstanceState, MoveState, PowerSpec, Reboot, RescueBegin,
-    RescueOrder, RescueSpec, Verdict, WaitReason,
+    ByteSize, Coded, CopyPath, Generation, InstanceState, MoveState, PowerSpec, Reboot,
+    RescueBegin, RescueOrder, RescueSpec, Verdict, WaitReason,
 };
 
 use super::{INSTANCE, Kind, digest, map, nodes, objects, parse, text, texts, time};
@@ -303,6 +303,7 @@ pub fn moving(state: MoveState) -> InstanceMove {
         done_bytes: Some(ByteSize::mib(20)),
         total_bytes: Some(ByteSize::mib(300)),
         reason: text("pool main is full"),
+        path: Some(CopyPath::Direct),
     }
 }
 

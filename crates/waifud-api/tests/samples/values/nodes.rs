@@ -6,7 +6,9 @@ use waifud_api::join::{
     CreateJoinToken, CreatedJoinToken, InstallCommands, JoinTokenInfo, JoinTokenState,
 };
 use waifud_api::{AdoptInstance, Drain, DrainNode, DrainedInstance, Node, Unmanaged, UpdateNode};
-use waifud_types::node::{HypervisorFacts, NoKvm, NodeFacts, NodeState, PoolFacts, Resources};
+use waifud_types::node::{
+    HypervisorFacts, NoKvm, NodeFacts, NodeState, PeerPortFacts, PoolFacts, Resources,
+};
 use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{ByteSize, FabricKind, MeshFacts, MoveState, PoolKind, VolumeId};
 
@@ -173,6 +175,9 @@ pub fn facts() -> NodeFacts {
         mesh: Some(MeshFacts {
             public_key: super::PUBLIC_KEY.to_owned(),
             endpoints: vec![parse("192.0.2.3:51820")],
+        }),
+        peer_port: Some(PeerPortFacts {
+            endpoints: vec![parse("192.0.2.3:7374")],
         }),
     }
 }

@@ -6,7 +6,9 @@ use waifud_types::event::Cause;
 use waifud_types::moving::{MoveFacts, MoveStep, next};
 use waifud_types::ownership::{Ownership, OwnershipRole};
 use waifud_types::status::InstanceStatus;
-use waifud_types::{InstanceId, InstanceState, MoveState, NodeId, ReceiveState, WaitReason};
+use waifud_types::{
+    CopyPath, InstanceId, InstanceState, MoveState, NodeId, ReceiveState, WaitReason,
+};
 
 use crate::instances::handover::{ownership, require_confirmed};
 use crate::instances::problems as instance_problems;
@@ -230,13 +232,18 @@ impl Control {
         row.status.set_wait(&WaitReason::NodePreparing {
             node: target.name.clone(),
         });
+        let copied = match self.move_progress().path(row.id) {
+            Some(CopyPath::Direct) => "; its disks were copied directly",
+            Some(CopyPath::Waifud) => "; its disks were copied through waifud",
+            Some(CopyPath::Other) | None => "",
+        };
         let event = self.move_event(
             "instance.handed-over",
             &row,
             cause,
             match address {
-                Some(address) => format!("to {}, {address}", target.name),
-                None => format!("to {}", target.name),
+                Some(address) => format!("to {}, {address}{copied}", target.name),
+                None => format!("to {}{copied}", target.name),
             },
         );
         let revision = tx.emit(&event)?;

@@ -52,6 +52,7 @@ pub(super) fn view(row: &InstanceRow, progress: &MoveProgress) -> Option<Instanc
         done_bytes: copying.map(|report| report.done_bytes),
         total_bytes: copying.map(|report| report.total_bytes),
         reason: problem(row, progress),
+        path: copying.and_then(|report| report.path),
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use waifud_api::agent::Receiving;
 use waifud_kit::sync::lock;
-use waifud_types::InstanceId;
+use waifud_types::{CopyPath, InstanceId};
 
 /// What is known of each move.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ struct Known {
     report: Option<Receiving>,
     /// Why waifud does not let the move go on.
     obstacle: Option<String>,
+    /// The path of the last disk that was copied, or begun.
+    path: Option<CopyPath>,
 }
 
 impl MoveProgress {
@@ -24,6 +26,7 @@ impl MoveProgress {
     pub(super) fn record(&self, report: &Receiving) -> bool {
         let mut known = lock(&self.0);
         let known = known.entry(report.instance).or_default();
+        known.path = report.path.or(known.path);
         let before = known.report.replace(report.clone());
         before.as_ref() != Some(report)
     }
@@ -44,6 +47,11 @@ impl MoveProgress {
     /// The last report of the receiving node.
     pub(super) fn report(&self, instance: InstanceId) -> Option<Receiving> {
         lock(&self.0).get(&instance)?.report.clone()
+    }
+
+    /// The path of the last disk that was copied.
+    pub(super) fn path(&self, instance: InstanceId) -> Option<CopyPath> {
+        lock(&self.0).get(&instance)?.path
     }
 
     /// Why waifud does not let the move go on.

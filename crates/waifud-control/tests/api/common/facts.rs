@@ -36,5 +36,6 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
         labels: std::collections::BTreeMap::default(),
         features: feature::ALL.map(str::to_owned).into(),
         mesh: None,
+        peer_port: None,
     }
 }

@@ -1,13 +1,14 @@
 //! A move from its request to its end.
 
 use serde_json::json;
-use waifud_api::agent::{SliceObject, WatchFrame};
+use waifud_api::agent::{DiskTicket, SliceObject, TicketOrder, WatchFrame};
 use waifud_api::stream::{RefusalReason, StreamKind, StreamRefusal};
+use waifud_types::node::{NodeFacts, PeerPortFacts};
 use waifud_types::{
-    ByteSize, Epoch, InstanceState, MoveState, OwnershipRole, ReceiveState, WaitReason,
+    ByteSize, CopyPath, Epoch, InstanceState, MoveState, OwnershipRole, ReceiveState, WaitReason,
 };
 
-use super::super::common::hello;
+use super::super::common::{facts, hello};
 use super::{Cluster, MOVE, incoming, on_birch, receiving, release, released};
 
 use OwnershipRole::{Owner, Receiving, Released, Releasing};
@@ -258,6 +259,92 @@ async fn a_guest_that_was_off_is_not_started_because_of_the_move() {
         .report_instance(on_birch(it.web.id, InstanceState::Stopped))
         .await;
     assert_eq!(it.state().await, "removing", "off is where it belongs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_receiving_node_gets_tickets_and_the_other_one_is_told() {
+    let mut it = Cluster::new().await;
+    it.begin().await;
+    let disk = |index: u32| format!("/v1/agent/moves/{}/disks/{index}/ticket", it.web.id);
+    let (path, no_disk) = (disk(0), disk(1));
+    it.birch.post(&path, &()).await.expect(404);
+    incoming(&mut it.birch).await;
+    it.receives(ReceiveState::Prepared).await;
+    release(&mut it.alder).await;
+    it.birch.post(&path, &()).await.expect(404);
+    it.releases(true).await;
+    it.alder.post(&path, &()).await.expect(404);
+
+    let refused = it.birch.post(&path, &()).await.expect(409).problem();
+    assert_eq!(refused.code, "no-peer-port");
+    let at: Vec<std::net::SocketAddr> = vec!["192.0.2.2:7374".parse().unwrap()];
+    let mut facts = facts(ByteSize::gib(8));
+    let report = async |it: &Cluster, endpoints: &[_]| {
+        let endpoints = endpoints.to_vec();
+        it.alder
+            .report_facts(NodeFacts {
+                peer_port: Some(PeerPortFacts { endpoints }),
+                ..facts.clone()
+            })
+            .await;
+    };
+    report(&it, &[]).await;
+    it.birch.post(&path, &()).await.expect(409);
+    report(&it, &at).await;
+    it.birch.post(&no_disk, &()).await.expect(404);
+    let answer = it.birch.post(&path, &()).await.expect(200);
+    let issued: DiskTicket = serde_json::from_value(answer.json()).unwrap();
+    assert_eq!(
+        (issued.source, issued.source_key, &issued.endpoints),
+        (it.alder.id, it.alder.key, &at)
+    );
+    let order = loop {
+        if let WatchFrame::Ticket(order) = it.alder.frame().await {
+            break order;
+        }
+    };
+    let expected = TicketOrder {
+        ticket: issued.ticket.digest(),
+        instance: it.web.id,
+        epoch: Epoch(1),
+        index: 0,
+        receiver: it.birch.id,
+        receiver_key: it.birch.key,
+        valid_s: 30,
+    };
+    assert_eq!(order, expected);
+    let other: DiskTicket = {
+        let answer = it.birch.post(&path, &()).await.expect(200);
+        serde_json::from_value(answer.json()).unwrap()
+    };
+    assert_ne!(other.ticket, issued.ticket);
+
+    // An agent that has just started does not know its address yet.
+    facts.cpu_model = "another CPU".to_owned();
+    it.alder.report_facts(facts).await;
+    it.birch.post(&path, &()).await.expect(200);
+
+    it.receives(ReceiveState::Received).await;
+    it.birch.post(&path, &()).await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_path_of_the_disks_is_shown_and_recorded() {
+    for (path, words) in [
+        (CopyPath::Direct, "copied directly"),
+        (CopyPath::Waifud, "copied through waifud"),
+    ] {
+        let mut it = Cluster::new().await;
+        it.advance_to("copying").await;
+        let mut report = receiving(it.web.id, 1, ReceiveState::Copying);
+        report.receiving[0].path = Some(path);
+        it.birch.report(&report).await;
+        assert_eq!(it.shown().await.moving.unwrap().path, Some(path));
+        it.receives(ReceiveState::Received).await;
+        let events = it.server.get("/v1/events?object=web").await.expect(200);
+        let text = events.json().to_string();
+        assert!(text.contains(words), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,6 +154,7 @@ pub fn receiving(instance: InstanceId, epoch: u64, state: ReceiveState) -> Agent
             done_bytes: ByteSize::mib(3),
             total_bytes: ByteSize::mib(12),
             reason: None,
+            path: None,
         }],
         ..AgentReport::default()
     }

@@ -1,0 +1,169 @@
+//! Listens on the peer port, and sends disks to nodes that have a ticket.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use waifud_api::node_to_node::{DiskRequest, REQUEST_LENGTH, encode_answer};
+use waifud_hypervisor::ByteStream;
+
+use super::PortState;
+use super::admission::{Admission, TransferPermit, Unproven};
+use crate::interfaces::{IncomingPeer, PeerListener};
+use crate::shared::Shared;
+use crate::transfer::send;
+
+/// Time for a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Time for a request after the handshake.
+const REQUEST: Duration = Duration::from_secs(5);
+/// Time to open a disk, and to send the answer.
+const OPEN: Duration = Duration::from_secs(20);
+/// The pause after an error of the open port, for example because there are no file descriptors left.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs until the agent stops. Open transfers end with it.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        let listener = match shared.peers.listen().await {
+            Ok(Some(listener)) => listener,
+            Ok(None) => return std::future::pending().await,
+            Err(error) => {
+                failed(&shared, &error);
+                sleep(shared.settings.timing.peer_port).await;
+                continue;
+            }
+        };
+        if shared.port.set(PortState::Open) {
+            tracing::info!("listening for other nodes on {}", shared.peers.port_name());
+            shared.node_checks.request_facts();
+        }
+        serve(&shared, listener).await;
+    }
+}
+
+/// The port cannot be opened. The condition says so; moves go through waifud.
+fn failed(shared: &Shared, error: &io::Error) {
+    let port = shared.peers.port_name();
+    let (reason, cause) = match error.kind() {
+        io::ErrorKind::AddrInUse => (
+            "port-taken",
+            format!("another program has {port}; stop it, or set `peer_listen` in agentd.toml"),
+        ),
+        _ => (
+            "failed",
+            format!("cannot listen on {port}: {error}; see `peer_listen` in agentd.toml"),
+        ),
+    };
+    let message = format!("disks of instances that move from this node go through waifud: {cause}");
+    let state = PortState::Failed { reason, message };
+    if shared.port.set(state) {
+        tracing::warn!("{cause}; retrying");
+        shared.node_checks.request_facts();
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, mut listener: Box<dyn PeerListener>) {
+    let admission = Admission::default();
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(peer) => {
+                    // Too many callers: the connection is closed. Those that may have a disk get it through waifud.
+                    let Some(unproven) = admission.admit(peer.address) else { continue };
+                    open.spawn(connection(Arc::clone(shared), peer, unproven));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection at the peer port");
+                    sleep(PAUSE).await;
+                }
+            },
+            Some(ended) = open.join_next() => if ended.is_err_and(|e| e.is_panic()) {
+                tracing::error!("a connection's task panicked, which is a bug");
+            },
+        }
+    }
+}
+
+/// One connection.
+async fn connection(shared: Arc<Shared>, peer: IncomingPeer, unproven: Unproven) {
+    let address = peer.address;
+    match answered(&shared, peer, unproven).await {
+        Ok(Some(transfer)) => transfer.run().await,
+        Ok(None) => {}
+        Err(error) => {
+            tracing::debug!(%address, %error, "a connection at the peer port ended before its request");
+        }
+    }
+}
+
+/// Reads the request and answers it. Returns the transfer if it is accepted.
+async fn answered(
+    shared: &Shared,
+    peer: IncomingPeer,
+    unproven: Unproven,
+) -> io::Result<Option<Transfer>> {
+    let address = peer.address;
+    let (node, mut wire) = timeout(HANDSHAKE, peer.handshake).await??;
+    let mut bytes = [0; REQUEST_LENGTH];
+    timeout(REQUEST, wire.read_exact(&mut bytes)).await??;
+    let request = DiskRequest::decode(&bytes).map_err(io::Error::other)?;
+    let refuse = async |mut wire: Box<dyn ByteStream>, reason: &str| {
+        let answer = encode_answer(Some(reason));
+        timeout(REQUEST, async {
+            wire.write_all(&answer).await?;
+            wire.shutdown().await
+        })
+        .await??;
+        Ok(None)
+    };
+    let order = match shared.tickets.redeem(&request, node).await {
+        Ok(order) => order,
+        Err(error) => {
+            tracing::warn!(node = %node.node, %address, instance = %request.instance, "refused a disk at the peer port: {error}");
+            return refuse(wire, "the ticket is not valid here").await;
+        }
+    };
+    let Some(permit) = unproven.begin_transfer() else {
+        return refuse(wire, "the node already sends the maximum number of disks").await;
+    };
+    let opened = send::open_released(
+        &shared.table,
+        &shared.pools,
+        order.instance,
+        order.epoch,
+        order.index,
+    );
+    let file = match timeout(OPEN, opened).await? {
+        Ok(file) => file,
+        Err(refusal) => {
+            tracing::warn!(instance = %order.instance, "refused a disk at the peer port: {}", refusal.message);
+            return refuse(wire, &refusal.message).await;
+        }
+    };
+    timeout(REQUEST, wire.write_all(&encode_answer(None))).await??;
+    tracing::info!(instance = %order.instance, disk = order.index, to = %address, "sending a disk directly");
+    Ok(Some(Transfer {
+        file,
+        from: request.from,
+        wire,
+        _permit: permit,
+    }))
+}
+
+struct Transfer {
+    file: std::fs::File,
+    from: u64,
+    wire: Box<dyn ByteStream>,
+    _permit: TransferPermit,
+}
+
+impl Transfer {
+    async fn run(self) {
+        send::send(self.file, self.from, self.wire).await;
+    }
+}
