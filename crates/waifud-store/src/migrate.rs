@@ -33,10 +33,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0018_lost.sql"),
     include_str!("migrations/0019_moves.sql"),
     include_str!("migrations/0020_fabric.sql"),
+    include_str!("migrations/0023_names.sql"),
 ];
 
 /// The newest schema that this program supports.
-pub const SCHEMA: u32 = 20;
+pub const SCHEMA: u32 = 21;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

@@ -14,6 +14,7 @@ mod hostile;
 mod images;
 mod lifecycle;
 mod link;
+mod names;
 mod peers;
 mod power;
 mod receive;
