@@ -300,6 +300,7 @@ fn guests_of_two_nodes_reach_each_other(world: &World) -> Result<()> {
         "{fabric}"
     );
     ping("2")?;
+    names_resolve_without_waifud(world, address.trim())?;
 
     let mesh = ["sh", "-c", "pgrep -f 'agentd[ ]mesh' || true"];
     let pids = || wait::run(&mut world.lab.command(DEAD, mesh)?, SOON);
@@ -327,6 +328,71 @@ fn guests_of_two_nodes_reach_each_other(world: &World) -> Result<()> {
     ensure!(pids()?.is_empty(), "the mesh still runs");
     must(world, &["fabric", "set", "wireguard"])?;
     must(world, &["delete", "pal", "--yes", "--wait"]).map(drop)
+}
+
+/// A guest of one node finds one of the other by its name, also while waifud is away and after its agent has started again
+/// without it. It does not find one that has been deleted.
+fn names_resolve_without_waifud(world: &World, address: &str) -> Result<()> {
+    let run = |script: &str| must(world, &["exec", "pal", "--", "/bin/sh", "-c", script]);
+    let ping = "ping -c 2 web && ping -c 2 web.waifu.internal";
+    let pinged = wait::until("a ping by name", SOON, || Ok(run(ping).ok()))?;
+    ensure!(
+        pinged.matches("2 packets received").count() == 2,
+        "{pinged}"
+    );
+    ensure!(pinged.contains(&format!("({address})")), "{pinged}");
+    ensure!(run(&format!("nslookup {address}"))?.contains("web.waifu.internal"));
+    let more = ["--node", DEAD, "--no-ssh-key", "--no-start"];
+    world.waifuctl.json(&creation(TINY, "brief", &more))?;
+    let lookup = |name: &str| run(&format!("nslookup {name}.waifu.internal || true"));
+    let found = |text: &str| text.contains("10.144.");
+    let resolves = |name: &str, wanted: bool| {
+        wait::until(&format!("{name} to resolve: {wanted}"), SOON, || {
+            let text = lookup(name)?;
+            let answer = text.split_once("Name:").map_or("", |(_, answer)| answer);
+            Ok((found(answer) == wanted).then_some(()))
+        })
+    };
+    resolves("brief", true)?;
+    must(world, &["delete", "brief", "--yes", "--wait"])?;
+    resolves("brief", false)?;
+
+    // Without waifud there is no command in a guest, so from now on it writes to its console whenever a ping succeeds.
+    const SAID: &str = "found web";
+    run(&format!(
+        "(while :; do ping -c 1 -W 1 web.waifu.internal >/dev/null 2>&1 && echo {SAID} >/dev/console; sleep 1; done) >/dev/null 2>&1 &"
+    ))?;
+    let pal = world.show("pal")?;
+    let id = pal["id"].as_str().context("no id")?;
+    let console = format!("/var/lib/waifud-agent/instances/{id}/console.log");
+    let console = world.lab.path_outside_of(OTHER, &console);
+    let said = || {
+        anyhow::Ok(
+            String::from_utf8_lossy(&fs::read(&console)?)
+                .matches(SAID)
+                .count(),
+        )
+    };
+    let until_said_again = || {
+        let before = said()?;
+        wait::until("the guest to find the other by its name", SOON, || {
+            Ok((said()? > before + 1).then_some(()))
+        })
+    };
+    until_said_again()?;
+    world.lab.stop(&format!("{OLD}/waifud"))?;
+    until_said_again()?;
+    // What the agent has on its disk is enough, also for a dnsmasq that starts again.
+    world.lab.stop(&format!("{OTHER}/waifud-agentd"))?;
+    let end = "kill \"$(cat /run/waifud-agent/network/dnsmasq.pid)\" && rm /run/waifud-agent/network/dnsmasq.names*";
+    wait::run(&mut world.lab.command(OTHER, ["sh", "-c", end])?, SOON)?;
+    world.lab.start(&format!("{OTHER}/waifud-agentd"))?;
+    until_said_again()?;
+    world.lab.start(&format!("{OLD}/waifud"))?;
+    wait::until("both nodes to be in contact again", SOON, || {
+        let connected = |name| must(world, &["exec", name, "--", "/bin/true"]).is_ok();
+        Ok((connected("pal") && connected("web")).then_some(()))
+    })
 }
 
 /// Four instances of a group are placed on two nodes, two on each. They are not started.

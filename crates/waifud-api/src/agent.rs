@@ -24,6 +24,10 @@
 //! peers, [`Peer`]), which are the same for every node. `put` and `delete` name the kind of the object. An agent ignores
 //! objects of kinds that it does not know. When it learns new kinds by an upgrade, it watches from the beginning.
 //!
+//! A watch with the header [`NAMES_HEADER`] also sends `names`: the names and addresses of the instances of other nodes
+//! ([`NodeNames`]). They are sent after `sync`, and collected for about half a second or longer. They have revisions of their
+//! own, from which the header's value resumes. A revision of another incarnation has the same effect as `all`.
+//!
 //! A `release` orders the node to give an instance up. The node records that durably, shuts the guest down if the release
 //! says so, keeps the disks, and reports the instance in [`AgentReport::released`]. From then on it does not start the
 //! instance again, also not after a reboot and without waifud, until it receives a `put` of a newer epoch. waifud has
@@ -41,6 +45,7 @@
 
 pub mod bounds;
 mod incoming;
+mod names;
 mod redis;
 mod slice;
 mod ticket;
@@ -64,6 +69,7 @@ use waifud_types::{
 };
 
 pub use self::incoming::{Incoming, Receiving};
+pub use self::names::{ALL_NAMES, InstanceName, NAMES_HEADER, NodeNames, WatchStart};
 pub use self::redis::RedisAccess;
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
 pub use self::ticket::{DiskTicket, Ticket, TicketOrder};
@@ -164,6 +170,11 @@ pub enum WatchFrame {
         /// The revision to resume from.
         revision: Revision,
     },
+    /// The names of instances of other nodes. They have revisions of their own.
+    Names {
+        /// The nodes whose names have changed, in the order of their revisions.
+        nodes: Vec<NodeNames>,
+    },
     /// A client requested a stream: the agent opens it and connects with its id. Has no revision and is not sent
     /// again.
     Stream(StreamOrder),
@@ -185,7 +196,7 @@ impl WatchFrame {
             | Self::Tombstone { revision, .. }
             | Self::Release { revision, .. }
             | Self::Sync { revision } => Some(revision),
-            Self::Stream(_) | Self::Ticket(_) | Self::Ping => None,
+            Self::Names { .. } | Self::Stream(_) | Self::Ticket(_) | Self::Ping => None,
         }
     }
 }

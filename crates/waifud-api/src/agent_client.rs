@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
 use tokio_util::task::AbortOnDropHandle;
-use waifud_types::{Digest, InstanceId, Revision};
+use waifud_types::{Digest, InstanceId};
 
 mod stream;
 
@@ -26,7 +26,10 @@ pub use stream::AgentStream;
 
 use crate::{
     Problem,
-    agent::{AgentReport, DiskTicket, Hello, OwnNode, SliceObject, WatchFrame, Welcome},
+    agent::{
+        AgentReport, DiskTicket, Hello, NAMES_HEADER, OwnNode, SliceObject, WatchFrame, WatchStart,
+        Welcome,
+    },
     join::{JOIN_TOKEN_HEADER, JoinRequest, Joined},
 };
 
@@ -200,14 +203,13 @@ impl AgentClient {
         self.json(open).await
     }
 
-    /// Watches the node's slice, after `since` or from the beginning.
-    pub async fn watch(&self, since: Option<Revision>) -> Result<WatchStream, AgentClientError> {
-        let path = since.map_or_else(
-            || "/v1/agent/watch".to_owned(),
-            |revision| format!("/v1/agent/watch?since={revision}"),
-        );
+    /// Watches the node's slice, and the names of other nodes' instances.
+    pub async fn watch(&self, start: WatchStart) -> Result<WatchStream, AgentClientError> {
+        let names = (HeaderName::from_static(NAMES_HEADER), start.names_header());
         Ok(WatchStream {
-            body: self.open(Method::GET, &path, Bytes::new(), None).await?,
+            body: self
+                .open(Method::GET, &start.path(), Bytes::new(), Some(names))
+                .await?,
             buffer: BytesMut::new(),
             searched: 0,
             ignored: BTreeSet::new(),

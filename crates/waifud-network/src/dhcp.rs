@@ -3,14 +3,16 @@
 //! The configuration depends on the node. Leases and names depend on guests and are reloaded on a signal. Every guest has
 //! exactly one lease, which waifud chooses and binds to its MAC address; dnsmasq never chooses an address.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::NetworkState;
+use waifud_types::Name;
+
+use crate::{NetworkState, RemoteName};
 
 /// The MTU that a client assumes without a DHCP option (Ethernet, RFC 894).
 const ETHERNET_MTU: u16 = 1500;
@@ -40,6 +42,10 @@ pub(crate) struct DhcpFiles {
     pub(crate) leases: PathBuf,
     /// The guests' names: [`names`].
     pub(crate) names: PathBuf,
+    /// The names of other nodes' guests: [`remote_names`].
+    pub(crate) remote_names: PathBuf,
+    /// The reverse zones of other nodes' guests: [`remote_zones`].
+    pub(crate) remote_zones: PathBuf,
     /// dnsmasq's lease database.
     pub(crate) memory: PathBuf,
     /// Where it writes its process id.
@@ -75,6 +81,8 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         "bind-dynamic".to_owned(),
         "no-hosts".to_owned(),
         format!("addn-hosts={}", show(&files.names)),
+        format!("addn-hosts={}", show(&files.remote_names)),
+        format!("servers-file={}", show(&files.remote_zones)),
         format!("resolv-file={}", show(resolv_conf)),
         "domain-needed".to_owned(),
         format!("dns-forward-max={QUESTIONS_MAX}"),
@@ -139,7 +147,7 @@ fn reverse_zones(subnet: Ipv4Net) -> Vec<String> {
 
 /// The leases: one line `MAC,address,name` each. Only the first port of an instance has the name.
 pub(crate) fn leases(state: &NetworkState) -> String {
-    let mut named = HashSet::new();
+    let mut named = elsewhere(state);
     let mut text = String::new();
     for port in &state.ports {
         // Writing to a String cannot fail.
@@ -156,10 +164,45 @@ pub(crate) fn leases(state: &NetworkState) -> String {
 /// has read this file.
 pub(crate) fn names(state: &NetworkState, load: u64) -> String {
     let mut text = format!("0.0.0.0 {}\n", mark(load));
-    for port in &state.ports {
+    let elsewhere = elsewhere(state);
+    let here = state.ports.iter();
+    for port in here.filter(|port| !elsewhere.contains(&port.name)) {
         let (name, domain) = (&port.name, &state.domain);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{} {name}.{domain} {name}", port.address);
+    }
+    text
+}
+
+/// The names that belong to guests of other nodes.
+fn elsewhere(state: &NetworkState) -> HashSet<&Name> {
+    state
+        .remote_names
+        .iter()
+        .map(|remote| &remote.name)
+        .collect()
+}
+
+/// The names of other nodes' guests, in the format of `/etc/hosts`.
+pub(crate) fn remote_names(state: &NetworkState) -> String {
+    let mut text = String::new();
+    for RemoteName { name, address } in state.remote_names.iter() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{address} {name}.{} {name}", state.domain);
+    }
+    text
+}
+
+/// The reverse zones of other nodes' subnets: addresses that no guest has are unknown there, and are not asked of other servers.
+/// In a file that dnsmasq reads again, because other nodes come and go.
+pub(crate) fn remote_zones(state: &NetworkState) -> String {
+    let subnets = state.remote_subnets.iter().map(|remote| remote.subnet);
+    let zones: BTreeSet<_> = subnets.flat_map(reverse_zones).collect();
+    let own = reverse_zones(state.subnet);
+    let mut text = String::new();
+    for zone in zones.iter().filter(|zone| !own.contains(zone)) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "server=/{zone}/");
     }
     text
 }
@@ -173,7 +216,7 @@ pub(crate) fn mark(load: u64) -> String {
 mod tests {
     use super::*;
     use crate::ruleset::inet::{DNS_BURST, DNS_RATE};
-    use crate::samples::{port, state};
+    use crate::samples::{port, remote, remote_name, state};
 
     /// Query slots remain for others while eight guests flood dnsmasq, which gives up a query after ten seconds (`TIMEOUT` in
     /// its config.h). A test in `tests/linux/dns.rs` floods it.
@@ -184,6 +227,8 @@ mod tests {
             files: DhcpFiles {
                 leases: "/run/waifud/network/leases".into(),
                 names: "/run/waifud/network/names".into(),
+                remote_names: "/run/waifud/network/names.remote".into(),
+                remote_zones: "/run/waifud/network/zones".into(),
                 memory: "/var/lib/waifud/network/dnsmasq.leases".into(),
                 pid: "/run/waifud/network/dnsmasq.pid".into(),
             },
@@ -226,5 +271,39 @@ mod tests {
         second.name = state.ports[0].name.clone();
         state.ports.push(second);
         insta::assert_snapshot!(leases(&state) + &names(&state, 3));
+    }
+
+    #[test]
+    fn a_name_that_belongs_to_another_node_does_not_lead_to_a_port_of_this_one() {
+        let mut state = state(2);
+        state.remote_names = [remote_name("guest-0", 2, 7), remote_name("web", 2, 8)].into();
+        let leases = leases(&state);
+        assert!(!leases.contains("guest-0") && leases.contains("10.144.1.11"));
+        assert!(leases.contains("guest-1"));
+        let names = names(&state, 3);
+        assert!(!names.contains("guest-0") && names.contains("10.144.1.12 guest-1"));
+        assert_eq!(
+            super::remote_names(&state),
+            "10.144.2.7 guest-0.waifu.internal guest-0\n10.144.2.8 web.waifu.internal web\n"
+        );
+    }
+
+    #[test]
+    fn reverse_zones_of_other_nodes_are_listed_once_and_without_that_of_this_node() {
+        let mut state = state(0);
+        let with = |index: u8, subnet: &str| crate::RemoteSubnet {
+            subnet: subnet.parse().unwrap(),
+            ..remote(index)
+        };
+        state.remote_subnets = vec![
+            with(2, "10.144.2.0/24"),
+            with(3, "10.144.2.0/24"),
+            with(4, "10.144.4.0/23"),
+            with(5, "10.144.1.0/24"),
+        ];
+        assert_eq!(
+            remote_zones(&state),
+            "server=/2.144.10.in-addr.arpa/\nserver=/4.144.10.in-addr.arpa/\nserver=/5.144.10.in-addr.arpa/\n"
+        );
     }
 }

@@ -46,6 +46,7 @@ pub use check::check;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
@@ -87,6 +88,17 @@ pub struct NetworkState {
     /// Guest subnets of other nodes. One in conflict with this node is left out; see
     /// [`HostNetworkFacts::refused_subnets`].
     pub remote_subnets: Vec<RemoteSubnet>,
+    /// Names of other nodes' guests, which guests of this node resolve. Those in a subnet that is left out are left out, too.
+    pub remote_names: Arc<[RemoteName]>,
+}
+
+/// The name of a guest of another node. A port of this node with the same name is not found by it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RemoteName {
+    /// The name, without the domain.
+    pub name: Name,
+    /// The address that it resolves to, and back.
+    pub address: Ipv4Addr,
 }
 
 /// A guest subnet of another node. Guests keep their own address towards it.

@@ -36,8 +36,15 @@ pub(crate) fn refused(state: &NetworkState, routes: &[Ipv4Net]) -> BTreeMap<Ipv4
     refused
 }
 
-/// Removes refused subnets.
+/// Removes refused subnets, and names of guests there.
 pub(crate) fn leave_out(state: &mut NetworkState, refused: &BTreeMap<Ipv4Net, String>) {
+    let is_refused = |address| refused.keys().any(|subnet| subnet.contains(address));
+    let mut names = state.remote_names.iter();
+    if names.any(|it| is_refused(&it.address)) {
+        let kept = state.remote_names.iter();
+        let kept = kept.filter(|it| !is_refused(&it.address));
+        state.remote_names = kept.cloned().collect();
+    }
     state
         .remote_subnets
         .retain(|remote| !refused.contains_key(&remote.subnet));
@@ -113,7 +120,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::samples::{remote, state};
+    use crate::samples::{remote, remote_name, state};
 
     fn net(text: &str) -> Ipv4Net {
         text.parse().unwrap()
@@ -186,6 +193,21 @@ mod tests {
         );
         leave_out(&mut state, &refused);
         assert_eq!(state.remote_subnets, [remote(4)]);
+    }
+
+    #[test]
+    fn names_of_guests_in_a_refused_subnet_are_left_out() {
+        let mut state = state(0);
+        let overlapping = RemoteSubnet {
+            subnet: net("10.144.1.128/25"),
+            ..remote(3)
+        };
+        state.remote_subnets = vec![remote(2), overlapping];
+        let (good, bad) = (remote_name("web", 2, 7), remote_name("db", 1, 200));
+        state.remote_names = [good.clone(), bad].into();
+        let refused = refused(&state, &[]);
+        leave_out(&mut state, &refused);
+        assert_eq!(state.remote_names[..], [good]);
     }
 
     #[test]

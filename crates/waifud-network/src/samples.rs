@@ -7,7 +7,7 @@
 
 use waifud_types::{InstanceId, MacAddr, TapName};
 
-use crate::{IDENTITIES, LanPort, NetworkState, Port, RemoteSubnet};
+use crate::{IDENTITIES, LanPort, NetworkState, Port, RemoteName, RemoteSubnet};
 
 fn instance(network: u8, index: u8) -> InstanceId {
     let mut id = format!("{network:02x}").repeat(15);
@@ -57,6 +57,14 @@ pub fn remote(index: u8) -> RemoteSubnet {
     }
 }
 
+/// A guest of node number `index` with the address 10.144.INDEX.`host`.
+pub fn remote_name(name: &str, index: u8, host: u8) -> RemoteName {
+    RemoteName {
+        name: name.parse().unwrap(),
+        address: [10, 144, index, host].into(),
+    }
+}
+
 /// 10.144.1.0/24 on `waifu0` with `guests` ports.
 pub fn state(guests: u8) -> NetworkState {
     NetworkState {
@@ -71,5 +79,6 @@ pub fn state(guests: u8) -> NetworkState {
         lan: Vec::new(),
         refuse_reports: false,
         remote_subnets: Vec::new(),
+        remote_names: [].into(),
     }
 }

@@ -18,6 +18,9 @@ pub enum Topic {
     Instance(InstanceId),
     /// The objects that every node's slice has: peers.
     Cluster,
+    /// The names and addresses of instances. Woken with every [`Topic::Node`], because most changes of a slice are one of
+    /// these.
+    Names,
 }
 
 /// The listeners.
@@ -66,7 +69,8 @@ impl Wakeups {
             return;
         }
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        for topic in touched {
+        let slices = touched.iter().any(|topic| matches!(topic, Topic::Node(_)));
+        for topic in touched.iter().chain(slices.then_some(&Topic::Names)) {
             if let Some(sender) = topics.get(topic) {
                 if sender.receiver_count() == 0 {
                     topics.remove(topic);

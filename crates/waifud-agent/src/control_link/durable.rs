@@ -1,4 +1,4 @@
-//! The durable copy on disk: one JSON file for the node, one for all peers, one for each instance.
+//! The durable copy on disk: one JSON file for the node, one for all peers, one for the names of their instances, one for each instance.
 //!
 //! Files are replaced atomically: the new one is written to a temporary file, synced and renamed, and the directory is
 //! synced. After a crash at any instant either the old or the new file exists. Writes are synchronous on purpose: they are
@@ -20,6 +20,7 @@ use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
 use crate::blocking::here;
+use crate::control_link::names::NamesRecord;
 use crate::control_link::peers::PeersRecord;
 use crate::control_link::record::{InstanceRecord, NodeRecord};
 use crate::failpoints;
@@ -48,6 +49,7 @@ pub struct Unwritable {
 pub struct Loaded {
     pub node: NodeRecord,
     pub peers: PeersRecord,
+    pub names: NamesRecord,
     pub instances: BTreeMap<InstanceId, InstanceRecord>,
     /// Files that could not be parsed and were moved aside, with the reason.
     pub damaged: Vec<String>,
@@ -63,6 +65,7 @@ pub struct Durable {
 
 const NODE_FILE: &str = "node.json";
 const PEERS_FILE: &str = "peers.json";
+const NAMES_FILE: &str = "names.json";
 const TEMPORARY: &str = "tmp";
 const DAMAGED: &str = "damaged";
 
@@ -101,6 +104,10 @@ impl Durable {
             } else if path.file_name().is_some_and(|name| name == PEERS_FILE) {
                 if let Some(peers) = copy.read(&path, &mut loaded.damaged)? {
                     loaded.peers = peers;
+                }
+            } else if path.file_name().is_some_and(|name| name == NAMES_FILE) {
+                if let Some(names) = copy.read(&path, &mut loaded.damaged)? {
+                    loaded.names = names;
                 }
             } else if path.extension().is_some_and(|e| e == "json")
                 && let Some(record) = copy.read::<InstanceRecord>(&path, &mut loaded.damaged)?
@@ -150,6 +157,10 @@ impl Durable {
 
     pub fn save_peers(&self, peers: &PeersRecord) -> Result<(), DurableError> {
         self.record_outcome(here(|| Self::replace(&self.dir.join(PEERS_FILE), peers)))
+    }
+
+    pub fn save_names(&self, names: &NamesRecord) -> Result<(), DurableError> {
+        self.record_outcome(here(|| Self::replace(&self.dir.join(NAMES_FILE), names)))
     }
 
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {

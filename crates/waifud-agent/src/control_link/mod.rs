@@ -1,7 +1,9 @@
 //! The link to waifud: the watch, the node's durable copy of its slice, and reports.
 
+mod cluster;
 pub(crate) mod durable;
 mod known_kinds;
+pub(crate) mod names;
 pub(crate) mod order;
 pub(crate) mod outcome;
 pub(crate) mod peers;

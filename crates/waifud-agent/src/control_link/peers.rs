@@ -66,6 +66,12 @@ impl PeerTable {
         peers.map(|record| record.peer.clone()).collect()
     }
 
+    /// The peers with staged changes.
+    pub fn current_peers(&self) -> Vec<Peer> {
+        let peers = self.current().values();
+        peers.map(|record| record.peer.clone()).collect()
+    }
+
     pub fn has_staged(&self) -> bool {
         self.staged.is_some()
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
 use waifud_api::agent::{
-    AgentInstance, Peer, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
+    AgentInstance, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
 use waifud_kit::planted_bugs::Bug;
 use waifud_kit::sync::lock;
@@ -17,6 +17,7 @@ use waifud_types::{Incarnation, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
 use crate::control_link::known_kinds::known_kinds;
+use crate::control_link::names::NamesTable;
 use crate::control_link::outcome::{Affected, Welcomed};
 use crate::control_link::peers::PeerTable;
 use crate::control_link::planted_bug::destroy_without_an_order;
@@ -29,7 +30,7 @@ use crate::network::identity;
 /// The table; see the module documentation.
 #[derive(Debug)]
 pub struct Table {
-    durable: Durable,
+    pub(super) durable: Durable,
     inner: Mutex<Inner>,
 }
 
@@ -37,7 +38,8 @@ pub struct Table {
 pub(super) struct Inner {
     node: NodeRecord,
     entries: BTreeMap<InstanceId, Entry>,
-    peers: PeerTable,
+    pub(super) peers: PeerTable,
+    pub(super) names: NamesTable,
     /// The instances that a watch from the beginning has sent so far. Those that it omits are not in the slice.
     named: Option<BTreeSet<InstanceId>>,
     /// Whether the present watch has sent its `sync`.
@@ -101,6 +103,7 @@ impl Table {
         let Loaded {
             node,
             peers,
+            names,
             instances,
             damaged,
         } = loaded;
@@ -118,6 +121,7 @@ impl Table {
                 node,
                 entries,
                 peers: PeerTable::of(peers, held),
+                names: NamesTable::of(names),
                 named: None,
                 synced: false,
             }),
@@ -232,31 +236,8 @@ impl Table {
         let complete = since.is_none() || Bug::AbsenceIsDeletion.is_planted();
         inner.named = complete.then(BTreeSet::new);
         inner.peers.begin_watch(since.is_none());
+        inner.names.begin_watch();
         since
-    }
-
-    /// The other nodes of the cluster, as saved.
-    pub fn peers(&self) -> Vec<Peer> {
-        self.inner().peers.peers()
-    }
-
-    /// Whether changes of peers are not saved yet.
-    pub fn has_unsaved_peers(&self) -> bool {
-        self.inner().peers.has_staged()
-    }
-
-    /// Saves changes of peers. They are durable when this returns.
-    pub fn save_peers(&self) -> Result<(), DurableError> {
-        let mut inner = self.inner();
-        match self.save_staged_peers(&mut inner)? {
-            Some(revision) => self.save_revision(&mut inner, revision),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the saved peers have changed since the last call.
-    pub fn take_changed_peers(&self) -> bool {
-        self.inner().peers.take_changed()
     }
 
     /// Makes the next watch start from the beginning.
@@ -267,12 +248,16 @@ impl Table {
         self.save_node(&mut inner, node)
     }
 
-    /// Applies one frame. It is durable when this returns, except for a change of a peer: call [`Table::save_peers`] soon.
+    /// Applies one frame. It is durable when this returns, except for changes of peers and names: call [`Table::save_peers`] soon.
     pub fn apply(&self, frame: WatchFrame) -> Result<Affected, DurableError> {
         let mut inner = self.inner();
         let (revision, affected) = match frame {
             // Neither belongs to the slice.
             WatchFrame::Ping | WatchFrame::Stream(_) | WatchFrame::Ticket(_) => {
+                return Ok(Affected::None);
+            }
+            WatchFrame::Names { nodes } => {
+                inner.names.put(nodes);
                 return Ok(Affected::None);
             }
             WatchFrame::Put { revision, object } => match object {
@@ -314,6 +299,7 @@ impl Table {
             WatchFrame::Delete { revision, key } => match key {
                 SliceKey::Peer(id) => {
                     inner.peers.delete(id, revision);
+                    inner.names.remove(id);
                     return Ok(Affected::None);
                 }
                 SliceKey::Instance(instance) => {
@@ -334,6 +320,8 @@ impl Table {
                 self.release_unlisted(&mut inner)?;
                 let keep = inner.node.unconfirmed.is_some();
                 inner.peers.synced(keep);
+                let peers = inner.peers.current_peers();
+                inner.names.retain(&peers);
                 inner.synced = true;
                 (revision, Affected::Synced)
             }
@@ -562,16 +550,12 @@ impl Table {
         Ok(())
     }
 
-    /// Saves staged changes of peers, and returns the revision of the newest one.
-    fn save_staged_peers(&self, inner: &mut Inner) -> Result<Option<Revision>, DurableError> {
-        if let Some(record) = inner.peers.to_save() {
-            self.durable.save_peers(&record)?;
-        }
-        Ok(inner.peers.mark_saved())
-    }
-
     /// Records that everything up to `revision` is applied, once the watch has sent its `sync`.
-    fn save_revision(&self, inner: &mut Inner, revision: Revision) -> Result<(), DurableError> {
+    pub(super) fn save_revision(
+        &self,
+        inner: &mut Inner,
+        revision: Revision,
+    ) -> Result<(), DurableError> {
         if !inner.synced {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
-use waifud_api::agent::{Hello, WatchFrame};
+use waifud_api::agent::{Hello, WatchFrame, WatchStart};
 use waifud_types::InstanceId;
 
 use crate::backoff::Backoff;
@@ -17,7 +17,7 @@ use crate::shared::Shared;
 /// How long to wait for the node's first facts before connecting to waifud without them.
 const FIRST_FACTS: Duration = Duration::from_secs(20);
 
-/// How long changes of peers are collected before they are saved together.
+/// How long changes of peers and names are collected before they are saved together.
 const COLLECT_PEERS: Duration = Duration::from_millis(100);
 
 /// Runs until the agent stops.
@@ -115,8 +115,11 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
         // The connection has shown the node's address, which other nodes need.
         shared.node_checks.request_facts();
     }
-    let since = shared.table.begin_watch();
-    let mut frames = match shared.link.watch(since).await {
+    let start = WatchStart {
+        since: shared.table.begin_watch(),
+        names: shared.table.names_revision(),
+    };
+    let mut frames = match shared.link.watch(start).await {
         Ok(frames) => frames,
         Err(LinkError::Gone) => {
             if let Err(error) = shared.table.forget_revision() {
@@ -180,10 +183,13 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
     }
 }
 
-/// The network depends on the peers.
+/// The network depends on the peers and their names.
 fn notify_of_peers(shared: &Shared) {
     if shared.table.take_changed_peers() {
         shared.network.fabric().request_check();
+        shared.network.request_check();
+    }
+    if shared.table.take_changed_names() {
         shared.network.request_check();
     }
 }

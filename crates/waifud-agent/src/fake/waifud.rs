@@ -3,6 +3,7 @@
 mod link;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -10,8 +11,9 @@ use async_trait::async_trait;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, DiskTicket, Incoming, InstanceReport, NodeSlice, Peer, Receiving, RedisAccess,
-    Release, Released, SliceKey, SliceObject, TicketOrder, Tombstone, Unmanaged, WatchFrame,
+    AgentInstance, DiskTicket, Incoming, InstanceName, InstanceReport, NodeNames, NodeSlice, Peer,
+    Receiving, RedisAccess, Release, Released, SliceKey, SliceObject, TicketOrder, Tombstone,
+    Unmanaged, WatchFrame,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
@@ -56,6 +58,7 @@ struct State {
     /// Tickets for disks, which are issued with new random bits each time.
     tickets: Option<TicketIssuer>,
     peers: BTreeMap<NodeId, Peer>,
+    names: BTreeMap<NodeId, NodeNames>,
     images: BTreeMap<Digest, Vec<u8>>,
     bundles: BTreeMap<Digest, Vec<u8>>,
     /// Downloads stop after this many bytes.
@@ -94,6 +97,7 @@ enum Change {
     Tombstone(InstanceId),
     Release(InstanceId),
     Incoming(InstanceId),
+    Names(NodeId),
     Peer(NodeId),
     RemovedPeer(NodeId),
     /// Sent once, to the watches that are open then.
@@ -141,6 +145,7 @@ impl FakeWaifud {
             disk_fault: None,
             tickets: None,
             peers: BTreeMap::new(),
+            names: BTreeMap::new(),
             images: BTreeMap::new(),
             bundles: BTreeMap::new(),
             stall_after: None,
@@ -213,6 +218,25 @@ impl FakeWaifud {
     pub fn remove_peer(&self, id: NodeId) {
         self.change(Change::RemovedPeer(id), |state| {
             state.peers.remove(&id);
+        });
+    }
+
+    /// Replaces the names of another node's instances.
+    pub fn put_names(&self, node: NodeId, names: &[(&str, Ipv4Addr)]) {
+        let names = names.iter();
+        let names = names.map(|(name, address)| InstanceName {
+            name: super::name(name),
+            addresses: vec![*address],
+        });
+        let names = names.collect();
+        self.change(Change::Names(node), |state| {
+            let revision = state.revision(state.number + 1);
+            let names = NodeNames {
+                node,
+                revision,
+                names,
+            };
+            state.names.insert(node, names);
         });
     }
 
@@ -466,6 +490,15 @@ impl State {
         }
     }
 
+    /// The names that are newer than a revision.
+    fn names_after(&self, revision: u64) -> Option<WatchFrame> {
+        let nodes = self.names.values();
+        let nodes = nodes.filter(|names| names.revision.number > revision);
+        let mut nodes: Vec<_> = nodes.cloned().collect();
+        nodes.sort_by_key(|names| names.revision.number);
+        (!nodes.is_empty()).then_some(WatchFrame::Names { nodes })
+    }
+
     fn frame(&self, number: u64, change: &Change) -> Option<WatchFrame> {
         let revision = self.revision(number);
         Some(match change {
@@ -488,6 +521,9 @@ impl State {
             Change::RemovedPeer(id) => WatchFrame::Delete {
                 revision,
                 key: SliceKey::Peer(*id),
+            },
+            Change::Names(id) => WatchFrame::Names {
+                nodes: vec![self.names.get(id)?.clone()],
             },
             Change::Stream(order) => WatchFrame::Stream(*order),
             Change::Ticket(order) => WatchFrame::Ticket(*order),

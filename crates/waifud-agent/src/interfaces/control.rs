@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, WatchStart, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, InstanceId, Revision, Timestamp};
+use waifud_types::{Digest, InstanceId, Timestamp};
 
 /// Why a request to waifud failed. Messages are suitable for users.
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +94,8 @@ pub trait ControlLink: Send + Sync {
     /// Introduces the node. Must be sent first, and again after a lost connection.
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError>;
 
-    /// Watches the node's slice after `since`, or from the beginning.
-    async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError>;
+    /// Watches the node's slice and the names of other nodes' instances.
+    async fn watch(&self, start: WatchStart) -> Result<Box<dyn FrameStream>, LinkError>;
 
     /// Delivers a report. `Ok` means that waifud has stored it durably.
     async fn report(&self, report: &AgentReport) -> Result<(), LinkError>;

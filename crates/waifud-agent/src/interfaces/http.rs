@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::fs::OpenOptions;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
-use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, WatchStart, Welcome};
 use waifud_api::agent_client::{AgentClient, AgentClientError, DiskBody, WatchStream};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, InstanceId, Revision, Timestamp};
+use waifud_types::{Digest, InstanceId, Timestamp};
 
 use super::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 use crate::{Membership, MembershipError};
@@ -63,8 +63,8 @@ impl ControlLink for HttpLink {
         Ok(welcome)
     }
 
-    async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
-        let stream = self.client.watch(since).await.map_err(link_error)?;
+    async fn watch(&self, start: WatchStart) -> Result<Box<dyn FrameStream>, LinkError> {
+        let stream = self.client.watch(start).await.map_err(link_error)?;
         Ok(Box::new(HttpFrames(stream)))
     }
 

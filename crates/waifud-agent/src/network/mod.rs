@@ -7,6 +7,7 @@
 pub(crate) mod fabric;
 pub(crate) mod identity;
 pub(crate) mod lan;
+mod names;
 pub(crate) mod port_error;
 pub(crate) mod ports;
 pub(crate) mod published;
@@ -25,6 +26,7 @@ use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
 use self::fabric::NodeFabric;
+use self::names::remote_names;
 use self::port_error::{PortError, port_error};
 use self::ports::{choose_ports, ports_of};
 use self::published::Published;
@@ -240,6 +242,7 @@ impl Network {
             tracing::warn!(%error, "cannot connect to the guests of other nodes yet");
         }
         let records = table.records();
+        let peers = table.peers();
         self.inner()
             .released
             .retain(|id| records.iter().any(|record| record.id == *id));
@@ -262,7 +265,8 @@ impl Network {
             ports: Vec::new(),
             lan: Vec::new(),
             refuse_reports,
-            remote_subnets: remote_subnets(&table.peers(), &self.fabric.applied()),
+            remote_subnets: remote_subnets(&peers, &self.fabric.applied()),
+            remote_names: remote_names(&table.names(), &peers, &records).into(),
         };
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);
         self.leave_out_taken(&mut state).await?;

@@ -140,6 +140,7 @@ mod tests {
             lan: Vec::new(),
             refuse_reports: false,
             remote_subnets: Vec::new(),
+            remote_names: [].into(),
         }
     }
 

@@ -15,14 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use waifud_agent::fake::encoded_disk;
 use waifud_agent::interfaces::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
-use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{
+    AgentReport, DiskTicket, Hello, NAMES_HEADER, WatchFrame, WatchStart, Welcome,
+};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_control::env::{SystemClock, SystemEntropy};
 use waifud_control::{Cause, Control, ControlConfig, ControlError, Peer, http};
 use waifud_hypervisor::ByteStream;
 use waifud_storage::fake::image_bytes;
 use waifud_store::{Mode, Store, StoreError};
-use waifud_types::{ByteSize, Digest, Incarnation, InstanceId, Revision};
+use waifud_types::{ByteSize, Digest, Incarnation, InstanceId};
 
 use crate::answer::{Answer, collect};
 
@@ -251,11 +253,10 @@ impl ControlLink for Link {
         Ok(serde_json::from_slice(&answer.bytes).unwrap())
     }
 
-    async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
+    async fn watch(&self, start: WatchStart) -> Result<Box<dyn FrameStream>, LinkError> {
         let process = self.0.process().ok_or_else(gone)?;
         let peer = (*self.0.node.lock().unwrap()).ok_or_else(gone)?;
-        let query = since.map_or_else(String::new, |since| format!("?since={since}"));
-        let request = Request::get(format!("/v1/agent/watch{query}"));
+        let request = Request::get(start.path()).header(NAMES_HEADER, start.names_header());
         let send = send(process.tls, request.body(Body::empty()).unwrap(), peer);
         let response = process
             .alive

@@ -14,6 +14,7 @@ mod hostile;
 mod images;
 mod lifecycle;
 mod link;
+mod names;
 mod peer_port;
 mod peers;
 mod power;

@@ -155,7 +155,10 @@ mod tests {
             | WatchFrame::Tombstone { .. }
             | WatchFrame::Release { .. }
             | WatchFrame::Sync { .. } => true,
-            WatchFrame::Stream(_) | WatchFrame::Ticket(_) | WatchFrame::Ping => false,
+            WatchFrame::Names { .. }
+            | WatchFrame::Stream(_)
+            | WatchFrame::Ticket(_)
+            | WatchFrame::Ping => false,
         }
     }
 

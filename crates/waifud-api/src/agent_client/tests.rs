@@ -100,8 +100,11 @@ async fn frames_arrive_however_the_bytes_are_cut_and_unknown_kinds_are_skipped()
             false,
         ))
     });
-    let since = "000000ab.5".parse().unwrap();
-    let mut watch = client.watch(Some(since)).await.unwrap();
+    let start = WatchStart {
+        since: Some("000000ab.5".parse().unwrap()),
+        names: Some("000000ab.9".parse().unwrap()),
+    };
+    let mut watch = client.watch(start).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
     let revision = "000000ab.7".parse().unwrap();
     assert_eq!(
@@ -136,7 +139,7 @@ async fn objects_of_unknown_kinds_are_ignored_and_malformed_known_ones_are_error
             false,
         ))
     });
-    let mut watch = client.watch(None).await.unwrap();
+    let mut watch = client.watch(WatchStart::default()).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
     assert_eq!(watch.ignored, BTreeSet::from(["route".to_owned()]));
     is_unexpected(&watch.next().await);
@@ -150,7 +153,7 @@ async fn an_open_watch_gives_its_frames_at_once_and_a_broken_line_is_an_error() 
             true,
         ))
     });
-    let mut watch = client.watch(None).await.unwrap();
+    let mut watch = client.watch(WatchStart::default()).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), Some(WatchFrame::Ping));
     is_unexpected(&watch.next().await);
 }
@@ -164,7 +167,7 @@ async fn a_trimmed_history_is_distinguished_from_other_problems() {
         *response.status_mut() = StatusCode::GONE;
         response
     });
-    let error = client.watch(None).await.unwrap_err();
+    let error = client.watch(WatchStart::default()).await.unwrap_err();
     assert!(error.is_gone(), "{error}");
 }
 
@@ -202,7 +205,7 @@ async fn a_bundle_with_other_bytes_is_refused() {
 #[tokio::test]
 async fn a_waifud_that_is_not_there_or_silent_is_an_error_in_time() {
     let client = AgentClient::unix("/nonexistent/agent.sock".into());
-    let error = client.watch(None).await.unwrap_err();
+    let error = client.watch(WatchStart::default()).await.unwrap_err();
     assert!(matches!(error, AgentClientError::Unreachable { .. }));
 
     let dir = tempfile::tempdir().unwrap();

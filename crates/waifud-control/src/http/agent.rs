@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
-use waifud_api::agent::{AgentReport, Hello, OwnNode, Welcome};
+use waifud_api::agent::{AgentReport, Hello, NAMES_HEADER, OwnNode, Welcome};
 use waifud_api::join::{
     INSTALL_PATH, JOIN_TOKEN_HEADER, JoinRequest, Joined, PACKAGES_PATH, PackageKind,
 };
@@ -25,8 +25,8 @@ use super::peer::{AgentPeer, Newcomer};
 use super::query::Params;
 use super::refusal::Refusal;
 use crate::images::problems as image_problems;
-use crate::nodes::SliceWatch;
 use crate::nodes::install::error_script;
+use crate::nodes::{NamesRequest, SliceWatch};
 use crate::streams::problems as stream_problems;
 use crate::{Control, ControlError, problems};
 
@@ -141,11 +141,17 @@ async fn report(
 async fn watch(
     State(control): State<Control>,
     agent: AgentPeer,
+    headers: HeaderMap,
     mut params: Params,
 ) -> Result<Response, Refusal> {
     let since = params.revision("since")?;
     params.finish()?;
-    let watch = control.watch_slice(agent.node, agent.key, since)?;
+    let names = headers.get(NAMES_HEADER).map(|value| {
+        // Anything that is no revision asks for all names.
+        let stored = value.to_str().ok().and_then(|text| text.parse().ok());
+        NamesRequest { stored }
+    });
+    let watch = control.watch_slice(agent.node, agent.key, since, names)?;
     let lines = futures::stream::unfold(watch, |mut watch| async move {
         let line = next_line(&mut watch).await?;
         Some((line, watch))

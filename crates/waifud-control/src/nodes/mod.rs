@@ -11,6 +11,7 @@ pub(crate) mod install;
 pub(crate) mod joining;
 mod list;
 pub(crate) mod monitor;
+mod names;
 mod newer_copies;
 mod older_copies;
 pub(crate) mod problems;
@@ -20,4 +21,4 @@ pub(crate) mod unmanaged;
 pub(crate) mod view;
 mod write_budget;
 
-pub(crate) use slice::SliceWatch;
+pub(crate) use slice::{NamesRequest, SliceWatch};

@@ -5,8 +5,10 @@
 //!
 //! A change of the node's own objects is sent at once. Changes of cluster-wide objects wake the watches of all nodes, so they
 //! are collected for a moment: when many nodes change together, each watch reads them a few times instead of once for each.
+//! Names of instances are sent separately ([`NamesWatch`]).
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -18,6 +20,7 @@ use waifud_types::{Digest, NodeId, Revision};
 use crate::events::problems as event_problems;
 use crate::network::subnet;
 use crate::nodes::joining::is_admitted;
+use crate::nodes::names::{NAMES_AT_ONCE, NamesWatch};
 use crate::nodes::problems as node_problems;
 use crate::streams::WatchRegistration;
 use crate::{Control, ControlError};
@@ -32,10 +35,19 @@ const COLLECT: Duration = Duration::from_millis(100);
 enum Wake {
     /// Objects may have changed.
     Changes,
+    /// Names of other nodes' instances may have changed.
+    Names,
     /// A frame that has no revision.
     Frame(WatchFrame),
     /// waifud stops.
     Stop,
+}
+
+/// A node asks for names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NamesRequest {
+    /// The last revision that it has stored.
+    pub(crate) stored: Option<Revision>,
 }
 
 /// A running watch.
@@ -50,6 +62,8 @@ pub struct SliceWatch {
     due: Option<Instant>,
     since: u64,
     synced: bool,
+    /// `None` if the node has not asked for names.
+    names: Option<NamesWatch>,
     ready: VecDeque<WatchFrame>,
     registration: WatchRegistration,
 }
@@ -61,6 +75,7 @@ impl Control {
         node: NodeId,
         key: Digest,
         since: Option<Revision>,
+        names: Option<NamesRequest>,
     ) -> Result<SliceWatch, ControlError> {
         let newest = self.store().revision();
         let since = match since {
@@ -81,6 +96,10 @@ impl Control {
             due: None,
             since,
             synced: false,
+            names: names.map(|request| {
+                let changes = self.store().subscribe_topic(Topic::Names);
+                NamesWatch::new(request.stored, newest, changes)
+            }),
             ready: VecDeque::new(),
             registration: self.stream_broker().register_watch(node),
         })
@@ -97,6 +116,10 @@ impl SliceWatch {
             if self.synced {
                 match self.wait().await {
                     Wake::Changes => {}
+                    Wake::Names => {
+                        self.read_names().await?;
+                        continue;
+                    }
                     Wake::Frame(frame) => return Ok(Some(frame)),
                     Wake::Stop => return Ok(None),
                 }
@@ -110,11 +133,7 @@ impl SliceWatch {
                 .control
                 .store()
                 .read(move |tx| {
-                    // The node's key may have been replaced since.
-                    if !is_admitted(&tx, node, key)? {
-                        let name = tx.node_key(node)?.map(|admitted| admitted.name);
-                        return Err(node_problems::certificate_not_current(name.as_ref()).into());
-                    }
+                    require_admitted(&tx, node, key)?;
                     frames(&tx, node, since, redis)
                 })
                 .await?;
@@ -127,14 +146,46 @@ impl SliceWatch {
         }
     }
 
+    /// Reads the names that have changed.
+    async fn read_names(&mut self) -> Result<(), ControlError> {
+        let Some(watch) = &mut self.names else {
+            return Ok(());
+        };
+        watch.begin();
+        let (node, key, since) = (self.node, self.key, watch.since);
+        let (names, nodes) = self
+            .control
+            .store()
+            .read(move |tx| {
+                require_admitted(&tx, node, key)?;
+                let names = tx.names(node, since, NAMES_AT_ONCE)?;
+                Ok::<_, ControlError>((names, tx.node_count()?))
+            })
+            .await?;
+        watch.sent(&names, nodes);
+        if !names.nodes.is_empty() {
+            let nodes = names.nodes;
+            self.ready.push_back(WatchFrame::Names { nodes });
+        }
+        Ok(())
+    }
+
     /// Waits while there is nothing to read.
     async fn wait(&mut self) -> Wake {
         let ping = Instant::now() + PING;
         loop {
             let due = self.due;
+            let names = &mut self.names;
+            let names_due = async {
+                match names {
+                    Some(names) => names.due().await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 () = self.control.stop_token().cancelled() => return Wake::Stop,
                 () = sleep_until(ping) => return Wake::Frame(WatchFrame::Ping),
+                () = names_due => return Wake::Names,
                 order = self.registration.next() => return Wake::Frame(order),
                 changed = self.changes.changed() => {
                     return if changed.is_ok() { Wake::Changes } else { Wake::Stop };
@@ -149,6 +200,15 @@ impl SliceWatch {
             }
         }
     }
+}
+
+/// Fails if waifud does not admit the node any more: its key may have been replaced since the watch began.
+fn require_admitted(tx: &ReadTx<'_>, node: NodeId, key: Digest) -> Result<(), ControlError> {
+    if is_admitted(tx, node, key)? {
+        return Ok(());
+    }
+    let name = tx.node_key(node)?.map(|admitted| admitted.name);
+    Err(node_problems::certificate_not_current(name.as_ref()).into())
 }
 
 fn frames(

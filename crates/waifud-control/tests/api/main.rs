@@ -27,6 +27,7 @@ mod lifecycle;
 mod lost_nodes;
 mod mirror;
 mod moving;
+mod names;
 mod newer_copies;
 mod node_admin;
 mod node_capacities;

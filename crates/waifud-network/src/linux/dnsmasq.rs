@@ -50,6 +50,8 @@ impl Dnsmasq {
                 files: DhcpFiles {
                     leases: run_dir.join("dnsmasq.hosts"),
                     names: run_dir.join("dnsmasq.names"),
+                    remote_names: run_dir.join("dnsmasq.names.remote"),
+                    remote_zones: run_dir.join("dnsmasq.zones"),
                     memory: state_dir.join("dnsmasq.leases"),
                     pid: run_dir.join("dnsmasq.pid"),
                 },
@@ -94,6 +96,8 @@ impl Dnsmasq {
             &self.config,
             &self.settings.files.leases,
             &self.settings.files.names,
+            &self.settings.files.remote_names,
+            &self.settings.files.remote_zones,
             &self.settings.files.memory,
             &self.settings.files.pid,
         ] {
@@ -141,8 +145,9 @@ impl Dnsmasq {
         self.stop(before).await?;
         let load = before.map_or(1, |record| record.load + 1);
         release::prune(&self.settings.files.memory, state)?;
-        files::replace(&self.settings.files.leases, &dhcp::leases(state))?;
-        files::replace(&self.settings.files.names, &dhcp::names(state, load))?;
+        for (file, content) in self.contents(state, load) {
+            files::replace(file, &content)?;
+        }
         files::replace(&self.config, config)?;
         files::remove(&self.settings.files.pid)?;
         // It returns once the daemon has opened its sockets, or with an error.
@@ -167,25 +172,39 @@ impl Dnsmasq {
         }
     }
 
+    /// The files that it reads again on a signal. The one with the mark of the load is the last.
+    fn contents(&self, state: &NetworkState, load: u64) -> [(&Path, String); 4] {
+        let files = &self.settings.files;
+        [
+            (files.leases.as_path(), dhcp::leases(state)),
+            (&files.remote_zones, dhcp::remote_zones(state)),
+            (&files.remote_names, dhcp::remote_names(state)),
+            (&files.names, dhcp::names(state, load)),
+        ]
+    }
+
     /// Reloads leases and names; `None` if dnsmasq did not read them in time.
     async fn reload(
         &self,
         record: &DnsmasqRecord,
         state: &NetworkState,
     ) -> Result<Option<DnsmasqRecord>, NetworkError> {
-        let leases = dhcp::leases(state);
-        let read = |path: &Path| files::read(path);
-        if read(&self.settings.files.leases)?.as_ref() == Some(&leases)
-            && read(&self.settings.files.names)? == Some(dhcp::names(state, record.load))
-        {
+        let mut current = true;
+        for (file, content) in self.contents(state, record.load) {
+            current &= files::read(file)?.is_some_and(|text| text == content);
+        }
+        if current {
             return Ok(Some(record.clone()));
         }
         let record = DnsmasqRecord {
             load: record.load + 1,
             ..record.clone()
         };
-        files::replace(&self.settings.files.leases, &leases)?;
-        files::replace(&self.settings.files.names, &dhcp::names(state, record.load))?;
+        for (file, content) in self.contents(state, record.load) {
+            if files::read(file)?.is_none_or(|text| text != content) {
+                files::replace(file, &content)?;
+            }
+        }
         let Some(process) = process(&record) else {
             return Ok(None);
         };

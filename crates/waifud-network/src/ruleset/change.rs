@@ -59,6 +59,7 @@ fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
         // Compared below.
         remote_subnets: Vec::new(),
         // No rule depends on these.
+        remote_names: [].into(),
         mtu: 0,
         domain: String::new(),
         ..state.clone()

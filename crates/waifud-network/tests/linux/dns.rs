@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use waifud_network::GuestNetwork;
+use waifud_network::samples::{remote, remote_name};
 
 use crate::home::{Home, lan_port};
 use crate::lab::{GATEWAY, Guest, OUTSIDE, on_a_node, port, with_a_guest};
@@ -118,6 +119,36 @@ fn names_follow_guests_that_are_renamed_and_deleted() {
         lab.state.ports.push(again);
         lab.ensure().await;
         assert_eq!(ask(&guest, "guest-1", A), found("10.144.1.13"));
+    });
+}
+
+#[test]
+fn names_of_other_nodes_guests_resolve_in_both_directions_and_follow_them() {
+    with_a_guest(2, |mut lab, guest| async move {
+        lab.state.remote_subnets = vec![remote(2), remote(3)];
+        lab.state.remote_names = [remote_name("web", 2, 7)].into();
+        lab.ensure().await;
+        for name in ["web", "web.waifu.internal"] {
+            assert_eq!(ask(&guest, name, A), found("10.144.2.7"), "{name}");
+        }
+        let reverse = "7.2.144.10.in-addr.arpa";
+        assert_eq!(ask(&guest, reverse, PTR), found("web.waifu.internal"));
+        // No other server is asked about addresses of other nodes' guests.
+        let unknown = "200.2.144.10.in-addr.arpa";
+        assert_eq!(ask(&guest, unknown, PTR), (NO_SUCH_NAME, None));
+
+        // It moves, and then takes over the name of a guest of this node.
+        lab.state.remote_names = [remote_name("web", 3, 9)].into();
+        lab.ensure().await;
+        assert_eq!(ask(&guest, "web", A), found("10.144.3.9"));
+        assert_eq!(ask(&guest, reverse, PTR), (NO_SUCH_NAME, None));
+        lab.state.remote_names = [remote_name("guest-1", 3, 9)].into();
+        lab.ensure().await;
+        assert_eq!(ask(&guest, "guest-1", A), found("10.144.3.9"));
+        assert_eq!(ask(&guest, "web", A), (NO_SUCH_NAME, None));
+        lab.state.remote_names = [].into();
+        lab.ensure().await;
+        assert_eq!(ask(&guest, "guest-1", A), found("10.144.1.12"));
     });
 }
 

@@ -11,10 +11,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use waifud_agent::interfaces::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
-use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, WatchStart, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, InstanceId, Revision};
+use waifud_types::{Digest, InstanceId};
 
 use super::wire::To;
 use super::{Answer, Node, World};
@@ -193,7 +193,7 @@ impl ControlLink for Link {
         parsed(&self.post("/v1/agent/hello", hello).await?)
     }
 
-    async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
+    async fn watch(&self, start: WatchStart) -> Result<Box<dyn FrameStream>, LinkError> {
         let node = self.node()?;
         let opened = async {
             sleep(node.wire.delay()).await;
@@ -201,7 +201,7 @@ impl ControlLink for Link {
             if !passes {
                 return None;
             }
-            self.world.waifud.watch(node.peer, since).await
+            self.world.waifud.watch(node.peer, start).await
         };
         let opened = timeout(ANSWER_MAX, opened).await.ok().flatten();
         let watched = opened.ok_or_else(|| unreachable("the watch could not be opened"))?;

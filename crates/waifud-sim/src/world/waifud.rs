@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
-use waifud_api::agent::WatchFrame;
+use waifud_api::agent::{NAMES_HEADER, WatchFrame, WatchStart};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::env::Disk;
 use waifud_control::{Cause, Control, ControlConfig, ControlError, Peer, http};
@@ -23,7 +23,7 @@ use waifud_kit::clock::Clock;
 use waifud_kit::sync::lock;
 use waifud_pki::NodeKey;
 use waifud_store::{Mode, ReadTx, Store, StoreError};
-use waifud_types::{ByteSize, Digest, DiskSpace, Incarnation, InstanceId, Revision};
+use waifud_types::{ByteSize, Digest, DiskSpace, Incarnation, InstanceId};
 
 use crate::clock::SimClock;
 use crate::random::Random;
@@ -214,9 +214,10 @@ impl Waifud {
     }
 
     /// Starts a watch of a node.
-    pub async fn watch(&self, peer: Peer, since: Option<Revision>) -> Option<Watched> {
-        let query = since.map_or_else(String::new, |since| format!("?since={since}"));
-        let request = self.request("GET", &format!("/v1/agent/watch{query}"), Vec::new())?;
+    pub async fn watch(&self, peer: Peer, start: WatchStart) -> Option<Watched> {
+        let mut request = self.request("GET", &start.path(), Vec::new())?;
+        let names = HeaderValue::from_str(&start.names_header()).ok()?;
+        request.headers_mut().insert(NAMES_HEADER, names);
         let process = lock(&self.process).clone()?;
         let router = process.router(peer);
         let (answer, answered) = oneshot::channel();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use waifud_agent::Membership;
 use waifud_agent::interfaces::{ControlLink, HttpLink};
-use waifud_api::agent::{AgentReport, Hello, WatchFrame};
+use waifud_api::agent::{AgentReport, Hello, WatchFrame, WatchStart};
 use waifud_api::client::Client;
 use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_api::{CreateInstance, CreateTemplate};
@@ -141,7 +141,7 @@ fn hello(name: &str) -> Result<Hello> {
 
 /// Reads a node's watch and sends heartbeats, until the process or waifud exits.
 async fn live(link: HttpLink, received: Arc<AtomicUsize>) {
-    let Ok(mut watch) = link.watch(None).await else {
+    let Ok(mut watch) = link.watch(WatchStart::default()).await else {
         return;
     };
     let mut heartbeat = tokio::time::interval(HEARTBEAT);

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, Welcome};
+use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, WatchStart, Welcome};
 use waifud_api::disk_transfer::DiskFrame;
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
-use waifud_types::{Digest, InstanceId, Revision};
+use waifud_types::{Digest, InstanceId};
 
 use super::{Change, DiskFault, FakeWaifud, Frames, no_such_stream};
 use crate::interfaces::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
@@ -33,10 +33,10 @@ impl ControlLink for FakeWaifud {
         })
     }
 
-    async fn watch(&self, since: Option<Revision>) -> Result<Box<dyn FrameStream>, LinkError> {
+    async fn watch(&self, start: WatchStart) -> Result<Box<dyn FrameStream>, LinkError> {
         let state = self.online()?;
         let mut queue = std::collections::VecDeque::new();
-        match since {
+        match start.since {
             Some(since)
                 if since.incarnation != state.incarnation || since.number < state.trimmed =>
             {
@@ -45,7 +45,10 @@ impl ControlLink for FakeWaifud {
             Some(since) => {
                 let missed = state.history.iter().filter(|(n, _)| *n > since.number);
                 for (number, change) in missed {
-                    if matches!(change, Change::Stream(_) | Change::Ticket(_)) {
+                    if matches!(
+                        change,
+                        Change::Stream(_) | Change::Ticket(_) | Change::Names(_)
+                    ) {
                         continue;
                     }
                     queue.extend(state.frame(*number, change));
@@ -74,6 +77,8 @@ impl ControlLink for FakeWaifud {
         queue.push_back(WatchFrame::Sync {
             revision: state.revision(state.number),
         });
+        let stored = start.names.map_or(0, |stored| stored.number);
+        queue.extend(state.names_after(stored));
         Ok(Box::new(Frames {
             waifud: self.clone(),
             changes: self.changed.subscribe(),

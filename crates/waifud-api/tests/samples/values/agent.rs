@@ -1,9 +1,10 @@
 //! The protocol between waifud and node agents, and commands for guest agents.
 
 use waifud_api::agent::{
-    AgentInstance, AgentReport, BundleRef, DiskTicket, Hello, Incoming, InstanceReport,
-    MessageOrder, NodeSlice, OwnNode, Peer, Receiving, RedisAccess, Release, Released, RescueImage,
-    SliceKey, SliceObject, Ticket, TicketOrder, Tombstone, Unmanaged, WatchFrame, Welcome,
+    AgentInstance, AgentReport, BundleRef, DiskTicket, Hello, Incoming, InstanceName,
+    InstanceReport, MessageOrder, NodeNames, NodeSlice, OwnNode, Peer, Receiving, RedisAccess,
+    Release, Released, RescueImage, SliceKey, SliceObject, Ticket, TicketOrder, Tombstone,
+    Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::guest_command::{ExecRequest, ExecResult, GuestAnswer, GuestCommand, SetPassword};
 use waifud_api::join::{JoinRequest, Joined};
@@ -163,6 +164,7 @@ fn frames() -> Vec<(&'static str, WatchFrame)> {
                 },
             },
         ),
+        ("names", names()),
         ("sync", WatchFrame::Sync { revision }),
         ("stream-console", stream(StreamKind::Console)),
         ("stream-console-log", stream(log)),
@@ -195,6 +197,19 @@ fn frames() -> Vec<(&'static str, WatchFrame)> {
         ),
         ("ping", WatchFrame::Ping),
     ]
+}
+
+fn names() -> WatchFrame {
+    let web = InstanceName {
+        name: parse("web"),
+        addresses: vec![[10, 144, 1, 7].into(), [10, 144, 1, 9].into()],
+    };
+    let names = NodeNames {
+        node: parse(NODE),
+        revision: parse(REVISION),
+        names: vec![web],
+    };
+    WatchFrame::Names { nodes: vec![names] }
 }
 
 fn incoming() -> Incoming {

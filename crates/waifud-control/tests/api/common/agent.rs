@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
 use waifud_api::agent::{
-    AgentInstance, AgentReport, BundleRef, Hello, InstanceReport, SliceKey, SliceObject, Tombstone,
-    Unmanaged, WatchFrame,
+    AgentInstance, AgentReport, BundleRef, Hello, InstanceReport, NAMES_HEADER, SliceKey,
+    SliceObject, Tombstone, Unmanaged, WatchFrame,
 };
 use waifud_cloudinit::Documents;
 use waifud_control::Peer;
@@ -141,6 +141,16 @@ impl Agent {
             |since| format!("/v1/agent/watch?since={since}"),
         );
         let response = self.call(Method::GET, &path, Body::empty()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        self.watch = Some(response.into_body());
+        self.line.clear();
+    }
+
+    /// Opens the watch at the beginning, and asks for names after this revision.
+    pub async fn watch_names(&mut self, stored: &str) {
+        let request = Request::get("/v1/agent/watch").header(NAMES_HEADER, stored);
+        let request = request.body(Body::empty()).unwrap();
+        let response = call(&self.router, request, self.peer()).await;
         assert_eq!(response.status(), StatusCode::OK);
         self.watch = Some(response.into_body());
         self.line.clear();
