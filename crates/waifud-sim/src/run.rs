@@ -110,6 +110,7 @@ async fn run_here(options: Options) -> Result<Outcome> {
     let mut steps = 0;
     while steps < options.steps && world.violation().is_none() {
         steps += 1;
+        acts::guests_write(&world);
         match acts::one(&world, &random).await? {
             Some(act) => *counts.entry(act).or_default() += 1,
             None => refused += 1,

@@ -26,7 +26,7 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
     let mut ignored = [0; 64];
     let disconnected =
         async { while gone.read(&mut ignored).await.is_ok_and(|count| count > 0) {} };
-    let (frames, mut ready) = mpsc::channel(READ_AHEAD);
+    let (frames, mut ready) = blocking::channel(READ_AHEAD);
     let read = blocking::on_a_thread(move || read(&file, from, &frames));
     let write = async {
         while let Some(frame) = ready.recv().await {
@@ -48,9 +48,7 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
 
 /// Reads the file, and sends its frames to the channel until the other end is closed. Blocks.
 fn read(file: &File, from: u64, ready: &mpsc::Sender<Bytes>) -> io::Result<()> {
-    frames(file, from, |frame| {
-        ready.blocking_send(frame.encode()).is_ok()
-    })
+    frames(file, from, |frame| blocking::send(ready, frame.encode()))
 }
 
 /// Calls `each` with the frames of a file, without the blocks before byte `from`, until it returns false. Blocks.

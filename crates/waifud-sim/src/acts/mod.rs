@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod moves;
 mod requests;
 mod restore;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use waifud_kit::sync::lock;
 
+pub use moves::guests_write;
 pub use restore::decide_everything;
 
 use crate::random::Random;
@@ -39,6 +41,10 @@ pub enum Act {
     Release,
     /// waifud withdraws a release.
     Withdraw,
+    /// A user moves an instance to another node.
+    Move,
+    /// A user cancels a move.
+    CancelMove,
     /// A wire is cut, in one direction or both.
     CutWire,
     /// A wire is healed.
@@ -81,6 +87,8 @@ const WEIGHTS: &[(Act, u64)] = &[
     (Act::Reboot, 4),
     (Act::Release, 6),
     (Act::Withdraw, 6),
+    (Act::Move, 10),
+    (Act::CancelMove, 3),
     (Act::CutWire, 6),
     (Act::HealWire, 8),
     (Act::KillWaifud, 5),
@@ -128,6 +136,8 @@ pub async fn one(world: &Arc<World>, random: &Random) -> Result<Option<Act>> {
         Act::Release | Act::Withdraw => {
             requests::release(world, random, act == Act::Withdraw).await
         }
+        Act::Move => moves::begin(world, random).await,
+        Act::CancelMove => moves::cancel(world, random).await,
         Act::BackUp => restore::back_up(world)?,
         Act::Restore => restore::restore(world).await?,
         Act::Confirm => restore::confirm(world, random).await,
@@ -153,7 +163,10 @@ fn is_possible(act: Act, world: &World, living: &[Promise]) -> bool {
         Act::Delete | Act::Edit | Act::Resize | Act::Publish => !living.is_empty(),
         Act::Start => any(|promise| !promise.fields.run),
         Act::Stop | Act::Reboot => any(|promise| promise.fields.run),
-        Act::Release => any(|promise| promise.release.is_none()),
+        Act::Release => any(|promise| promise.release.is_none() && !promise.moved),
+        // After a restore of waifud's database, a node may have recorded releases of moves that waifud does not know.
+        Act::Move => !world.restores && any(|promise| promise.release.is_none()),
+        Act::CancelMove => any(|promise| promise.moved),
         Act::Withdraw => any(|promise| promise.release.is_some()),
         Act::BackUp => world.restores,
         Act::Restore => return lock(&world.backup).is_some() && lock(&world.unanswered).is_empty(),

@@ -6,6 +6,7 @@
 
 mod always;
 mod at_rest;
+mod disks;
 mod documents;
 mod observed;
 mod requests;
@@ -59,8 +60,11 @@ pub const ALL: &[&str] = &[
     "documents_are_served_to_the_owner_of_the_address_only",
     "a_release_is_recorded_by_the_node_before_waifud_counts_it",
     "a_released_guest_that_is_off_stays_off",
+    "a_guest_finds_what_it_wrote_to_its_disk",
+    "what_guests_wrote_survives",
     "no_error_is_hidden",
     "every_request_ends",
+    "every_move_ends",
     "every_status_is_true",
     "no_object_is_orphaned",
     "no_record_is_damaged",

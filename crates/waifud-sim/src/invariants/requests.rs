@@ -52,6 +52,7 @@ pub(super) fn every_request_ends(
             promise,
             seen,
         };
+        outcome.every_move_ends()?;
         match outcome.promise.release {
             _ if seen.status.node.is_none() => outcome.waits_with_a_reason()?,
             _ if outcome.promise.release_unknown => {}
@@ -74,6 +75,19 @@ impl Outcome<'_> {
 
     fn runs(&self) -> bool {
         self.nodes.iter().any(|at| at.runs(self.id))
+    }
+
+    /// Every move ends: no fault is left that it could wait for.
+    fn every_move_ends(&self) -> Result<(), Violation> {
+        let moving = self.seen.moving.as_ref();
+        hold!(
+            self.world,
+            moving.is_none(),
+            every_move_ends,
+            "{} is still being moved: {moving:?}",
+            self.promise.name
+        );
+        Ok(())
     }
 
     /// An instance without a node says why, and no node has room for it.

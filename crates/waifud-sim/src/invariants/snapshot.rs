@@ -60,6 +60,13 @@ impl<'a> Snapshot<'a> {
         self.domains.get(&id).is_some_and(|domain| domain.is_active)
     }
 
+    /// What the instance's disk contains; `None` if the node has no disk of it.
+    pub fn mark(&self, id: InstanceId) -> Option<u64> {
+        let mut volumes = self.volumes.iter();
+        let found = volumes.find(|(volume, _)| volume.instance == id);
+        found.map(|(_, facts)| facts.mark)
+    }
+
     /// Whether anything of the instance is served or applied: a process, a port, documents.
     pub fn serves(&self, id: InstanceId) -> Option<&'static str> {
         if self.runs(id) {
@@ -134,7 +141,9 @@ impl Database {
 
     /// The part of an instance's node.
     pub fn part(&self, id: InstanceId) -> Option<Part> {
+        let node = self.instances.get(&id)?.node?;
         let mut parts = self.parts.iter();
-        parts.find(|(of, _)| *of == id).map(|(_, part)| *part)
+        let found = parts.find(|(of, part)| *of == id && part.node == node);
+        found.map(|(_, part)| *part)
     }
 }

@@ -3,9 +3,11 @@
 mod link;
 mod node;
 mod promises;
+mod streams;
 mod unanswered;
 mod waifud;
 mod wire;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -24,6 +26,7 @@ pub use promises::{Fields, Promise, Promises, Release};
 pub use unanswered::Unanswered;
 pub use waifud::{Answer, Waifud};
 pub use wire::{Cuts, Wire};
+pub use written::Written;
 
 use crate::clock::SimClock;
 use crate::disk;
@@ -48,6 +51,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// What users were promised.
     pub promises: Promises,
+    /// What guests wrote to their disks.
+    pub written: Written,
     /// What was observed at earlier checks.
     pub observed: Mutex<Observed>,
     /// The image of every instance.
@@ -93,7 +98,14 @@ impl World {
         for (index, name) in NAMES.iter().take(nodes).enumerate() {
             let peer = waifud.join(name).await.context("a node cannot join")?;
             let dir = at(&format!("nodes/{name}"))?;
-            all.push(Node::new(index, name, dir, peer, clock.another(), seed)?);
+            all.push(Node::new(
+                index,
+                name,
+                dir,
+                Some(peer),
+                clock.another(),
+                seed,
+            )?);
         }
         Ok(Arc::new(Self {
             history: History::new(clock.clone()),
@@ -101,6 +113,7 @@ impl World {
             waifud,
             nodes: all,
             promises: Promises::default(),
+            written: Written::default(),
             observed: Mutex::default(),
             image,
             restores,

@@ -34,8 +34,8 @@ pub struct Node {
     index: usize,
     /// Its name.
     pub name: String,
-    /// What identifies its requests.
-    pub peer: Peer,
+    /// What identifies its requests, once it has joined.
+    peer: Mutex<Option<Peer>>,
     /// Its wire to waifud.
     pub wire: Wire,
     /// Its metadatad.
@@ -76,7 +76,7 @@ impl Node {
         index: usize,
         name: &str,
         dir: PathBuf,
-        peer: Peer,
+        peer: Option<Peer>,
         clock: SimClock,
         seed: u64,
     ) -> Result<Self> {
@@ -100,7 +100,7 @@ impl Node {
         Ok(Self {
             index,
             name: name.to_owned(),
-            peer,
+            peer: Mutex::new(peer),
             wire: Wire::new(Random::new(seed, part + 1)),
             metadata,
             clock,
@@ -119,10 +119,15 @@ impl Node {
 
     /// Its id.
     pub fn id(&self) -> Option<NodeId> {
-        match self.peer {
-            Peer::Certificate { node, .. } => Some(node),
+        match self.peer() {
+            Some(Peer::Certificate { node, .. }) => Some(node),
             _ => None,
         }
+    }
+
+    /// What identifies its requests, once it has joined.
+    pub fn peer(&self) -> Option<Peer> {
+        *lock(&self.peer)
     }
 
     /// Whether it has power.
@@ -205,6 +210,25 @@ impl Node {
         self.pool.volume_facts()
     }
 
+    /// Its running guest writes to the disk.
+    pub fn write(&self, volume: &VolumeId, mark: u64) {
+        self.pool.write(volume, mark);
+    }
+
+    /// Whether its agent has recorded on disk that it has a copy of the instance, as its owner or its former owner.
+    pub fn has_recorded_copy(&self, id: InstanceId) -> bool {
+        let record = self.record(id);
+        record.is_some_and(|record| record["instance"].is_object())
+    }
+
+    /// What its agent has recorded on disk about an instance, so that it survives a power cut.
+    fn record(&self, id: InstanceId) -> Option<serde_json::Value> {
+        let state = &self.settings.state_dir;
+        let record = state.join(format!("records/{id}.json"));
+        let text = disk::content_after_power_cut(state, &record)?;
+        serde_json::from_slice(&text).ok()
+    }
+
     /// The size to which a running guest's disk was grown.
     pub fn grown_disk(&self, id: InstanceId) -> Option<ByteSize> {
         self.hypervisor.disk_size(id, "root")
@@ -223,10 +247,7 @@ impl Node {
 
     /// The epoch of the release that its agent has recorded on disk for an instance, so that it survives a power cut.
     pub fn recorded_release(&self, id: InstanceId) -> Option<Epoch> {
-        let state = &self.settings.state_dir;
-        let record = state.join(format!("records/{id}.json"));
-        let text = disk::content_after_power_cut(state, &record)?;
-        let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        let record = self.record(id)?;
         let epoch = record.pointer("/release/release/epoch")?;
         epoch.as_u64().map(Epoch)
     }

@@ -23,6 +23,7 @@ impl World {
                 promise.may_stop = true;
                 promise.may_vanish |= after.deleted;
                 promise.was_released |= after.was_released;
+                promise.moved |= after.moved;
             });
         }
         lock(&self.unanswered).push(unanswered);
@@ -66,7 +67,9 @@ impl World {
                         continue;
                     };
                     let done = row.deleting == after.deleted && Fields::of(row) == after.fields;
-                    let part = part.filter(|part| part.role != OwnershipRole::Owner);
+                    // During a move, the release belongs to it.
+                    let part = part
+                        .filter(|part| part.role != OwnershipRole::Owner && row.moving.is_none());
                     self.promises.change(id, |promise| {
                         if done {
                             *promise = after;

@@ -41,7 +41,7 @@ pub struct Waifud {
 }
 
 #[derive(Clone)]
-struct Process {
+pub(super) struct Process {
     control: Control,
     user: Router,
     tls: Router,
@@ -164,6 +164,11 @@ impl Waifud {
         };
         let mut work = std::mem::take(&mut *lock(&process.work));
         work.shutdown().await;
+    }
+
+    /// The running process.
+    pub(super) fn process(&self) -> Option<Process> {
+        lock(&self.process).clone()
     }
 
     /// How often the database was restored.
@@ -312,7 +317,7 @@ impl Waifud {
         Ok(())
     }
 
-    fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Option<Request<Body>> {
+    pub(super) fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Option<Request<Body>> {
         // Without an id of its own, a request gets a random one from the machine.
         let number = self.requests.fetch_add(1, Ordering::SeqCst);
         let request = Request::builder()
@@ -342,21 +347,25 @@ impl Waifud {
 }
 
 impl Process {
-    fn router(&self, peer: Peer) -> Router {
+    pub(super) fn router(&self, peer: Peer) -> Router {
         match peer {
             Peer::Unix { .. } | Peer::Unknown => self.user.clone(),
             Peer::Tls { .. } | Peer::Certificate { .. } => self.tls.clone(),
         }
     }
 
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut all = lock(&self.work);
         while all.try_join_next().is_some() {}
         all.spawn(work);
     }
 }
 
-async fn send(router: Router, mut request: Request<Body>, peer: Peer) -> axum::response::Response {
+pub(super) async fn send(
+    router: Router,
+    mut request: Request<Body>,
+    peer: Peer,
+) -> axum::response::Response {
     request.extensions_mut().insert(ConnectInfo(peer));
     let Ok(response) = router.oneshot(request).await;
     response

@@ -1,0 +1,72 @@
+//! The contents of disks survive, whatever happens during a move.
+
+use waifud_types::InstanceId;
+
+use super::snapshot::Snapshot;
+use super::{Violation, hold};
+use crate::world::World;
+
+/// A guest never runs on a disk that is older than what it wrote last, or on an empty one.
+pub(super) fn a_guest_finds_what_it_wrote_to_its_disk(
+    world: &World,
+    nodes: &[Snapshot<'_>],
+) -> Result<(), Violation> {
+    for at in nodes {
+        for domain in at.running() {
+            let Some(last) = world.written.last(domain.id) else {
+                continue;
+            };
+            let found = at.mark(domain.id);
+            hold!(
+                world,
+                found == Some(last),
+                a_guest_finds_what_it_wrote_to_its_disk,
+                "{} runs on {} with a disk that contains {found:?}, and it wrote {last} last",
+                domain.id,
+                at.node.name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What a guest wrote last is on a disk of some node until a user deletes the instance.
+pub(super) fn what_guests_wrote_survives(
+    world: &World,
+    nodes: &[Snapshot<'_>],
+) -> Result<(), Violation> {
+    for (id, promise) in world.promises.all() {
+        let Some(last) = world.written.last(id) else {
+            continue;
+        };
+        if promise.deleted || promise.may_vanish {
+            continue;
+        }
+        let mut found = nodes.iter().filter_map(|at| at.mark(id));
+        hold!(
+            world,
+            found.any(|mark| mark == last),
+            what_guests_wrote_survives,
+            "{} wrote {last}, and no disk contains it: {:?}",
+            promise.name,
+            nodes
+                .iter()
+                .filter_map(|at| at.mark(id).map(|mark| (&at.node.name, mark)))
+                .collect::<Vec<_>>()
+        );
+    }
+    Ok(())
+}
+
+/// Whether another node has a copy of the instance with everything that its guest wrote, and has recorded it. Only then a
+/// node may destroy its own copy although no user deleted the instance: after a move, or after a canceled one.
+pub(super) fn has_another_copy(
+    world: &World,
+    nodes: &[Snapshot<'_>],
+    node: &str,
+    id: InstanceId,
+) -> bool {
+    let written = world.written.last(id).unwrap_or(0);
+    let mut others = nodes.iter().filter(|at| at.node.name != node);
+    others.any(|at| at.mark(id) == Some(written) && at.node.has_recorded_copy(id))
+}
