@@ -100,10 +100,13 @@ fn plant(bug: Bug) -> Result<()> {
 async fn run_here(options: Options) -> Result<Outcome> {
     let random = Random::new(options.seed, 0);
     let nodes = usize::try_from(1 + random.below(NODES_MAX as u64))?;
-    let world = World::new(options.seed, nodes, options.restores).await?;
-    for node in &world.nodes {
-        node.start_agent(&world)?;
-    }
+    // Other machines may join later.
+    let machines = if options.restores || random.percent(50) {
+        nodes
+    } else {
+        NODES_MAX
+    };
+    let world = World::new(options.seed, machines, nodes, options.restores).await?;
     acts::disturb(&world);
     let mut counts = Counts::new();
     let mut refused = 0;

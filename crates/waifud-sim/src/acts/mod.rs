@@ -3,6 +3,7 @@
 mod crash;
 mod faults;
 mod moves;
+mod nodes;
 mod requests;
 mod restore;
 
@@ -45,6 +46,20 @@ pub enum Act {
     Move,
     /// A user cancels a move.
     CancelMove,
+    /// An operator cordons a node.
+    Cordon,
+    /// An operator uncordons a node.
+    Uncordon,
+    /// An operator removes a node without instances.
+    RemoveNode,
+    /// An operator removes a node that seems to be dead, and confirms that it is off.
+    RemoveByForce,
+    /// A machine joins the cluster, or joins it again.
+    Join,
+    /// The disks of a removed machine are lost and replaced.
+    LoseDisks,
+    /// A user gives new disks to an instance that was lost with its node.
+    Recreate,
     /// A wire is cut, in one direction or both.
     CutWire,
     /// A wire is healed.
@@ -89,6 +104,13 @@ const WEIGHTS: &[(Act, u64)] = &[
     (Act::Withdraw, 6),
     (Act::Move, 10),
     (Act::CancelMove, 3),
+    (Act::Cordon, 2),
+    (Act::Uncordon, 4),
+    (Act::RemoveNode, 2),
+    (Act::RemoveByForce, 3),
+    (Act::Join, 6),
+    (Act::LoseDisks, 3),
+    (Act::Recreate, 8),
     (Act::CutWire, 6),
     (Act::HealWire, 8),
     (Act::KillWaifud, 5),
@@ -113,6 +135,7 @@ pub const FAULTS: &[Act] = &[
     Act::CutPower,
     Act::JumpClock,
     Act::Crash,
+    Act::LoseDisks,
     Act::Restore,
 ];
 
@@ -138,6 +161,13 @@ pub async fn one(world: &Arc<World>, random: &Random) -> Result<Option<Act>> {
         }
         Act::Move => moves::begin(world, random).await,
         Act::CancelMove => moves::cancel(world, random).await,
+        Act::Cordon | Act::Uncordon => nodes::cordon(world, random, act == Act::Cordon).await,
+        Act::RemoveNode | Act::RemoveByForce => {
+            nodes::remove(world, random, act == Act::RemoveByForce).await
+        }
+        Act::Join => nodes::join(world, random).await?,
+        Act::LoseDisks => nodes::lose_disks(world, random).await?,
+        Act::Recreate => nodes::recreate(world, random).await,
         Act::BackUp => restore::back_up(world)?,
         Act::Restore => restore::restore(world).await?,
         Act::Confirm => restore::confirm(world, random).await,
@@ -172,6 +202,24 @@ fn is_possible(act: Act, world: &World, living: &[Promise]) -> bool {
         Act::Restore => return lock(&world.backup).is_some() && lock(&world.unanswered).is_empty(),
         Act::Confirm => !lock(&world.unconfirmed).is_empty(),
         Act::Adopt | Act::DeleteUnmanaged => restore::has_unmanaged(world),
+        Act::LoseDisks => return nodes::is_possible(act, world, living),
+        // A restored database may not contain what was changed about nodes, either.
+        Act::Cordon
+        | Act::Uncordon
+        | Act::RemoveNode
+        | Act::RemoveByForce
+        | Act::Join
+        | Act::Recreate
+            if world.restores =>
+        {
+            false
+        }
+        Act::Cordon
+        | Act::Uncordon
+        | Act::RemoveNode
+        | Act::RemoveByForce
+        | Act::Join
+        | Act::Recreate => nodes::is_possible(act, world, living),
         fault => return faults::is_possible(fault, world),
     };
     by_request && world.waifud.is_running()

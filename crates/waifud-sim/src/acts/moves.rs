@@ -49,7 +49,12 @@ pub(super) async fn cancel(world: &World, random: &Random) -> bool {
 pub fn guests_write(world: &World) {
     for node in &world.nodes {
         for domain in node.domains() {
-            if domain.is_active {
+            // A copy that was given up may run, too, but its disk counts only until the instance gets a new one.
+            let counts = || {
+                let promise = world.promises.of(domain.id);
+                promise.is_some_and(|promise| promise.lost)
+            };
+            if domain.is_active && (!world.abandoned.contains(&node.name, domain.id) || counts()) {
                 world.written.write(node, domain.id);
             }
         }

@@ -73,6 +73,7 @@ pub(super) async fn create(world: &World, random: &Random) -> bool {
         release_unknown: false,
         may_vanish: false,
         moved: false,
+        lost: false,
     };
     let Some(answer) = request(world, "POST", "/v1/instances", &body).await else {
         world.remember_unanswered(Unanswered::Create(promise));
@@ -184,7 +185,7 @@ pub(super) async fn reboot(world: &World, random: &Random) -> bool {
         promise.fields.reboots += 1;
         promise.may_stop = true;
         // On another node, starts are counted from the beginning.
-        promise.starts_before_reboot = (!promise.moved).then_some(starts);
+        promise.starts_before_reboot = (!promise.moved && !promise.lost).then_some(starts);
     })
     .await
 }

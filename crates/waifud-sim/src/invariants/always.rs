@@ -7,7 +7,8 @@ use waifud_kit::sync::lock;
 use waifud_types::{InstanceId, InstanceState, MoveState, OwnershipRole, VolumeId};
 
 use super::disks::{
-    a_guest_finds_what_it_wrote_to_its_disk, has_another_copy, what_guests_wrote_survives,
+    a_guest_finds_what_it_wrote_to_its_disk, copies_that_were_given_up_stay, has_another_copy,
+    what_guests_wrote_survives,
 };
 use super::documents::documents_are_served_to_the_owner_of_the_address_only;
 use super::snapshot::{Database, Snapshot};
@@ -26,6 +27,7 @@ pub async fn always(world: &World) -> Result<(), Violation> {
     an_instance_never_runs_on_two_nodes(world, &nodes)?;
     a_guest_finds_what_it_wrote_to_its_disk(world, &nodes)?;
     what_guests_wrote_survives(world, &nodes)?;
+    copies_that_were_given_up_stay(world)?;
     // What follows compares with the database, which nothing changes while waifud is away.
     let Some(database) = Database::read(world).await? else {
         return Ok(());

@@ -1,5 +1,6 @@
 //! The contents of disks survive, whatever happens during a move.
 
+use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
 use super::snapshot::Snapshot;
@@ -43,9 +44,12 @@ pub(super) fn what_guests_wrote_survives(
             continue;
         }
         let mut found = nodes.iter().filter_map(|at| at.mark(id));
+        // A machine that was removed keeps its disks.
+        let is_abandoned =
+            || promise.lost && world.nodes.iter().any(|at| at.mark(id) == Some(last));
         hold!(
             world,
-            found.any(|mark| mark == last),
+            found.any(|mark| mark == last) || is_abandoned(),
             what_guests_wrote_survives,
             "{} wrote {last}, and no disk contains it: {:?}",
             promise.name,
@@ -69,4 +73,25 @@ pub(super) fn has_another_copy(
     let written = world.written.last(id).unwrap_or(0);
     let mut others = nodes.iter().filter(|at| at.node.name != node);
     others.any(|at| at.mark(id) == Some(written) && at.node.has_recorded_copy(id))
+}
+
+/// Copies that waifud has given up with a node stay as they are until an operator orders their deletion.
+pub(super) fn copies_that_were_given_up_stay(world: &World) -> Result<(), Violation> {
+    for (name, id, ordered) in world.abandoned.all() {
+        let mut nodes = world.nodes.iter();
+        let Some(node) = nodes.find(|node| node.name == name) else {
+            continue;
+        };
+        let now = node.volumes();
+        let has_disk = now.keys().any(|volume| volume.instance == id);
+        let had_disk = lock(&world.observed).had_disk(&name, id, has_disk);
+        let deleted = world.promises.of(id).is_none_or(|promise| promise.deleted);
+        hold!(
+            world,
+            has_disk || !had_disk || ordered || deleted,
+            copies_that_were_given_up_stay,
+            "{name} destroyed the disk of {id}, which was given up with the node"
+        );
+    }
+    Ok(())
 }

@@ -101,6 +101,8 @@ pub struct Promise {
     pub may_vanish: bool,
     /// Whether a move was requested since the cluster was at rest.
     pub moved: bool,
+    /// Whether its node was removed, so that waifud has no disks of it.
+    pub lost: bool,
 }
 
 /// The promises of all instances that ever existed.

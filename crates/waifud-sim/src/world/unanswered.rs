@@ -13,6 +13,10 @@ pub enum Unanswered {
     Create(Promise),
     /// What would be promised now.
     Change(InstanceId, Promise),
+    /// The removal of the node with this name.
+    Remove(String),
+    /// New disks for an instance that was lost.
+    Recreate(InstanceId),
 }
 
 impl World {
@@ -46,7 +50,8 @@ impl World {
         let Some(Ok(rows)) = read.await else {
             return;
         };
-        for unanswered in std::mem::take(&mut *lock(&self.unanswered)) {
+        let all = std::mem::take(&mut *lock(&self.unanswered));
+        for unanswered in all {
             match unanswered {
                 Unanswered::Create(promise) => {
                     let known = self.promises.all();
@@ -56,6 +61,13 @@ impl World {
                     });
                     if let Some(row) = made {
                         self.promises.set(row.id, promise);
+                    }
+                }
+                Unanswered::Remove(name) => self.settle_removal(&name).await,
+                Unanswered::Recreate(id) => {
+                    let row = rows.iter().find(|(row, _)| row.id == id);
+                    if let Some((row, _)) = row.filter(|(row, _)| row.lost_node.is_none()) {
+                        self.note_recreation(id, Some(row.generation.0));
                     }
                 }
                 Unanswered::Change(id, after) => {
@@ -79,6 +91,19 @@ impl World {
                     });
                 }
             }
+        }
+    }
+
+    async fn settle_removal(&self, name: &str) {
+        let mut members = self.members();
+        let Some(node) = members.find(|node| node.name == name) else {
+            return;
+        };
+        let Some(id) = node.id() else {
+            return;
+        };
+        if let Some(Ok(None)) = self.waifud.read(move |tx| tx.node(id)).await {
+            self.note_removal(node).await;
         }
     }
 }

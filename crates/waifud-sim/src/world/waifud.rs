@@ -276,6 +276,12 @@ impl Waifud {
         .await
     }
 
+    /// The number of the process and of its last commit; `None` if waifud does not run.
+    pub fn commits(&self) -> Option<(u64, u64)> {
+        let process = self.process()?;
+        Some((self.starts(), process.control.store().commits()))
+    }
+
     /// Reads from the database; `None` if waifud does not run.
     pub async fn read<T: Send + 'static>(
         &self,
@@ -287,7 +293,9 @@ impl Waifud {
 
     /// Admits a node. The result identifies its requests.
     pub async fn join(&self, name: &str) -> Result<Peer> {
-        let made = self.as_user("POST", "/v1/join-tokens", &json!({})).await;
+        let made = self
+            .as_user("POST", "/v1/join-tokens", &json!({"name": name}))
+            .await;
         let made: CreatedJoinToken = parsed(made)?;
         let token = JoinToken::parse(made.token.expose()).context("a bad join token")?;
         let key = NodeKey::generate()?;

@@ -31,6 +31,11 @@ impl Written {
         node.write(&VolumeId { instance: id, disk }, mark);
     }
 
+    /// The disk that counts from now on contains this.
+    pub fn set(&self, id: InstanceId, mark: u64) {
+        lock(&self.0).last.insert(id, mark);
+    }
+
     /// What the guest wrote last; `None` if its disk is as it was created.
     pub fn last(&self, id: InstanceId) -> Option<u64> {
         lock(&self.0).last.get(&id).copied()
