@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task;
 
 thread_local! {
@@ -26,6 +27,27 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
     match task::spawn_blocking(access).await {
         Ok(outcome) => outcome,
         Err(ended) => Err(io::Error::other(ended)),
+    }
+}
+
+/// A channel from file access to an async task, for this many items that are not consumed yet. The sender is given to
+/// [`send`].
+pub(crate) fn channel<T>(capacity: usize) -> (mpsc::Sender<T>, mpsc::Receiver<T>) {
+    // On one thread, nothing is consumed before the access has ended.
+    let capacity = if INLINE.get() {
+        Semaphore::MAX_PERMITS
+    } else {
+        capacity
+    };
+    mpsc::channel(capacity)
+}
+
+/// Sends an item, and waits while the [`channel`] is full. Returns false if nobody receives any more.
+pub(crate) fn send<T>(channel: &mpsc::Sender<T>, item: T) -> bool {
+    if INLINE.get() {
+        channel.try_send(item).is_ok()
+    } else {
+        channel.blocking_send(item).is_ok()
     }
 }
 

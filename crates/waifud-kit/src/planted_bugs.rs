@@ -22,16 +22,22 @@ pub enum Bug {
     LateCommit = 4,
     /// An agent confirms a deletion while metadatad still serves the documents at the old address.
     DocumentsLeftBehind = 5,
+    /// A handover begins before the release is durable: an agent reports a release that it has not written to its disk.
+    HandoverBeforeRelease = 6,
+    /// waifud orders the old node of a move to delete its disks before the instance was seen on the new node.
+    OldDisksDeletedEarly = 7,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::ForgottenEpochCheck,
         Self::AbsenceIsDeletion,
         Self::AddressFreedEarly,
         Self::LateCommit,
         Self::DocumentsLeftBehind,
+        Self::HandoverBeforeRelease,
+        Self::OldDisksDeletedEarly,
     ];
 
     /// The name on a command line.
@@ -42,6 +48,8 @@ impl Bug {
             Self::AddressFreedEarly => "address-freed-early",
             Self::LateCommit => "late-commit",
             Self::DocumentsLeftBehind => "documents-left-behind",
+            Self::HandoverBeforeRelease => "handover-before-release",
+            Self::OldDisksDeletedEarly => "old-disks-deleted-early",
         }
     }
 
@@ -113,6 +121,6 @@ mod tests {
             assert!(!bug.is_planted());
         }
         let unknown = "typo".parse::<Bug>().unwrap_err().to_string();
-        assert!(unknown.ends_with("documents-left-behind"), "{unknown}");
+        assert!(unknown.ends_with("old-disks-deleted-early"), "{unknown}");
     }
 }

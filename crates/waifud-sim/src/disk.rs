@@ -60,6 +60,13 @@ pub fn lose_unsynced(directory: &Path) -> io::Result<()> {
     synced.restore(&former, directory)
 }
 
+/// The disk below this directory is lost, with what was synced.
+pub fn forget(directory: &Path) {
+    if let Some(synced) = lock(&SYNCED).as_mut() {
+        let _lost = synced.take_below(directory);
+    }
+}
+
 /// What a file below `directory` would contain after a power cut; `None` if it would not exist.
 pub fn content_after_power_cut(directory: &Path, file: &Path) -> Option<Vec<u8>> {
     let synced = lock(&SYNCED);

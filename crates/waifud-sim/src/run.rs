@@ -100,16 +100,20 @@ fn plant(bug: Bug) -> Result<()> {
 async fn run_here(options: Options) -> Result<Outcome> {
     let random = Random::new(options.seed, 0);
     let nodes = usize::try_from(1 + random.below(NODES_MAX as u64))?;
-    let world = World::new(options.seed, nodes, options.restores).await?;
-    for node in &world.nodes {
-        node.start_agent(&world)?;
-    }
+    // Other machines may join later.
+    let machines = if options.restores || random.percent(50) {
+        nodes
+    } else {
+        NODES_MAX
+    };
+    let world = World::new(options.seed, machines, nodes, options.restores).await?;
     acts::disturb(&world);
     let mut counts = Counts::new();
     let mut refused = 0;
     let mut steps = 0;
     while steps < options.steps && world.violation().is_none() {
         steps += 1;
+        acts::guests_write(&world);
         match acts::one(&world, &random).await? {
             Some(act) => *counts.entry(act).or_default() += 1,
             None => refused += 1,

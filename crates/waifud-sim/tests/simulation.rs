@@ -139,6 +139,19 @@ fn an_acknowledged_change_that_is_lost_by_a_late_commit_is_found() {
 }
 
 #[test]
+fn a_handover_that_begins_before_the_release_is_durable_is_found() {
+    let failed = found(Bug::HandoverBeforeRelease);
+    let invariant = "a_release_is_recorded_by_the_node_before_waifud_counts_it";
+    assert!(failed.contains(invariant), "{failed}");
+}
+
+#[test]
+fn disks_that_are_deleted_before_the_instance_was_seen_on_its_new_node_are_found() {
+    let failed = found(Bug::OldDisksDeletedEarly);
+    assert!(failed.contains("absence_destroys_nothing"), "{failed}");
+}
+
+#[test]
 fn documents_that_are_served_at_an_address_with_a_new_owner_are_found() {
     // Releases leave the documents behind, too, which another invariant finds.
     let invariant = " FAILED: documents_are_served_to_the_owner_of_the_address_only";

@@ -54,10 +54,26 @@ struct State {
     volumes: BTreeMap<VolumeId, (Digest, ByteSize)>,
     /// The number of each volume's creation.
     numbers: BTreeMap<VolumeId, u64>,
+    /// What was written to each volume last.
+    marks: BTreeMap<VolumeId, u64>,
     /// How many volumes were created.
     created: u64,
     full: bool,
 }
+
+impl State {
+    /// Adds a volume that did not exist.
+    fn create(&mut self, id: &VolumeId, image: Digest, size: ByteSize, mark: u64) {
+        self.created += 1;
+        self.numbers.insert(id.clone(), self.created);
+        self.marks.insert(id.clone(), mark);
+        self.volumes.insert(id.clone(), (image, size));
+    }
+}
+
+/// Where a volume's file contains what was written last: in the second block of a transfer, so that a transfer can be
+/// interrupted before it.
+const MARK_AT: usize = 1 << 20;
 
 /// A volume as a test sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +82,8 @@ pub struct VolumeFacts {
     pub number: u64,
     /// Its size.
     pub size: ByteSize,
+    /// What was written to it last, with [`FakePool::write`]; 0 if nothing was.
+    pub mark: u64,
 }
 
 /// The bytes and the digest of a small, valid, empty image. Different seeds make different images.
@@ -114,10 +132,19 @@ impl FakePool {
         let state = self.state();
         let facts = |(id, (_, size)): (&VolumeId, &(Digest, ByteSize))| {
             let number = state.numbers.get(id).copied().unwrap_or_default();
+            let mark = state.marks.get(id).copied().unwrap_or_default();
             let size = *size;
-            (id.clone(), VolumeFacts { number, size })
+            (id.clone(), VolumeFacts { number, size, mark })
         };
         state.volumes.iter().map(facts).collect()
+    }
+
+    /// Writes to a volume, as a guest does. A copy of the volume contains it, too.
+    pub fn write(&self, id: &VolumeId, mark: u64) {
+        let mut state = self.state();
+        if state.volumes.contains_key(id) {
+            state.marks.insert(id.clone(), mark);
+        }
     }
 
     /// The images in it.
@@ -284,11 +311,7 @@ impl StoragePool for FakePool {
                     .ok_or(StorageError::NoImage(image))?;
                 check_size(size, minimum)?;
                 self.check_space()?;
-                let mut state = self.state();
-                state.created += 1;
-                let number = state.created;
-                state.numbers.insert(id.clone(), number);
-                state.volumes.insert(id.clone(), (image, size));
+                self.state().create(id, image, size, 0);
             }
         }
         Ok(source)
@@ -333,10 +356,18 @@ impl StoragePool for FakePool {
             return Err(io_error("open", &path, std::io::ErrorKind::NotFound.into()));
         };
         // What a volume of the same image and size contains.
-        let (bytes, _) = image_bytes(size, image.bytes()[0]);
+        let (mut bytes, _) = image_bytes(size, image.bytes()[0]);
+        let mark = self.state().marks.get(id).copied().unwrap_or_default();
+        if mark > 0 {
+            bytes.resize(MARK_AT, 0);
+            bytes.extend(mark.to_be_bytes());
+        }
         let write = || {
             std::fs::write(&path, bytes)?;
-            File::open(&path)
+            let file = File::open(&path)?;
+            // It is not left behind: the volume is an entry of the map.
+            std::fs::remove_file(&path)?;
+            Ok(file)
         };
         write().map_err(|source| io_error("open", &path, source))
     }
@@ -366,12 +397,9 @@ impl StoragePool for FakePool {
         let bytes = std::fs::read(&path).map_err(|source| io_error("open", &path, source))?;
         let header = qcow2::parse(&bytes).map_err(StorageError::BadImage)?;
         std::fs::remove_file(&path).map_err(|source| io_error("remove", &path, source))?;
-        let mut state = self.state();
-        state.created += 1;
-        let number = state.created;
-        state.numbers.insert(id.clone(), number);
-        let size = header.virtual_size;
-        state.volumes.insert(id.clone(), (image, size));
+        let mark = bytes.get(MARK_AT..).and_then(|end| end.first_chunk());
+        let mark = mark.map_or(0, |mark| u64::from_be_bytes(*mark));
+        self.state().create(id, image, header.virtual_size, mark);
         Ok(())
     }
 
@@ -454,5 +482,28 @@ mod tests {
         assert_eq!(number(ByteSize::mib(3)).await, first, "it grew");
         pool.ensure_volume_absent(&id).await.unwrap();
         assert_ne!(number(ByteSize::mib(2)).await, first);
+    }
+
+    #[tokio::test]
+    async fn what_was_written_to_a_volume_is_in_its_copies() {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = |name: &str| {
+            let directory = directory.path().join(name);
+            std::fs::create_dir(&directory).unwrap();
+            FakePool::new("main".parse().unwrap(), directory)
+        };
+        let (from, to) = (pool("from"), pool("to"));
+        let (_, image) = image_bytes(ByteSize::mib(1), 1);
+        from.add_image(image, ByteSize::mib(1));
+        let id = conformance::volume_id("root");
+        let size = ByteSize::mib(2);
+        from.ensure_volume(&id, image, size).await.unwrap();
+        from.write(&id, 7);
+        let mut sent = from.open_volume(&id).await.unwrap();
+        let mut received = to.open_incoming(&id).await.unwrap();
+        std::io::copy(&mut sent, &mut received).unwrap();
+        to.complete_incoming(&id, image).await.unwrap();
+        let copy = to.volume_facts()[&id];
+        assert_eq!((copy.size, copy.mark), (size, 7));
     }
 }

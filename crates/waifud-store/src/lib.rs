@@ -261,6 +261,11 @@ impl Store {
         }
     }
 
+    /// How often something was committed since the database was opened. While it is the same, reads have the same result.
+    pub fn commits(&self) -> u64 {
+        self.inner.wakeups.commits()
+    }
+
     /// The number of the newest event, as it grows.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.inner.wakeups.subscribe()

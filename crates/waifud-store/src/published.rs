@@ -25,7 +25,8 @@ impl ReadTx<'_> {
 }
 
 impl WriteTx<'_> {
-    /// Sets the ports of the node that are published to the instance. `Taken` if another instance has one of them.
+    /// Sets the ports of the node that are published to the instance. `Taken` if another instance has one of them. During a
+    /// move, those of the other node stay reserved, too.
     pub fn set_published(
         &mut self,
         instance: InstanceId,
@@ -33,8 +34,8 @@ impl WriteTx<'_> {
         ports: &[PublishSpec],
     ) -> Result<(), StoreError> {
         self.conn
-            .prepare_cached("DELETE FROM published WHERE instance = ?1")?
-            .execute([id16(&instance)])?;
+            .prepare_cached("DELETE FROM published WHERE instance = ?1 AND node = ?2")?
+            .execute((id16(&instance), node16(&node)))?;
         let mut insert = self.conn.prepare_cached(
             "INSERT INTO published (node, protocol, port, instance) VALUES (?1, ?2, ?3, ?4)",
         )?;

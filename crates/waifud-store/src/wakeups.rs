@@ -4,6 +4,7 @@
 //! notifications are merged, and a slow receiver costs nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -27,6 +28,7 @@ pub enum Topic {
 #[derive(Debug)]
 pub(crate) struct Wakeups {
     newest: watch::Sender<u64>,
+    commits: AtomicU64,
     topics: Mutex<HashMap<Topic, watch::Sender<u64>>>,
 }
 
@@ -34,12 +36,18 @@ impl Wakeups {
     pub(crate) fn new(newest: u64) -> Self {
         Self {
             newest: watch::Sender::new(newest),
+            commits: AtomicU64::new(0),
             topics: Mutex::default(),
         }
     }
 
     pub(crate) fn newest(&self) -> u64 {
         *self.newest.borrow()
+    }
+
+    /// The number of commits since the database was opened.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
@@ -54,8 +62,9 @@ impl Wakeups {
             .subscribe()
     }
 
-    /// Publishes the newest revision, and wakes callers that wait for events.
+    /// Counts a commit, publishes the newest revision, and wakes callers that wait for events.
     pub(crate) fn grown(&self, newest: u64) {
+        self.commits.fetch_add(1, Ordering::SeqCst);
         self.newest.send_if_modified(|seen| {
             let grew = newest > *seen;
             *seen = (*seen).max(newest);

@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use waifud_kit::planted_bugs::Bug;
 
 /// The state of a move.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
@@ -147,7 +148,10 @@ pub fn next(state: MoveState, facts: MoveFacts) -> Option<MoveStep> {
         MoveState::Stopping => facts.is_released.then_some(MoveStep::Copy),
         MoveState::Copying => (facts.is_released && facts.received == ReceiveState::Received)
             .then_some(MoveStep::TakeOver),
-        MoveState::Starting => facts.is_settled.then_some(MoveStep::Remove),
+        MoveState::Starting => {
+            let remove = facts.is_settled || Bug::OldDisksDeletedEarly.is_planted();
+            remove.then_some(MoveStep::Remove)
+        }
         MoveState::Removing => facts.old_is_gone.then_some(MoveStep::End),
         MoveState::Canceling => facts.new_is_gone.then_some(MoveStep::End),
         // Written by a newer version, which alone knows how it goes on.

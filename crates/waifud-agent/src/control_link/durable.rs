@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use waifud_kit::durable;
+use waifud_kit::planted_bugs::Bug;
 use waifud_kit::sync::lock;
 use waifud_types::InstanceId;
 
@@ -164,6 +165,9 @@ impl Durable {
     }
 
     pub fn save_instance(&self, record: &InstanceRecord) -> Result<(), DurableError> {
+        if record.release.is_some() && Bug::HandoverBeforeRelease.is_planted() {
+            return Ok(());
+        }
         failpoints::RECORD_SAVE.before();
         self.record_outcome(here(|| {
             Self::replace(&self.instance_path(record.id), record)

@@ -415,6 +415,10 @@ impl Table {
             .filter_map(|entry| entry.record.memory.identity)
             .collect();
         self.change(inner, id, |record| {
+            if record.destroyed {
+                // Nothing is left of the former copy: its disks are not missing.
+                *record = InstanceRecord::new(id);
+            }
             if identity::needs_identity(&instance) && record.memory.identity.is_none() {
                 record.memory.identity = identity::free_identity(&taken);
             }

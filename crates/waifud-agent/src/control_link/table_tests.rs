@@ -402,6 +402,24 @@ fn an_instance_that_returns_during_its_removal_is_kept() {
 }
 
 #[test]
+fn an_instance_that_returns_after_its_destruction_gets_new_disks() {
+    let (dir, table, mut instance) = with_instance();
+    let id = instance.id;
+    let root = "root".parse().unwrap();
+    table
+        .remember(id, |memory| drop(memory.disks.created.insert(root)))
+        .unwrap();
+    table.apply(order(2, &instance)).unwrap();
+    table.mark_destroyed(id).unwrap();
+    // waifud has confirmed the deletion, and the agent does not know that yet.
+    instance.epoch = Epoch(2);
+    table.apply(put(3, &instance)).unwrap();
+    assert!(is_kept(&table, id));
+    let memory = open(&dir).view(id).unwrap().record.memory;
+    assert!(memory.disks.created.is_empty(), "{memory:?}");
+}
+
+#[test]
 fn a_release_ends_an_older_deletion() {
     let (dir, table, mut instance) = with_instance();
     let id = instance.id;

@@ -75,7 +75,7 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
     let mut ignored = [0; 64];
     let disconnected =
         async { while gone.read(&mut ignored).await.is_ok_and(|count| count > 0) {} };
-    let (frames, mut ready) = mpsc::channel(READ_AHEAD);
+    let (frames, mut ready) = blocking::channel(READ_AHEAD);
     let read = blocking::on_a_thread(move || read(&file, from, &frames));
     let write = async {
         while let Some(frame) = ready.recv().await {
@@ -98,7 +98,7 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
 /// Reads the file, and sends its frames to the channel until the other end is closed. Blocks.
 fn read(file: &File, from: u64, ready: &mpsc::Sender<Bytes>) -> io::Result<()> {
     each_frame(file, from, |frame| {
-        ready.blocking_send(frame.encode()).is_ok()
+        blocking::send(ready, frame.encode())
     })
 }
 

@@ -176,6 +176,11 @@ async fn next_line(watch: &mut SliceWatch) -> Option<Result<Bytes, ControlError>
             }))
         }
         Ok(None) => None,
+        // Its certificate is not admitted any more, because the node was removed.
+        Err(ControlError::Problem(problem)) => {
+            tracing::info!("a node's watch ends: {}", problem.title);
+            Some(Err(ControlError::Problem(problem)))
+        }
         Err(error) => {
             tracing::error!(%error, "a node's watch ends");
             Some(Err(error))

@@ -38,6 +38,8 @@ mod unmanaged;
 mod wait;
 mod web_socket;
 
+use std::sync::LazyLock;
+
 use axum::Router;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -131,8 +133,9 @@ pub fn user_router(control: Control) -> Router {
 
 /// The routes for users, each behind the guard.
 fn guarded(control: &Control) -> Router<Control> {
-    let (router, _) = user_routes().split_for_parts();
-    guard::around(router, control.clone())
+    // Collecting the descriptions takes most of the time, and they are the same for every service.
+    static ROUTES: LazyLock<Router<Control>> = LazyLock::new(|| user_routes().split_for_parts().0);
+    guard::around(ROUTES.clone(), control.clone())
 }
 
 /// The routes for users and for nodes on one TLS port. The [`Peer`](crate::Peer) decides which of them a caller may use.

@@ -2,6 +2,8 @@
 
 mod crash;
 mod faults;
+mod moves;
+mod nodes;
 mod requests;
 mod restore;
 
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use waifud_kit::sync::lock;
 
+pub use moves::guests_write;
 pub use restore::decide_everything;
 
 use crate::random::Random;
@@ -39,6 +42,24 @@ pub enum Act {
     Release,
     /// waifud withdraws a release.
     Withdraw,
+    /// A user moves an instance to another node.
+    Move,
+    /// A user cancels a move.
+    CancelMove,
+    /// An operator cordons a node.
+    Cordon,
+    /// An operator uncordons a node.
+    Uncordon,
+    /// An operator removes a node without instances.
+    RemoveNode,
+    /// An operator removes a node that seems to be dead, and confirms that it is off.
+    RemoveByForce,
+    /// A machine joins the cluster, or joins it again.
+    Join,
+    /// The disks of a removed machine are lost and replaced.
+    LoseDisks,
+    /// A user gives new disks to an instance that was lost with its node.
+    Recreate,
     /// A wire is cut, in one direction or both.
     CutWire,
     /// A wire is healed.
@@ -81,6 +102,15 @@ const WEIGHTS: &[(Act, u64)] = &[
     (Act::Reboot, 4),
     (Act::Release, 6),
     (Act::Withdraw, 6),
+    (Act::Move, 10),
+    (Act::CancelMove, 3),
+    (Act::Cordon, 2),
+    (Act::Uncordon, 4),
+    (Act::RemoveNode, 2),
+    (Act::RemoveByForce, 3),
+    (Act::Join, 6),
+    (Act::LoseDisks, 3),
+    (Act::Recreate, 8),
     (Act::CutWire, 6),
     (Act::HealWire, 8),
     (Act::KillWaifud, 5),
@@ -105,6 +135,7 @@ pub const FAULTS: &[Act] = &[
     Act::CutPower,
     Act::JumpClock,
     Act::Crash,
+    Act::LoseDisks,
     Act::Restore,
 ];
 
@@ -128,6 +159,15 @@ pub async fn one(world: &Arc<World>, random: &Random) -> Result<Option<Act>> {
         Act::Release | Act::Withdraw => {
             requests::release(world, random, act == Act::Withdraw).await
         }
+        Act::Move => moves::begin(world, random).await,
+        Act::CancelMove => moves::cancel(world, random).await,
+        Act::Cordon | Act::Uncordon => nodes::cordon(world, random, act == Act::Cordon).await,
+        Act::RemoveNode | Act::RemoveByForce => {
+            nodes::remove(world, random, act == Act::RemoveByForce).await
+        }
+        Act::Join => nodes::join(world, random).await?,
+        Act::LoseDisks => nodes::lose_disks(world, random).await?,
+        Act::Recreate => nodes::recreate(world, random).await,
         Act::BackUp => restore::back_up(world)?,
         Act::Restore => restore::restore(world).await?,
         Act::Confirm => restore::confirm(world, random).await,
@@ -153,12 +193,33 @@ fn is_possible(act: Act, world: &World, living: &[Promise]) -> bool {
         Act::Delete | Act::Edit | Act::Resize | Act::Publish => !living.is_empty(),
         Act::Start => any(|promise| !promise.fields.run),
         Act::Stop | Act::Reboot => any(|promise| promise.fields.run),
-        Act::Release => any(|promise| promise.release.is_none()),
+        Act::Release => any(|promise| promise.release.is_none() && !promise.moved),
+        // After a restore of waifud's database, a node may have recorded releases of moves that waifud does not know.
+        Act::Move => !world.restores && any(|promise| promise.release.is_none()),
+        Act::CancelMove => any(|promise| promise.moved),
         Act::Withdraw => any(|promise| promise.release.is_some()),
         Act::BackUp => world.restores,
         Act::Restore => return lock(&world.backup).is_some() && lock(&world.unanswered).is_empty(),
         Act::Confirm => !lock(&world.unconfirmed).is_empty(),
         Act::Adopt | Act::DeleteUnmanaged => restore::has_unmanaged(world),
+        Act::LoseDisks => return nodes::is_possible(act, world, living),
+        // A restored database may not contain what was changed about nodes, either.
+        Act::Cordon
+        | Act::Uncordon
+        | Act::RemoveNode
+        | Act::RemoveByForce
+        | Act::Join
+        | Act::Recreate
+            if world.restores =>
+        {
+            false
+        }
+        Act::Cordon
+        | Act::Uncordon
+        | Act::RemoveNode
+        | Act::RemoveByForce
+        | Act::Join
+        | Act::Recreate => nodes::is_possible(act, world, living),
         fault => return faults::is_possible(fault, world),
     };
     by_request && world.waifud.is_running()

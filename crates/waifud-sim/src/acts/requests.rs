@@ -72,6 +72,8 @@ pub(super) async fn create(world: &World, random: &Random) -> bool {
         releases: 0,
         release_unknown: false,
         may_vanish: false,
+        moved: false,
+        lost: false,
     };
     let Some(answer) = request(world, "POST", "/v1/instances", &body).await else {
         world.remember_unanswered(Unanswered::Create(promise));
@@ -87,7 +89,7 @@ pub(super) async fn create(world: &World, random: &Random) -> bool {
 }
 
 /// One of the living instances that fit.
-fn any(
+pub(super) fn any(
     world: &World,
     random: &Random,
     fits: impl Fn(&Promise) -> bool,
@@ -182,7 +184,8 @@ pub(super) async fn reboot(world: &World, random: &Random) -> bool {
     change(world, one, &json!({"reboot": how}), |promise| {
         promise.fields.reboots += 1;
         promise.may_stop = true;
-        promise.starts_before_reboot = Some(starts);
+        // On another node, starts are counted from the beginning.
+        promise.starts_before_reboot = (!promise.moved && !promise.lost).then_some(starts);
     })
     .await
 }
@@ -301,7 +304,7 @@ pub(super) async fn publish(world: &World, random: &Random) -> bool {
 }
 
 pub(super) async fn release(world: &World, random: &Random, withdraw: bool) -> bool {
-    let fits = |promise: &Promise| promise.release.is_some() == withdraw;
+    let fits = |promise: &Promise| promise.release.is_some() == withdraw && !promise.moved;
     let Some((id, promise)) = any(world, random, fits) else {
         return false;
     };

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use waifud_kit::sync::lock;
 use waifud_types::{InstanceId, OwnershipRole};
 
+use super::nodes::resolve_copies;
 use super::requests::request;
 use crate::random::Random;
 use crate::world::{Fields, Node, Promise, World};
@@ -50,7 +51,7 @@ pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
         };
         world.promises.set(id, promise);
     }
-    let names = world.nodes.iter().map(|node| node.name.clone());
+    let names = world.members().map(|node| node.name.clone());
     *lock(&world.unconfirmed) = names.collect();
     Ok(true)
 }
@@ -146,7 +147,7 @@ async fn resolve(world: &World, id: InstanceId, adopt: bool) -> bool {
 }
 
 /// What waifud has for an adopted instance is promised from now on. Returns whether it has adopted it.
-async fn take_over(world: &World, id: InstanceId) -> bool {
+pub(super) async fn take_over(world: &World, id: InstanceId) -> bool {
     let row = world.waifud.read(move |tx| tx.instance(id)).await;
     let Some(Ok(Some(row))) = row else {
         return false;
@@ -161,6 +162,8 @@ async fn take_over(world: &World, id: InstanceId) -> bool {
         promise.voided = true;
         promise.may_stop = true;
         promise.was_released = true;
+        promise.lost = false;
+        promise.starts_before_reboot = None;
     });
     true
 }
@@ -184,6 +187,7 @@ pub async fn decide_everything(world: &World) {
     for node in unconfirmed {
         confirm_node(world, &node).await;
     }
+    resolve_copies(world).await;
     world.set_asking(false);
     note_taken_over_epochs(world).await;
 }

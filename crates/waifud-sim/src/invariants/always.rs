@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use waifud_kit::sync::lock;
-use waifud_types::{InstanceId, InstanceState, OwnershipRole, VolumeId};
+use waifud_types::{InstanceId, InstanceState, MoveState, OwnershipRole, VolumeId};
 
+use super::disks::{
+    a_guest_finds_what_it_wrote_to_its_disk, copies_that_were_given_up_stay, has_another_copy,
+    what_guests_wrote_survives,
+};
 use super::documents::documents_are_served_to_the_owner_of_the_address_only;
 use super::snapshot::{Database, Snapshot};
 use super::unknown::{is_unknown, may_share};
@@ -21,6 +25,9 @@ pub async fn always(world: &World) -> Result<(), Violation> {
     absence_destroys_nothing(world, &nodes)?;
     nothing_stops_a_guest_without_a_request(world, &nodes)?;
     an_instance_never_runs_on_two_nodes(world, &nodes)?;
+    a_guest_finds_what_it_wrote_to_its_disk(world, &nodes)?;
+    what_guests_wrote_survives(world, &nodes)?;
+    copies_that_were_given_up_stay(world)?;
     // What follows compares with the database, which nothing changes while waifud is away.
     let Some(database) = Database::read(world).await? else {
         return Ok(());
@@ -83,12 +90,16 @@ fn acknowledged_changes_survive(world: &World, database: &Database) -> Result<()
     Ok(())
 }
 
-/// Absence is not deletion: nothing of an instance disappears from a node before its deletion was requested, and nothing is
-/// replaced by a new one.
+/// Absence is not deletion: nothing of an instance disappears from a node before its deletion was requested, or before it was
+/// moved, and nothing is replaced by a new one.
 fn absence_destroys_nothing(world: &World, nodes: &[Snapshot<'_>]) -> Result<(), Violation> {
-    let ordered = |id| {
+    let ordered = |id, node: &str| {
         let promise = world.promises.of(id);
-        promise.is_some_and(|promise| promise.deleted || promise.may_vanish)
+        promise.is_some_and(|promise| {
+            promise.deleted
+                || promise.may_vanish
+                || (promise.moved && has_another_copy(world, nodes, node, id))
+        })
     };
     for at in nodes {
         let node = &at.node.name;
@@ -106,17 +117,17 @@ fn absence_destroys_nothing(world: &World, nodes: &[Snapshot<'_>]) -> Result<(),
         for (volume, number) in volumes_before.iter().flatten() {
             hold!(
                 world,
-                volumes.get(volume) == Some(number) || ordered(volume.instance),
+                volumes.get(volume) == Some(number) || ordered(volume.instance, node),
                 absence_destroys_nothing,
-                "{node} destroyed the volume {volume}, but no user deleted the instance"
+                "{node} destroyed the volume {volume}, but no user deleted the instance, and no other node has a copy"
             );
         }
         for (id, number) in domains_before.iter().flatten() {
             hold!(
                 world,
-                domains.get(id) == Some(number) || ordered(*id),
+                domains.get(id) == Some(number) || ordered(*id, node),
                 absence_destroys_nothing,
-                "{node} removed the domain of {id}, but no user deleted the instance"
+                "{node} removed the domain of {id}, but no user deleted the instance, and no other node has a copy"
             );
         }
     }
@@ -242,7 +253,11 @@ fn a_release_is_recorded_by_the_node_before_waifud_counts_it(
         let outdated = promise.is_none_or(|promise| {
             promise.release_unknown || (promise.voided && promise.was_released)
         });
-        if part.role != OwnershipRole::Released || deleting || outdated {
+        // The node is told to delete what it has released, and reports that later.
+        let row = database.instances.get(id);
+        let removing = row.and_then(|row| row.moving.as_ref());
+        let removing = removing.is_some_and(|moving| moving.state == MoveState::Removing);
+        if part.role != OwnershipRole::Released || deleting || outdated || removing {
             continue;
         }
         let mut of_part = nodes.iter();

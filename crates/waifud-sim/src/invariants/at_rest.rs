@@ -1,9 +1,10 @@
 //! What holds once every fault has ended and the cluster has had time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use waifud_api::Instance;
+use waifud_api::{Instance, Node};
+use waifud_kit::sync::lock;
 use waifud_types::{InstanceId, InstanceState};
 
 use super::requests::every_request_ends;
@@ -23,6 +24,7 @@ pub async fn at_rest(world: &World) -> Result<(), Violation> {
     };
     every_request_ends(world, &nodes, &database, &shown)?;
     every_status_is_true(world, &nodes, &shown)?;
+    every_node_is_as_requested(world).await?;
     no_object_is_orphaned(world, &nodes, &shown)?;
     no_record_is_damaged(world)
 }
@@ -85,13 +87,54 @@ fn every_status_is_true(
     Ok(())
 }
 
+/// The nodes are those that were admitted and not removed, and each is cordoned or not, as an operator wanted.
+async fn every_node_is_as_requested(world: &World) -> Result<(), Violation> {
+    let path = "/v1/nodes?limit=1000";
+    let answer = world.waifud.as_user("GET", path, &Value::Null).await;
+    let list = answer.map(|answer| answer.json()).unwrap_or_default();
+    let items: Option<Vec<Node>> = serde_json::from_value(list["items"].clone()).ok();
+    let shown: BTreeMap<String, bool> = items
+        .unwrap_or_default()
+        .into_iter()
+        .map(|node| (node.name.to_string(), node.cordoned))
+        .collect();
+    let wanted: BTreeSet<&str> = world.members().map(|node| node.name.as_str()).collect();
+    hold!(
+        world,
+        shown.keys().map(String::as_str).collect::<BTreeSet<_>>() == wanted,
+        every_node_is_as_requested,
+        "the nodes {:?} are shown, and were to be {wanted:?}",
+        shown.keys()
+    );
+    for (name, cordoned) in lock(&world.cordons).iter() {
+        hold!(
+            world,
+            shown.get(name) == Some(cordoned),
+            every_node_is_as_requested,
+            "{name} was to be cordoned: {cordoned}, and is {:?}",
+            shown.get(name)
+        );
+    }
+    Ok(())
+}
+
 /// No orphan volume, domain, port, document, image or file.
 fn no_object_is_orphaned(
     world: &World,
     nodes: &[Snapshot<'_>],
     shown: &Shown,
 ) -> Result<(), Violation> {
-    for at in nodes {
+    for (node, id, _) in world.abandoned.all() {
+        hold!(
+            world,
+            world.members().all(|member| member.name != node),
+            no_object_is_orphaned,
+            "{node} has a copy of {id} from before it was removed, and an operator can neither adopt nor delete it: {}",
+            what_is_left(world, &node, id)
+        );
+    }
+    // A removed machine is as it was left.
+    for at in nodes.iter().filter(|at| at.node.is_member()) {
         let node = at.node;
         let mut left: BTreeSet<(&str, InstanceId)> = BTreeSet::new();
         let volumes = at.volumes.keys();
@@ -139,6 +182,24 @@ fn no_object_is_orphaned(
         }
     }
     Ok(())
+}
+
+/// What a node has of an instance, for a message.
+fn what_is_left(world: &World, node: &str, id: InstanceId) -> String {
+    let mut nodes = world.nodes.iter();
+    let Some(node) = nodes.find(|at| at.name == node) else {
+        return String::new();
+    };
+    let all = [
+        ("a domain", node.domains().iter().any(|one| one.id == id)),
+        ("a volume", node.mark(id).is_some()),
+        ("a port", node.ports().iter().any(|one| one.instance == id)),
+        ("documents", node.metadata.held().contains_key(&id)),
+        ("files", node.files().0.contains(&id)),
+    ];
+    let left = all.iter().filter(|(_, is_left)| *is_left);
+    let left: Vec<&str> = left.map(|(what, _)| *what).collect();
+    format!("{left:?}, {}", node.record_text(id))
 }
 
 /// No agent has moved a record aside as damaged.

@@ -6,6 +6,7 @@
 
 mod always;
 mod at_rest;
+mod disks;
 mod documents;
 mod observed;
 mod requests;
@@ -17,6 +18,7 @@ use std::fmt;
 pub use always::always;
 pub use at_rest::at_rest;
 pub use observed::{Observed, Opened};
+pub use snapshot::Database;
 
 /// An invariant that does not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,9 +61,14 @@ pub const ALL: &[&str] = &[
     "documents_are_served_to_the_owner_of_the_address_only",
     "a_release_is_recorded_by_the_node_before_waifud_counts_it",
     "a_released_guest_that_is_off_stays_off",
+    "a_guest_finds_what_it_wrote_to_its_disk",
+    "what_guests_wrote_survives",
+    "copies_that_were_given_up_stay",
     "no_error_is_hidden",
     "every_request_ends",
+    "every_move_ends",
     "every_status_is_true",
+    "every_node_is_as_requested",
     "no_object_is_orphaned",
     "no_record_is_damaged",
 ];

@@ -1,6 +1,6 @@
 //! What earlier checks observed, for invariants about changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use waifud_types::{Digest, InstanceId, VolumeId};
@@ -23,6 +23,8 @@ pub struct Observed {
     pub domains: BTreeMap<String, BTreeMap<InstanceId, u64>>,
     /// The running guests on each node at the last check, each with the numbers of its domain and of its start.
     pub running: BTreeMap<String, BTreeMap<InstanceId, (u64, u64)>>,
+    /// The copies with a disk that were given up with a node.
+    pub given_up: BTreeSet<(String, InstanceId)>,
     /// The address that waifud gave each instance.
     pub addresses: BTreeMap<InstanceId, Ipv4Addr>,
     /// The documents that were opened, by the digest of the bundle.
@@ -34,6 +36,29 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Remembers whether a copy that was given up has a disk. Returns whether it had one before.
+    pub fn had_disk(&mut self, node: &str, id: InstanceId, has_disk: bool) -> bool {
+        let key = (node.to_owned(), id);
+        if has_disk {
+            !self.given_up.insert(key)
+        } else {
+            self.given_up.remove(&key)
+        }
+    }
+
+    /// What is on a node of these instances is not observed any more.
+    pub fn forget(&mut self, node: &str, ids: &BTreeSet<InstanceId>) {
+        if let Some(volumes) = self.volumes.get_mut(node) {
+            volumes.retain(|volume, _| !ids.contains(&volume.instance));
+        }
+        if let Some(domains) = self.domains.get_mut(node) {
+            domains.retain(|id, _| !ids.contains(id));
+        }
+        if let Some(running) = self.running.get_mut(node) {
+            running.retain(|id, _| !ids.contains(id));
+        }
+    }
+
     /// The power of a node was cut: its guests are off without a request.
     pub fn lost_power(&mut self, node: &str) {
         self.running.remove(node);

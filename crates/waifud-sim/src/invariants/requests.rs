@@ -1,7 +1,8 @@
 //! Every request ends as it should, or shows what it waits for.
 
 use waifud_api::Instance;
-use waifud_types::{ByteSize, InstanceId, OwnershipRole};
+use waifud_kit::sync::lock;
+use waifud_types::{ByteSize, InstanceId, InstanceState, OwnershipRole};
 
 use super::documents::opened;
 use super::snapshot::{Database, Shown, Snapshot};
@@ -52,6 +53,11 @@ pub(super) fn every_request_ends(
             promise,
             seen,
         };
+        outcome.every_move_ends()?;
+        if outcome.promise.lost {
+            outcome.is_shown_as_lost()?;
+            continue;
+        }
         match outcome.promise.release {
             _ if seen.status.node.is_none() => outcome.waits_with_a_reason()?,
             _ if outcome.promise.release_unknown => {}
@@ -76,6 +82,34 @@ impl Outcome<'_> {
         self.nodes.iter().any(|at| at.runs(self.id))
     }
 
+    /// Every move ends: no fault is left that it could wait for.
+    fn every_move_ends(&self) -> Result<(), Violation> {
+        let moving = self.seen.moving.as_ref();
+        hold!(
+            self.world,
+            moving.is_none(),
+            every_move_ends,
+            "{} is still being moved: {moving:?}",
+            self.promise.name
+        );
+        Ok(())
+    }
+
+    /// An instance that was lost with its node shows that.
+    fn is_shown_as_lost(&self) -> Result<(), Violation> {
+        let status = &self.seen.status;
+        hold!(
+            self.world,
+            status.state == InstanceState::Failed && status.reason.is_some(),
+            every_request_ends,
+            "{} was lost with its node, and is shown as {:?}: {:?}",
+            self.promise.name,
+            status.state,
+            status.reason
+        );
+        Ok(())
+    }
+
     /// An instance without a node says why, and no node has room for it.
     fn waits_with_a_reason(&self) -> Result<(), Violation> {
         let name = &self.promise.name;
@@ -90,7 +124,10 @@ impl Outcome<'_> {
             return Ok(());
         }
         for at in self.nodes {
-            if self.publishes_a_port_of(at) {
+            // Unknown means that a request was not answered.
+            let cordons = lock(&self.world.cordons).clone();
+            let may_be_cordoned = cordons.get(&at.node.name).copied().unwrap_or(true);
+            if !at.node.is_member() || may_be_cordoned || self.publishes_a_port_of(at) {
                 continue;
             }
             let promised = self.memory_promised_on(at);

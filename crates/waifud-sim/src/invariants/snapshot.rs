@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use waifud_api::Instance;
 use waifud_api::metadatad::Assignment;
@@ -34,20 +35,31 @@ pub struct Snapshot<'a> {
 }
 
 impl<'a> Snapshot<'a> {
-    /// Of every node.
+    /// Of every node, without the copies that waifud has given up with a node.
     pub fn of_all(world: &'a World) -> Vec<Self> {
-        let of = |node: &'a Node| Self {
-            node,
-            volumes: node.volumes(),
-            domains: node
-                .domains()
-                .into_iter()
-                .map(|one| (one.id, one))
-                .collect(),
-            ports: node.ports(),
-            held: node.metadata.held(),
-        };
-        world.nodes.iter().map(of).collect()
+        world
+            .nodes
+            .iter()
+            .map(|node| {
+                let counts = |id: &InstanceId| !world.abandoned.contains(&node.name, *id);
+                let mut at = Self {
+                    node,
+                    volumes: node.volumes(),
+                    domains: node
+                        .domains()
+                        .into_iter()
+                        .map(|one| (one.id, one))
+                        .collect(),
+                    ports: node.ports(),
+                    held: node.metadata.held(),
+                };
+                at.volumes.retain(|volume, _| counts(&volume.instance));
+                at.domains.retain(|id, _| counts(id));
+                at.ports.retain(|port| counts(&port.instance));
+                at.held.retain(|id, _| counts(id));
+                at
+            })
+            .collect()
     }
 
     /// The domains with a QEMU process.
@@ -58,6 +70,13 @@ impl<'a> Snapshot<'a> {
     /// Whether the instance has a QEMU process.
     pub fn runs(&self, id: InstanceId) -> bool {
         self.domains.get(&id).is_some_and(|domain| domain.is_active)
+    }
+
+    /// What the instance's disk contains; `None` if the node has no disk of it.
+    pub fn mark(&self, id: InstanceId) -> Option<u64> {
+        let mut volumes = self.volumes.iter();
+        let found = volumes.find(|(volume, _)| volume.instance == id);
+        found.map(|(_, facts)| facts.mark)
     }
 
     /// Whether anything of the instance is served or applied: a process, a port, documents.
@@ -85,8 +104,25 @@ pub struct Database {
 }
 
 impl Database {
-    /// Reads it; `None` if waifud does not run.
-    pub async fn read(world: &World) -> Result<Option<Self>, Violation> {
+    /// Reads it, if it has changed since the last time; `None` if waifud does not run.
+    pub async fn read(world: &World) -> Result<Option<Arc<Self>>, Violation> {
+        let Some(at) = world.waifud.commits() else {
+            return Ok(None);
+        };
+        if let Some((known, database)) = lock(&world.database).as_ref()
+            && *known == at
+        {
+            return Ok(Some(Arc::clone(database)));
+        }
+        let read = Self::read_now(world).await?;
+        Ok(read.map(|read| {
+            let read = Arc::new(read);
+            *lock(&world.database) = Some((at, Arc::clone(&read)));
+            read
+        }))
+    }
+
+    async fn read_now(world: &World) -> Result<Option<Self>, Violation> {
         let known: BTreeSet<Ipv4Addr> = {
             let observed = lock(&world.observed);
             observed.addresses.values().copied().collect()
@@ -134,7 +170,9 @@ impl Database {
 
     /// The part of an instance's node.
     pub fn part(&self, id: InstanceId) -> Option<Part> {
+        let node = self.instances.get(&id)?.node?;
         let mut parts = self.parts.iter();
-        parts.find(|(of, _)| *of == id).map(|(_, part)| *part)
+        let found = parts.find(|(of, part)| *of == id && part.node == node);
+        found.map(|(_, part)| *part)
     }
 }

@@ -13,9 +13,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use waifud_agent::interfaces::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, WatchStart, Welcome};
 use waifud_api::stream::{StreamId, StreamRefusal};
+use waifud_control::Peer;
 use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, InstanceId};
 
+use super::streams::{self, Disk};
 use super::wire::To;
 use super::{Answer, Node, World};
 
@@ -29,7 +31,7 @@ pub(super) struct Link {
     pub node: usize,
 }
 
-fn unreachable(message: &str) -> LinkError {
+pub(super) fn unreachable(message: &str) -> LinkError {
     LinkError::Unreachable {
         message: message.to_owned(),
     }
@@ -39,6 +41,11 @@ impl Link {
     fn node(&self) -> Result<&Node, LinkError> {
         let node = self.world.nodes.get(self.node);
         node.ok_or_else(|| unreachable("there is no such node"))
+    }
+
+    fn peer(&self) -> Result<Peer, LinkError> {
+        let peer = self.node()?.peer();
+        peer.ok_or_else(|| unreachable("the machine has not joined"))
     }
 
     /// Sends a request. It arrives at waifud even if the agent stops waiting.
@@ -54,6 +61,7 @@ impl Link {
         let sent = Message {
             world: self.world.clone(),
             node: self.node,
+            peer: self.peer()?,
             process: self.world.waifud.starts(),
             method,
             path,
@@ -102,6 +110,7 @@ fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, LinkError> {
 struct Message {
     world: Arc<World>,
     node: usize,
+    peer: Peer,
     /// The process of waifud that the connection leads to.
     process: u64,
     method: &'static str,
@@ -120,7 +129,7 @@ impl Message {
         }
         let content = Digest::of(&self.body).short();
         let (method, path) = (self.method, self.path);
-        let answer = waifud.call(node.peer, method, &path, self.body).await;
+        let answer = waifud.call(self.peer, method, &path, self.body).await;
         let status = answer.as_ref().map_or(0, |answer| answer.status);
         let history = &self.world.history;
         history.detail(&format!(
@@ -194,14 +203,14 @@ impl ControlLink for Link {
     }
 
     async fn watch(&self, start: WatchStart) -> Result<Box<dyn FrameStream>, LinkError> {
-        let node = self.node()?;
+        let (node, peer) = (self.node()?, self.peer()?);
         let opened = async {
             sleep(node.wire.delay()).await;
             let passes = node.wire.passes(To::Waifud).await;
             if !passes {
                 return None;
             }
-            self.world.waifud.watch(node.peer, start).await
+            self.world.waifud.watch(peer, start).await
         };
         let opened = timeout(ANSWER_MAX, opened).await.ok().flatten();
         let watched = opened.ok_or_else(|| unreachable("the watch could not be opened"))?;
@@ -241,11 +250,31 @@ impl ControlLink for Link {
 
     async fn fetch_disk(
         &self,
-        _: InstanceId,
-        _: u32,
-        _: u64,
+        instance: InstanceId,
+        index: u32,
+        from: u64,
     ) -> Result<Box<dyn ByteChunks>, LinkError> {
-        Err(unreachable("the simulation copies no disks"))
+        let (node, peer) = (self.node()?, self.peer()?);
+        let path = format!("/v1/agent/moves/{instance}/disks/{index}?from={from}");
+        let opened = async {
+            sleep(node.wire.delay()).await;
+            if !node.wire.passes(To::Waifud).await {
+                return None;
+            }
+            self.world.waifud.download(peer, &path).await
+        };
+        let opened = timeout(ANSWER_MAX, opened).await.ok().flatten();
+        let status = opened.as_ref().map_or(0, |download| download.status);
+        let history = &self.world.history;
+        history.detail(&format!("{} GET {path} -> {status}", node.name));
+        let download = opened.ok_or_else(|| unreachable("the disk cannot be fetched"))?;
+        match download.status {
+            200 => Ok(Box::new(Disk::new(self.world.clone(), self.node, download))),
+            status => Err(LinkError::Refused {
+                status,
+                message: "waifud does not send the disk".to_owned(),
+            }),
+        }
     }
 
     async fn disk_ticket(&self, _: InstanceId, _: u32) -> Result<DiskTicket, LinkError> {
@@ -258,11 +287,34 @@ impl ControlLink for Link {
         Ok(answer.bytes.into())
     }
 
-    async fn stream(&self, _: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
-        Err(unreachable("the simulation opens no streams"))
+    async fn stream(&self, id: StreamId) -> Result<Box<dyn ByteStream>, LinkError> {
+        let (node, peer) = (self.node()?, self.peer()?);
+        let path = format!("/v1/agent/streams/{id}");
+        let connected = async {
+            sleep(node.wire.delay()).await;
+            if !node.wire.passes(To::Waifud).await {
+                return None;
+            }
+            self.world.waifud.connect(peer, &path).await
+        };
+        match timeout(ANSWER_MAX, connected).await.ok().flatten() {
+            None => Err(unreachable("the stream cannot be opened")),
+            Some(Err(status)) => Err(LinkError::Refused {
+                status,
+                message: "waifud does not wait for the stream".to_owned(),
+            }),
+            Some(Ok(waifud)) => {
+                let (ours, theirs) = streams::connection();
+                let world = self.world.clone();
+                node.wire
+                    .carry(streams::carry(world, self.node, theirs, waifud));
+                Ok(Box::new(ours))
+            }
+        }
     }
 
-    async fn refuse_stream(&self, _: StreamId, _: &StreamRefusal) -> Result<(), LinkError> {
-        Err(unreachable("the simulation opens no streams"))
+    async fn refuse_stream(&self, id: StreamId, refusal: &StreamRefusal) -> Result<(), LinkError> {
+        let path = format!("/v1/agent/streams/{id}/refuse");
+        self.post(&path, refusal).await.map(drop)
     }
 }

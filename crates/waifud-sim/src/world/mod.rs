@@ -1,34 +1,40 @@
 //! The parts of a run: waifud, the nodes, the wires between them, and what users were promised.
 
+mod abandoned;
 mod link;
+mod members;
 mod node;
 mod promises;
+mod streams;
 mod unanswered;
 mod waifud;
 mod wire;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use waifud_kit::sync::lock;
 use waifud_storage::fake::image_bytes;
 use waifud_types::{ByteSize, Digest, InstanceId};
 
+pub use abandoned::Abandoned;
 pub use node::Node;
 pub use promises::{Fields, Promise, Promises, Release};
 pub use unanswered::Unanswered;
 pub use waifud::{Answer, Waifud};
 pub use wire::{Cuts, Wire};
+pub use written::Written;
 
 use crate::clock::SimClock;
 use crate::disk;
 use crate::history::History;
-use crate::invariants::{self, Observed, Violation};
+use crate::invariants::{self, Database, Observed, Violation};
 
 /// The names of the nodes.
 const NAMES: [&str; 4] = ["alder", "birch", "cedar", "dogwood"];
@@ -48,6 +54,14 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// What users were promised.
     pub promises: Promises,
+    /// What guests wrote to their disks.
+    pub written: Written,
+    /// Copies of instances on machines that were removed.
+    pub abandoned: Abandoned,
+    /// The nodes that a user has cordoned, or uncordoned since. Those of which it is not known are missing.
+    pub cordons: Mutex<BTreeMap<String, bool>>,
+    /// waifud's database at the last check, and the number of its last commit.
+    pub database: Mutex<Option<((u64, u64), Arc<Database>)>>,
     /// What was observed at earlier checks.
     pub observed: Mutex<Observed>,
     /// The image of every instance.
@@ -71,8 +85,13 @@ pub struct World {
 }
 
 impl World {
-    /// A cluster with this many nodes, which have joined and run no agent yet.
-    pub async fn new(seed: u64, nodes: usize, restores: bool) -> Result<Arc<Self>> {
+    /// A cluster with this many machines, of which so many are nodes.
+    pub async fn new(
+        seed: u64,
+        machines: usize,
+        nodes: usize,
+        restores: bool,
+    ) -> Result<Arc<Self>> {
         // In memory, because syncing to a disk would only cost time.
         let memory = Path::new("/dev/shm");
         let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())?;
@@ -90,17 +109,20 @@ impl World {
         let image = image_bytes(ByteSize::mib(1), 1);
         waifud.set_up_template(&image).await?;
         let mut all = Vec::new();
-        for (index, name) in NAMES.iter().take(nodes).enumerate() {
-            let peer = waifud.join(name).await.context("a node cannot join")?;
+        for (index, name) in NAMES.iter().take(machines).enumerate() {
             let dir = at(&format!("nodes/{name}"))?;
-            all.push(Node::new(index, name, dir, peer, clock.another(), seed)?);
+            all.push(Node::new(index, name, dir, clock.another(), seed)?);
         }
-        Ok(Arc::new(Self {
+        let world = Arc::new(Self {
             history: History::new(clock.clone()),
             clock,
             waifud,
             nodes: all,
             promises: Promises::default(),
+            written: Written::default(),
+            abandoned: Abandoned::default(),
+            cordons: Mutex::default(),
+            database: Mutex::default(),
             observed: Mutex::default(),
             image,
             restores,
@@ -112,7 +134,13 @@ impl World {
             violation: Mutex::default(),
             asking: AtomicBool::new(false),
             _dir: dir,
-        }))
+        });
+        for node in world.nodes.iter().take(nodes) {
+            if !world.join(node).await? {
+                bail!("{} cannot join", node.name);
+            }
+        }
+        Ok(world)
     }
 
     /// Checks what must always be true, and keeps the first violation.
@@ -137,11 +165,17 @@ impl World {
         self.waifud.restores() > 0
     }
 
-    /// How often the instance's domain was started.
+    /// How often the instance's domain was started, without copies that were given up.
     pub fn starts_of(&self, id: InstanceId) -> u64 {
-        let domains = self.nodes.iter().flat_map(Node::domains);
-        let of = domains.filter(|domain| domain.id == id);
-        of.map(|domain| domain.starts).sum()
+        let mut starts = 0;
+        for node in &self.nodes {
+            if !self.abandoned.contains(&node.name, id) {
+                let domains = node.domains().into_iter();
+                let of = domains.filter(|domain| domain.id == id);
+                starts += of.map(|domain| domain.starts).sum::<u64>();
+            }
+        }
+        starts
     }
 
     /// Marks the beginning and the end of a user's request. Between them nothing is checked.

@@ -34,8 +34,8 @@ pub struct Node {
     index: usize,
     /// Its name.
     pub name: String,
-    /// What identifies its requests.
-    pub peer: Peer,
+    /// What identifies its requests, once it has joined.
+    peer: Mutex<Option<Peer>>,
     /// Its wire to waifud.
     pub wire: Wire,
     /// Its metadatad.
@@ -44,15 +44,20 @@ pub struct Node {
     pub clock: SimClock,
     dir: PathBuf,
     settings: Settings,
-    hypervisor: FakeHypervisor,
-    pool: FakePool,
+    /// Lost with the disks of the machine.
+    hypervisor: Mutex<FakeHypervisor>,
+    pool: Mutex<FakePool>,
     tunnel: FakeTunnel,
     /// Lost with the power.
     network: Mutex<Arc<FakeNetwork>>,
     fabric: Arc<FakeFabric>,
     host: Machine,
     agent: Mutex<Option<JoinHandle<()>>>,
+    /// The releases in records that were read before, with the text of the record.
+    releases: Mutex<BTreeMap<InstanceId, (Vec<u8>, Option<Epoch>)>>,
     powered: Mutex<bool>,
+    /// Whether waifud has it as a node.
+    member: Mutex<bool>,
 }
 
 /// The machine's boot id.
@@ -76,7 +81,6 @@ impl Node {
         index: usize,
         name: &str,
         dir: PathBuf,
-        peer: Peer,
         clock: SimClock,
         seed: u64,
     ) -> Result<Self> {
@@ -100,29 +104,52 @@ impl Node {
         Ok(Self {
             index,
             name: name.to_owned(),
-            peer,
+            peer: Mutex::default(),
             wire: Wire::new(Random::new(seed, part + 1)),
             metadata,
             clock,
             settings,
-            hypervisor: FakeHypervisor::new(),
-            pool: FakePool::new("main".parse()?, at("pool")?),
+            hypervisor: Mutex::new(FakeHypervisor::new()),
+            pool: Mutex::new(FakePool::new("main".parse()?, at("pool")?)),
             tunnel: FakeTunnel::default(),
             network: Mutex::new(FakeNetwork::new()),
             fabric: FakeFabric::new(u8::try_from(index).unwrap_or(u8::MAX)),
             host: Machine(Arc::new(AtomicU64::new(part))),
             agent: Mutex::default(),
+            releases: Mutex::default(),
             powered: Mutex::new(true),
+            member: Mutex::new(false),
             dir,
         })
     }
 
     /// Its id.
     pub fn id(&self) -> Option<NodeId> {
-        match self.peer {
-            Peer::Certificate { node, .. } => Some(node),
+        match self.peer() {
+            Some(Peer::Certificate { node, .. }) => Some(node),
             _ => None,
         }
+    }
+
+    /// What identifies its requests, once it has joined.
+    pub fn peer(&self) -> Option<Peer> {
+        *lock(&self.peer)
+    }
+
+    /// Whether waifud has it as a node.
+    pub fn is_member(&self) -> bool {
+        *lock(&self.member)
+    }
+
+    /// waifud has admitted it.
+    pub(super) fn admit(&self, peer: Peer) {
+        *lock(&self.peer) = Some(peer);
+        *lock(&self.member) = true;
+    }
+
+    /// waifud has removed it. Its agent does not notice before its next request is refused.
+    pub(super) fn leave(&self) {
+        *lock(&self.member) = false;
     }
 
     /// Whether it has power.
@@ -132,12 +159,12 @@ impl Node {
 
     /// Starts its agent, if the node has power and no agent runs.
     pub fn start_agent(&self, world: &Arc<World>) -> Result<()> {
-        if !self.is_powered() || lock(&self.agent).is_some() {
+        if !self.is_powered() || self.peer().is_none() || lock(&self.agent).is_some() {
             return Ok(());
         }
         let adapters = Adapters {
-            hypervisor: Arc::new(self.hypervisor.clone()),
-            pools: vec![Arc::new(self.pool.clone())],
+            hypervisor: Arc::new(self.hypervisor()),
+            pools: vec![Arc::new(self.pool())],
             network: lock(&self.network).clone(),
             fabric: self.fabric.clone(),
             link: Arc::new(Link {
@@ -172,7 +199,7 @@ impl Node {
     pub async fn cut_power(&self) -> Result<()> {
         self.kill_agent().await;
         self.wire.lose_all();
-        self.hypervisor.host_crash();
+        self.hypervisor().host_crash();
         self.metadata.restart(true);
         self.metadata.set_online(false);
         *lock(&self.network) = FakeNetwork::new();
@@ -181,6 +208,29 @@ impl Node {
         empty(&self.settings.run_dir)?;
         // Downloads are not synced before they are complete.
         empty(&self.dir.join("pool"))
+    }
+
+    /// Its disks are lost and replaced by empty ones, while it has no power.
+    pub(super) async fn lose_disks(&self) -> Result<()> {
+        self.kill_agent().await;
+        disk::forget(&self.dir);
+        for dir in [&self.settings.state_dir, &self.settings.run_dir] {
+            empty(dir)?;
+        }
+        let pool = self.dir.join("pool");
+        empty(&pool)?;
+        *lock(&self.hypervisor) = FakeHypervisor::new();
+        *lock(&self.pool) = FakePool::new("main".parse()?, pool);
+        self.metadata.restart(false);
+        Ok(())
+    }
+
+    fn hypervisor(&self) -> FakeHypervisor {
+        lock(&self.hypervisor).clone()
+    }
+
+    fn pool(&self) -> FakePool {
+        lock(&self.pool).clone()
     }
 
     /// The machine boots after a power cut.
@@ -193,7 +243,7 @@ impl Node {
 
     /// The domains on it.
     pub fn domains(&self) -> Vec<DomainFacts> {
-        self.hypervisor.domains()
+        self.hypervisor().domains()
     }
 
     /// The memory of the machine.
@@ -203,17 +253,68 @@ impl Node {
 
     /// The volumes on it.
     pub fn volumes(&self) -> BTreeMap<VolumeId, VolumeFacts> {
-        self.pool.volume_facts()
+        self.pool().volume_facts()
+    }
+
+    /// What the instance's disk on it contains; `None` without a disk.
+    pub fn mark(&self, id: InstanceId) -> Option<u64> {
+        let volumes = self.volumes().into_iter();
+        let mut of_instance = volumes.filter(|(volume, _)| volume.instance == id);
+        of_instance.next().map(|(_, facts)| facts.mark)
+    }
+
+    /// The instances of which anything is on it.
+    pub fn instances(&self) -> BTreeSet<InstanceId> {
+        let mut all = self.files().0;
+        all.extend(self.volumes().into_keys().map(|volume| volume.instance));
+        all.extend(self.domains().into_iter().map(|domain| domain.id));
+        all.extend(self.ports().into_iter().map(|port| port.instance));
+        all.extend(self.metadata.held().into_keys());
+        all
+    }
+
+    /// Its running guest writes to the disk.
+    pub fn write(&self, volume: &VolumeId, mark: u64) {
+        self.pool().write(volume, mark);
+    }
+
+    /// Whether its agent has recorded on disk that it has a copy of the instance, as its owner or its former owner.
+    pub fn has_recorded_copy(&self, id: InstanceId) -> bool {
+        let record = self.record(id);
+        record.is_some_and(|record| record["instance"].is_object())
+    }
+
+    /// Whether its agent has recorded that waifud gives it the instance.
+    pub fn is_given(&self, id: InstanceId) -> bool {
+        let record = self.record(id);
+        record.is_some_and(|record| record["managed"] == true)
+    }
+
+    /// What its agent has recorded about an instance, for a message.
+    pub fn record_text(&self, id: InstanceId) -> String {
+        self.record(id)
+            .map_or("no record".to_owned(), |record| record.to_string())
+    }
+
+    /// What its agent has recorded on disk about an instance, so that it survives a power cut.
+    fn record(&self, id: InstanceId) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.record_bytes(id)?).ok()
+    }
+
+    fn record_bytes(&self, id: InstanceId) -> Option<Vec<u8>> {
+        let state = &self.settings.state_dir;
+        let record = state.join(format!("records/{id}.json"));
+        disk::content_after_power_cut(state, &record)
     }
 
     /// The size to which a running guest's disk was grown.
     pub fn grown_disk(&self, id: InstanceId) -> Option<ByteSize> {
-        self.hypervisor.disk_size(id, "root")
+        self.hypervisor().disk_size(id, "root")
     }
 
     /// The images in its pool.
     pub fn images(&self) -> Vec<Digest> {
-        self.pool.image_digests()
+        self.pool().image_digests()
     }
 
     /// The ports of guests in its rules.
@@ -224,12 +325,17 @@ impl Node {
 
     /// The epoch of the release that its agent has recorded on disk for an instance, so that it survives a power cut.
     pub fn recorded_release(&self, id: InstanceId) -> Option<Epoch> {
-        let state = &self.settings.state_dir;
-        let record = state.join(format!("records/{id}.json"));
-        let text = disk::content_after_power_cut(state, &record)?;
-        let record: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        let epoch = record.pointer("/release/release/epoch")?;
-        epoch.as_u64().map(Epoch)
+        let text = self.record_bytes(id)?;
+        if let Some((known, epoch)) = lock(&self.releases).get(&id)
+            && *known == text
+        {
+            return *epoch;
+        }
+        let record: Option<serde_json::Value> = serde_json::from_slice(&text).ok();
+        let epoch = record.and_then(|record| record.pointer("/release/release/epoch")?.as_u64());
+        let epoch = epoch.map(Epoch);
+        lock(&self.releases).insert(id, (text, epoch));
+        epoch
     }
 
     /// The records that its agent could not read.

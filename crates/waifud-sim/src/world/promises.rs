@@ -99,6 +99,10 @@ pub struct Promise {
     pub release_unknown: bool,
     /// Whether waifud had ordered its deletion before a restored database made that void.
     pub may_vanish: bool,
+    /// Whether a move was requested since the cluster was at rest.
+    pub moved: bool,
+    /// Whether its node was removed, so that waifud has no disks of it.
+    pub lost: bool,
 }
 
 /// The promises of all instances that ever existed.
@@ -146,6 +150,7 @@ impl Promises {
             promise.may_stop = promise.is_off();
             promise.was_released = false;
             promise.may_vanish = false;
+            promise.moved = false;
             promise.starts_before_reboot = None;
         }
     }

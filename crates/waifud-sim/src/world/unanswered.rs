@@ -13,6 +13,10 @@ pub enum Unanswered {
     Create(Promise),
     /// What would be promised now.
     Change(InstanceId, Promise),
+    /// The removal of the node with this name.
+    Remove(String),
+    /// New disks for an instance that was lost.
+    Recreate(InstanceId),
 }
 
 impl World {
@@ -23,6 +27,7 @@ impl World {
                 promise.may_stop = true;
                 promise.may_vanish |= after.deleted;
                 promise.was_released |= after.was_released;
+                promise.moved |= after.moved;
             });
         }
         lock(&self.unanswered).push(unanswered);
@@ -45,7 +50,8 @@ impl World {
         let Some(Ok(rows)) = read.await else {
             return;
         };
-        for unanswered in std::mem::take(&mut *lock(&self.unanswered)) {
+        let all = std::mem::take(&mut *lock(&self.unanswered));
+        for unanswered in all {
             match unanswered {
                 Unanswered::Create(promise) => {
                     let known = self.promises.all();
@@ -57,6 +63,13 @@ impl World {
                         self.promises.set(row.id, promise);
                     }
                 }
+                Unanswered::Remove(name) => self.settle_removal(&name).await,
+                Unanswered::Recreate(id) => {
+                    let row = rows.iter().find(|(row, _)| row.id == id);
+                    if let Some((row, _)) = row.filter(|(row, _)| row.lost_node.is_none()) {
+                        self.note_recreation(id, Some(row.generation.0));
+                    }
+                }
                 Unanswered::Change(id, after) => {
                     let found = rows.iter().find(|(row, _)| row.id == id);
                     let Some((row, part)) = found else {
@@ -66,7 +79,9 @@ impl World {
                         continue;
                     };
                     let done = row.deleting == after.deleted && Fields::of(row) == after.fields;
-                    let part = part.filter(|part| part.role != OwnershipRole::Owner);
+                    // During a move, the release belongs to it.
+                    let part = part
+                        .filter(|part| part.role != OwnershipRole::Owner && row.moving.is_none());
                     self.promises.change(id, |promise| {
                         if done {
                             *promise = after;
@@ -76,6 +91,19 @@ impl World {
                     });
                 }
             }
+        }
+    }
+
+    async fn settle_removal(&self, name: &str) {
+        let mut members = self.members();
+        let Some(node) = members.find(|node| node.name == name) else {
+            return;
+        };
+        let Some(id) = node.id() else {
+            return;
+        };
+        if let Some(Ok(None)) = self.waifud.read(move |tx| tx.node(id)).await {
+            self.note_removal(node).await;
         }
     }
 }

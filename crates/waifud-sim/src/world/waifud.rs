@@ -41,7 +41,7 @@ pub struct Waifud {
 }
 
 #[derive(Clone)]
-struct Process {
+pub(super) struct Process {
     control: Control,
     user: Router,
     tls: Router,
@@ -166,6 +166,11 @@ impl Waifud {
         work.shutdown().await;
     }
 
+    /// The running process.
+    pub(super) fn process(&self) -> Option<Process> {
+        lock(&self.process).clone()
+    }
+
     /// How often the database was restored.
     pub fn restores(&self) -> u64 {
         self.restores.load(Ordering::SeqCst)
@@ -272,6 +277,12 @@ impl Waifud {
         .await
     }
 
+    /// The number of the process and of its last commit; `None` if waifud does not run.
+    pub fn commits(&self) -> Option<(u64, u64)> {
+        let process = self.process()?;
+        Some((self.starts(), process.control.store().commits()))
+    }
+
     /// Reads from the database; `None` if waifud does not run.
     pub async fn read<T: Send + 'static>(
         &self,
@@ -283,7 +294,9 @@ impl Waifud {
 
     /// Admits a node. The result identifies its requests.
     pub async fn join(&self, name: &str) -> Result<Peer> {
-        let made = self.as_user("POST", "/v1/join-tokens", &json!({})).await;
+        let made = self
+            .as_user("POST", "/v1/join-tokens", &json!({"name": name}))
+            .await;
         let made: CreatedJoinToken = parsed(made)?;
         let token = JoinToken::parse(made.token.expose()).context("a bad join token")?;
         let key = NodeKey::generate()?;
@@ -313,7 +326,7 @@ impl Waifud {
         Ok(())
     }
 
-    fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Option<Request<Body>> {
+    pub(super) fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Option<Request<Body>> {
         // Without an id of its own, a request gets a random one from the machine.
         let number = self.requests.fetch_add(1, Ordering::SeqCst);
         let request = Request::builder()
@@ -343,21 +356,25 @@ impl Waifud {
 }
 
 impl Process {
-    fn router(&self, peer: Peer) -> Router {
+    pub(super) fn router(&self, peer: Peer) -> Router {
         match peer {
             Peer::Unix { .. } | Peer::Unknown => self.user.clone(),
             Peer::Tls { .. } | Peer::Certificate { .. } => self.tls.clone(),
         }
     }
 
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut all = lock(&self.work);
         while all.try_join_next().is_some() {}
         all.spawn(work);
     }
 }
 
-async fn send(router: Router, mut request: Request<Body>, peer: Peer) -> axum::response::Response {
+pub(super) async fn send(
+    router: Router,
+    mut request: Request<Body>,
+    peer: Peer,
+) -> axum::response::Response {
     request.extensions_mut().insert(ConnectInfo(peer));
     let Ok(response) = router.oneshot(request).await;
     response

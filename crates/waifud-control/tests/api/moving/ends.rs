@@ -51,6 +51,29 @@ async fn a_canceled_move_leaves_the_instance_on_its_node_and_nothing_on_the_othe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_canceled_move_leaves_the_published_ports_to_the_instance() {
+    let mut it = Cluster::new().await;
+    let patch = json!({"publish": [{"port": 8080}]});
+    it.server.patched("web", &patch).await;
+    it.server
+        .post(
+            "/v1/instances",
+            &json!({"name": "db", "template": "debian-12", "placement": {"node": "alder"}}),
+        )
+        .await
+        .expect(201);
+    it.advance_to("preparing").await;
+    let taken = it.server.patch_instance("db", &patch).await;
+    taken.refused(409, "port-taken", "spec.publish");
+    it.cancel().await.expect(200);
+    let tombstone = it.birch.tombstone().await;
+    it.birch.destroyed(tombstone).await;
+    assert_eq!(it.state().await, "");
+    let taken = it.server.patch_instance("db", &patch).await;
+    taken.refused(409, "port-taken", "spec.publish");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_move_cannot_be_canceled_after_the_handover_nor_without_a_move() {
     for state in ["starting", "removing"] {
         let mut it = Cluster::new().await;

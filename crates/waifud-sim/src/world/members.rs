@@ -1,0 +1,107 @@
+//! Which machines are nodes of the cluster: machines join, are removed, and join again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Result;
+use waifud_kit::sync::lock;
+use waifud_store::{InstanceFilter, InstanceRow};
+use waifud_types::InstanceId;
+
+use super::{Node, World};
+
+impl World {
+    /// The machines that are nodes.
+    pub fn members(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.is_member())
+    }
+
+    /// A machine becomes a node. Returns false if waifud does not answer, or does not admit it.
+    pub async fn join(self: &Arc<Self>, node: &Node) -> Result<bool> {
+        // An answer that was lost is no obstacle: the token is for this name.
+        let Ok(peer) = self.waifud.join(&node.name).await else {
+            return Ok(false);
+        };
+        // The daemon exits when it finds a new key, and is started again.
+        node.kill_agent().await;
+        node.admit(peer);
+        lock(&self.cordons).insert(node.name.clone(), false);
+        node.start_agent(self)?;
+        Ok(true)
+    }
+
+    /// The node was removed: waifud has given up what is on it.
+    pub async fn note_removal(&self, node: &Node) {
+        node.leave();
+        lock(&self.cordons).remove(&node.name);
+        lock(&self.unconfirmed).remove(&node.name);
+        let on_it = node.instances();
+        for id in &on_it {
+            self.abandoned.add(&node.name, *id);
+        }
+        lock(&self.observed).forget(&node.name, &on_it);
+        let rows = self.waifud.read(|tx| {
+            let all = tx.instances(&InstanceFilter::default(), "", 10_000)?;
+            Ok(all)
+        });
+        // An error of the database is found by the invariants.
+        let Some(Ok(rows)) = rows.await else {
+            return;
+        };
+        for row in rows {
+            self.note_what_is_left_of(&row, &on_it);
+        }
+    }
+
+    fn note_what_is_left_of(&self, row: &InstanceRow, on_it: &BTreeSet<InstanceId>) {
+        if row.lost_node.is_some() {
+            self.promises.change(row.id, |promise| {
+                promise.lost = true;
+                promise.release = None;
+                promise.starts_before_reboot = None;
+            });
+            return;
+        }
+        // During a move, the instance returns to the disk from before the move.
+        let mut nodes = self.nodes.iter();
+        let owner = nodes.find(|owner| owner.id().is_some() && owner.id() == row.node);
+        let owner = owner.filter(|_| on_it.contains(&row.id) && !row.deleting);
+        if let Some(mark) = owner.and_then(|owner| owner.mark(row.id)) {
+            self.written.set(row.id, mark);
+        }
+    }
+
+    /// An instance that was lost gets new disks.
+    pub fn note_recreation(&self, id: InstanceId, generation: Option<u64>) {
+        self.written.forget(id);
+        self.promises.change(id, |promise| {
+            promise.lost = false;
+            promise.may_stop = true;
+            promise.starts_before_reboot = None;
+            promise.generation = generation.unwrap_or(promise.generation);
+        });
+    }
+
+    /// The disks of a machine are lost, and replaced by empty ones.
+    pub async fn lose_disks(&self, node: &Node) -> Result<()> {
+        for id in self.abandoned.take(&node.name) {
+            let promise = self.promises.of(id);
+            if promise.is_some_and(|promise| promise.lost) {
+                self.written.forget(id);
+            }
+        }
+        node.lose_disks().await
+    }
+
+    /// Forgets the abandoned copies of which nothing is left, also if the instance was placed on the same node again.
+    pub fn note_destroyed_copies(&self) {
+        for (name, id, ordered) in self.abandoned.all() {
+            let mut nodes = self.nodes.iter();
+            let at = nodes.find(|node| node.name == name);
+            let is_new = |node: &Node| ordered && node.is_given(id);
+            if at.is_some_and(|node| !node.instances().contains(&id) || is_new(node)) {
+                self.abandoned.remove(&name, id);
+            }
+        }
+    }
+}
