@@ -97,9 +97,7 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
 
 /// Reads the file, and sends its frames to the channel until the other end is closed. Blocks.
 fn read(file: &File, from: u64, ready: &mpsc::Sender<Bytes>) -> io::Result<()> {
-    each_frame(file, from, |frame| {
-        blocking::send(ready, frame.encode())
-    })
+    each_frame(file, from, |frame| blocking::send(ready, frame.encode()))
 }
 
 /// A frame as it is read from a file: the bytes of a block are not copied.

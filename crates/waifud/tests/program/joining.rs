@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::kit::{DEADLINE, Waifud};
 use waifud_agent::interfaces::{ControlLink, HttpLink};
 use waifud_agent::{Membership, MembershipError};
-use waifud_api::agent::{AgentReport, Hello, SliceObject, WatchFrame};
+use waifud_api::agent::{AgentReport, Hello, SliceObject, WatchFrame, WatchStart};
 use waifud_api::client::ListQuery;
 use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_pki::{Authority, NodeKey};
@@ -134,7 +134,7 @@ async fn a_node_sends_hello_watches_reports_and_stores_the_announced_addresses()
     assert_eq!(welcome.addresses, [format!("https://{}", waifud.at)]);
     let kept = Membership::open(home.path()).unwrap().unwrap().addresses();
     assert!(kept.contains(&welcome.addresses[0]), "{kept:?}");
-    let mut watch = link.watch(None).await.unwrap();
+    let mut watch = link.watch(WatchStart::default()).await.unwrap();
     let mut next = async || {
         tokio::time::timeout(DEADLINE, watch.next())
             .await

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use waifud_agent::Membership;
 use waifud_agent::interfaces::{ControlLink, FrameStream, HttpLink};
-use waifud_api::agent::{AgentReport, NodeSlice, RedisAccess, SliceObject, Tombstone, WatchFrame};
+use waifud_api::agent::{
+    AgentReport, NodeSlice, RedisAccess, SliceObject, Tombstone, WatchFrame, WatchStart,
+};
 use waifud_api::client::EventQuery;
 use waifud_api::{CreateInstance, RedisState};
 use waifud_redis::testing::{
@@ -120,7 +122,7 @@ impl Cluster {
 
     /// What the node has: its configuration, and each instance's name and bundle.
     async fn slice(&self) -> (NodeSlice, Vec<(String, Digest, waifud_types::InstanceId)>) {
-        let mut frames = self.link.watch(None).await.unwrap();
+        let mut frames = self.link.watch(WatchStart::default()).await.unwrap();
         let (mut slice, mut instances) = (None, Vec::new());
         loop {
             match frames.next().await.unwrap().unwrap() {
@@ -404,7 +406,7 @@ async fn a_changed_setting_reaches_the_nodes_and_an_unchanged_one_changes_nothin
         };
         std::fs::write(&config, text).unwrap();
         cluster.waifud.start_again();
-        let mut frames = cluster.link.watch(Some(since)).await.unwrap();
+        let mut frames = cluster.link.watch(WatchStart { since: Some(since), names: None }).await.unwrap();
         let mut sent = None;
         since = loop {
             match frames.next().await.unwrap().unwrap() {
@@ -426,7 +428,7 @@ async fn a_changed_setting_reaches_the_nodes_and_an_unchanged_one_changes_nothin
 
 /// The newest revision of the node's slice.
 async fn newest(link: &HttpLink) -> waifud_types::Revision {
-    let mut frames: Box<dyn FrameStream> = link.watch(None).await.unwrap();
+    let mut frames: Box<dyn FrameStream> = link.watch(WatchStart::default()).await.unwrap();
     loop {
         if let Some(WatchFrame::Sync { revision }) = frames.next().await.unwrap() {
             return revision;

@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use waifud_agent::Membership;
 use waifud_agent::interfaces::{ControlLink, FrameStream, HttpLink};
-use waifud_api::agent::{AgentReport, InstanceReport, WatchFrame};
+use waifud_api::agent::{AgentReport, InstanceReport, WatchFrame, WatchStart};
 use waifud_api::client::ClientStream;
 use waifud_types::node::{PoolFacts, Resources};
 use waifud_types::{ByteSize, InstanceState, PoolKind};
@@ -51,7 +51,7 @@ impl StreamTest {
             .create_instance(&request.unwrap(), "a")
             .await
             .unwrap();
-        let watch = link.watch(None).await.unwrap();
+        let watch = link.watch(WatchStart::default()).await.unwrap();
         let running = InstanceReport::of_state(web.id, InstanceState::Running);
         let report = AgentReport {
             instances: vec![running],
