@@ -92,6 +92,7 @@ fn hello() -> Hello {
         boot_id: Some(parse(PROCESS)),
         incarnation: Some(Incarnation(0xab)),
         order: Some(order()),
+        hardware: Some(digest(4)),
     }
 }
 
@@ -312,6 +313,7 @@ fn report() -> AgentReport {
             bundle: text("AAEC"),
         }]),
         order: Some(order()),
+        boot_id: Some(parse(PROCESS)),
     }
 }
 
