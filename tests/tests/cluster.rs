@@ -410,7 +410,8 @@ fn a_group_is_spread(world: &World) -> Result<()> {
     must(world, &all).map(drop)
 }
 
-/// waifud moves to the machine of a node, as docs/guides/move-waifud.md says. Its nodes follow, and the guest keeps running.
+/// The machine of waifud is lost. waifud is restored on that of a node, as docs/guides/move-waifud.md says. Its nodes follow, the
+/// guest keeps running, and an instance that is not in the backup is adopted.
 fn waifud_moves(world: &World) -> Result<()> {
     const SETTINGS: &str = "listen = [\"0.0.0.0:7373\"]\n\
         advertise = [\"https://rowan:7373\", \"https://birch:7373\"]\n";
@@ -427,9 +428,13 @@ fn waifud_moves(world: &World) -> Result<()> {
         })?;
     }
     wait::run(&mut lab.command(OLD, ["waifud", "backup", BACKUP])?, SOON)?;
-    lab.stop(&format!("{OLD}/waifud"))?;
     let copy = lab.path_outside_of(OTHER, BACKUP);
     fs::copy(lab.path_outside_of(OLD, BACKUP), copy)?;
+    // Not in the backup.
+    world.create("late", &["--node", OTHER, "--no-ssh-key", "--no-start"])?;
+    world.until("late", "prepared", |it| it["status"]["state"] == "stopped")?;
+    lab.kill_machine(OLD)?;
+    let lost = Instant::now();
     fs::write(lab.path_outside_of(OTHER, CONFIG), SETTINGS)?;
     let restore = ["waifud", "restore", "--yes", BACKUP];
     wait::run(&mut lab.command(OTHER, restore)?, SOON)?;
@@ -448,6 +453,13 @@ fn waifud_moves(world: &World) -> Result<()> {
         socket: lab.path_outside_of(OTHER, "/run/waifud/waifud.sock"),
         ..world.waifuctl.clone()
     };
+    wait::until("waifuctl list to work", SOON, || {
+        Ok((there.run(&["list"])?.code == 0).then_some(()))
+    })?;
+    eprintln!(
+        "waifuctl list works {:.1} s after waifud's machine was lost",
+        lost.elapsed().as_secs_f64()
+    );
     wait::until("the nodes to follow", SOON, || {
         let nodes = there.run(&["node", "list", "--json"])?;
         let nodes: Value = serde_json::from_str(&nodes.stdout).unwrap_or_default();
@@ -462,8 +474,28 @@ fn waifud_moves(world: &World) -> Result<()> {
         "{web}"
     );
     ensure!(boots == 1 && guests(world, OTHER)? == 1);
+    eprintln!(
+        "both nodes are in contact {:.1} s after it was lost",
+        lost.elapsed().as_secs_f64()
+    );
+    wait::until("late to be unmanaged", SOON, || {
+        let node = there.json(&["node", "show", OTHER])?;
+        let unmanaged = node["unmanaged"].as_array().cloned().unwrap_or_default();
+        let mut names = unmanaged.iter().map(|it| &it["name"]);
+        Ok(names.any(|name| name == "late").then_some(()))
+    })?;
+    let adopted = there.json(&["adopt", "late"])?;
+    ensure!(adopted["status"]["node"] == OTHER, "{adopted}");
     there.json(&["node", "confirm", "--all", "--yes"])?;
-    let gone = there.run(&["delete", "web", "--yes", "--wait", "--timeout", "2m"])?;
+    let gone = there.run(&[
+        "delete",
+        "web",
+        "late",
+        "--yes",
+        "--wait",
+        "--timeout",
+        "2m",
+    ])?;
     ensure!(gone.code == 0, "{gone:?}");
     Ok(())
 }

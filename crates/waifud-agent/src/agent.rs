@@ -108,6 +108,11 @@ impl Agent {
             period: settings.timing.sweep,
             grace: settings.timing.image_grace,
         });
+        // The disk may have been copied: only waifud knows whether the node runs elsewhere.
+        let known = table.node().hardware;
+        let is_moved = known
+            .zip(adapters.host.hardware())
+            .is_some_and(|(known, now)| known != now);
         let shared = Arc::new(Shared {
             network: Network::new(adapters.network.clone(), adapters.fabric, settings.clone()),
             metadata: Metadata::new(
@@ -122,7 +127,7 @@ impl Agent {
                 adapters.hypervisor.clone(),
                 files,
                 Images::new(adapters.link.clone()),
-                settings.boot_alone == BootAlone::Start,
+                settings.boot_alone == BootAlone::Start && !is_moved,
                 &table.records(),
             ),
             reports,
@@ -142,6 +147,12 @@ impl Agent {
             table,
             signals,
         });
+        if is_moved {
+            tracing::warn!(
+                "this machine has other hardware than the one that waifud accepted last: no guest is started before waifud accepts it"
+            );
+            shared.instances.refuse_starts();
+        }
         Ok(Self {
             shared,
             streams,

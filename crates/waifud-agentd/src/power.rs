@@ -14,8 +14,16 @@ use anyhow::Context;
 use async_trait::async_trait;
 use tokio::process::Command;
 use waifud_agent::interfaces::HostPower;
-use waifud_types::BootId;
+use waifud_types::{BootId, Digest};
 
+/// What identifies the hardware: UUID and serial numbers from the firmware, by SMBIOS or the device tree. Only root can read
+/// them.
+const HARDWARE: [&str; 4] = [
+    "/sys/class/dmi/id/product_uuid",
+    "/sys/class/dmi/id/product_serial",
+    "/sys/class/dmi/id/board_serial",
+    "/sys/firmware/devicetree/base/serial-number",
+];
 /// See `proc_sys_kernel(5)`. The kernel generates a new one at each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Exists while systemd is the init system (`sd_booted(3)`).
@@ -77,6 +85,27 @@ impl HostPower for NodePower {
     fn boot_id(&self) -> Option<BootId> {
         fs::read_to_string(BOOT_ID).ok()?.trim().parse().ok()
     }
+
+    fn hardware(&self) -> Option<Digest> {
+        hash_of(&HARDWARE.map(Path::new))
+    }
+}
+
+/// A hash of the files that exist and are not empty; `None` if there is none.
+fn hash_of(files: &[&Path]) -> Option<Digest> {
+    let mut all = Vec::new();
+    for file in files {
+        match fs::read(file) {
+            Ok(text) if !text.trim_ascii().is_empty() => {
+                all.extend_from_slice(file.as_os_str().as_encoded_bytes());
+                all.push(0);
+                all.extend_from_slice(text.trim_ascii());
+                all.push(0);
+            }
+            _ => {}
+        }
+    }
+    (!all.is_empty()).then(|| Digest::of(&all))
 }
 
 /// `systemctl is-system-running` prints `stopping` from the beginning of a shutdown.
@@ -119,5 +148,24 @@ mod tests {
         power.clear().unwrap();
         power.clear().unwrap();
         assert!(!power.is_marked());
+    }
+
+    #[test]
+    fn hardware_is_identified_by_what_the_firmware_says_and_where() {
+        let dir = tempfile::tempdir().unwrap();
+        let [uuid, serial] = ["product_uuid", "product_serial"].map(|name| dir.path().join(name));
+        let hash = || hash_of(&[uuid.as_path(), serial.as_path()]);
+        assert_eq!(hash(), None);
+        fs::write(&uuid, " \n").unwrap();
+        assert_eq!(hash(), None, "an empty text identifies nothing");
+        fs::write(&uuid, "4c4c4544\n").unwrap();
+        let first = hash();
+        assert!(first.is_some());
+        fs::write(&uuid, "4c4c4544").unwrap();
+        assert_eq!(hash(), first);
+        fs::rename(&uuid, &serial).unwrap();
+        assert_ne!(hash(), first);
+        fs::write(&uuid, "4c4c4544").unwrap();
+        assert_ne!(hash(), first);
     }
 }

@@ -95,6 +95,10 @@ pub struct Hello {
     /// Its place among the messages of the node. Agents of earlier versions do not send it.
     #[serde(default)]
     pub order: Option<MessageOrder>,
+    /// A hash of what identifies the hardware; null if the firmware says nothing. If the disk of a node is used in another
+    /// machine, it differs there. Agents of earlier versions do not send it.
+    #[serde(default)]
+    pub hardware: Option<Digest>,
 }
 
 /// The place of a hello or a report among the messages of its node.
@@ -320,6 +324,10 @@ pub struct AgentReport {
     /// Its place among the messages of the node. Agents of earlier versions do not send it.
     #[serde(default)]
     pub order: Option<MessageOrder>,
+    /// The boot id of the agent's machine, by which waifud recognizes a copy of the machine. Agents of earlier versions do
+    /// not send it.
+    #[serde(default)]
+    pub boot_id: Option<BootId>,
 }
 
 /// The status of one instance on its node.

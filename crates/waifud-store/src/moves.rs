@@ -30,7 +30,7 @@ pub struct MoveRow {
     pub state: MoveState,
     /// What the receiving node has reported last.
     pub received: ReceiveState,
-    /// Whether the guest was on when the move began.
+    /// Whether the guest was on when its node was told to release it; until then, when the move began.
     pub was_on: bool,
     /// When it began.
     pub began_at: Timestamp,
@@ -128,6 +128,15 @@ impl WriteTx<'_> {
             ))?;
         self.set_part(id, part, revision)?;
         self.reserve_all(id, moving.target, spec)
+    }
+
+    /// Records whether the guest was on when its node was told to release it. The receiving node is told with the next change
+    /// of the state.
+    pub fn set_move_was_on(&mut self, id: InstanceId, was_on: bool) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE moves SET was_on = ?2 WHERE instance = ?1")?
+            .execute((id16(&id), was_on))?;
+        Ok(())
     }
 
     /// Changes the state of a move. The receiving node is told as of this revision.

@@ -131,13 +131,13 @@ fn a_watch_from_the_beginning_removes_the_peers_that_it_omits() {
 #[test]
 fn a_restored_database_removes_peers_only_once_it_is_confirmed() {
     let (dir, table) = new_table();
-    table.welcome(&welcome(1)).unwrap();
+    table.welcome(&welcome(1), None).unwrap();
     table.begin_watch();
     for index in [2, 3] {
         table.apply(put(3, &peer(index))).unwrap();
     }
     table.apply(sync(5)).unwrap();
-    let changed = table.welcome(&welcome(2)).unwrap();
+    let changed = table.welcome(&welcome(2), None).unwrap();
     assert_eq!(changed, Welcomed::OtherIncarnation);
     table.begin_watch();
     table.apply(put(1, &peer(3))).unwrap();

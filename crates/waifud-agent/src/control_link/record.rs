@@ -31,6 +31,8 @@ pub struct NodeRecord {
     pub kinds: BTreeSet<String>,
     /// Subnet, gateway and confirmation.
     pub slice: Option<NodeSlice>,
+    /// The hardware of the machine that waifud welcomed last; a copy of the disk contains it, too.
+    pub hardware: Option<Digest>,
 }
 
 /// The record of one instance.

@@ -13,7 +13,7 @@ use waifud_kit::sync::lock;
 use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::status::InstanceAddress;
-use waifud_types::{InstanceId, Timestamp};
+use waifud_types::{BootId, InstanceId, Timestamp};
 
 use super::order::MessageCounter;
 
@@ -31,6 +31,8 @@ pub struct Reports {
     connected: watch::Sender<bool>,
     /// The order of reports and hellos.
     pub order: MessageCounter,
+    /// The boot id in the last hello.
+    boot: Mutex<Option<BootId>>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +61,11 @@ struct Inner {
 }
 
 impl Reports {
+    /// The boot id in this and later reports.
+    pub fn set_boot(&self, boot: Option<BootId>) {
+        *lock(&self.boot) = boot;
+    }
+
     pub fn instance(&self, report: InstanceReport) {
         let mut inner = self.inner();
         let id = report.id;
@@ -263,6 +270,7 @@ impl Reports {
             receiving,
             unmanaged: inner.unmanaged.clone().filter(|_| with_unmanaged),
             order: Some(self.order.next()),
+            boot_id: *lock(&self.boot),
         };
         if inner.has_pending() {
             self.has_work.notify_one();

@@ -13,7 +13,7 @@ use waifud_api::agent::{
 use waifud_kit::planted_bugs::Bug;
 use waifud_kit::sync::lock;
 use waifud_types::ownership::NodeCopy;
-use waifud_types::{Incarnation, InstanceId, Revision};
+use waifud_types::{Digest, Incarnation, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
 use crate::control_link::known_kinds::known_kinds;
@@ -179,7 +179,11 @@ impl Table {
     }
 
     /// Applies a welcome. After a change, the next watch starts from the beginning.
-    pub fn welcome(&self, welcome: &Welcome) -> Result<Welcomed, DurableError> {
+    pub fn welcome(
+        &self,
+        welcome: &Welcome,
+        hardware: Option<Digest>,
+    ) -> Result<Welcomed, DurableError> {
         let mut inner = self.inner();
         let mut node = inner.node.clone();
         let restored = node
@@ -189,6 +193,7 @@ impl Table {
         let other_node = node.node.is_some_and(|known| known != welcome.node);
         node.node = Some(welcome.node);
         node.incarnation = Some(welcome.incarnation);
+        node.hardware = hardware.or(node.hardware);
         if restored {
             node.unconfirmed = Some(welcome.incarnation);
         }

@@ -144,13 +144,16 @@ fn another_incarnation_holds_deletions_until_it_is_confirmed() {
         };
         order.held
     };
-    assert_eq!(table.welcome(&welcome(1)).unwrap(), Welcomed::Unchanged);
+    assert_eq!(
+        table.welcome(&welcome(1), None).unwrap(),
+        Welcomed::Unchanged
+    );
     table.apply(put(1, &instance)).unwrap();
     table.apply(order(2, &instance)).unwrap();
     assert!(!held(&table));
-    let changed = table.welcome(&welcome(2)).unwrap();
+    let changed = table.welcome(&welcome(2), None).unwrap();
     assert_eq!(changed, Welcomed::OtherIncarnation);
-    let again = table.welcome(&welcome(2)).unwrap();
+    let again = table.welcome(&welcome(2), None).unwrap();
     assert_eq!(again, Welcomed::Unchanged, "reported once");
     assert_eq!(table.begin_watch(), None, "everything is asked for again");
     let table = open(&dir);
@@ -169,13 +172,13 @@ fn what_a_machine_has_is_unmanaged_after_it_has_joined_as_another_node() {
         incarnation: Incarnation(1),
         addresses: Vec::new(),
     };
-    table.welcome(&welcome(&web)).unwrap();
+    table.welcome(&welcome(&web), None).unwrap();
     table.begin_watch();
     table.apply(put(1, &web)).unwrap();
     table.apply(order(2, &db)).unwrap();
     table.apply(sync(2)).unwrap();
     assert!(table.is_slice_known());
-    let changed = table.welcome(&welcome(&db)).unwrap();
+    let changed = table.welcome(&welcome(&db), None).unwrap();
     assert_eq!(changed, Welcomed::OtherNode);
     assert!(!table.is_slice_known());
     for table in [open(&dir), table] {

@@ -85,16 +85,21 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
         boot_id: shared.host.boot_id(),
         incarnation: shared.table.node().incarnation,
         order: Some(shared.reports.order.next()),
+        hardware: shared.host.hardware(),
     };
     hello.fit();
+    shared.reports.set_boot(hello.boot_id);
     let welcome = match failpoints::HELLO.around(shared.link.hello(&hello)).await {
         Ok(welcome) => welcome,
         Err(error) => {
             shared.reports.order.failed(&error);
+            if matches!(error, LinkError::Duplicate { .. }) {
+                shared.instances.refuse_starts();
+            }
             return Ended::link(error);
         }
     };
-    match shared.table.welcome(&welcome) {
+    match shared.table.welcome(&welcome, hello.hardware) {
         Ok(Welcomed::Unchanged) => {}
         Ok(Welcomed::OtherNode) => {
             tracing::warn!(node = %welcome.node, "this machine is another node now; what it already had is unmanaged");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use waifud_kit::sync::lock;
-use waifud_types::BootId;
+use waifud_types::{BootId, Digest};
 
 use crate::interfaces::HostPower;
 
@@ -14,6 +14,7 @@ use crate::interfaces::HostPower;
 pub struct FakeHost {
     stopping: Arc<AtomicBool>,
     boot: Arc<Mutex<Option<BootId>>>,
+    hardware: Arc<Mutex<Option<Digest>>>,
 }
 
 impl Default for FakeHost {
@@ -24,6 +25,7 @@ impl Default for FakeHost {
             boot: Arc::new(Mutex::new(
                 "00000000-0000-4000-8000-000000000001".parse().ok(),
             )),
+            hardware: Arc::new(Mutex::new(Some(Digest::of(b"alder")))),
         }
     }
 }
@@ -32,6 +34,11 @@ impl FakeHost {
     /// Starts or cancels a shutdown.
     pub fn set_stopping(&self, stopping: bool) {
         self.stopping.store(stopping, Ordering::SeqCst);
+    }
+
+    /// Puts the disk into another machine.
+    pub fn change_hardware(&self) {
+        *lock(&self.hardware) = Some(Digest::of(b"another machine"));
     }
 
     /// Restarts the host.
@@ -48,5 +55,9 @@ impl HostPower for FakeHost {
 
     fn boot_id(&self) -> Option<BootId> {
         *lock(&self.boot)
+    }
+
+    fn hardware(&self) -> Option<Digest> {
+        *lock(&self.hardware)
     }
 }

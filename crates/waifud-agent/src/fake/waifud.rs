@@ -36,6 +36,8 @@ struct State {
     node: NodeId,
     incarnation: Incarnation,
     online: bool,
+    /// Whether waifud takes the machine for a copy of its node.
+    duplicate: bool,
     /// A watch that is older than the last of them has ended.
     outages: u64,
     history: Vec<(u64, Change)>,
@@ -121,6 +123,7 @@ impl FakeWaifud {
             node,
             incarnation: Incarnation(1),
             online: true,
+            duplicate: false,
             outages: 0,
             history: vec![(1, Change::Node)],
             number: 1,
@@ -366,6 +369,11 @@ impl FakeWaifud {
                 instance.restored = false;
             }
         });
+    }
+
+    /// Takes the machine for a copy of its node, or not any more.
+    pub fn set_duplicate(&self, duplicate: bool) {
+        lock(&self.state).duplicate = duplicate;
     }
 
     /// Goes online or offline. Watches end when it goes offline.

@@ -45,6 +45,16 @@ impl InstanceParts {
         self.start_permission.grant();
     }
 
+    /// From now on, drivers may start guests, unless this machine is a copy of the node. Returns whether they may.
+    pub fn grant_starts_alone(&self) -> bool {
+        self.start_permission.grant_alone()
+    }
+
+    /// This machine is a copy of the node: drivers do not start guests before waifud lets them.
+    pub fn refuse_starts(&self) {
+        self.start_permission.refuse();
+    }
+
     /// Waits until drivers may start guests.
     pub async fn starts_granted(&self) {
         self.start_permission.granted().await;

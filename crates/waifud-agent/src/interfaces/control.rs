@@ -30,6 +30,12 @@ pub enum LinkError {
         /// waifud's message.
         message: String,
     },
+    /// Another machine with this node's key is in contact with waifud; this one is a copy of it.
+    #[error("waifud refused: {message}")]
+    Duplicate {
+        /// waifud's message.
+        message: String,
+    },
     /// The filesystem is full.
     #[error("cannot write {path:?}: the filesystem is full")]
     NoRoom {

@@ -1,7 +1,7 @@
 //! The machine: its boot id, and whether it is shutting down.
 
 use async_trait::async_trait;
-use waifud_types::BootId;
+use waifud_types::{BootId, Digest};
 
 /// The state of the host. It is queried when a guest went off and before one is started, so a query may be slow.
 #[async_trait]
@@ -11,4 +11,7 @@ pub trait HostPower: Send + Sync {
 
     /// The id of the current boot; `None` if the kernel provides none.
     fn boot_id(&self) -> Option<BootId>;
+
+    /// A hash of what identifies the hardware; `None` if the firmware says nothing.
+    fn hardware(&self) -> Option<Digest>;
 }

@@ -17,6 +17,9 @@ use waifud_types::{Digest, InstanceId, Timestamp};
 use super::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 use crate::{Membership, MembershipError};
 
+/// The code of a refusal because this machine is a copy of the node.
+const DUPLICATE: &str = "duplicate-node";
+
 /// [`ControlLink`] over [`AgentClient`]. It stores the addresses of the last welcome.
 #[derive(Debug)]
 pub struct HttpLink {
@@ -174,6 +177,12 @@ fn link_error(error: AgentClientError) -> LinkError {
         return LinkError::Gone;
     }
     match error {
+        AgentClientError::Problem(problem) if problem.code == DUPLICATE => LinkError::Duplicate {
+            message: match problem.hint {
+                Some(hint) => format!("{} ({hint})", problem.title),
+                None => problem.title,
+            },
+        },
         AgentClientError::Problem(problem) => LinkError::Refused {
             status: problem.status,
             // Only a user can restore the file, so the instance's status shows the hint.

@@ -198,9 +198,12 @@ pub(crate) async fn boot_alone(shared: Arc<Shared>) {
     if let BootAlone::Wait(wait) = shared.settings.boot_alone {
         tokio::select! {
             () = sleep(wait) => {
-                tracing::warn!("no contact with waifud for {} s; starting guests without it", wait.as_secs());
-                shared.instances.grant_starts();
-                shared.signals.nudge_all();
+                if shared.instances.grant_starts_alone() {
+                    tracing::warn!("no contact with waifud for {} s; starting guests without it", wait.as_secs());
+                    shared.signals.nudge_all();
+                } else {
+                    tracing::error!("not starting guests: this machine is a copy of its node");
+                }
             }
             () = shared.instances.starts_granted() => {}
         }

@@ -28,6 +28,7 @@ impl Birch {
             boot_id: None,
             incarnation: None,
             order: None,
+            hardware: None,
         };
         let body = serde_json::to_vec(&hello).unwrap();
         let waifud = &cluster.waifud;

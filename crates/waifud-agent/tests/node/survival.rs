@@ -1,6 +1,6 @@
 //! What an agent must survive or ignore: its own death at any point, outages of others, stale requests.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use waifud_agent::BootAlone;
 use waifud_agent::interfaces::HostPower;
@@ -221,6 +221,64 @@ async fn a_node_that_may_not_start_alone_waits_for_waifud() {
     node.start();
     node.until("started alone", async || node.hypervisor.starts() == 3)
         .await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_node_does_not_start_guests_alone() {
+    let mut node = TestNode::started();
+    node.run_one("web").await;
+    node.kill().await;
+    node.hypervisor.host_crash();
+    node.waifud.set_duplicate(true);
+    node.settings.boot_alone = BootAlone::Wait(Duration::from_millis(300));
+    node.start();
+    let started = Instant::now();
+    node.until("the time to start alone has passed", async || {
+        started.elapsed() > Duration::from_secs(1)
+    })
+    .await;
+    let calls = node.hypervisor.calls(Op::Get);
+    node.until("looked a few times", async || {
+        node.hypervisor.calls(Op::Get) > calls + 5
+    })
+    .await;
+    assert_eq!(node.hypervisor.starts(), 1);
+    // The other machine is gone for good.
+    node.waifud.set_duplicate(false);
+    node.until("started", async || node.hypervisor.starts() == 2)
+        .await;
+}
+
+#[tokio::test]
+async fn guests_on_other_hardware_wait_for_waifud_even_if_the_node_starts_them_alone() {
+    for boot_alone in [BootAlone::Start, BootAlone::Wait(Duration::from_millis(50))] {
+        let mut node = TestNode::started();
+        node.run_one("web").await;
+        node.kill().await;
+        node.hypervisor.host_crash();
+        node.host.change_hardware();
+        node.waifud.set_online(false);
+        node.settings.boot_alone = boot_alone;
+        node.start();
+        let started = Instant::now();
+        let calls = node.hypervisor.calls(Op::Get);
+        node.until("looked a few times", async || {
+            node.hypervisor.calls(Op::Get) > calls + 5
+                && started.elapsed() > Duration::from_millis(500)
+        })
+        .await;
+        assert_eq!(node.hypervisor.starts(), 1, "{boot_alone:?}");
+        node.waifud.set_online(true);
+        node.until("started", async || node.hypervisor.starts() == 2)
+            .await;
+        // From now on, this is the node's hardware.
+        node.kill().await;
+        node.hypervisor.host_crash();
+        node.waifud.set_online(false);
+        node.start();
+        node.until("started alone", async || node.hypervisor.starts() == 3)
+            .await;
+    }
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@ use jiff::SignedDuration;
 use waifud_api::agent::MessageOrder;
 use waifud_kit::sync::lock;
 use waifud_types::node::{PoolFacts, Resources};
-use waifud_types::{NodeId, ProcessId, Timestamp};
+use waifud_types::{BootId, NodeId, ProcessId, Timestamp};
 
+use super::copies::{Judgement, Machine, Machines};
 use super::write_budget::WriteBudget;
 
 /// The last contact with a node, and the load that it reported.
@@ -45,6 +46,10 @@ struct Tables {
     budgets: HashMap<NodeId, WriteBudget>,
     /// The order of each node's messages.
     messages: HashMap<NodeId, Messages>,
+    /// The machines that use each node's key.
+    machines: HashMap<NodeId, Machines>,
+    /// When a copy of a node was recorded last.
+    copies_noted: HashMap<NodeId, Duration>,
 }
 
 /// When a hello or a report was made.
@@ -68,6 +73,8 @@ struct Messages {
 
 /// How long a report without an order may be on its way. One that seems older was made after the node's clock was set back.
 const LATE_MAX: SignedDuration = SignedDuration::from_mins(2);
+/// The shortest time between two events about copies of a node.
+const COPY_NOTED: Duration = Duration::from_mins(10);
 /// How many former processes of a node are known.
 const FORMER_MAX: usize = 16;
 
@@ -156,6 +163,44 @@ impl NodeContacts {
         messages.is_some_and(|messages| messages.has_newer(made))
     }
 
+    /// Whether a hello is from the node itself or from a copy of it.
+    pub(crate) fn judge_hello(&self, node: NodeId, from: Machine) -> Judgement {
+        let mut tables = self.lock();
+        let in_contact = tables.reachable.contains_key(&node);
+        let machines = tables.machines.entry(node).or_default();
+        machines.hello(from, in_contact)
+    }
+
+    /// Whether another message is from the node itself or from a copy of it.
+    pub(crate) fn judge_message(&self, node: NodeId, boot: Option<BootId>) -> Judgement {
+        let mut tables = self.lock();
+        let machines = tables.machines.get_mut(&node);
+        machines.map_or(Judgement::Node, |machines| machines.message(boot))
+    }
+
+    /// The boot of the machine that has said hello last and is no copy.
+    pub(crate) fn boot(&self, node: NodeId) -> Option<BootId> {
+        self.lock().machines.get(&node)?.boot()
+    }
+
+    /// Whether a boot is one of a copy of the node.
+    pub(crate) fn is_copy(&self, node: NodeId, boot: BootId) -> bool {
+        let tables = self.lock();
+        let machines = tables.machines.get(&node);
+        machines.is_some_and(|machines| machines.is_copy(boot))
+    }
+
+    /// Whether a copy of the node is to be recorded as an event: not again for a while, since it tries again every few seconds.
+    pub(crate) fn take_note_of_copy(&self, node: NodeId, running: Duration) -> bool {
+        let mut tables = self.lock();
+        let before = tables.copies_noted.get(&node);
+        let is_due = before.is_none_or(|noted| running.saturating_sub(*noted) > COPY_NOTED);
+        if is_due {
+            tables.copies_noted.insert(node, running);
+        }
+        is_due
+    }
+
     /// Forgets a removed node.
     pub(crate) fn forget(&self, node: NodeId) {
         let mut tables = self.lock();
@@ -163,6 +208,8 @@ impl NodeContacts {
         tables.reachable.remove(&node);
         tables.budgets.remove(&node);
         tables.messages.remove(&node);
+        tables.machines.remove(&node);
+        tables.copies_noted.remove(&node);
     }
 
     /// Whether a report of the node may be written now.
@@ -209,6 +256,7 @@ impl NodeContacts {
         let tables = self.lock();
         let nodes = tables.loads.keys().chain(tables.reachable.keys());
         let nodes = nodes.chain(tables.budgets.keys());
+        let nodes = nodes.chain(tables.machines.keys());
         let all: HashSet<_> = nodes.chain(tables.messages.keys()).collect();
         all.into_iter().copied().collect()
     }

@@ -2,7 +2,7 @@
 
 use waifud_api::agent::bounds::OutOfBounds;
 use waifud_api::agent::{Hello, Welcome};
-use waifud_store::{NewNode, NodeRow, StoreError, Taken, WriteTx};
+use waifud_store::{NewNode, NodeRow, StoreError, Taken, Topic, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::node::NodeFacts;
 use waifud_types::{Epoch, Name, NodeId};
@@ -10,6 +10,7 @@ use waifud_types::{Epoch, Name, NodeId};
 use crate::events::event_builder;
 use crate::network::subnet;
 use crate::nodes::contacts::{ContactTime, Made};
+use crate::nodes::copies::{Judgement, Machine};
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer};
 
@@ -37,6 +38,15 @@ impl Control {
             order: hello.order,
             at: None,
         };
+        if self.contacts().has_newer(node, made) {
+            return Err(node_problems::outdated_report().into());
+        }
+        let from = Machine {
+            boot: hello.boot_id,
+            hardware: hello.hardware,
+        };
+        let judgement = self.contacts().judge_hello(node, from);
+        self.refuse_copies(node, judgement).await?;
         if !self.contacts().is_newest(node, made) {
             return Err(node_problems::outdated_report().into());
         }
@@ -76,6 +86,48 @@ impl Control {
             incarnation: self.store().incarnation(),
             addresses: self.config().addresses.clone(),
         })
+    }
+
+    /// Refuses a message of a copy of a node. Records that there is one when that becomes known.
+    pub(super) async fn refuse_copies(
+        &self,
+        node: NodeId,
+        judgement: Judgement,
+    ) -> Result<(), ControlError> {
+        let is_new = match judgement {
+            Judgement::Node => return Ok(()),
+            Judgement::Unknown => return Err(node_problems::outdated_report().into()),
+            Judgement::Returned => true,
+            Judgement::Copy { new } => new,
+        };
+        let running = self.contact_time().running;
+        let is_noted = is_new && self.contacts().take_note_of_copy(node, running);
+        let control = self.clone();
+        let name = self
+            .store()
+            .write(move |tx| {
+                let admitted = tx.node_key(node)?.ok_or_else(node_problems::unknown_node)?;
+                if is_noted {
+                    tracing::error!(node = %admitted.name, "two machines use the key of one node");
+                    tx.emit(&event_builder::event(
+                        control.now(),
+                        "node.duplicate",
+                        event_builder::node(node, &admitted.name),
+                        &Cause::system(),
+                        "another machine uses its key, because its disk was copied; the copy is refused",
+                    ))?;
+                }
+                if is_new {
+                    // The watch of the copy ends.
+                    tx.touch(Topic::Node(node));
+                }
+                Ok::<_, ControlError>(admitted.name)
+            })
+            .await?;
+        match judgement {
+            Judgement::Copy { .. } => Err(node_problems::is_copy(&name).into()),
+            _ => Ok(()),
+        }
     }
 
     fn hello_in(&self, tx: &mut WriteTx<'_>, by: &Introduction<'_>) -> Result<(), ControlError> {

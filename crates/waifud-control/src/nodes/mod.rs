@@ -4,6 +4,7 @@ mod admin;
 mod boot;
 mod conditions;
 pub(crate) mod contacts;
+mod copies;
 mod drain;
 mod files;
 mod hello;

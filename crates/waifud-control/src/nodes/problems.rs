@@ -155,6 +155,19 @@ pub fn has_unmanaged(node: &Name, count: u32) -> Problem {
     .hint(show(node))
 }
 
+/// The machine is a copy of the node, which is in contact itself.
+pub fn is_copy(node: &Name) -> Problem {
+    Problem::new(
+        409,
+        "duplicate-node",
+        format!("this machine is a copy of node {node}, which is in contact from another machine"),
+    )
+    .hint(format!(
+        "if its disk was copied, switch this machine off, or let it join as a node of its own: waifud-agentd join --again \
+         --name NAME; if it replaces {node}, switch the other machine off"
+    ))
+}
+
 /// The node is not registered.
 pub fn unknown_node() -> Problem {
     Problem::new(404, "unknown-node", "this node is not registered").hint("send hello first")

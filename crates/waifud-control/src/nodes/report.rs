@@ -51,6 +51,10 @@ impl Control {
             order: report.order,
             at: report.now,
         };
+        if !self.contacts().has_newer(node, made) {
+            let judgement = self.contacts().judge_message(node, report.boot_id);
+            self.refuse_copies(node, judgement).await?;
+        }
         let is_newest = self.contacts().is_newest(node, made);
         let report = Arc::new(report);
         let read = Arc::clone(&report);

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use waifud_api::agent::{NodeSlice, RedisAccess, SliceKey, SliceObject, WatchFrame};
 use waifud_store::{ReadTx, Topic};
-use waifud_types::{Digest, NodeId, Revision};
+use waifud_types::{BootId, Digest, NodeId, Revision};
 
 use crate::events::problems as event_problems;
 use crate::network::subnet;
@@ -56,6 +56,8 @@ pub struct SliceWatch {
     control: Control,
     node: NodeId,
     key: Digest,
+    /// The boot of the machine that watches.
+    boot: Option<BootId>,
     changes: watch::Receiver<u64>,
     cluster_changes: watch::Receiver<u64>,
     /// When to send cluster-wide changes that are being collected.
@@ -91,6 +93,7 @@ impl Control {
             control: self.clone(),
             node,
             key,
+            boot: self.contacts().boot(node),
             changes: self.store().subscribe_topic(Topic::Node(node)),
             cluster_changes: self.store().subscribe_topic(Topic::Cluster),
             due: None,
@@ -128,6 +131,10 @@ impl SliceWatch {
             self.cluster_changes.mark_unchanged();
             self.changes.mark_unchanged();
             let (node, key, since) = (self.node, self.key, self.since);
+            let contacts = self.control.contacts();
+            if self.boot.is_some_and(|boot| contacts.is_copy(node, boot)) {
+                return Ok(None);
+            }
             let redis = self.control.redis_of_nodes();
             let (frames, newest) = self
                 .control

@@ -13,6 +13,7 @@ mod bridged_networks;
 mod capacity;
 mod common;
 mod conventions;
+mod copies;
 mod deterministic;
 mod disk_space;
 mod downloads;

@@ -74,6 +74,10 @@ impl HostPower for Machine {
         let number = u128::from(self.0.load(Ordering::SeqCst));
         Some(BootId::from_uuid(Uuid::from_u128(number)))
     }
+
+    fn hardware(&self) -> Option<Digest> {
+        None
+    }
 }
 
 impl Node {

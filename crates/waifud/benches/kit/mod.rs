@@ -136,6 +136,7 @@ fn hello(name: &str) -> Result<Hello> {
         boot_id: None,
         incarnation: None,
         order: None,
+        hardware: None,
     })
 }
 

@@ -46,6 +46,7 @@ pub fn hello() -> Hello {
         boot_id: None,
         incarnation: None,
         order: None,
+        hardware: None,
     }
 }
 

@@ -24,6 +24,11 @@ impl ControlLink for FakeWaifud {
 
     async fn hello(&self, hello: &Hello) -> Result<Welcome, LinkError> {
         let mut state = self.online()?;
+        if state.duplicate {
+            return Err(LinkError::Duplicate {
+                message: "this machine is a copy".to_owned(),
+            });
+        }
         state.facts = Some(hello.facts.clone());
         state.boot = hello.boot_id;
         Ok(Welcome {

@@ -102,6 +102,7 @@ fn hello() -> Hello {
         boot_id: Some(parse(PROCESS)),
         incarnation: Some(Incarnation(0xab)),
         order: Some(order()),
+        hardware: Some(digest(4)),
     }
 }
 
@@ -349,6 +350,7 @@ fn report() -> AgentReport {
             bundle: text("AAEC"),
         }]),
         order: Some(order()),
+        boot_id: Some(parse(PROCESS)),
     }
 }
 

@@ -180,6 +180,8 @@ impl Control {
         if let Some(part) = parts.part(owner) {
             tx.set_part(row.id, &part, revision)?;
         }
+        // The guest may have gone off while the new node got the image.
+        tx.set_move_was_on(row.id, row.status.state.may_be_on())?;
         tx.set_move_state(row.id, MoveState::Stopping, revision)?;
         Ok(())
     }

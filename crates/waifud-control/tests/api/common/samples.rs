@@ -28,6 +28,7 @@ pub fn hello(name: &str, memory: ByteSize) -> Hello {
         boot_id: None,
         incarnation: None,
         order: None,
+        hardware: None,
     }
 }
 

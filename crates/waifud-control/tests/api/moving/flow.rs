@@ -240,6 +240,23 @@ async fn a_move_continues_after_a_restart_of_waifud_at_each_point() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_goes_off_before_its_node_releases_it_is_not_started_either() {
+    let mut it = Cluster::new().await;
+    it.begin().await;
+    assert!(incoming(&mut it.birch).await.was_on);
+    let mut off = super::report(it.web.id, InstanceState::Stopped);
+    off.stopped_by = Some(waifud_types::status::StoppedBy::Guest);
+    it.alder.report_instance(off).await;
+    it.receives(ReceiveState::Prepared).await;
+    let order = incoming(&mut it.birch).await;
+    assert!(!order.was_on);
+    let by_guest = Some(waifud_types::status::StoppedBy::Guest);
+    assert_eq!(order.stopped_by, by_guest);
+    it.releases(true).await;
+    assert!(!incoming(&mut it.birch).await.was_on);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_was_off_is_not_started_because_of_the_move() {
     let mut it = Cluster::new().await;
     let mut off = super::report(it.web.id, InstanceState::Stopped);
