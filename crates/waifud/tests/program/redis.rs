@@ -406,7 +406,14 @@ async fn a_changed_setting_reaches_the_nodes_and_an_unchanged_one_changes_nothin
         };
         std::fs::write(&config, text).unwrap();
         cluster.waifud.start_again();
-        let mut frames = cluster.link.watch(WatchStart { since: Some(since), names: None }).await.unwrap();
+        let mut frames = cluster
+            .link
+            .watch(WatchStart {
+                since: Some(since),
+                names: None,
+            })
+            .await
+            .unwrap();
         let mut sent = None;
         since = loop {
             match frames.next().await.unwrap().unwrap() {
