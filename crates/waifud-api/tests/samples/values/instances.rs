@@ -83,6 +83,10 @@ pub fn kinds() -> Vec<Kind> {
             "InstanceMove",
             MOVE_STATES.map(|state| (state.as_str(), moving(state))),
         ),
+        Kind::values(
+            "CopyPath",
+            [CopyPath::Direct, CopyPath::Waifud, CopyPath::Other],
+        ),
         Kind::one("Why", why()),
         Kind::one("DryRun", dry_run()),
         Kind::values("RestartPolicy", restart),
