@@ -31,6 +31,10 @@ pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
         .act("fault: waifud's database is restored from the backup");
     world.waifud.restore().await?;
     for (id, now) in world.promises.all() {
+        if now.deleted {
+            // If it is in the backup, it returns with new disks.
+            world.written.forget(id);
+        }
         let promise = match before.get(&id) {
             // Created since: waifud does not know it.
             None if !now.deleted => Promise {
@@ -106,9 +110,8 @@ fn node_of(world: &World, id: InstanceId) -> Option<&Node> {
 }
 
 async fn resolve(world: &World, id: InstanceId, adopt: bool) -> bool {
+    // The order to create it may still be on its way to its node.
     let Some(node) = node_of(world, id) else {
-        // Nothing had been created yet, and nothing is left of the promise.
-        world.promises.forget(id);
         return false;
     };
     let path = format!("/v1/nodes/{}/unmanaged/{id}", node.name);
@@ -173,7 +176,15 @@ pub async fn decide_everything(world: &World) {
     world.settle_unanswered().await;
     world.set_asking(true);
     for (id, promise) in world.promises.all() {
-        if promise.unmanaged {
+        if promise.unmanaged
+            && world
+                .nodes
+                .iter()
+                .all(|node| !node.instances().contains(&id))
+        {
+            // Nothing had been created yet, and nothing is left of the promise.
+            world.promises.forget(id);
+        } else if promise.unmanaged {
             let adopt = id
                 .to_string()
                 .bytes()
@@ -187,9 +198,28 @@ pub async fn decide_everything(world: &World) {
     for node in unconfirmed {
         confirm_node(world, &node).await;
     }
+    delete_forgotten(world).await;
     resolve_copies(world).await;
     world.set_asking(false);
     note_taken_over_epochs(world).await;
+}
+
+/// Deletes again what a user had deleted, if the restored database does not contain it, so that its node was never told.
+async fn delete_forgotten(world: &World) {
+    if !world.was_restored() {
+        return;
+    }
+    for (id, promise) in world.promises.all() {
+        let Some(node) = node_of(world, id).filter(|_| promise.deleted) else {
+            continue;
+        };
+        let row = world.waifud.read(move |tx| tx.instance(id)).await;
+        if matches!(row, Some(Ok(None))) {
+            let path = format!("/v1/nodes/{}/unmanaged/{id}", node.name);
+            // Refused until its node has reported it.
+            request(world, "DELETE", &path, &Value::Null).await;
+        }
+    }
 }
 
 /// A release in a restored database may have been withdrawn since. If waifud learns that from the node, it does not count any

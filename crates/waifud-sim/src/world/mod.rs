@@ -156,8 +156,7 @@ impl World {
 
     /// An invariant has looked at one more object.
     pub fn looked(&self, invariant: &'static str) {
-        let mut observed = lock(&self.observed);
-        *observed.looked.entry(invariant).or_default() += 1;
+        lock(&self.observed).look(invariant);
     }
 
     /// Whether waifud's database was ever restored.
