@@ -168,7 +168,7 @@ pub async fn one(world: &Arc<World>, random: &Random) -> Result<Option<Act>> {
         Act::Join => nodes::join(world, random).await?,
         Act::LoseDisks => nodes::lose_disks(world, random).await?,
         Act::Recreate => nodes::recreate(world, random).await,
-        Act::BackUp => restore::back_up(world)?,
+        Act::BackUp => restore::back_up(world).await?,
         Act::Restore => restore::restore(world).await?,
         Act::Confirm => restore::confirm(world, random).await,
         Act::Adopt | Act::DeleteUnmanaged => {

@@ -13,7 +13,18 @@ use crate::random::Random;
 use crate::world::{Fields, Node, Promise, World};
 
 /// Copies waifud's database, with what users were promised until now.
-pub(super) fn back_up(world: &World) -> Result<bool> {
+///
+/// Not before waifud has given each node its subnet: after a restore of an older backup, another node may get the subnet.
+pub(super) async fn back_up(world: &World) -> Result<bool> {
+    for node in world.members() {
+        let Some(id) = node.id() else {
+            return Ok(false);
+        };
+        let row = world.waifud.read(move |tx| tx.node(id)).await;
+        if !matches!(row, Some(Ok(Some(_)))) {
+            return Ok(false);
+        }
+    }
     world.waifud.back_up()?;
     *lock(&world.backup) = Some(world.promises.all());
     world.history.act("waifud's database is backed up");
@@ -135,14 +146,10 @@ async fn resolve(world: &World, id: InstanceId, adopt: bool) -> bool {
         }
         return deleted;
     }
+    // If its name is taken by now, it could be adopted under another one. But its domain keeps the name until its next start,
+    // and the other instance waits for that.
     let path = format!("{path}/adopt");
-    let mut answer = request(world, "POST", &path, &json!({"name": null})).await;
-    if answer.as_ref().is_some_and(|answer| answer.status == 409) {
-        // Its name is taken by now.
-        let number = id.to_string();
-        let name = format!("adopted-{}", number.get(30..).unwrap_or_default());
-        answer = request(world, "POST", &path, &json!({"name": name})).await;
-    }
+    let answer = request(world, "POST", &path, &json!({"name": null})).await;
     if !answer.is_some_and(|answer| answer.is_success()) {
         return false;
     }
