@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use waifud_kit::sync::lock;
 use waifud_types::{InstanceId, OwnershipRole};
 
-use super::nodes::resolve_copies;
 use super::requests::request;
 use crate::random::Random;
 use crate::world::{Fields, Node, Promise, World};
@@ -179,9 +178,7 @@ pub(super) async fn take_over(world: &World, id: InstanceId) -> bool {
 }
 
 /// The operator decides everything that is undecided: half of the unmanaged instances are adopted, and every node is confirmed.
-pub async fn decide_everything(world: &World) {
-    world.settle_unanswered().await;
-    world.set_asking(true);
+pub(super) async fn decide(world: &World) {
     for (id, promise) in world.promises.all() {
         if promise.unmanaged
             && world
@@ -206,9 +203,6 @@ pub async fn decide_everything(world: &World) {
         confirm_node(world, &node).await;
     }
     delete_forgotten(world).await;
-    resolve_copies(world).await;
-    world.set_asking(false);
-    note_taken_over_epochs(world).await;
 }
 
 /// Deletes again what a user had deleted, if the restored database does not contain it, so that its node was never told.
@@ -231,7 +225,7 @@ async fn delete_forgotten(world: &World) {
 
 /// A release in a restored database may have been withdrawn since. If waifud learns that from the node, it does not count any
 /// more.
-async fn note_taken_over_epochs(world: &World) {
+pub(super) async fn note_taken_over_epochs(world: &World) {
     for (id, promise) in world.promises.living() {
         if !(promise.voided && promise.was_released && promise.release.is_some()) {
             continue;

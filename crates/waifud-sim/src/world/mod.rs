@@ -168,7 +168,7 @@ impl World {
     pub fn starts_of(&self, id: InstanceId) -> u64 {
         let mut starts = 0;
         for node in &self.nodes {
-            if !self.abandoned.contains(&node.name, id) {
+            if !self.has_given_up(node, id) {
                 let domains = node.domains().into_iter();
                 let of = domains.filter(|domain| domain.id == id);
                 starts += of.map(|domain| domain.starts).sum::<u64>();
