@@ -27,7 +27,7 @@ struct Args {
     /// Plant a bug that the simulation should find (debug builds only)
     #[arg(long)]
     bug: Option<Bug>,
-    /// Also replace waifud's database with older copies (finds a known bug, see ADR 19)
+    /// Replace waifud's database with older copies, instead of moving instances and changing nodes
     #[arg(long)]
     restores: bool,
     /// Print every act and message, not only the last acts of a failed run

@@ -131,7 +131,7 @@ async fn run_here(options: Options) -> Result<Outcome> {
     record_events(&world).await?;
     let (checks, looked) = {
         let observed = lock(&world.observed);
-        (observed.checks, observed.looked.clone())
+        (observed.checks, observed.looked())
     };
     let history = &world.history;
     Ok(Outcome {

@@ -38,6 +38,14 @@ fn every_invariant_holds_for_the_first_seeds() {
     assert!(text(&output).ends_with("6 seeds of 40 steps: every invariant held\n"));
 }
 
+#[test]
+fn every_invariant_holds_with_restores_for_the_first_seeds() {
+    let output = sim(&["--seeds", "6", "--steps", "60", "--restores"]);
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("restore "), "{text}");
+}
+
 /// Other seeds each time. A failed one is in the message, with the command that repeats it.
 #[test]
 fn every_invariant_holds_for_random_seeds() {

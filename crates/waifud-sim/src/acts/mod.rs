@@ -14,7 +14,6 @@ use anyhow::Result;
 use waifud_kit::sync::lock;
 
 pub use moves::guests_write;
-pub use restore::decide_everything;
 
 use crate::random::Random;
 use crate::world::{Cuts, Promise, World};
@@ -168,7 +167,7 @@ pub async fn one(world: &Arc<World>, random: &Random) -> Result<Option<Act>> {
         Act::Join => nodes::join(world, random).await?,
         Act::LoseDisks => nodes::lose_disks(world, random).await?,
         Act::Recreate => nodes::recreate(world, random).await,
-        Act::BackUp => restore::back_up(world)?,
+        Act::BackUp => restore::back_up(world).await?,
         Act::Restore => restore::restore(world).await?,
         Act::Confirm => restore::confirm(world, random).await,
         Act::Adopt | Act::DeleteUnmanaged => {
@@ -265,6 +264,16 @@ pub async fn heal(world: &Arc<World>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Operators decide everything that is undecided.
+pub async fn decide_everything(world: &World) {
+    world.settle_unanswered().await;
+    world.set_asking(true);
+    restore::decide(world).await;
+    nodes::resolve_copies(world).await;
+    world.set_asking(false);
+    restore::note_taken_over_epochs(world).await;
 }
 
 /// Messages are slow and arrive twice from now on.

@@ -54,7 +54,7 @@ pub fn guests_write(world: &World) {
                 let promise = world.promises.of(domain.id);
                 promise.is_some_and(|promise| promise.lost)
             };
-            if domain.is_active && (!world.abandoned.contains(&node.name, domain.id) || counts()) {
+            if domain.is_active && (!world.has_given_up(node, domain.id) || counts()) {
                 world.written.write(node, domain.id);
             }
         }

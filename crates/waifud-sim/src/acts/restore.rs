@@ -7,13 +7,23 @@ use serde_json::{Value, json};
 use waifud_kit::sync::lock;
 use waifud_types::{InstanceId, OwnershipRole};
 
-use super::nodes::resolve_copies;
 use super::requests::request;
 use crate::random::Random;
 use crate::world::{Fields, Node, Promise, World};
 
 /// Copies waifud's database, with what users were promised until now.
-pub(super) fn back_up(world: &World) -> Result<bool> {
+///
+/// Not before waifud has given each node its subnet: after a restore of an older backup, another node may get the subnet.
+pub(super) async fn back_up(world: &World) -> Result<bool> {
+    for node in world.members() {
+        let Some(id) = node.id() else {
+            return Ok(false);
+        };
+        let row = world.waifud.read(move |tx| tx.node(id)).await;
+        if !matches!(row, Some(Ok(Some(_)))) {
+            return Ok(false);
+        }
+    }
     world.waifud.back_up()?;
     *lock(&world.backup) = Some(world.promises.all());
     world.history.act("waifud's database is backed up");
@@ -31,6 +41,10 @@ pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
         .act("fault: waifud's database is restored from the backup");
     world.waifud.restore().await?;
     for (id, now) in world.promises.all() {
+        if now.deleted {
+            // If it is in the backup, it returns with new disks.
+            world.written.forget(id);
+        }
         let promise = match before.get(&id) {
             // Created since: waifud does not know it.
             None if !now.deleted => Promise {
@@ -106,9 +120,8 @@ fn node_of(world: &World, id: InstanceId) -> Option<&Node> {
 }
 
 async fn resolve(world: &World, id: InstanceId, adopt: bool) -> bool {
+    // The order to create it may still be on its way to its node.
     let Some(node) = node_of(world, id) else {
-        // Nothing had been created yet, and nothing is left of the promise.
-        world.promises.forget(id);
         return false;
     };
     let path = format!("/v1/nodes/{}/unmanaged/{id}", node.name);
@@ -132,14 +145,10 @@ async fn resolve(world: &World, id: InstanceId, adopt: bool) -> bool {
         }
         return deleted;
     }
+    // If its name is taken by now, it could be adopted under another one. But its domain keeps the name until its next start,
+    // and the other instance waits for that.
     let path = format!("{path}/adopt");
-    let mut answer = request(world, "POST", &path, &json!({"name": null})).await;
-    if answer.as_ref().is_some_and(|answer| answer.status == 409) {
-        // Its name is taken by now.
-        let number = id.to_string();
-        let name = format!("adopted-{}", number.get(30..).unwrap_or_default());
-        answer = request(world, "POST", &path, &json!({"name": name})).await;
-    }
+    let answer = request(world, "POST", &path, &json!({"name": null})).await;
     if !answer.is_some_and(|answer| answer.is_success()) {
         return false;
     }
@@ -169,11 +178,17 @@ pub(super) async fn take_over(world: &World, id: InstanceId) -> bool {
 }
 
 /// The operator decides everything that is undecided: half of the unmanaged instances are adopted, and every node is confirmed.
-pub async fn decide_everything(world: &World) {
-    world.settle_unanswered().await;
-    world.set_asking(true);
+pub(super) async fn decide(world: &World) {
     for (id, promise) in world.promises.all() {
-        if promise.unmanaged {
+        if promise.unmanaged
+            && world
+                .nodes
+                .iter()
+                .all(|node| !node.instances().contains(&id))
+        {
+            // Nothing had been created yet, and nothing is left of the promise.
+            world.promises.forget(id);
+        } else if promise.unmanaged {
             let adopt = id
                 .to_string()
                 .bytes()
@@ -187,14 +202,30 @@ pub async fn decide_everything(world: &World) {
     for node in unconfirmed {
         confirm_node(world, &node).await;
     }
-    resolve_copies(world).await;
-    world.set_asking(false);
-    note_taken_over_epochs(world).await;
+    delete_forgotten(world).await;
+}
+
+/// Deletes again what a user had deleted, if the restored database does not contain it, so that its node was never told.
+async fn delete_forgotten(world: &World) {
+    if !world.was_restored() {
+        return;
+    }
+    for (id, promise) in world.promises.all() {
+        let Some(node) = node_of(world, id).filter(|_| promise.deleted) else {
+            continue;
+        };
+        let row = world.waifud.read(move |tx| tx.instance(id)).await;
+        if matches!(row, Some(Ok(None))) {
+            let path = format!("/v1/nodes/{}/unmanaged/{id}", node.name);
+            // Refused until its node has reported it.
+            request(world, "DELETE", &path, &Value::Null).await;
+        }
+    }
 }
 
 /// A release in a restored database may have been withdrawn since. If waifud learns that from the node, it does not count any
 /// more.
-async fn note_taken_over_epochs(world: &World) {
+pub(super) async fn note_taken_over_epochs(world: &World) {
     for (id, promise) in world.promises.living() {
         if !(promise.voided && promise.was_released && promise.release.is_some()) {
             continue;

@@ -36,13 +36,13 @@ pub(super) fn what_guests_wrote_survives(
     world: &World,
     nodes: &[Snapshot<'_>],
 ) -> Result<(), Violation> {
-    for (id, promise) in world.promises.all() {
-        let Some(last) = world.written.last(id) else {
-            continue;
-        };
+    world.promises.try_each(|id, promise| {
         if promise.deleted || promise.may_vanish {
-            continue;
+            return Ok(());
         }
+        let Some(last) = world.written.last(id) else {
+            return Ok(());
+        };
         let mut found = nodes.iter().filter_map(|at| at.mark(id));
         // A machine that was removed keeps its disks.
         let is_abandoned =
@@ -58,8 +58,8 @@ pub(super) fn what_guests_wrote_survives(
                 .filter_map(|at| at.mark(id).map(|mark| (&at.node.name, mark)))
                 .collect::<Vec<_>>()
         );
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Whether another node has a copy of the instance with everything that its guest wrote, and has recorded it. Only then a

@@ -41,7 +41,7 @@ impl<'a> Snapshot<'a> {
             .nodes
             .iter()
             .map(|node| {
-                let counts = |id: &InstanceId| !world.abandoned.contains(&node.name, *id);
+                let counts = |id: &InstanceId| !world.has_given_up(node, *id);
                 let mut at = Self {
                     node,
                     volumes: node.volumes(),

@@ -17,7 +17,7 @@ use waifud_control::Peer;
 use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, InstanceId};
 
-use super::streams::{self, Disk};
+use super::streams::{self, Disk, unreachable};
 use super::wire::To;
 use super::{Answer, Node, World};
 
@@ -29,12 +29,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(35);
 pub(super) struct Link {
     pub world: Arc<World>,
     pub node: usize,
-}
-
-pub(super) fn unreachable(message: &str) -> LinkError {
-    LinkError::Unreachable {
-        message: message.to_owned(),
-    }
 }
 
 impl Link {

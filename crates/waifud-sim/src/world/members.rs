@@ -22,12 +22,21 @@ impl World {
         let Ok(peer) = self.waifud.join(&node.name).await else {
             return Ok(false);
         };
+        // Also what was still on its way to the machine when it was removed.
+        for id in node.instances() {
+            self.abandoned.add(&node.name, id);
+        }
         // The daemon exits when it finds a new key, and is started again.
         node.kill_agent().await;
         node.admit(peer);
         lock(&self.cordons).insert(node.name.clone(), false);
         node.start_agent(self)?;
         Ok(true)
+    }
+
+    /// Whether waifud has given up the copy on a machine.
+    pub fn has_given_up(&self, node: &Node, id: InstanceId) -> bool {
+        !node.is_member() || self.abandoned.contains(&node.name, id)
     }
 
     /// The node was removed: waifud has given up what is on it.

@@ -156,8 +156,7 @@ impl World {
 
     /// An invariant has looked at one more object.
     pub fn looked(&self, invariant: &'static str) {
-        let mut observed = lock(&self.observed);
-        *observed.looked.entry(invariant).or_default() += 1;
+        lock(&self.observed).look(invariant);
     }
 
     /// Whether waifud's database was ever restored.
@@ -169,7 +168,7 @@ impl World {
     pub fn starts_of(&self, id: InstanceId) -> u64 {
         let mut starts = 0;
         for node in &self.nodes {
-            if !self.abandoned.contains(&node.name, id) {
+            if !self.has_given_up(node, id) {
                 let domains = node.domains().into_iter();
                 let of = domains.filter(|domain| domain.id == id);
                 starts += of.map(|domain| domain.starts).sum::<u64>();

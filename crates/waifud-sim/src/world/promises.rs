@@ -132,6 +132,15 @@ impl Promises {
         lock(&self.0).clone()
     }
 
+    /// Calls a function with each of them, until it fails. It must not use the promises in another way.
+    pub fn try_each<E>(
+        &self,
+        mut each: impl FnMut(InstanceId, &Promise) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let all = lock(&self.0);
+        all.iter().try_for_each(|(id, promise)| each(*id, promise))
+    }
+
     /// Forgets one of which nothing is left.
     pub fn forget(&self, id: InstanceId) {
         lock(&self.0).remove(&id);

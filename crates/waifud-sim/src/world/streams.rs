@@ -23,7 +23,6 @@ use waifud_agent::interfaces::{ByteChunks, LinkError};
 use waifud_api::stream::STREAM_PROTOCOL;
 use waifud_control::Peer;
 
-use super::link::unreachable;
 use super::waifud::send;
 use super::wire::To;
 use super::{Waifud, World};
@@ -32,6 +31,13 @@ use super::{Waifud, World};
 const BUFFER: usize = 256 << 10;
 /// How long a transfer may be silent (`waifud_api::agent_client`).
 const SILENCE_MAX: Duration = Duration::from_mins(1);
+
+/// waifud cannot be reached, or a connection to it has failed.
+pub(super) fn unreachable(message: &str) -> LinkError {
+    LinkError::Unreachable {
+        message: message.to_owned(),
+    }
+}
 
 /// The answer to a request for bytes.
 pub(super) struct Download {
