@@ -16,6 +16,8 @@ enum Bench {
     List,
     /// memory of each daemon with 50 paused and 5 running guests
     Memory,
+    /// a disk from node to node, beside plain HTTP of the same file
+    Move,
     /// metadata requests per second and p99 through the tunnel
     Metadata,
 }
@@ -27,6 +29,7 @@ impl Bench {
             Self::Create | Self::Memory => "waifud-tests",
             Self::Creates | Self::List => "waifud",
             Self::Metadata => "waifud-metadatad",
+            Self::Move => "waifud-agent",
         }
     }
 }

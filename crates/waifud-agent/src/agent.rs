@@ -31,7 +31,7 @@ use crate::instance::signals::{Signal, Signals};
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
 use crate::node::{background_tasks, facts, sweep};
-use crate::peer_port::direct::AvoidedPaths;
+use crate::peer_port::avoided::AvoidedPaths;
 use crate::peer_port::tickets::Tickets;
 use crate::peer_port::{PortStatus, server};
 use crate::settings::{BootAlone, Settings};

@@ -22,7 +22,7 @@ use crate::interfaces::{
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
 use crate::peer_port::PortStatus;
-use crate::peer_port::direct::AvoidedPaths;
+use crate::peer_port::avoided::AvoidedPaths;
 use crate::peer_port::tickets::Tickets;
 use crate::settings::Settings;
 use crate::streams::GuestDialer;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -59,6 +60,8 @@ struct State {
     /// How many volumes were created.
     created: u64,
     full: bool,
+    /// What volumes contain, if it is not what a new one contains.
+    contents: Option<PathBuf>,
 }
 
 impl State {
@@ -112,6 +115,11 @@ impl FakePool {
     pub fn with_block_devices(mut self) -> Self {
         self.block = true;
         self
+    }
+
+    /// Sets the file that every volume contains when it is opened.
+    pub fn set_contents(&self, file: impl Into<PathBuf>) {
+        self.state().contents = Some(file.into());
     }
 
     fn source(&self, id: &VolumeId) -> VolumeSource {
@@ -193,6 +201,13 @@ impl FakePool {
         self.add_image(image, header.virtual_size);
         Ok(())
     }
+}
+
+/// The beginning of a file. Disks that benches send are large.
+fn head(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(1 << 20).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn io_error(operation: &'static str, path: &Path, source: std::io::Error) -> StorageError {
@@ -355,6 +370,10 @@ impl StoragePool for FakePool {
         let Some((image, size)) = volume else {
             return Err(io_error("open", &path, std::io::ErrorKind::NotFound.into()));
         };
+        let contents = self.state().contents.clone();
+        if let Some(contents) = contents {
+            return File::open(&contents).map_err(|source| io_error("open", &contents, source));
+        }
         // What a volume of the same image and size contains.
         let (mut bytes, _) = image_bytes(size, image.bytes()[0]);
         let mark = self.state().marks.get(id).copied().unwrap_or_default();
@@ -394,7 +413,7 @@ impl StoragePool for FakePool {
             (true, true) => return Err(StorageError::VolumeExists(id.clone())),
             (_, false) => {}
         }
-        let bytes = std::fs::read(&path).map_err(|source| io_error("open", &path, source))?;
+        let bytes = head(&path).map_err(|source| io_error("open", &path, source))?;
         let header = qcow2::parse(&bytes).map_err(StorageError::BadImage)?;
         std::fs::remove_file(&path).map_err(|source| io_error("remove", &path, source))?;
         let mark = bytes.get(MARK_AT..).and_then(|end| end.first_chunk());

@@ -62,20 +62,26 @@ fn show(bar: &indicatif::ProgressBar, name: &str, moving: &InstanceMove) {
     match (moving.done_bytes, moving.total_bytes) {
         (Some(done), Some(total)) => {
             let waits = moving.reason.as_ref().map(|_| text.as_str());
-            progress::show_download(bar, name, done.bytes(), Some(total.bytes()), waits);
+            let name = format!("{name}{}", path(moving));
+            progress::show_download(bar, &name, done.bytes(), Some(total.bytes()), waits);
         }
         _ => progress::show_download(bar, name, 0, None, Some(&text)),
+    }
+}
+
+/// The path of the disks, if it is known.
+fn path(moving: &InstanceMove) -> &'static str {
+    match moving.path {
+        Some(CopyPath::Direct) => " directly",
+        Some(CopyPath::Waifud) => " through waifud",
+        Some(CopyPath::Other) | None => "",
     }
 }
 
 /// The state of a move, in a few words.
 fn describe(moving: &InstanceMove) -> String {
     let InstanceMove { from, to, .. } = moving;
-    let path = match moving.path {
-        Some(CopyPath::Direct) => " directly",
-        Some(CopyPath::Waifud) => " through waifud",
-        Some(CopyPath::Other) | None => "",
-    };
+    let path = path(moving);
     let doing = match moving.state {
         MoveState::Preparing => format!("{to} prepares for it"),
         MoveState::Stopping => format!("{from} shuts it down"),
@@ -112,18 +118,17 @@ mod tests {
 
     #[test]
     fn a_move_is_described_by_what_is_being_done_and_what_hinders_it() {
-        let with = |state, bytes: Option<(u64, u64)>, reason: Option<&str>| {
-            describe(&InstanceMove {
-                from: "alder".parse().unwrap(),
-                to: "birch".parse().unwrap(),
-                state,
-                began_at: waifud_types::Timestamp::UNIX_EPOCH,
-                done_bytes: bytes.map(|(done, _)| ByteSize::mib(done)),
-                total_bytes: bytes.map(|(_, total)| ByteSize::mib(total)),
-                reason: reason.map(str::to_owned),
-                path: None,
-            })
+        let moving = |state, bytes: Option<(u64, u64)>, reason: Option<&str>| InstanceMove {
+            from: "alder".parse().unwrap(),
+            to: "birch".parse().unwrap(),
+            state,
+            began_at: waifud_types::Timestamp::UNIX_EPOCH,
+            done_bytes: bytes.map(|(done, _)| ByteSize::mib(done)),
+            total_bytes: bytes.map(|(_, total)| ByteSize::mib(total)),
+            reason: reason.map(str::to_owned),
+            path: None,
         };
+        let with = |state, bytes, reason| describe(&moving(state, bytes, reason));
         assert_eq!(
             with(MoveState::Preparing, None, None),
             "birch prepares for it"
@@ -139,5 +144,16 @@ mod tests {
         );
         assert_eq!(with(MoveState::Copying, None, None), "copying its disks");
         assert_eq!(with(MoveState::Starting, None, None), "birch starts it");
+        for (path, text) in [
+            (CopyPath::Direct, "copying its disks directly, 20M of 300M"),
+            (
+                CopyPath::Waifud,
+                "copying its disks through waifud, 20M of 300M",
+            ),
+        ] {
+            let mut now = moving(MoveState::Copying, Some((20, 300)), None);
+            now.path = Some(path);
+            assert_eq!(describe(&now), text);
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! How many connections the peer port serves at the same time.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
 use waifud_kit::sync::lock;
 
 /// Connections that have proven nothing yet, at most.
 pub(super) const UNPROVEN_MAX: usize = 32;
-/// Those of one address.
+/// Those of one address, or of one /64 of IPv6.
 pub(super) const UNPROVEN_PER_ADDRESS: usize = 8;
 /// Transfers, at most.
 pub(super) const TRANSFERS_MAX: usize = 16;
@@ -37,6 +37,7 @@ pub(super) struct TransferPermit(Admission);
 impl Admission {
     /// Admits a connection; `None` if there are too many.
     pub fn admit(&self, address: IpAddr) -> Option<Unproven> {
+        let address = network(address);
         let mut counts = lock(&self.0);
         let total: usize = counts.unproven.values().sum();
         let of_address = counts.unproven.entry(address).or_default();
@@ -49,6 +50,14 @@ impl Admission {
             counts: self.clone(),
             address,
         })
+    }
+}
+
+/// One caller: an IPv4 address, or a /64 of IPv6, of which one machine can have all addresses.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -106,6 +115,16 @@ mod tests {
         drop(open);
         assert!(admission.admit(address(1)).is_some());
         assert!(lock(&admission.0).unproven.is_empty());
+    }
+
+    #[test]
+    fn the_addresses_of_a_v6_network_are_one_caller() {
+        let admission = Admission::default();
+        let at = |network: u16, host| Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host);
+        let admit = |network, host| admission.admit(at(network, host).into());
+        let open: Vec<_> = (0..).map_while(|host| admit(1, host)).collect();
+        assert_eq!(open.len(), UNPROVEN_PER_ADDRESS);
+        assert!(admit(2, 0).is_some());
     }
 
     #[test]

@@ -1,21 +1,17 @@
 //! Gets a disk directly from the node that has it.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use waifud_api::agent::{DiskTicket, Incoming};
 use waifud_api::node_to_node::{ANSWER_HEAD, DiskRequest, refusal_length};
 use waifud_hypervisor::ByteStream;
-use waifud_kit::sync::lock;
 use waifud_pki::NodePeer;
-use waifud_types::InstanceId;
 
 use crate::interfaces::{ByteChunks, LinkError, PeerNetwork};
 use crate::shared::Shared;
@@ -30,26 +26,6 @@ const ANSWER: Duration = Duration::from_secs(25);
 const SILENCE: Duration = Duration::from_secs(35);
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
-/// After a direct transfer that has failed without progress, the instance's disks go through waifud for this long.
-const AVOID: Duration = Duration::from_mins(1);
-
-/// The instances whose disks are not fetched directly for now.
-#[derive(Debug, Default)]
-pub(crate) struct AvoidedPaths(Mutex<HashMap<InstanceId, Instant>>);
-
-impl AvoidedPaths {
-    /// A direct transfer has failed in a way that another one may, too.
-    pub fn avoid(&self, instance: InstanceId) {
-        lock(&self.0).insert(instance, Instant::now() + AVOID);
-    }
-
-    fn is_avoided(&self, instance: InstanceId) -> bool {
-        let now = Instant::now();
-        let mut all = lock(&self.0);
-        all.retain(|_, until| now < *until);
-        all.contains_key(&instance)
-    }
-}
 
 /// Opens the disk at the node that has it, without the blocks before byte `from`. `None` if it has to come through waifud; the
 /// reason is logged.

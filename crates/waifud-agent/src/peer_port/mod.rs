@@ -8,6 +8,7 @@
 //! Callers that have proven nothing get little: [`admission`] limits how many there are, and [`server`] for how long.
 
 mod admission;
+pub(crate) mod avoided;
 mod conditions;
 pub(crate) mod direct;
 pub(crate) mod server;

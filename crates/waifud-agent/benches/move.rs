@@ -1,0 +1,330 @@
+//! A disk of a moving instance, from one agent to another over TLS on loopback, beside plain HTTP of the same file.
+//!
+//! Both agents are complete, on fakes of everything but their link and the files of the disk: the sender reads, hashes and
+//! encrypts; the receiver decrypts, hashes, writes and syncs. Plain HTTP is as simple as it can be: one thread copies from the
+//! file to the socket, another one from the socket to a file, which it syncs. Rounds alternate.
+//!
+//! `-- --mib N --rounds N` changes the numbers (1024 and 7). `-- --dir DIR` changes where the files are.
+#![expect(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use waifud_agent::fake::{
+    FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, fast_timing, sample_instance,
+    sample_settings,
+};
+use waifud_agent::interfaces::{SystemClock, TlsPeers};
+use waifud_agent::{Adapters, Agent};
+use waifud_api::agent::{AgentInstance, DiskTicket, Incoming, Release, Ticket, TicketOrder};
+use waifud_hypervisor::fake::FakeHypervisor;
+use waifud_network::fabric::fake::FakeFabric;
+use waifud_network::fake::FakeNetwork;
+use waifud_pki::{Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates};
+use waifud_storage::StoragePool as _;
+use waifud_storage::fake::{FakePool, image_bytes};
+use waifud_types::{ByteSize, NodeId, ReceiveState, VolumeId};
+
+/// The share of the speed of plain HTTP that is the target.
+const TARGET: f64 = 0.8;
+/// Bytes that plain HTTP copies at once.
+const CHUNK: usize = 256 << 10;
+
+fn number(name: &str, default: u64) -> u64 {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments
+        .nth(1)
+        .map_or(default, |value| value.parse().unwrap())
+}
+
+/// A node on fakes.
+struct Node {
+    peer: NodePeer,
+    waifud: FakeWaifud,
+    pool: FakePool,
+}
+
+impl Node {
+    fn start(ca: &Authority, dir: &Path) -> Self {
+        let path = |name: &str| {
+            let path = dir.join(name);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (key, node) = (NodeKey::generate().unwrap(), NodeId::generate());
+        let request = NodeRequest::parse(&key.request().unwrap()).unwrap();
+        let certificate = ca.issue_node(&request, node).unwrap();
+        let own = Identity::from_pem(&key.to_pem(), &certificate).unwrap();
+        let root = certificates(&ca.to_pem()).unwrap().swap_remove(0);
+        let listen = Some("127.0.0.1:0".parse().unwrap());
+        let peers = TlsPeers::new(root, own, listen, Vec::new()).unwrap();
+        let waifud = FakeWaifud::new();
+        let pool = FakePool::new("main".parse().unwrap(), path("pool"));
+        let (bytes, image) = image_bytes(ByteSize::mib(1), 1);
+        waifud.add_image(image, bytes);
+        let adapters = Adapters {
+            hypervisor: Arc::new(FakeHypervisor::new()),
+            pools: vec![Arc::new(pool.clone())],
+            network: FakeNetwork::new(),
+            fabric: FakeFabric::new(1),
+            link: Arc::new(waifud.clone()),
+            peers: Arc::new(peers),
+            metadata: Arc::new(FakeMetadata::new()),
+            tunnel: Arc::new(FakeTunnel::default()),
+            dialer: Arc::new(FakeDialer::default()),
+            clock: Arc::new(SystemClock),
+            host: Arc::new(FakeHost::default()),
+        };
+        let settings = sample_settings(path("state"), path("run"), fast_timing());
+        let agent = Agent::open(settings, adapters).unwrap();
+        tokio::spawn(agent.run(CancellationToken::new()));
+        let key = key.digest();
+        Self {
+            peer: NodePeer { node, key },
+            waifud,
+            pool,
+        }
+    }
+
+    async fn endpoint(&self) -> SocketAddr {
+        let endpoint = || self.waifud.facts()?.peer_port?.endpoints.first().copied();
+        until(|| endpoint().is_some()).await;
+        endpoint().unwrap()
+    }
+
+    async fn until_receiving(&self, incoming: &Incoming, state: ReceiveState) {
+        until(|| {
+            let receiving = self.waifud.receiving(incoming.id);
+            receiving.is_some_and(|it| it.epoch == incoming.epoch && it.state == state)
+        })
+        .await;
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A disk of this size that has no holes and no zeros, with the header of an image.
+fn write_disk(path: &Path, mib: u64) {
+    let (header, _) = image_bytes(ByteSize::gib(1 + mib / 1024), 9);
+    let mut random = File::open("/dev/urandom").unwrap();
+    let mut file = File::create(path).unwrap();
+    let mut block = vec![0; 1 << 20];
+    for index in 0..mib {
+        random.read_exact(&mut block).unwrap();
+        if index == 0 {
+            block[..header.len()].copy_from_slice(&header);
+        }
+        file.write_all(&block).unwrap();
+    }
+    file.sync_all().unwrap();
+}
+
+/// Copies the file over plain HTTP. Returns the time until the copy is on the disk.
+fn plain_http(from: &Path, to: &Path) -> Duration {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let source = from.to_owned();
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut request = BufReader::new(socket.try_clone().unwrap());
+        let mut line = String::new();
+        while request.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        let mut file = File::open(source).unwrap();
+        let length = file.metadata().unwrap().len();
+        write!(
+            socket,
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
+        )
+        .unwrap();
+        copy(&mut file, &mut socket).unwrap();
+    });
+    let begun = Instant::now();
+    let mut socket = TcpStream::connect(at).unwrap();
+    write!(socket, "GET /disk HTTP/1.1\r\nHost: {at}\r\n\r\n").unwrap();
+    let mut answer = BufReader::with_capacity(CHUNK, socket);
+    let mut line = String::new();
+    while answer.read_line(&mut line).unwrap() > 2 {
+        line.clear();
+    }
+    let mut file = File::create(to).unwrap();
+    file.write_all(answer.buffer()).unwrap();
+    copy(&mut answer.into_inner(), &mut file).unwrap();
+    file.sync_all().unwrap();
+    let took = begun.elapsed();
+    server.join().unwrap();
+    fs::remove_file(to).unwrap();
+    took
+}
+
+/// By way of user space, as servers that do more than plain HTTP do it.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => to.write_all(&buffer[..count])?,
+        }
+    }
+}
+
+/// Two agents. The first one has released `web`.
+struct Cluster {
+    alder: Arc<Node>,
+    birch: Node,
+    web: AgentInstance,
+}
+
+impl Cluster {
+    async fn start(dir: &Path, disk: PathBuf) -> Self {
+        let ca = Authority::generate().unwrap();
+        let alder = Arc::new(Node::start(&ca, &dir.join("alder")));
+        let birch = Node::start(&ca, &dir.join("birch"));
+        let mut web = sample_instance("web");
+        web.spec.image = image_bytes(ByteSize::mib(1), 1).1;
+        web.spec.disks[0].size_bytes = ByteSize::gib(64);
+        alder.waifud.put(web.clone());
+        until(|| {
+            alder
+                .waifud
+                .status(web.id)
+                .is_some_and(|it| it.started_at.is_some())
+        })
+        .await;
+        alder.waifud.release(Release {
+            instance: web.id,
+            epoch: web.epoch,
+            stop: true,
+        });
+        until(|| alder.waifud.released().iter().any(|it| it.off)).await;
+        alder.pool.set_contents(disk);
+        let at = alder.endpoint().await;
+        birch.endpoint().await;
+        let next = AtomicU64::new(1);
+        let (source, receiver, epoch) = (Arc::clone(&alder), birch.peer, web.epoch);
+        birch
+            .waifud
+            .set_ticket_issuer(Arc::new(move |instance, index| {
+                let mut bytes = [0; 32];
+                bytes[..8].copy_from_slice(&next.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+                let ticket = Ticket::from_bytes(bytes);
+                source.waifud.announce_ticket(TicketOrder {
+                    ticket: ticket.digest(),
+                    instance,
+                    epoch,
+                    index,
+                    receiver: receiver.node,
+                    receiver_key: receiver.key,
+                    valid_s: 30,
+                });
+                DiskTicket {
+                    ticket,
+                    source: source.peer.node,
+                    source_key: source.peer.key,
+                    endpoints: vec![at],
+                }
+            }));
+        Self { alder, birch, web }
+    }
+
+    /// Copies the disk. Returns the time from the order until the receiver has reported that it has everything.
+    async fn copy(&mut self) -> Duration {
+        let epoch = &mut self.web.epoch;
+        epoch.0 += 1;
+        let mut incoming = Incoming {
+            id: self.web.id,
+            name: self.web.name.clone(),
+            epoch: *epoch,
+            source: "alder".parse().unwrap(),
+            image: self.web.spec.image,
+            image_size_bytes: self.web.image_size_bytes,
+            disks: self.web.spec.disks.clone(),
+            copy: false,
+            was_on: true,
+            stopped_by: None,
+        };
+        let (birch, waifud) = (&self.birch, &self.birch.waifud);
+        waifud.put_incoming(incoming.clone());
+        birch
+            .until_receiving(&incoming, ReceiveState::Prepared)
+            .await;
+        incoming.copy = true;
+        let begun = Instant::now();
+        waifud.put_incoming(incoming.clone());
+        birch
+            .until_receiving(&incoming, ReceiveState::Received)
+            .await;
+        let took = begun.elapsed();
+        assert!(waifud.transfers().is_empty(), "none through waifud");
+        let volume = VolumeId {
+            instance: incoming.id,
+            disk: incoming.disks[0].name.clone(),
+        };
+        birch.pool.ensure_volume_absent(&volume).await.unwrap();
+        took
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn main() {
+    let (mib, rounds) = (number("--mib", 1024), number("--rounds", 7));
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--dir");
+    let parent = arguments
+        .nth(1)
+        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let dir = tempfile::tempdir_in(parent).unwrap();
+    let disk = dir.path().join("disk");
+    write_disk(&disk, mib);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut cluster = runtime.block_on(Cluster::start(dir.path(), disk.clone()));
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
+    println!("{mib} MiB without zeros, {rounds} rounds; load average before: {load}");
+    let (mut plain, mut moved) = (Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        let one = plain_http(&disk, &dir.path().join("copy"));
+        let other = runtime.block_on(cluster.copy());
+        // The first round warms up.
+        if round > 0 {
+            plain.push(one);
+            moved.push(other);
+        }
+    }
+    let size = Duration::from_secs(mib).as_secs_f64();
+    let speed = |time: Duration| size / time.as_secs_f64();
+    for (name, times) in [("plain HTTP", &mut plain), ("move", &mut moved)] {
+        let middle = median(times);
+        println!(
+            "  {name:<10} median {:>6.0} MiB/s   slowest {:>6.0}   fastest {:>6.0}",
+            speed(middle),
+            speed(times[times.len() - 1]),
+            speed(times[0]),
+        );
+    }
+    let share = speed(median(&mut moved)) / speed(median(&mut plain));
+    let verdict = if share >= TARGET { "met" } else { "missed" };
+    println!(
+        "  {:.0} % of plain HTTP; target: at least {:.0} %: {verdict}",
+        share * 100.0,
+        TARGET * 100.0
+    );
+    drop(cluster.alder);
+}
