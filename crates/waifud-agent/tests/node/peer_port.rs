@@ -18,7 +18,7 @@ use waifud_api::node_to_node::{
 use waifud_hypervisor::ByteStream;
 use waifud_kit::sync::lock;
 use waifud_pki::{Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates};
-use waifud_types::{ByteSize, InstanceId, NodeId, ReceiveState};
+use waifud_types::{ByteSize, CopyPath, InstanceId, NodeId, ReceiveState};
 
 use crate::receive::{copy, elsewhere};
 use crate::test_node::TestNode;
@@ -173,6 +173,9 @@ async fn a_disk_goes_directly_from_node_to_node() {
     node.until_receiving(source.web, ReceiveState::Received)
         .await;
     assert!(node.waifud.transfers().is_empty(), "none through waifud");
+    // Also if waifud gets no report from before the end.
+    let received = node.waifud.receiving(source.web).unwrap();
+    assert_eq!(received.path, Some(CopyPath::Direct));
     let disk = |node: &TestNode| {
         let facts = node.pool.volume_facts();
         facts.into_values().next().unwrap().size

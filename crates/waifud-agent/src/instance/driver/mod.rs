@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use waifud_api::agent::AgentInstance;
 use waifud_hypervisor::DomainSpec;
 use waifud_types::status::HypervisorKind;
-use waifud_types::{InstanceId, Name};
+use waifud_types::{CopyPath, InstanceId, Name};
 
 use self::background::BackgroundWork;
 use self::report::Progress;
@@ -73,6 +73,8 @@ pub(crate) struct Driver {
     signal: Arc<Signal>,
     /// The spec that this process prepared disks for, and those disks.
     prepared: Option<(AgentInstance, Disks)>,
+    /// The path by which this process has copied the disks that the node receives.
+    copied: Option<CopyPath>,
     defined: Option<DomainSpec>,
     seeded: Seeded,
     /// How the guest finds its documents at the next start; chosen once per pass.
@@ -96,6 +98,7 @@ impl Driver {
         let timing = &shared.settings.timing;
         Self {
             prepared: None,
+            copied: None,
             defined: None,
             seeded: Seeded::Unknown,
             choice: None,

@@ -28,7 +28,10 @@ impl Driver {
             path: None,
         };
         if record.received {
-            let received = Some(blank(ReceiveState::Received));
+            let received = Some(Receiving {
+                path: self.copied,
+                ..blank(ReceiveState::Received)
+            });
             shared.reports.receiving(self.id, received);
             return idle;
         }
@@ -38,6 +41,8 @@ impl Driver {
             shared.reports.receiving(incoming.id, Some(now));
         });
         let done = self.unless_desired_state_changes(view.version, work).await;
+        // The last report of the copy may be replaced in the outbox before it is sent.
+        self.copied = lock(&last).path.or(self.copied);
         let failure = match done {
             None => return Pass::Again,
             Some(Ok(())) if !incoming.copy => {
