@@ -177,6 +177,14 @@ pub struct HostNetworkFacts {
     pub refused_subnets: BTreeMap<Ipv4Net, String>,
 }
 
+impl HostNetworkFacts {
+    /// The first network of the host's routes that overlaps `subnet`.
+    pub fn overlapping(&self, subnet: Ipv4Net) -> Option<Ipv4Net> {
+        let mut routes = self.routes.iter().copied();
+        routes.find(|route| route.prefix_len() > 0 && check::overlap(*route, subnet))
+    }
+}
+
 /// Addresses that no guest may have, because this host or one of its routers has them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HostAddresses {

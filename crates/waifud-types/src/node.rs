@@ -180,6 +180,14 @@ impl NodeFacts {
     }
 }
 
+/// Kinds of a node's conditions that waifud uses for placement.
+pub mod condition_kind {
+    /// The node's own guest subnet overlaps a route of the node.
+    pub const SUBNET: &str = "subnet";
+    /// Guest subnets of other nodes cannot be used on the node.
+    pub const REMOTE_SUBNETS: &str = "remote-subnets";
+}
+
 /// What an agent can do beyond agents of earlier versions. waifud uses a feature only on nodes that report it.
 pub mod feature {
     /// The agent executes releases ([`crate::ownership`]); others ignore them.

@@ -103,6 +103,11 @@ pub enum Verdict {
         /// The node's explanation in English.
         because: String,
     },
+    /// Guest addresses on it overlap other networks.
+    SubnetConflict {
+        /// The node's explanation in English.
+        because: String,
+    },
     /// It runs another instance of a strict spread group.
     SpreadGroup {
         /// Name of the group.
@@ -197,6 +202,7 @@ impl fmt::Display for Verdict {
             Self::UnsuitableBridge { bridge, because } => {
                 write!(f, "cannot use {bridge}, which {because}")
             }
+            Self::SubnetConflict { because } => f.write_str(because),
             Self::SpreadGroup { group, members } => {
                 write!(f, "already has {members} of the instances in group {group}")
             }
@@ -311,6 +317,13 @@ mod tests {
                 preferred(false),
                 "fits",
                 "3G free of 4G, 2 of the same spread group, next to web, image absent",
+            ),
+            (
+                Verdict::SubnetConflict {
+                    because: "10.144.2.0/24 overlaps 10.144.0.0/16".to_owned(),
+                },
+                "subnet-conflict",
+                "10.144.2.0/24 overlaps 10.144.0.0/16",
             ),
             (full_pool, "pool-full", "pool main is full: 512M free of 4G"),
             (memory, "insufficient-memory", "3G free of 4G"),

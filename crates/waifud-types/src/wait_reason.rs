@@ -35,6 +35,11 @@ pub enum WaitReason {
         /// Name of the node.
         node: Name,
     },
+    /// Guest addresses on the suitable node overlap other networks.
+    SubnetConflict {
+        /// Name of the node.
+        node: Name,
+    },
     /// The suitable node is unreachable.
     NodeUnreachable {
         /// Name of the node.
@@ -159,6 +164,10 @@ impl fmt::Display for WaitReason {
             Self::PoolFull { pool, node } => {
                 write!(f, "waiting for: free space in pool {pool} of {node}")
             }
+            Self::SubnetConflict { node } => write!(
+                f,
+                "waiting for: {node}, where guest addresses overlap another network"
+            ),
             Self::NodeUnreachable { node } => {
                 write!(f, "waiting for: {node}, which is unreachable")
             }
@@ -349,6 +358,13 @@ mod tests {
                 full,
                 "pool-full",
                 "waiting for: free space in pool main of alder",
+            ),
+            (
+                WaitReason::SubnetConflict {
+                    node: name("alder"),
+                },
+                "subnet-conflict",
+                "waiting for: alder, where guest addresses overlap another network",
             ),
             (
                 off,

@@ -1,9 +1,11 @@
-//! The guest subnets of other nodes, and why some cannot be used here.
+//! The guest subnets of other nodes, and why some cannot be used here. Also why this node's own subnet cannot.
 
+use ipnet::Ipv4Net;
 use waifud_api::agent::Peer;
 use waifud_network::fabric::AppliedFabric;
 use waifud_network::{HostNetworkFacts, RemoteSubnet};
 use waifud_types::Timestamp;
+use waifud_types::node::condition_kind;
 use waifud_types::status::Condition;
 
 use crate::condition::condition;
@@ -28,6 +30,21 @@ pub(crate) fn remote_subnets(peers: &[Peer], fabric: &AppliedFabric) -> Vec<Remo
     remote.collect()
 }
 
+/// Set while the guests' subnet overlaps another network of this node. waifud chooses another one if no instance has an address
+/// of it.
+pub(crate) fn own_subnet_conflict(
+    subnet: Ipv4Net,
+    host: &HostNetworkFacts,
+    now: Timestamp,
+) -> Option<Condition> {
+    let other = host.overlapping(subnet)?;
+    let message = format!(
+        "the guests' subnet {subnet} overlaps {other}, which this host also has a route to; no new instances are placed here"
+    );
+    let kind = condition_kind::SUBNET;
+    Some(condition(kind, false, "subnet-conflict", message, now))
+}
+
 /// Set while subnets of other nodes are in conflict with this node.
 pub(crate) fn subnet_conflict(host: &HostNetworkFacts, now: Timestamp) -> Option<Condition> {
     let reasons: Vec<_> = host.refused_subnets.values().map(String::as_str).collect();
@@ -44,7 +61,7 @@ pub(crate) fn subnet_conflict(host: &HostNetworkFacts, now: Timestamp) -> Option
         shown.join("; ")
     );
     Some(condition(
-        "remote-subnets",
+        condition_kind::REMOTE_SUBNETS,
         false,
         "subnet-conflict",
         message,
@@ -95,6 +112,26 @@ mod tests {
             ..AppliedFabric::default()
         };
         assert_eq!(shown(&fabric)[0], "birch 10.144.2.0/24 Some(\"eth0\") true");
+    }
+
+    #[test]
+    fn an_overlap_of_the_own_subnet_is_a_condition() {
+        let routes = ["0.0.0.0/0", "192.0.2.0/24", "10.144.0.0/16"];
+        let mut host = HostNetworkFacts {
+            routes: routes.iter().map(|net| net.parse().unwrap()).collect(),
+            ..HostNetworkFacts::default()
+        };
+        let subnet = "10.144.1.0/24".parse().unwrap();
+        let now = Timestamp::UNIX_EPOCH;
+        let condition = own_subnet_conflict(subnet, &host, now).unwrap();
+        assert!(!condition.ok && condition.kind == "subnet");
+        assert!(
+            condition
+                .message
+                .contains("10.144.1.0/24 overlaps 10.144.0.0/16")
+        );
+        host.routes.pop();
+        assert!(own_subnet_conflict(subnet, &host, now).is_none());
     }
 
     #[test]

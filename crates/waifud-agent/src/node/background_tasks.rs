@@ -57,11 +57,20 @@ pub(crate) async fn events(shared: Arc<Shared>, mut events: broadcast::Receiver<
 pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<NetworkDrift>) {
     let timing = &shared.settings.timing;
     let mut backoff = Backoff::new(timing.retry_min, timing.retry_max);
+    let mut drifted = false;
+    let mut failed = false;
     loop {
         let pause = if shared.table.node().slice.is_none() {
             timing.network
         } else {
-            match shared.network.apply(&shared.table, true).await {
+            let applied = shared.network.apply(&shared.table, true).await;
+            if drifted || applied.is_err() != failed {
+                // An overlap of addresses is a condition, for example.
+                shared.node_checks.request_facts();
+            }
+            drifted = false;
+            failed = applied.is_err();
+            match applied {
                 Ok(_) => {
                     backoff.reset();
                     // Drivers that wait for their port can continue.
@@ -81,6 +90,7 @@ pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<
                 Ok(drift) => {
                     tracing::warn!("repairing the guests' network: {}", drift.what);
                     shared.network.invalidate();
+                    drifted = true;
                 }
                 Err(RecvError::Lagged(_)) => shared.network.invalidate(),
                 Err(RecvError::Closed) => std::future::pending().await,

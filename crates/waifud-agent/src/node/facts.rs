@@ -13,7 +13,7 @@ use waifud_types::{ByteSize, MeshFacts, Timestamp};
 use crate::blocking::here;
 use crate::condition::condition;
 use crate::control_link::record::RunMemory;
-use crate::network::remote::subnet_conflict;
+use crate::network::remote::{own_subnet_conflict, subnet_conflict};
 use crate::node::certificate;
 use crate::node::conditions::incarnation_changed;
 use crate::node::disk_space;
@@ -109,6 +109,9 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     match shared.guest_network.host_facts().await {
         Ok(host) => {
             conditions.extend(foreign_firewall(&host, now));
+            if let Some(slice) = &shared.table.node().slice {
+                conditions.extend(own_subnet_conflict(slice.subnet, &host, now));
+            }
             conditions.extend(subnet_conflict(&host, now));
             add_bridges(&mut facts, shared, &host);
             facts.routes = host.routes;

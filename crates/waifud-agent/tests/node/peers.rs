@@ -86,6 +86,38 @@ async fn whether_a_peer_is_reachable_does_not_change_the_network() {
 }
 
 #[tokio::test]
+async fn an_overlap_of_the_own_subnet_is_reported_when_it_appears_and_when_it_ends() {
+    let node = TestNode::started_after(|node| {
+        // Only drift and failures make the agent gather its facts again.
+        node.settings.timing.facts = Duration::from_hours(1);
+    });
+    let id = node.run_one("web").await;
+    let conditions = || {
+        let facts = node.waifud.facts().unwrap();
+        let kinds = facts.conditions.into_iter().map(|condition| condition.kind);
+        kinds.collect::<Vec<_>>()
+    };
+    let routes = |routes: &[&str]| {
+        node.network.set_facts(HostNetworkFacts {
+            routes: routes.iter().map(|net| net.parse().unwrap()).collect(),
+            ..HostNetworkFacts::default()
+        });
+        node.network.cause_drift("the routes have changed");
+    };
+    routes(&["10.144.0.0/16"]);
+    node.until("the overlap is reported", async || {
+        conditions().contains(&"subnet".to_owned())
+    })
+    .await;
+    routes(&[]);
+    node.until("it has ended", async || {
+        !conditions().contains(&"subnet".to_owned())
+    })
+    .await;
+    node.until_ready(id).await;
+}
+
+#[tokio::test]
 async fn an_agent_that_starts_without_waifud_knows_the_peers() {
     let (node, _) = TestNode::with_instance("web").await;
     node.waifud.put_peer(peer("birch", "10.144.2.0/24"));

@@ -302,8 +302,15 @@ fn hints_of_placement(
         ))),
         _ => None,
     });
+    let conflict = placement.iter().find_map(|entry| match entry.verdict()? {
+        Verdict::SubnetConflict { .. } => Some(Hint::advice(format!(
+            "remove the route on {} that overlaps the guests' addresses",
+            entry.node
+        ))),
+        _ => None,
+    });
     let more = switch_on.into_iter().chain(uncordon).chain(create_bridge);
-    hints.extend(more.chain(free_space));
+    hints.extend(more.chain(free_space).chain(conflict));
     if hints.is_empty() {
         hints.push("request less, or add a node".into());
     }

@@ -12,9 +12,11 @@ use std::collections::BTreeMap;
 
 use waifud_api::PlacementVerdict;
 use waifud_store::NodeCapacity;
+use waifud_types::node::condition_kind;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{ByteSize, Name, NodeId, Verdict, WaitReason};
 
+use crate::network::is_default;
 use crate::network::networks::unusable;
 
 /// What an instance requires of a node.
@@ -186,6 +188,9 @@ pub(super) fn judge(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> 
     if !node.unmanaged.swept {
         return (Rank::Full, Verdict::NotReported);
     }
+    if let Some(because) = subnet_conflict(spec, capacity) {
+        return (Rank::Full, Verdict::SubnetConflict { because });
+    }
     if spec.memory_bytes > free_bytes {
         let insufficient_memory = Verdict::InsufficientMemory {
             free_bytes,
@@ -236,6 +241,19 @@ fn unsuitable(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Option
         return Some(Verdict::TooFewCpus { cpus, needed });
     }
     None
+}
+
+/// Why the addresses of new guests on the node may not be theirs alone, or not lead to guests of other nodes. It does not matter
+/// to an instance without a nic on `default`.
+fn subnet_conflict(spec: &InstanceSpec, capacity: &NodeCapacity) -> Option<String> {
+    let mut nics = spec.nics.iter();
+    if !nics.any(|nic| is_default(&nic.network)) {
+        return None;
+    }
+    let kinds = [condition_kind::SUBNET, condition_kind::REMOTE_SUBNETS];
+    let mut conditions = capacity.node.facts.conditions.iter();
+    let conflict = conditions.find(|c| !c.ok && kinds.contains(&c.kind.as_str()))?;
+    Some(conflict.message.clone())
 }
 
 fn pools_unsuitable(spec: &InstanceSpec, capacity: &NodeCapacity) -> Option<Verdict> {
@@ -351,6 +369,7 @@ fn waiting_for(request: &PlacementRequest<'_>, judged: &[Judged<'_>]) -> WaitRea
                 needed_bytes: *needed_bytes,
             }
         }
+        (Verdict::SubnetConflict { .. }, _) => WaitReason::SubnetConflict { node: node() },
         (Verdict::PoolFull { pool, .. }, _) => WaitReason::PoolFull {
             pool: pool.clone(),
             node: node(),

@@ -346,6 +346,10 @@ impl Inner {
                 "the routes of this node to other nodes' subnets have changed".to_owned(),
             );
         }
+        // Applying the state again fails, which is reported.
+        if let Err(overlap) = refuse_overlap(&state, &links, &routes) {
+            return found(overlap.to_string());
+        }
         let metadata = metadata_interface(&links, &state);
         if !routes::rules_are_intact(&handle, &state).await? || !routes.has_metadata_route(metadata)
         {

@@ -439,6 +439,22 @@ fn a_subnet_that_the_host_already_routes_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
+fn a_route_that_overlaps_the_subnet_later_is_drift_and_keeps_what_is_applied() {
+    on_a_node(1, |lab| async move {
+        lab.ensure().await;
+        let mut drift = lab.network.drift();
+        let before = lab.node.tool("nft", &["list", "ruleset"]);
+        lab.node.ip("route add 10.144.0.0/16 dev up0");
+        drifts(&mut drift, "10.144.0.0/16").await;
+        let error = lab.network.ensure(&lab.state).await.unwrap_err();
+        assert!(matches!(error, NetworkError::Overlap { .. }), "{error}");
+        assert_eq!(lab.node.tool("nft", &["list", "ruleset"]), before);
+        lab.node.ip("route del 10.144.0.0/16 dev up0");
+        lab.ensure().await;
+    });
+}
+
+#[test]
 fn firewalls_that_drop_forwarded_packets_are_listed() {
     on_a_node(0, |lab| async move {
         let docker = "add table ip filter; \

@@ -93,6 +93,9 @@ fn verdicts() -> Vec<Verdict> {
             bridge: "br1".to_owned(),
             because: "its only uplink is wireless".to_owned(),
         },
+        Verdict::SubnetConflict {
+            because: "10.144.2.0/24 overlaps 10.144.0.0/16".to_owned(),
+        },
         Verdict::SpreadGroup {
             group: parse("front"),
             members: 1,
@@ -131,6 +134,7 @@ fn wait_reasons() -> Vec<WaitReason> {
             pool: parse("main"),
             node: node(),
         },
+        WaitReason::SubnetConflict { node: node() },
         WaitReason::NodeUnreachable { node: node() },
         WaitReason::SpreadGroup {
             group: parse("front"),

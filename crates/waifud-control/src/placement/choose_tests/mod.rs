@@ -1,5 +1,6 @@
 //! The choice of a node: each filter, the order of the nodes, and the reasons.
 
+mod conflicts;
 #[path = "../../../tests/api/common/facts.rs"]
 mod facts;
 mod preferences;
