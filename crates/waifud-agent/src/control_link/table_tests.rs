@@ -407,7 +407,9 @@ fn an_instance_that_returns_after_its_destruction_gets_new_disks() {
     let id = instance.id;
     let root = "root".parse().unwrap();
     table
-        .remember(id, |memory| drop(memory.disks.created.insert(root)))
+        .remember(id, |memory| {
+            memory.disks.created.insert(root);
+        })
         .unwrap();
     table.apply(order(2, &instance)).unwrap();
     table.mark_destroyed(id).unwrap();

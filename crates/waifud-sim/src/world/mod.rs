@@ -149,6 +149,7 @@ impl World {
             return;
         }
         self.settle_unanswered().await;
+        self.note_destroyed_copies();
         if let Err(violation) = invariants::always(self).await {
             self.violate(violation);
         }
