@@ -89,4 +89,16 @@ mod tests {
         assert_eq!(ran.unwrap(), 3);
         assert_eq!(many.block_on(on_a_thread(|| Ok(4))).unwrap(), 4);
     }
+
+    #[test]
+    fn access_on_this_thread_fills_a_channel_without_waiting_for_its_receiver() {
+        let sent = std::thread::spawn(|| {
+            access_files_inline();
+            let (sender, receiver) = channel(1);
+            let taken = [send(&sender, 1), send(&sender, 2)];
+            drop(receiver);
+            (taken, send(&sender, 3))
+        });
+        assert_eq!(sent.join().unwrap(), ([true, true], false));
+    }
 }

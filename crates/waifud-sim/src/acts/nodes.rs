@@ -61,16 +61,15 @@ pub(super) async fn cordon(world: &World, random: &Random, cordoned: bool) -> bo
     };
     let path = format!("/v1/nodes/{}", node.name);
     let answer = request(world, "PATCH", &path, &json!({"cordoned": cordoned})).await;
-    match answer {
+    let Some(answer) = answer else {
         // Either may be true.
-        None => lock(&world.cordons).remove(&node.name),
-        Some(answer) if answer.is_success() => {
-            lock(&world.cordons).insert(node.name.clone(), cordoned);
-            return true;
-        }
-        Some(_) => None,
+        lock(&world.cordons).remove(&node.name);
+        return false;
     };
-    false
+    if answer.is_success() {
+        lock(&world.cordons).insert(node.name.clone(), cordoned);
+    }
+    answer.is_success()
 }
 
 /// An operator removes a node; by force one that has instances and seems to be dead.
@@ -145,7 +144,6 @@ pub(super) async fn recreate(world: &World, random: &Random) -> bool {
 /// An operator decides about the copies on machines that were removed and have joined again: half of those that have no node are
 /// adopted, and the others are deleted.
 pub(super) async fn resolve_copies(world: &World) {
-    world.note_destroyed_copies();
     for (name, id, ordered) in world.abandoned.all() {
         let mut members = world.members();
         if ordered || !members.any(|node| node.name == name) {
@@ -156,11 +154,9 @@ pub(super) async fn resolve_copies(world: &World) {
         let even = |last: u8| last.is_multiple_of(2);
         let adopt = is_lost && id.to_string().bytes().last().is_some_and(even);
         // Refused until its node has reported it.
-        let _later = if adopt {
-            adopt_copy(world, &name, id).await
-        } else {
-            delete_copy(world, &name, id).await
-        };
+        // It cannot be adopted if another node has a newer copy.
+        let _later =
+            (adopt && adopt_copy(world, &name, id).await) || delete_copy(world, &name, id).await;
     }
 }
 

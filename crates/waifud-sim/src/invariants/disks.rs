@@ -84,11 +84,11 @@ pub(super) fn copies_that_were_given_up_stay(world: &World) -> Result<(), Violat
         };
         let now = node.volumes();
         let has_disk = now.keys().any(|volume| volume.instance == id);
-        let had_disk = lock(&world.observed).had_disk(&name, id, has_disk);
+        let before = lock(&world.observed).had_disk(&name, id, has_disk);
         let deleted = world.promises.of(id).is_none_or(|promise| promise.deleted);
         hold!(
             world,
-            has_disk || !had_disk || ordered || deleted,
+            has_disk || !before || ordered || deleted,
             copies_that_were_given_up_stay,
             "{name} destroyed the disk of {id}, which was given up with the node"
         );

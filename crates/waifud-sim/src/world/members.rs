@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use waifud_kit::sync::lock;
-use waifud_store::{InstanceFilter, InstanceRow};
+use waifud_store::{InstanceFilter, InstanceRow, ReadTx};
 use waifud_types::InstanceId;
 
 use super::{Node, World};
@@ -49,10 +49,8 @@ impl World {
             self.abandoned.add(&node.name, *id);
         }
         lock(&self.observed).forget(&node.name, &on_it);
-        let rows = self.waifud.read(|tx| {
-            let all = tx.instances(&InstanceFilter::default(), "", 10_000)?;
-            Ok(all)
-        });
+        let read = |tx: ReadTx<'_>| tx.instances(&InstanceFilter::default(), "", 10_000);
+        let rows = self.waifud.read(read);
         // An error of the database is found by the invariants.
         let Some(Ok(rows)) = rows.await else {
             return;
@@ -102,13 +100,16 @@ impl World {
         node.lose_disks().await
     }
 
-    /// Forgets the abandoned copies of which nothing is left, also if the instance was placed on the same node again.
-    pub fn note_destroyed_copies(&self) {
+    /// Forgets the copies on nodes that were given up and of which nothing is left, also if the instance was placed on the same
+    /// node again.
+    pub(super) fn note_destroyed_copies(&self) {
         for (name, id, ordered) in self.abandoned.all() {
-            let mut nodes = self.nodes.iter();
-            let at = nodes.find(|node| node.name == name);
-            let is_new = |node: &Node| ordered && node.is_given(id);
-            if at.is_some_and(|node| !node.instances().contains(&id) || is_new(node)) {
+            let mut members = self.members();
+            let at = members.find(|node| node.name == name);
+            let is_gone = at.is_some_and(|node| {
+                !node.instances().contains(&id) || (ordered && node.is_given(id))
+            });
+            if is_gone {
                 self.abandoned.remove(&name, id);
             }
         }

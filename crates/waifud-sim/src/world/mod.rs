@@ -42,6 +42,9 @@ const NAMES: [&str; 4] = ["alder", "birch", "cedar", "dogwood"];
 /// The largest number of nodes.
 pub const NODES_MAX: usize = NAMES.len();
 
+/// The numbers of a process of waifud and of its last commit, and what the database contained then.
+type ReadDatabase = ((u64, u64), Arc<Database>);
+
 /// Everything of one run.
 pub struct World {
     /// The time.
@@ -61,7 +64,7 @@ pub struct World {
     /// The nodes that a user has cordoned, or uncordoned since. Those of which it is not known are missing.
     pub cordons: Mutex<BTreeMap<String, bool>>,
     /// waifud's database at the last check, and the number of its last commit.
-    pub database: Mutex<Option<((u64, u64), Arc<Database>)>>,
+    pub database: Mutex<Option<ReadDatabase>>,
     /// What was observed at earlier checks.
     pub observed: Mutex<Observed>,
     /// The image of every instance.
@@ -149,6 +152,7 @@ impl World {
             return;
         }
         self.settle_unanswered().await;
+        self.note_destroyed_copies();
         if let Err(violation) = invariants::always(self).await {
             self.violate(violation);
         }

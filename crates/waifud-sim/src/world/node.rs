@@ -54,11 +54,14 @@ pub struct Node {
     host: Machine,
     agent: Mutex<Option<JoinHandle<()>>>,
     /// The releases in records that were read before, with the text of the record.
-    releases: Mutex<BTreeMap<InstanceId, (Vec<u8>, Option<Epoch>)>>,
+    releases: Mutex<BTreeMap<InstanceId, ReadRelease>>,
     powered: Mutex<bool>,
     /// Whether waifud has it as a node.
     member: Mutex<bool>,
 }
+
+/// The text of a record, and the epoch of the release in it.
+type ReadRelease = (Vec<u8>, Option<Epoch>);
 
 /// The machine's boot id.
 #[derive(Clone)]
