@@ -334,6 +334,7 @@ fn guests_of_two_nodes_reach_each_other(world: &World) -> Result<()> {
 /// A guest of one node finds one of the other by its name, also while waifud is away and after its agent has started again
 /// without it. It does not find one that has been deleted.
 fn names_resolve_without_waifud(world: &World, address: &str) -> Result<()> {
+    const SAID: &str = "found web";
     let run = |script: &str| must(world, &["exec", "pal", "--", "/bin/sh", "-c", script]);
     let ping = "ping -c 2 web && ping -c 2 web.waifu.internal";
     let pinged = wait::until("a ping by name", SOON, || Ok(run(ping).ok()))?;
@@ -359,7 +360,6 @@ fn names_resolve_without_waifud(world: &World, address: &str) -> Result<()> {
     resolves("brief", false)?;
 
     // Without waifud there is no command in a guest, so from now on it writes to its console whenever a ping succeeds.
-    const SAID: &str = "found web";
     run(&format!(
         "(while :; do ping -c 1 -W 1 web.waifu.internal >/dev/null 2>&1 && echo {SAID} >/dev/console; sleep 1; done) >/dev/null 2>&1 &"
     ))?;
@@ -486,7 +486,8 @@ fn waifud_moves(world: &World) -> Result<()> {
         Ok(names.any(|name| name == "late").then_some(()))
     })?;
     let adopted = there.json(&["adopt", "late"])?;
-    ensure!(adopted["status"]["node"] == OTHER, "{adopted}");
+    let node = adopted.pointer("/0/status/node");
+    ensure!(node == Some(&OTHER.into()), "{adopted}");
     there.json(&["node", "confirm", "--all", "--yes"])?;
     let gone = there.run(&[
         "delete",

@@ -42,6 +42,28 @@ pub(crate) fn channel<T>(capacity: usize) -> (mpsc::Sender<T>, mpsc::Receiver<T>
     mpsc::channel(capacity)
 }
 
+/// Passes each item of a channel to file access, on a separate thread, until the channel is closed or an access fails.
+/// Returns the state that the accesses share.
+pub(crate) async fn for_each<T: Send + 'static, S: Send + 'static>(
+    mut items: mpsc::Receiver<T>,
+    mut state: S,
+    access: impl Fn(&mut S, T) -> io::Result<()> + Send + 'static,
+) -> io::Result<S> {
+    if INLINE.get() {
+        while let Some(item) = items.recv().await {
+            access(&mut state, item)?;
+        }
+        return Ok(state);
+    }
+    on_a_thread(move || {
+        while let Some(item) = items.blocking_recv() {
+            access(&mut state, item)?;
+        }
+        Ok(state)
+    })
+    .await
+}
+
 /// Sends an item, and waits while the [`channel`] is full. Returns false if nobody receives any more.
 pub(crate) fn send<T>(channel: &mpsc::Sender<T>, item: T) -> bool {
     if INLINE.get() {
@@ -100,5 +122,33 @@ mod tests {
             (taken, send(&sender, 3))
         });
         assert_eq!(sent.join().unwrap(), ([true, true], false));
+    }
+
+    #[test]
+    fn items_are_passed_to_file_access_until_the_channel_is_closed() {
+        for inline in [false, true] {
+            let sum = std::thread::spawn(move || {
+                if inline {
+                    access_files_inline();
+                }
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let (sender, receiver) = mpsc::channel(1);
+                    let add = |sum: &mut u32, item: u32| {
+                        *sum += item;
+                        Ok(())
+                    };
+                    let added = tokio::spawn(for_each(receiver, 1, add));
+                    for item in [2, 3] {
+                        sender.send(item).await.unwrap();
+                    }
+                    drop(sender);
+                    added.await.unwrap().unwrap()
+                })
+            });
+            assert_eq!(sum.join().unwrap(), 6, "{inline}");
+        }
     }
 }

@@ -203,10 +203,11 @@ impl FakePool {
     }
 }
 
-/// The beginning of a file. Disks that benches send are large.
+/// The beginning of a file, with the mark. Disks that benches send are large.
 fn head(path: &Path) -> std::io::Result<Vec<u8>> {
+    const MARKED: u64 = (MARK_AT + size_of::<u64>()) as u64;
     let mut bytes = Vec::new();
-    File::open(path)?.take(1 << 20).read_to_end(&mut bytes)?;
+    File::open(path)?.take(MARKED).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

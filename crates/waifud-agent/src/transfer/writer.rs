@@ -32,8 +32,17 @@ impl BlockWriter {
     pub fn new(file: Arc<File>, hasher: BlockHasher) -> Self {
         let (blocks, arriving) = mpsc::channel(QUEUE);
         let written = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&written);
-        let thread = blocking::on_a_thread(move || write(&file, hasher, arriving, &count));
+        let writer = Writer {
+            file,
+            hasher,
+            written: Arc::clone(&written),
+            unsynced: 0,
+            is_syncing: Arc::default(),
+        };
+        let thread = async {
+            let writer = blocking::for_each(arriving, writer, Writer::write).await?;
+            Ok(writer.hasher)
+        };
         Self {
             blocks,
             written,
@@ -61,30 +70,32 @@ impl BlockWriter {
     }
 }
 
-/// Blocks.
-fn write(
-    file: &Arc<File>,
-    mut hasher: BlockHasher,
-    mut arriving: mpsc::Receiver<(u64, Bytes)>,
-    written: &AtomicU64,
-) -> io::Result<BlockHasher> {
-    let mut unsynced = 0;
-    let is_syncing = Arc::new(AtomicBool::new(false));
-    while let Some((offset, bytes)) = arriving.blocking_recv() {
-        file.write_all_at(&bytes, offset)?;
-        hasher.add(offset, &bytes);
+/// What the thread works with.
+struct Writer {
+    file: Arc<File>,
+    hasher: BlockHasher,
+    written: Arc<AtomicU64>,
+    unsynced: u64,
+    is_syncing: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// Writes and hashes a block. Blocks.
+    fn write(&mut self, (offset, bytes): (u64, Bytes)) -> io::Result<()> {
+        self.file.write_all_at(&bytes, offset)?;
+        self.hasher.add(offset, &bytes);
         let size = u64::try_from(bytes.len()).unwrap_or(0);
-        written.fetch_add(size, Ordering::Relaxed);
-        unsynced += size;
-        if unsynced >= SYNC_EVERY && !is_syncing.swap(true, Ordering::Relaxed) {
-            unsynced = 0;
-            let (file, is_syncing) = (Arc::clone(file), Arc::clone(&is_syncing));
+        self.written.fetch_add(size, Ordering::Relaxed);
+        self.unsynced += size;
+        if self.unsynced >= SYNC_EVERY && !self.is_syncing.swap(true, Ordering::Relaxed) {
+            self.unsynced = 0;
+            let (file, is_syncing) = (Arc::clone(&self.file), Arc::clone(&self.is_syncing));
             // The end of the transfer reports an error.
             tokio::task::spawn_blocking(move || {
                 let _again_at_the_end = file.sync_data();
                 is_syncing.store(false, Ordering::Relaxed);
             });
         }
+        Ok(())
     }
-    Ok(hasher)
 }

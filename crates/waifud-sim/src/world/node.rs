@@ -370,7 +370,7 @@ impl Node {
                     Some(id) if !name.ends_with("tmp") && !name.ends_with("new") => {
                         of_instances.insert(id);
                     }
-                    _ if matches!(name.as_str(), "node.json" | "peers.json") => {}
+                    _ if matches!(name.as_str(), "node.json" | "peers.json" | "names.json") => {}
                     _ => others.push(dir.join(name).display().to_string()),
                 }
             }
