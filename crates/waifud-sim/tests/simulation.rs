@@ -66,7 +66,7 @@ fn every_invariant_holds_for_random_seeds() {
 
 #[test]
 fn every_invariant_looks_at_something() {
-    let output = sim(&["--seeds", "4", "--steps", "150"]);
+    let output = sim(&["--seeds", "8", "--steps", "150"]);
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     for invariant in waifud_sim::invariants::ALL {

@@ -12,6 +12,12 @@ pub(super) async fn begin(world: &World, random: &Random) -> bool {
     let Some((id, promise)) = any(world, random, fits) else {
         return false;
     };
+    // A release before the node has made the disks, which no request of a user orders, looks like a stop. A move would then wait
+    // for disks that do not exist.
+    let has_disk = || world.nodes.iter().any(|node| node.mark(id).is_some());
+    if promise.was_released && !has_disk() {
+        return false;
+    }
     let to = random.pick(&world.nodes).filter(|_| random.percent(60));
     let to = to.map(|node| node.name.as_str());
     // Refused without, because every instance has an address of its node.

@@ -146,13 +146,14 @@ pub(super) async fn recreate(world: &World, random: &Random) -> bool {
 pub(super) async fn resolve_copies(world: &World) {
     for (name, id, ordered) in world.abandoned.all() {
         let mut members = world.members();
-        if ordered || !members.any(|node| node.name == name) {
+        if !members.any(|node| node.name == name) {
             continue;
         }
         let promise = world.promises.of(id);
         let is_lost = promise.is_some_and(|promise| promise.lost && !promise.deleted);
         let even = |last: u8| last.is_multiple_of(2);
-        let adopt = is_lost && id.to_string().bytes().last().is_some_and(even);
+        // An order from before the removal may not have reached the node, so the deletion is ordered again.
+        let adopt = !ordered && is_lost && id.to_string().bytes().last().is_some_and(even);
         // Refused until its node has reported it.
         // It cannot be adopted if another node has a newer copy.
         let _later =

@@ -45,7 +45,11 @@ impl World {
         lock(&self.cordons).remove(&node.name);
         lock(&self.unconfirmed).remove(&node.name);
         let on_it = node.instances();
+        let mut not_given_up_before = BTreeSet::new();
         for id in &on_it {
+            if !self.abandoned.contains(&node.name, *id) {
+                not_given_up_before.insert(*id);
+            }
             self.abandoned.add(&node.name, *id);
         }
         lock(&self.observed).forget(&node.name, &on_it);
@@ -56,6 +60,11 @@ impl World {
             return;
         };
         for row in rows {
+            // Another node is the owner: this copy is what a move has left, and waifud may have ordered its deletion before
+            // the removal.
+            if row.node.is_some() && not_given_up_before.contains(&row.id) {
+                self.abandoned.order_deletion(&node.name, row.id);
+            }
             self.note_what_is_left_of(&row, &on_it);
         }
     }
