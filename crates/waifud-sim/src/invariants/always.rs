@@ -224,6 +224,11 @@ fn an_address_stays_reserved_until_its_node_confirms(
     for at in nodes {
         let mut used: BTreeSet<(InstanceId, Ipv4Addr)> = BTreeSet::new();
         for volume in at.volumes.keys() {
+            // The address of a lost instance was one of the node that was removed; this disk is what an earlier move has left.
+            let lost = world.promises.of(volume.instance);
+            if lost.is_some_and(|promise| promise.lost) {
+                continue;
+            }
             let address = addresses.get(&volume.instance);
             used.extend(address.map(|address| (volume.instance, *address)));
         }
