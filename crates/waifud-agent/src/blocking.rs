@@ -64,7 +64,7 @@ pub(crate) async fn for_each<T: Send + 'static, S: Send + 'static>(
     .await
 }
 
-/// Sends an item, and waits while the [`channel`] is full. Returns false if nobody receives any more.
+/// Sends an item, and waits while the [`channel`] is full. Returns false once the receiver is gone.
 pub(crate) fn send<T>(channel: &mpsc::Sender<T>, item: T) -> bool {
     if INLINE.get() {
         channel.try_send(item).is_ok()

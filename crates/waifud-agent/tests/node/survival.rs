@@ -185,6 +185,15 @@ async fn without_waifud_a_guest_keeps_running_and_changes_are_reported_later() {
     assert_eq!(node.hypervisor.starts(), 2);
 }
 
+/// Waits until the agent has looked at the guest a few times.
+async fn looked_a_few_times(node: &TestNode) {
+    let calls = node.hypervisor.calls(Op::Get);
+    node.until("looked a few times", async || {
+        node.hypervisor.calls(Op::Get) > calls + 5
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_node_that_may_not_start_alone_waits_for_waifud() {
     let mut node = TestNode::started();
@@ -194,11 +203,7 @@ async fn a_node_that_may_not_start_alone_waits_for_waifud() {
     node.waifud.set_online(false);
     node.settings.boot_alone = BootAlone::Never;
     node.start();
-    let calls = node.hypervisor.calls(Op::Get);
-    node.until("looked a few times", async || {
-        node.hypervisor.calls(Op::Get) > calls + 5
-    })
-    .await;
+    looked_a_few_times(&node).await;
     assert_eq!(node.hypervisor.starts(), 1);
     node.waifud.set_online(true);
     node.until("started", async || node.hypervisor.starts() == 2)
@@ -209,11 +214,7 @@ async fn a_node_that_may_not_start_alone_waits_for_waifud() {
     node.waifud.set_online(false);
     node.settings.boot_alone = BootAlone::Wait(Duration::from_hours(1));
     node.start();
-    let calls = node.hypervisor.calls(Op::Get);
-    node.until("looked a few times", async || {
-        node.hypervisor.calls(Op::Get) > calls + 5
-    })
-    .await;
+    looked_a_few_times(&node).await;
     assert_eq!(node.hypervisor.starts(), 2, "before its time");
 
     node.kill().await;
@@ -237,11 +238,7 @@ async fn a_copy_of_a_node_does_not_start_guests_alone() {
         started.elapsed() > Duration::from_secs(1)
     })
     .await;
-    let calls = node.hypervisor.calls(Op::Get);
-    node.until("looked a few times", async || {
-        node.hypervisor.calls(Op::Get) > calls + 5
-    })
-    .await;
+    looked_a_few_times(&node).await;
     assert_eq!(node.hypervisor.starts(), 1);
     // The other machine is gone for good.
     node.waifud.set_duplicate(false);
@@ -261,12 +258,11 @@ async fn guests_on_other_hardware_wait_for_waifud_even_if_the_node_starts_them_a
         node.settings.boot_alone = boot_alone;
         node.start();
         let started = Instant::now();
-        let calls = node.hypervisor.calls(Op::Get);
-        node.until("looked a few times", async || {
-            node.hypervisor.calls(Op::Get) > calls + 5
-                && started.elapsed() > Duration::from_millis(500)
+        node.until("the time to start alone has passed", async || {
+            started.elapsed() > Duration::from_millis(500)
         })
         .await;
+        looked_a_few_times(&node).await;
         assert_eq!(node.hypervisor.starts(), 1, "{boot_alone:?}");
         node.waifud.set_online(true);
         node.until("started", async || node.hypervisor.starts() == 2)

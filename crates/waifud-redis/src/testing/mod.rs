@@ -122,13 +122,13 @@ impl RealRedis {
         text
     }
 
-    /// The bundles that it has.
+    /// The bundles that it has, without the key by which waifud checks that it may write, which exists for a moment.
     pub fn bundles(&self) -> Vec<Digest> {
         let keys = self.admin(&["KEYS", "waifud:bundle:*"]);
         let bundle = |key: &str| key.strip_prefix("waifud:bundle:").unwrap().parse();
         let mut found: Vec<Digest> = keys
             .lines()
-            .filter(|line| !line.is_empty())
+            .filter(|line| !line.is_empty() && !line.ends_with(":write-check"))
             .map(|key| bundle(key).unwrap())
             .collect();
         found.sort_unstable();
