@@ -185,6 +185,15 @@ async fn without_waifud_a_guest_keeps_running_and_changes_are_reported_later() {
     assert_eq!(node.hypervisor.starts(), 2);
 }
 
+/// The machine loses its power and starts again, without a connection to waifud.
+async fn boots_without_waifud(node: &mut TestNode, boot_alone: BootAlone) {
+    node.kill().await;
+    node.hypervisor.host_crash();
+    node.waifud.set_online(false);
+    node.settings.boot_alone = boot_alone;
+    node.start();
+}
+
 /// Waits until the agent has looked at the guest a few times.
 async fn looked_a_few_times(node: &TestNode) {
     let calls = node.hypervisor.calls(Op::Get);
@@ -198,22 +207,14 @@ async fn looked_a_few_times(node: &TestNode) {
 async fn a_node_that_may_not_start_alone_waits_for_waifud() {
     let mut node = TestNode::started();
     node.run_one("web").await;
-    node.kill().await;
-    node.hypervisor.host_crash();
-    node.waifud.set_online(false);
-    node.settings.boot_alone = BootAlone::Never;
-    node.start();
+    boots_without_waifud(&mut node, BootAlone::Never).await;
     looked_a_few_times(&node).await;
     assert_eq!(node.hypervisor.starts(), 1);
     node.waifud.set_online(true);
     node.until("started", async || node.hypervisor.starts() == 2)
         .await;
 
-    node.kill().await;
-    node.hypervisor.host_crash();
-    node.waifud.set_online(false);
-    node.settings.boot_alone = BootAlone::Wait(Duration::from_hours(1));
-    node.start();
+    boots_without_waifud(&mut node, BootAlone::Wait(Duration::from_hours(1))).await;
     looked_a_few_times(&node).await;
     assert_eq!(node.hypervisor.starts(), 2, "before its time");
 
@@ -251,12 +252,8 @@ async fn guests_on_other_hardware_wait_for_waifud_even_if_the_node_starts_them_a
     for boot_alone in [BootAlone::Start, BootAlone::Wait(Duration::from_millis(50))] {
         let mut node = TestNode::started();
         node.run_one("web").await;
-        node.kill().await;
-        node.hypervisor.host_crash();
         node.host.change_hardware();
-        node.waifud.set_online(false);
-        node.settings.boot_alone = boot_alone;
-        node.start();
+        boots_without_waifud(&mut node, boot_alone).await;
         let started = Instant::now();
         node.until("the time to start alone has passed", async || {
             started.elapsed() > Duration::from_millis(500)
@@ -268,10 +265,7 @@ async fn guests_on_other_hardware_wait_for_waifud_even_if_the_node_starts_them_a
         node.until("started", async || node.hypervisor.starts() == 2)
             .await;
         // From now on, this is the node's hardware.
-        node.kill().await;
-        node.hypervisor.host_crash();
-        node.waifud.set_online(false);
-        node.start();
+        boots_without_waifud(&mut node, boot_alone).await;
         node.until("started alone", async || node.hypervisor.starts() == 3)
             .await;
     }

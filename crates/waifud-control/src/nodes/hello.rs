@@ -100,34 +100,46 @@ impl Control {
             Judgement::Returned => true,
             Judgement::Copy { new } => new,
         };
+        let name = self.store().read(move |tx| tx.node_key(node)).await?;
+        let name = name.ok_or_else(node_problems::unknown_node)?.name;
         let running = self.contact_time().running;
         let is_noted = is_new && self.contacts().take_note_of_copy(node, running);
-        let control = self.clone();
-        let name = self
-            .store()
-            .write(move |tx| {
-                let admitted = tx.node_key(node)?.ok_or_else(node_problems::unknown_node)?;
-                if is_noted {
-                    tracing::error!(node = %admitted.name, "two machines use the key of one node");
-                    tx.emit(&event_builder::event(
-                        control.now(),
-                        "node.duplicate",
-                        event_builder::node(node, &admitted.name),
-                        &Cause::system(),
-                        "another machine uses its key, because its disk was copied; the copy is refused",
-                    ))?;
-                }
-                if is_new {
-                    // The watch of the copy ends.
-                    tx.touch(Topic::Node(node));
-                }
-                Ok::<_, ControlError>(admitted.name)
-            })
-            .await?;
+        let returned = judgement == Judgement::Returned;
+        if is_noted || returned {
+            self.record_copy(node, &name, is_noted).await?;
+        }
         match judgement {
             Judgement::Copy { .. } => Err(node_problems::is_copy(&name).into()),
             _ => Ok(()),
         }
+    }
+
+    /// Ends the watch of a copy that is known now, and records an event if it is due.
+    async fn record_copy(
+        &self,
+        node: NodeId,
+        name: &Name,
+        is_noted: bool,
+    ) -> Result<(), ControlError> {
+        let event = is_noted.then(|| {
+            tracing::error!(node = %name, "two machines use the key of one node");
+            event_builder::event(
+                self.now(),
+                "node.duplicate",
+                event_builder::node(node, name),
+                &Cause::system(),
+                "another machine uses its key, because its disk was copied; the copy is refused",
+            )
+        });
+        self.store()
+            .write(move |tx| {
+                if let Some(event) = &event {
+                    tx.emit(event)?;
+                }
+                tx.touch(Topic::Node(node));
+                Ok::<_, ControlError>(())
+            })
+            .await
     }
 
     fn hello_in(&self, tx: &mut WriteTx<'_>, by: &Introduction<'_>) -> Result<(), ControlError> {

@@ -187,6 +187,28 @@ async fn what_does_not_fit_stays_and_is_moved_when_it_fits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_was_created_for_the_node_stays_until_it_is_moved_by_name() {
+    let it = Cluster::new(ByteSize::gib(8)).await;
+    let pinned = json!({"placement": {"node": "alder"}});
+    it.server.patched("small", &pinned).await;
+    let begun = it.begin().await;
+    let (code, title) = obstacle(&begun, "small");
+    assert_eq!(code, "cannot-move");
+    assert!(title.contains("created for alder"), "{title}");
+    for name in ["large", "middle"] {
+        it.finish_move(name).await;
+    }
+    it.continues().await;
+    assert!(it.plan().await.draining);
+    let to = json!({"to": "birch", "new_address": true});
+    let path = "/v1/instances/small/move";
+    it.server.post(path, &to).await.expect(200);
+    it.finish_move("small").await;
+    it.continues().await;
+    assert!(!it.plan().await.draining);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_is_canceled_begins_no_further_move() {
     let it = Cluster::new(ByteSize::gib(8)).await;
     it.begin().await;

@@ -55,7 +55,7 @@ impl Control {
         Ok(())
     }
 
-    /// What comes next for a node; `None` if it is not drained.
+    /// What comes next for a node; `None` if it is not drained, or enough moves are under way.
     fn next(&self, tx: &ReadTx<'_>, node: NodeId) -> Result<Option<Next>, ControlError> {
         let Some(node) = draining(tx, node)? else {
             return Ok(None);
@@ -66,7 +66,7 @@ impl Control {
         let under_way = leaving(tx, node.id)?;
         let left = PARALLEL.saturating_sub(under_way);
         if left == 0 {
-            return Ok(Some(Next::Move(Vec::new(), 0)));
+            return Ok(None);
         }
         let plan = plan::plan(self, tx, &node, None)?;
         let movable = plan
