@@ -71,6 +71,19 @@ pub struct IncomingRecord {
     pub in_slice: bool,
 }
 
+#[cfg(test)]
+impl InstanceRecord {
+    /// The record of an instance that waifud has placed on this node.
+    pub fn sample(name: &str) -> Self {
+        let instance = crate::fake::sample_instance(name);
+        Self {
+            instance: Some(instance.clone()),
+            managed: true,
+            ..Self::new(instance.id)
+        }
+    }
+}
+
 impl InstanceRecord {
     /// An empty record.
     pub fn new(id: InstanceId) -> Self {

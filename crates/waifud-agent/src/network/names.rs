@@ -62,7 +62,6 @@ fn own_name(record: &InstanceRecord) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::sample_instance;
 
     fn id(number: u8) -> NodeId {
         format!("01890a5d-ac96-774b-bcce-b302099a80{number:02x}")
@@ -94,15 +93,6 @@ mod tests {
                 })
                 .collect(),
         })
-    }
-
-    fn record(name: &str) -> InstanceRecord {
-        let instance = sample_instance(name);
-        InstanceRecord {
-            instance: Some(instance.clone()),
-            managed: true,
-            ..InstanceRecord::new(instance.id)
-        }
     }
 
     #[track_caller]
@@ -152,7 +142,7 @@ mod tests {
     #[test]
     fn an_instance_of_this_node_comes_first_unless_it_has_left_the_slice() {
         let published = [names(2, 1, &[("web", [10, 144, 2, 7])])];
-        let mut own = record("web");
+        let mut own = InstanceRecord::sample("web");
         resolve(&published, std::slice::from_ref(&own), &[]);
         own.managed = false;
         resolve(&published, &[own], &["web 10.144.2.7"]);

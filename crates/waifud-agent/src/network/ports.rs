@@ -116,16 +116,6 @@ impl OfInstance for LanPort {
 mod tests {
     use super::*;
     use crate::control_link::record::ReleaseRecord;
-    use crate::fake::sample_instance;
-
-    fn record(name: &str) -> InstanceRecord {
-        let instance = sample_instance(name);
-        InstanceRecord {
-            instance: Some(instance.clone()),
-            managed: true,
-            ..InstanceRecord::new(instance.id)
-        }
-    }
 
     fn empty() -> NetworkState {
         NetworkState {
@@ -150,7 +140,7 @@ mod tests {
 
     #[test]
     fn of_two_ports_with_the_same_address_the_applied_one_is_kept() {
-        let (mut a, mut b) = (record("a"), record("b"));
+        let (mut a, mut b) = (InstanceRecord::sample("a"), InstanceRecord::sample("b"));
         nic(&mut b).address = nic(&mut a).address;
         let in_force = BTreeSet::from([TapName::of(b.id, 0)]);
         let records = [a.clone(), b.clone()];
@@ -168,7 +158,7 @@ mod tests {
             protocol: waifud_types::spec::Protocol::Tcp,
         };
         let of = |networks: [&str; 2]| {
-            let mut record = record("web");
+            let mut record = InstanceRecord::sample("web");
             let instance = record.instance.as_mut().unwrap();
             instance.spec.publish = vec![publish.clone()];
             let first = instance.spec.nics[0].clone();
@@ -189,7 +179,11 @@ mod tests {
 
     #[test]
     fn an_impossible_port_does_not_affect_others() {
-        let (mut a, mut b, c) = (record("a"), record("b"), record("c"));
+        let (mut a, mut b, c) = (
+            InstanceRecord::sample("a"),
+            InstanceRecord::sample("b"),
+            InstanceRecord::sample("c"),
+        );
         nic(&mut a).address = Some([192, 168, 0, 1].into());
         nic(&mut b).mac = empty().gateway_mac;
         let records = [a.clone(), b.clone(), c.clone()];
@@ -202,7 +196,11 @@ mod tests {
 
     #[test]
     fn an_impossible_port_on_a_lan_does_not_affect_others() {
-        let (mut a, mut b, c) = (record("a"), record("b"), record("c"));
+        let (mut a, mut b, c) = (
+            InstanceRecord::sample("a"),
+            InstanceRecord::sample("b"),
+            InstanceRecord::sample("c"),
+        );
         for record in [&mut a, &mut b] {
             nic(record).network = "lan".parse().unwrap();
             nic(record).address = None;
@@ -220,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_released_instance_has_no_port() {
-        let mut given_up = record("a");
+        let mut given_up = InstanceRecord::sample("a");
         let release = waifud_api::agent::Release {
             instance: given_up.id,
             epoch: waifud_types::Epoch::FIRST,
@@ -241,7 +239,11 @@ mod tests {
 
     #[test]
     fn released_and_destroyed_instances_have_no_port_and_those_outside_the_slice_keep_it() {
-        let (mut left, released, mut destroyed) = (record("a"), record("b"), record("c"));
+        let (mut left, released, mut destroyed) = (
+            InstanceRecord::sample("a"),
+            InstanceRecord::sample("b"),
+            InstanceRecord::sample("c"),
+        );
         left.managed = false;
         destroyed.destroyed = true;
         let (state, _) = choose_ports(
