@@ -9,7 +9,6 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Request, StatusCode, header};
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::client::conn::http1 as client;
 use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
@@ -23,7 +22,7 @@ use waifud_agent::interfaces::{ByteChunks, LinkError};
 use waifud_api::stream::STREAM_PROTOCOL;
 use waifud_control::Peer;
 
-use super::waifud::send;
+use super::waifud::{next_chunk, send};
 use super::wire::To;
 use super::{Waifud, World};
 
@@ -62,12 +61,9 @@ impl Waifud {
             }
             let mut body = response.into_body();
             loop {
-                let chunk = tokio::select! {
-                    () = sender.closed() => return,
-                    chunk = body.frame() => chunk,
+                let Some(bytes) = next_chunk(&sender, &mut body).await else {
+                    return;
                 };
-                let Some(Ok(chunk)) = chunk else { return };
-                let bytes = chunk.into_data().unwrap_or_default();
                 if sender.send(bytes).is_err() {
                     return;
                 }

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Request};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -81,6 +82,15 @@ impl Answer {
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
+}
+
+/// The next bytes of a response, until its end, an error, or the end of the channel that they go to.
+pub(super) async fn next_chunk<T>(to: &mpsc::UnboundedSender<T>, body: &mut Body) -> Option<Bytes> {
+    let chunk = tokio::select! {
+        () = to.closed() => return None,
+        chunk = body.frame() => chunk,
+    };
+    Some(chunk?.ok()?.into_data().unwrap_or_default())
 }
 
 /// A started watch: its status, then its frames until it ends.
@@ -236,12 +246,10 @@ impl Waifud {
             let mut body = response.into_body();
             let mut line = Vec::new();
             loop {
-                let chunk = tokio::select! {
-                    () = sender.closed() => return,
-                    chunk = body.frame() => chunk,
+                let Some(chunk) = next_chunk(&sender, &mut body).await else {
+                    return;
                 };
-                let Some(Ok(chunk)) = chunk else { return };
-                line.extend(chunk.into_data().unwrap_or_default());
+                line.extend(chunk);
                 while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
                     let one: Vec<u8> = line.drain(..=end).collect();
                     let Ok(frame) = serde_json::from_slice(&one) else {
