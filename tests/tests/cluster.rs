@@ -103,8 +103,9 @@ fn a_dead_machine_is_replaced_and_comes_back_and_waifud_moves_to_another_one() -
             again["status"]["node"] == OTHER && again["status"]["ready"] == true,
             "{again}"
         );
-        let mac = "/spec/nics/0/mac";
-        ensure!(again.pointer(mac) == web.pointer(mac), "{again}");
+        for kept in ["/spec/nics/0/mac", "/spec/nics/0/address"] {
+            ensure!(again.pointer(kept) == web.pointer(kept), "{again}");
+        }
 
         // The machine comes back. Its guest boots, because nothing tells it otherwise, until it has joined again.
         world.lab.boot_machine(DEAD)?;
@@ -174,18 +175,25 @@ fn an_instance_moves(world: &World) -> Result<()> {
     let data = in_web(world, write)?;
     let before = world.show("web")?;
     let move_to = |node: &'static str| ["move", "web", "--to", node];
-    world
-        .waifuctl
-        .run(&move_to(DEAD))?
-        .is_refused("another address")?;
-    ensure!(world.show("web")?["generation"] == before["generation"]);
-
-    let wait = ["--new-address", "--wait", "--timeout", "2m"];
+    let needs_consent = || {
+        let before = world.show("web")?;
+        must(world, &["fabric", "set", "none"])?;
+        world
+            .waifuctl
+            .run(&move_to(OTHER))?
+            .is_refused("another address")?;
+        ensure!(world.show("web")?["generation"] == before["generation"]);
+        must(world, &["fabric", "set", "wireguard"])
+    };
+    let wait = ["--wait", "--timeout", "2m"];
+    let address = must(world, &["ip", "web"])?;
+    // It came from there: its address belongs to the subnet of the node that was dead.
     for (from, to) in [(OTHER, DEAD), (DEAD, OTHER)] {
         if to == DEAD {
             let moved = world.waifuctl.json(&[&move_to(to)[..], &wait].concat())?;
             ensure!(moved["status"]["node"] == to, "{moved}");
         } else {
+            needs_consent()?;
             drained(world, from, &wait)?;
         }
         let ready = world.until("web", "ready", |it| it["status"]["ready"] == true)?;
@@ -197,6 +205,7 @@ fn an_instance_moves(world: &World) -> Result<()> {
         let mac = "/spec/nics/0/mac";
         ensure!(ready.pointer(mac) == before.pointer(mac), "{ready}");
         ensure!(in_web(world, "sha256sum /root/data")? == data);
+        keeps_its_address(world, address.trim())?;
         let over = world.until("web", "no longer moving", |it| it["move"].is_null())?;
         // From node to node, not through the machine of waifud.
         let handed_over = format!("instance.handed-over to {to}");
@@ -216,10 +225,28 @@ fn an_instance_moves(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// Wherever `web` is, both nodes reach it at this address, and it reaches the gateway that it has had from the beginning.
+fn keeps_its_address(world: &World, address: &str) -> Result<()> {
+    ensure!(must(world, &["ip", "web"])?.trim() == address);
+    for node in [DEAD, OTHER] {
+        let ping = ["ping", "-n", "-q", "-c", "1", "-W", "5", address];
+        wait::until(&format!("web to answer {node} at {address}"), SOON, || {
+            Ok(wait::run(&mut world.lab.command(node, ping)?, SOON).ok())
+        })?;
+    }
+    let routes = in_web(world, "ip route show default")?;
+    let mut words = routes.split_ascii_whitespace();
+    let gateway = words.nth(2).context("no default route")?;
+    let subnet = |text: &str| text.rsplit_once('.').map(|(net, _)| net.to_owned());
+    ensure!(subnet(gateway) == subnet(address), "{routes}");
+    in_web(world, &format!("ping -c 1 -W 5 {gateway}"))?;
+    Ok(())
+}
+
 /// A node is drained of `web`, its only instance, and then accepts instances again.
 fn drained(world: &World, node: &str, wait: &[&str]) -> Result<()> {
     let drain = ["node", "drain", node];
-    let explain = [&drain[..], &["--explain", "--new-address"]].concat();
+    let explain = [&drain[..], &["--explain"]].concat();
     let plan = world.waifuctl.json(&explain)?;
     ensure!(plan["draining"] == false, "{plan}");
     ensure!(

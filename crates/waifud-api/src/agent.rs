@@ -53,6 +53,7 @@ mod ticket;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::evidence::GuestEvidence;
@@ -238,6 +239,11 @@ pub struct AgentInstance {
     /// uses the network.
     #[serde(default)]
     pub bridges: BTreeMap<Name, String>,
+    /// The subnet of its address on `default`, if it is not that of the node: the instance kept its address when it moved. Null
+    /// otherwise.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub home: Option<Ipv4Net>,
 }
 
 /// The image that an instance boots during a rescue.

@@ -10,8 +10,8 @@ use crate::{InstanceMove, Problem};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DrainNode {
-    /// Whether the instances may get other addresses on the network `default`. Addresses there belong to the subnet of a
-    /// node, so without it, a node is not drained that has instances with such an address.
+    /// Whether the instances get addresses of their new nodes' subnets on the network `default`. Otherwise they keep their
+    /// addresses, and the drain is refused if the fabric does not carry those.
     #[serde(default)]
     pub new_address: bool,
 }
@@ -26,7 +26,7 @@ pub struct Drain {
     /// When that began; null if it is not being drained.
     #[schema(value_type = Option<String>)]
     pub began_at: Option<Timestamp>,
-    /// Whether the instances may get other addresses.
+    /// Whether the instances get other addresses.
     pub new_address: bool,
     /// The instances on the node: those being moved, then those that wait, largest first.
     pub instances: Vec<DrainedInstance>,

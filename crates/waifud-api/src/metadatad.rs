@@ -68,6 +68,9 @@ pub struct Tunnel {
     pub node_endpoint: SocketAddr,
     /// The subnet of guests: inner addresses outside of it and of `identities` are rejected.
     pub subnet: ipnet::Ipv4Net,
+    /// Accepted addresses outside of the subnet: those of guests that moved to this node and kept them. Sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<Ipv4Addr>,
     /// Additional accepted addresses, which identify guests whose own addresses waifud does not assign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identities: Option<ipnet::Ipv4Net>,

@@ -11,8 +11,8 @@ pub struct MoveInstance {
     /// Name of the node to move to; chosen by waifud if null.
     #[serde(default)]
     pub to: Option<Name>,
-    /// Whether the instance may get another address on the network `default`. Addresses there belong to the subnet of a
-    /// node, so without it, the move of an instance that has one is refused.
+    /// Whether the instance gets an address of the new node's subnet on the network `default`. Otherwise it keeps its address,
+    /// and the move is refused if the fabric does not carry that.
     #[serde(default)]
     pub new_address: bool,
 }

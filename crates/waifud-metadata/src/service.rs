@@ -231,6 +231,7 @@ impl MetadataService {
                 allowed: [tunnel.subnet]
                     .into_iter()
                     .chain(tunnel.identities)
+                    .chain(tunnel.moved.iter().map(|address| (*address).into()))
                     .collect(),
             })
             .map_err(ControlError::Tunnel)

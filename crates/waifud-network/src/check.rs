@@ -4,12 +4,12 @@
 //! owners, so the real adapter and the fake both call [`check`] first. Names that are written to a ruleset or to dnsmasq's
 //! configuration are checked here as well: those that pass need no quoting.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::{IDENTITIES, LanPort, NetworkError, NetworkState, Port};
+use crate::{IDENTITIES, LanPort, NetworkError, NetworkState, Port, gateway_of};
 
 /// The maximum length of an interface name: `IFNAMSIZ` (16) without the final zero.
 const INTERFACE_NAME_MAX: usize = 15;
@@ -122,15 +122,19 @@ fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
     let mut taps = HashSet::new();
     let mut macs = HashMap::from([(state.gateway_mac, "the gateway".to_owned())]);
     let mut leases = HashMap::from([(state.gateway, "the gateway".to_owned())]);
+    for home in check_homes(state)? {
+        leases.insert(gateway_of(home), format!("the gateway of {home}"));
+    }
     for port in &state.ports {
         let who = format!("{} ({})", port.name, port.tap);
+        let subnet = port.home.unwrap_or(state.subnet);
         if !taps.insert(&port.tap) {
             return Err(contradiction(format!("port {} is listed twice", port.tap)));
         }
-        if !is_host_of(state.subnet, port.address) {
+        if !is_host_of(subnet, port.address) {
             return Err(contradiction(format!(
-                "{who} has {}, which is not a host address in {}",
-                port.address, state.subnet
+                "{who} has {}, which is not a host address in {subnet}",
+                port.address
             )));
         }
         if let Some(other) = macs.insert(port.mac, who.clone()) {
@@ -151,6 +155,25 @@ fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
     }
     check_shared_ranges(state)?;
     check_published(state)
+}
+
+/// The subnets of guests that kept their address. Each has a gateway, and they overlap neither each other nor this node's subnet.
+fn check_homes(state: &NetworkState) -> Result<BTreeSet<Ipv4Net>, NetworkError> {
+    let homes = state.homes();
+    for home in &homes {
+        let unusable = home.prefix_len() > 30 || home.trunc() != *home;
+        if unusable || never_guests(*home).is_some() {
+            return Err(contradiction(format!("{home} cannot be a guests' subnet")));
+        }
+        let mut others = homes.iter().filter(|other| *other != home);
+        let own = Some(&state.subnet).filter(|own| overlap(**own, *home));
+        if let Some(other) = own.or_else(|| others.find(|other| overlap(**other, *home))) {
+            return Err(contradiction(format!(
+                "{home}, from which a guest came with its address, overlaps {other}"
+            )));
+        }
+    }
+    Ok(homes)
 }
 
 /// Ports on bridges of the host: no tap, MAC address or identity twice, and no reserved source addresses.

@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 
 use waifud_types::Name;
 
-use crate::{NetworkState, RemoteName};
+use crate::{NetworkState, RemoteName, gateway_of};
 
 /// The MTU that a client assumes without a DHCP option (Ethernet, RFC 894).
 const ETHERNET_MTU: u16 = 1500;
@@ -72,6 +72,7 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         user,
         lease_time,
     } = settings;
+    let homes = state.homes();
     let show = |path: &Path| path.display().to_string();
     let mut lines = vec![
         "# Written by waifud-agentd; changes are overwritten.".to_owned(),
@@ -99,7 +100,7 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         format!("dhcp-leasefile={}", show(&files.memory)),
         format!(
             "dhcp-lease-max={}",
-            u64::from(u32::from(subnet.broadcast())) - u64::from(u32::from(subnet.network()))
+            addresses(*subnet) + homes.iter().copied().map(addresses).sum::<u64>()
         ),
         "dhcp-authoritative".to_owned(),
         "dhcp-ignore-clid".to_owned(),
@@ -114,6 +115,9 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
             "dhcp-option=option:classless-static-route,169.254.169.254/32,{gateway},0.0.0.0/0,{gateway}"
         ),
     ];
+    for home in homes {
+        lines.extend(lines_of_home(bridge, home, lease_time));
+    }
     lines.extend(
         reverse_zones(*subnet)
             .iter()
@@ -127,6 +131,30 @@ pub(crate) fn configuration(state: &NetworkState, settings: &DhcpSettings) -> St
         lines.push(format!("group={group}"));
     }
     lines.join("\n") + "\n"
+}
+
+/// The range of guests that moved here and kept the address of another node's subnet, and the gateway there. The node has no
+/// address of that subnet, hence `shared-network`. Options with a tag take precedence over those without.
+fn lines_of_home(bridge: &str, home: Ipv4Net, lease_time: &Duration) -> [String; 4] {
+    let (network, gateway) = (home.network(), gateway_of(home));
+    let tag = format!("home-{network}").replace('.', "-");
+    [
+        format!("shared-network={bridge},{network}"),
+        format!(
+            "dhcp-range=set:{tag},{network},static,{},{}s",
+            home.netmask(),
+            lease_time.as_secs()
+        ),
+        format!("dhcp-option=tag:{tag},option:router,{gateway}"),
+        format!(
+            "dhcp-option=tag:{tag},option:classless-static-route,169.254.169.254/32,{gateway},0.0.0.0/0,{gateway}"
+        ),
+    ]
+}
+
+/// The number of addresses after the first one.
+fn addresses(subnet: Ipv4Net) -> u64 {
+    u64::from(u32::from(subnet.broadcast())) - u64::from(u32::from(subnet.network()))
 }
 
 /// The reverse zones of a subnet (RFC 1035, section 3.5), which end at whole octets. A subnet smaller than the smallest

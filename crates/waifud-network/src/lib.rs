@@ -85,8 +85,8 @@ pub struct NetworkState {
     /// Whether guests' connections to [`REPORT_PORT`](waifud_types::template::REPORT_PORT) are reset. Otherwise they lead
     /// to port 80 of metadatad.
     pub refuse_reports: bool,
-    /// Guest subnets of other nodes. One in conflict with this node is left out; see
-    /// [`HostNetworkFacts::refused_subnets`].
+    /// Guest subnets of other nodes, and addresses of guests that moved there and kept them. One in conflict with this node is
+    /// left out; see [`HostNetworkFacts::refused_subnets`].
     pub remote_subnets: Vec<RemoteSubnet>,
     /// Names of other nodes' guests, which guests of this node resolve. Those in a subnet that is left out are left out, too.
     pub remote_names: Arc<[RemoteName]>,
@@ -101,12 +101,13 @@ pub struct RemoteName {
     pub address: Ipv4Addr,
 }
 
-/// A guest subnet of another node. Guests keep their own address towards it.
+/// A guest subnet of another node, or one address of a guest there that is not in that node's subnet, because the guest moved.
+/// Guests keep their own address towards it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RemoteSubnet {
     /// The node's name, for messages.
     pub node: Name,
-    /// The subnet.
+    /// The subnet, or a single address as a network of 32 bits. An address may be in another subnet, also in this node's own.
     pub subnet: Ipv4Net,
     /// The interface of the fabric that connects the nodes. Only packets that arrive there may have a source address of the
     /// subnet. `None` without a fabric: the subnet then changes nothing.
@@ -152,10 +153,32 @@ pub struct Port {
     pub mac: MacAddr,
     /// The address of its lease, which is its only source address besides `allow_addresses`.
     pub address: Ipv4Addr,
+    /// The subnet that the address belongs to, if it is not this node's: the guest moved here and kept its address. The gateway of
+    /// that subnet, its first host address, stands for this node at the port.
+    pub home: Option<Ipv4Net>,
     /// Further source addresses.
     pub allow_addresses: Vec<IpNet>,
     /// Ports of the node's addresses that are forwarded to the guest.
     pub publish: Vec<PublishSpec>,
+}
+
+impl NetworkState {
+    /// The subnets that guests with an address of another node's subnet come from.
+    pub fn homes(&self) -> BTreeSet<Ipv4Net> {
+        self.ports.iter().filter_map(|port| port.home).collect()
+    }
+}
+
+impl RemoteSubnet {
+    /// Whether this is the address of one guest.
+    pub fn is_address(&self) -> bool {
+        self.subnet.prefix_len() == 32
+    }
+}
+
+/// The gateway of a guests' subnet: its first host address.
+pub fn gateway_of(subnet: Ipv4Net) -> Ipv4Addr {
+    subnet.hosts().next().unwrap_or(subnet.network())
 }
 
 /// The network of this host as found.

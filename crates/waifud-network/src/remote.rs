@@ -1,9 +1,10 @@
-//! Guest subnets of other nodes: which of them this node can use.
+//! Guest subnets of other nodes, and addresses of guests that moved there: which of them this node can use.
 //!
 //! They come from the other nodes and from the host's routes, so a conflict is not a contradiction that refuses the whole
 //! state. Only the subnet in conflict is left out, and reported with the reason.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
@@ -24,7 +25,11 @@ pub(crate) fn refused(state: &NetworkState, routes: &[Ipv4Net]) -> BTreeMap<Ipv4
             refused.entry(remote.subnet).or_insert(why);
         }
     }
-    for (one, other) in overlapping(&carried) {
+    // An address takes precedence over the subnet that contains it.
+    let (addresses, subnets): (Vec<_>, Vec<_>) =
+        carried.iter().partition(|remote| remote.is_address());
+    let pairs = overlapping(&addresses).into_iter();
+    for (one, other) in pairs.chain(overlapping(&subnets)) {
         for (mine, theirs) in [(one, other), (other, one)] {
             let why = format!(
                 "the subnet {} of node {} overlaps {} of node {}",
@@ -54,24 +59,31 @@ pub(crate) fn leave_out(state: &mut NetworkState, refused: &BTreeMap<Ipv4Net, St
 fn conflict(state: &NetworkState, routes: &[Ipv4Net], remote: &RemoteSubnet) -> Option<String> {
     let RemoteSubnet { node, subnet, .. } = remote;
     let subnet = *subnet;
-    if subnet.trunc() != subnet || subnet.prefix_len() > PREFIX_MAX {
+    let what = if remote.is_address() {
+        format!("the address {} of a guest on node {node}", subnet.addr())
+    } else {
+        format!("the subnet {subnet} of node {node}")
+    };
+    if !remote.is_address() && (subnet.trunc() != subnet || subnet.prefix_len() > PREFIX_MAX) {
         return Some(format!(
-            "the subnet {subnet} of node {node} has host bits set, or is too small for a gateway and a guest"
+            "{what} has host bits set, or is too small for a gateway and a guest"
         ));
     }
     if let Some(range) = never_guests(subnet) {
-        return Some(format!(
-            "the subnet {subnet} of node {node} is in {range}, which cannot be routed"
-        ));
+        return Some(format!("{what} is in {range}, which cannot be routed"));
     }
     if let Some(fabric) = &remote.fabric
         && let Some(why) = unusable_fabric(state, fabric)
     {
-        return Some(format!("the subnet {subnet} of node {node}: {why}"));
+        return Some(format!("{what}: {why}"));
     }
-    if overlap(subnet, state.subnet) {
+    if remote.is_address() {
+        if let Some(owner) = owner_here(state, subnet.addr()) {
+            return Some(format!("{what} is also that of {owner} on this node"));
+        }
+    } else if overlap(subnet, state.subnet) {
         return Some(format!(
-            "the subnet {subnet} of node {node} overlaps this node's own subnet {}",
+            "{what} overlaps this node's own subnet {}",
             state.subnet
         ));
     }
@@ -79,14 +91,24 @@ fn conflict(state: &NetworkState, routes: &[Ipv4Net], remote: &RemoteSubnet) -> 
     let mut ranges = ranges.flat_map(|port| further_ranges(port).map(move |range| (port, range)));
     if let Some((port, range)) = ranges.find(|(_, range)| overlap(subnet, *range)) {
         return Some(format!(
-            "the subnet {subnet} of node {node} overlaps {range}, which instance {} may use",
+            "{what} overlaps {range}, which instance {} may use",
             port.name
         ));
     }
     let route = routes.iter().find(|route| overlap(subnet, **route))?;
     Some(format!(
-        "the subnet {subnet} of node {node} overlaps {route}, which this host already has a route to"
+        "{what} overlaps {route}, which this host already has a route to"
     ))
+}
+
+/// What has the address on this node.
+fn owner_here(state: &NetworkState, address: Ipv4Addr) -> Option<String> {
+    if address == state.gateway {
+        return Some("the gateway".to_owned());
+    }
+    let mut ports = state.ports.iter();
+    let port = ports.find(|port| port.address == address)?;
+    Some(format!("instance {}", port.name))
 }
 
 fn unusable_fabric(state: &NetworkState, fabric: &str) -> Option<String> {
@@ -193,6 +215,41 @@ mod tests {
         );
         leave_out(&mut state, &refused);
         assert_eq!(state.remote_subnets, [remote(4)]);
+    }
+
+    fn moved(node: u8, address: &str) -> RemoteSubnet {
+        RemoteSubnet {
+            subnet: net(&format!("{address}/32")),
+            ..remote(node)
+        }
+    }
+
+    #[test]
+    fn an_address_of_a_guest_that_moved_may_be_in_any_subnet() {
+        let mut state = state(1);
+        state.remote_subnets = vec![
+            remote(2),
+            remote(3),
+            moved(3, "10.144.1.77"),
+            moved(3, "10.144.2.7"),
+        ];
+        assert!(refused(&state, &[]).is_empty());
+    }
+
+    #[test]
+    fn an_address_that_this_node_or_two_others_have_is_refused() {
+        is_refused(
+            moved(2, "10.144.1.11"),
+            &[],
+            "also that of instance guest-0",
+        );
+        is_refused(moved(2, "10.144.1.1"), &[], "also that of the gateway");
+        let mut state = state(0);
+        let twice = [moved(2, "10.144.1.77"), moved(3, "10.144.1.77")];
+        state.remote_subnets = twice.to_vec();
+        let refused = refused(&state, &[]);
+        leave_out(&mut state, &refused);
+        assert!(state.remote_subnets.is_empty());
     }
 
     #[test]

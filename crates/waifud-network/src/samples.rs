@@ -26,6 +26,7 @@ pub fn port(index: u8) -> Port {
         tap: TapName::of(instance, 0),
         mac: MacAddr::of_guest([0, 0, index + 1]),
         address: [10, 144, 1, 11 + index].into(),
+        home: None,
         allow_addresses: Vec::new(),
         publish: Vec::new(),
     }

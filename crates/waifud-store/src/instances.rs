@@ -1,5 +1,6 @@
 //! Instances: spec, status and node. One row for each instance that exists, including those being deleted.
 
+use ipnet::Ipv4Net;
 use rusqlite::{Row, named_params};
 use waifud_kit::planted_bugs::Bug;
 use waifud_types::spec::InstanceSpec;
@@ -13,6 +14,7 @@ use crate::codec::{
 };
 use crate::error::taken;
 use crate::moves::maybe_move;
+use crate::nodes::maybe_net;
 use crate::{
     ImageTraits, Labels, MoveRow, ReadTx, StoreError, StoredVerdicts, Taken, Topic, WriteTx,
     waiting,
@@ -67,6 +69,8 @@ pub struct InstanceRow {
     /// The former name of the node that was removed with the disks of the instance. The instance is not placed until a user
     /// recreates it.
     pub lost_node: Option<Name>,
+    /// The subnet of its address on `default`, if it is not that of its node.
+    pub home: Option<Ipv4Net>,
     /// What is known of the owner.
     pub owner: Owner,
     /// The move to another node, while it lasts.
@@ -97,7 +101,8 @@ pub struct Owner {
 pub(crate) const SELECT: &str = "SELECT i.*, n.name AS node_name, n.reachable, n.last_contact,
           v.source AS move_source, coalesce(vs.name, v.source_name) AS move_source_name,
           v.target AS move_target, coalesce(vt.name, v.target_name) AS move_target_name,
-          v.state AS move_state, v.received AS move_received, v.was_on AS move_was_on, v.began_at AS move_began_at
+          v.state AS move_state, v.received AS move_received, v.was_on AS move_was_on, v.began_at AS move_began_at,
+          v.new_address AS move_new_address
    FROM instances i LEFT JOIN nodes n ON n.id = i.node
    LEFT JOIN moves v ON v.instance = i.id
    LEFT JOIN nodes vs ON vs.id = v.source LEFT JOIN nodes vt ON vt.id = v.target";
@@ -312,6 +317,24 @@ impl WriteTx<'_> {
         Ok(())
     }
 
+    /// Sets the subnet of the instance's address, if it is not that of its node. The peers of `nodes`, at which the address was or
+    /// is now, change.
+    pub fn set_home(
+        &mut self,
+        id: InstanceId,
+        home: Option<Ipv4Net>,
+        nodes: &[NodeId],
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        self.conn
+            .prepare_cached("UPDATE instances SET home = ?2 WHERE id = ?1")?
+            .execute((id16(&id), home.map(|net| net.to_string())))?;
+        for node in nodes {
+            self.peer_changed(*node, revision)?;
+        }
+        Ok(())
+    }
+
     /// Marks the instance as being deleted.
     pub fn mark_deleting(&mut self, id: InstanceId) -> Result<(), StoreError> {
         self.conn
@@ -373,6 +396,7 @@ pub(crate) fn instance(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
         status: json(row, "status")?,
         node: maybe_node_id(row, "node")?,
         lost_node: maybe_name(row, "lost_node")?,
+        home: maybe_net(row, "home")?,
         owner: Owner {
             name: maybe_name(row, "node_name")?,
             reachable: row.get::<_, Option<bool>>("reachable")?.unwrap_or(true),

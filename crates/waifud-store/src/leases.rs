@@ -8,6 +8,7 @@ use waifud_types::{InstanceId, MacAddr};
 
 use crate::codec::id16;
 use crate::error::taken;
+use crate::nodes::maybe_net;
 use crate::{ReadTx, StoreError, Taken, WriteTx};
 
 /// One lease.
@@ -56,6 +57,16 @@ impl ReadTx<'_> {
             .conn
             .prepare_cached("SELECT 1 FROM leases WHERE mac = ?1")?
             .exists([mac.bytes()])?)
+    }
+
+    /// The subnet that an address in use belongs to, if its instance is not on the node of that subnet.
+    pub fn home_of(&self, address: Ipv4Addr) -> Result<Option<Ipv4Net>, StoreError> {
+        let home = self.first(
+            "SELECT i.home FROM leases l JOIN instances i ON i.id = l.instance WHERE l.address = ?1",
+            [u32::from(address)],
+            |row| maybe_net(row, "home"),
+        )?;
+        Ok(home.flatten().filter(|home| home.contains(&address)))
     }
 
     /// The instance with the address.

@@ -34,6 +34,8 @@ pub struct MoveRow {
     pub was_on: bool,
     /// When it began.
     pub began_at: Timestamp,
+    /// Whether the instance gets an address of the new node's subnet. Otherwise it keeps its own.
+    pub new_address: bool,
 }
 
 /// An order to receive an instance, and its revision.
@@ -112,8 +114,9 @@ impl WriteTx<'_> {
     ) -> Result<(), StoreError> {
         self.conn
             .prepare_cached(
-                "INSERT INTO moves (instance, source, source_name, target, target_name, state, received, was_on, began_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO moves (instance, source, source_name, target, target_name, state, received, was_on, began_at,
+                                    new_address)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
             .execute((
                 id16(&id),
@@ -125,6 +128,7 @@ impl WriteTx<'_> {
                 to_word("what was received", &moving.received)?,
                 moving.was_on,
                 moving.began_at.as_microsecond(),
+                moving.new_address,
             ))?;
         self.set_part(id, part, revision)?;
         self.reserve_all(id, moving.target, spec)
@@ -204,5 +208,6 @@ pub(crate) fn maybe_move(row: &Row<'_>) -> Result<Option<MoveRow>, StoreError> {
         received: word(row, "move_received")?,
         was_on: row.get("move_was_on")?,
         began_at: time(row, "move_began_at")?,
+        new_address: row.get("move_new_address")?,
     }))
 }

@@ -152,10 +152,11 @@ impl ReadTx<'_> {
             .transpose()
     }
 
-    /// Every node's subnet, those of removed nodes included.
+    /// Every node's subnet, those of removed nodes included, and those that an instance elsewhere has an address of.
     pub fn subnets(&self) -> Result<Vec<Ipv4Net>, StoreError> {
         self.all(
-            "SELECT subnet FROM nodes UNION ALL SELECT subnet FROM removed_nodes",
+            "SELECT subnet FROM nodes UNION SELECT subnet FROM removed_nodes
+                  UNION SELECT home FROM instances WHERE home IS NOT NULL",
             [],
             subnet,
         )
@@ -323,9 +324,21 @@ impl WriteTx<'_> {
 }
 
 pub(crate) fn subnet(row: &Row<'_>) -> Result<Ipv4Net, StoreError> {
-    let text: String = row.get("subnet")?;
+    parsed("subnet", &row.get::<_, String>("subnet")?)
+}
+
+/// A network that may be missing.
+pub(crate) fn maybe_net(
+    row: &Row<'_>,
+    column: &'static str,
+) -> Result<Option<Ipv4Net>, StoreError> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| parsed(column, &text)).transpose()
+}
+
+fn parsed(column: &'static str, text: &str) -> Result<Ipv4Net, StoreError> {
     text.parse()
-        .map_err(|e: ipnet::AddrParseError| corrupt("subnet")(e.into()))
+        .map_err(|e: ipnet::AddrParseError| corrupt(column)(e.into()))
 }
 
 fn drain(row: &Row<'_>) -> Result<Option<DrainRow>, StoreError> {

@@ -3,12 +3,16 @@
 //! A change is one write, whatever the number of nodes, and wakes [`Topic::Cluster`]. Each watch then reads the changes
 //! after its own revision through an index. Contacts, facts and load of a node do not change its peer.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 use rusqlite::Row;
 use waifud_api::agent::{Peer, SliceKey};
 use waifud_types::{MeshFacts, NodeId, Revision};
 
 use crate::codec::{count, json, name, node_id, node16, to_i64};
-use crate::nodes::subnet;
+use crate::nodes::{maybe_net, subnet};
 use crate::{ReadTx, StoreError, Topic, WriteTx};
 
 /// The kind of a peer in `deleted_objects`.
@@ -35,12 +39,39 @@ pub struct DeletedObject {
 impl ReadTx<'_> {
     /// The peers of a node that changed after `since`, in the order of their changes.
     pub fn peers(&self, of: NodeId, since: u64) -> Result<Vec<PeerRow>, StoreError> {
-        self.all(
+        let mut rows: Vec<PeerRow> = self.all(
             "SELECT id, name, subnet, mesh, reachable, peer_revision FROM nodes
                   WHERE peer_revision > ?1 AND id <> ?2 ORDER BY peer_revision",
             (to_i64(since), node16(&of)),
             peer,
-        )
+        )?;
+        if !rows.is_empty() {
+            let mut moved = self.moved_addresses()?;
+            for PeerRow { peer, .. } in &mut rows {
+                let addresses = moved.remove(&peer.id).unwrap_or_default();
+                peer.extra = addresses.into_iter().map(Ipv4Net::from).collect();
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The addresses on `default` of instances that are not on the node of their address's subnet, by the node that they are on.
+    /// Sorted.
+    pub fn moved_addresses(&self) -> Result<BTreeMap<NodeId, Vec<Ipv4Addr>>, StoreError> {
+        let sql = "SELECT i.node, i.home, l.address FROM instances i JOIN leases l ON l.instance = i.id
+                    WHERE i.home IS NOT NULL AND i.node IS NOT NULL AND l.address IS NOT NULL ORDER BY l.address";
+        let rows: Vec<(NodeId, Option<Ipv4Net>, Ipv4Addr)> = self.all(sql, [], |row| {
+            let address = Ipv4Addr::from(row.get::<_, u32>("address")?);
+            Ok((node_id(row, "node")?, maybe_net(row, "home")?, address))
+        })?;
+        let mut moved = BTreeMap::<_, Vec<_>>::new();
+        for (node, home, address) in rows {
+            // Other nics may have fixed addresses on other networks.
+            if home.is_some_and(|home| home.contains(&address)) {
+                moved.entry(node).or_default().push(address);
+            }
+        }
+        Ok(moved)
     }
 
     /// Cluster-wide objects that were deleted after `since`, in the order of their deletion.

@@ -5,6 +5,7 @@ use waifud_api::agent::{AgentInstance, BundleRef, RescueImage};
 use waifud_types::{Epoch, Generation, NodeId, Secret};
 
 use crate::codec::{count, digest, instance_id, json, name, node16, size, to_i64, word};
+use crate::nodes::maybe_net;
 use crate::{ReadTx, StoreError};
 
 /// An instance of the slice and the revision of its last change.
@@ -64,6 +65,7 @@ fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
             },
             restored: row.get("restored")?,
             bridges: json(row, "bridges")?,
+            home: maybe_net(row, "home")?,
         },
     })
 }

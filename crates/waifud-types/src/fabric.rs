@@ -37,6 +37,14 @@ impl FabricKind {
         }
     }
 
+    /// Whether it leads to a single address of a guest wherever that is, so that an instance keeps its address when it moves.
+    pub fn carries_addresses(self) -> bool {
+        match self {
+            Self::Wireguard | Self::Static => true,
+            Self::None | Self::Other => false,
+        }
+    }
+
     /// The fabric of a cluster without a choice.
     pub fn default_for(nodes: u64) -> Self {
         if nodes < 2 {

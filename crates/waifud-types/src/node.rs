@@ -197,8 +197,12 @@ pub mod feature {
     /// The node accepts cloud-init's reports on [`REPORT_PORT`](crate::template::REPORT_PORT).
     pub const REPORT_PORT: &str = "report-port";
 
+    /// Guests of the node may have an address of another node's subnet, which they had before they moved, and guests of its own
+    /// subnet may be on other nodes.
+    pub const KEEP_ADDRESS: &str = "keep-address";
+
     /// Every feature of this version.
-    pub const ALL: [&str; 3] = [MOVE, RELEASE, REPORT_PORT];
+    pub const ALL: [&str; 4] = [KEEP_ADDRESS, MOVE, RELEASE, REPORT_PORT];
 }
 
 #[cfg(test)]

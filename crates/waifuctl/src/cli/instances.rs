@@ -129,7 +129,7 @@ pub struct MoveArgs {
     /// The node to move to [default: chosen by waifud]
     #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
     pub to: Option<Name>,
-    /// Allow another address on the network default, without asking
+    /// Give it an address of the new node's subnet on the network default [default: keep its address]
     #[arg(long)]
     pub new_address: bool,
     /// Cancel the move; possible until the new node has all disks

@@ -110,7 +110,7 @@ The guests keep running without interruption. `waifuctl node show NODE` lists un
     /// Create an instance again, with new disks, whose node was removed with --force
     #[command(
         after_help = "Examples:\n  waifuctl recreate web --wait\n  waifuctl recreate web --node birch --yes\n\n\
-The instance keeps its name, MAC addresses, user-data, settings and fixed addresses on bridges. It gets another address on \
+The instance keeps its name, MAC addresses, user-data, settings and addresses. With the fabric none, it gets another address on \
 the default network, since each node has its own range there. Its disks are new and empty: restore your data from a \
 backup. If the old machine comes back with its disks, its copy is shut down and kept; see `waifuctl node show`."
     )]
@@ -120,8 +120,8 @@ backup. If the old machine comes back with its disks, its copy is shut down and 
         name = "move",
         after_help = "Examples:\n  waifuctl move web --to birch --wait\n  waifuctl move web --wait\n  waifuctl move web --cancel\n\n\
 The new node first gets the image, while the guest still runs. Then the guest is shut down, its disks are copied and verified, \
-and the new node starts it. The old node deletes its disks when the instance has started on the new one. With an address on \
-the network default, the instance gets another one, since each node has its own range there; waifuctl asks first."
+and the new node starts it. The old node deletes its disks when the instance has started on the new one. The instance keeps its \
+addresses. With the fabric none, it gets another one on the network default; waifuctl asks first."
     )]
     Move(MoveArgs),
     /// Start instances, including those whose guest powered itself off

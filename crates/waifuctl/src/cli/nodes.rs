@@ -37,7 +37,7 @@ A node can be cordoned while it is off. An instance that is pinned to a cordoned
     Uncordon(NodesArg),
     /// Move all instances of a node to other nodes, for example before maintenance
     #[command(
-        after_help = "Examples:\n  waifuctl node drain alder --explain\n  waifuctl node drain alder --new-address --wait\n  waifuctl node drain alder --cancel\n\n\
+        after_help = "Examples:\n  waifuctl node drain alder --explain\n  waifuctl node drain alder --wait\n  waifuctl node drain alder --cancel\n\n\
 The node is cordoned, and its instances move away like with `waifuctl move`, two at a time; each guest is off while its disks \
 are copied. An instance that fits on no other node stays where it is, and is moved as soon as it fits. The drain ends when \
 the node is empty; the node stays cordoned until `waifuctl node uncordon`, which also ends a drain."
@@ -104,7 +104,7 @@ pub struct NodeDrainArgs {
     pub name: String,
     #[command(flatten)]
     pub instead: DrainInstead,
-    /// Allow other addresses on the network default, without asking
+    /// Give the instances addresses of their new nodes' subnets [default: keep their addresses]
     #[arg(long)]
     pub new_address: bool,
     /// Wait until the node is empty

@@ -50,11 +50,12 @@ fn describe(instance: &Instance) -> String {
         .filter_map(|nic| nic.address)
         .map(|address| address.to_string())
         .collect();
+    // An address there is kept only if the fabric leads to it elsewhere.
     let on_default = instance
         .spec
         .nics
         .iter()
-        .any(|nic| nic.network.as_str() == DEFAULT);
+        .any(|nic| nic.network.as_str() == DEFAULT && nic.address.is_none());
     let addresses = match (fixed.is_empty(), on_default) {
         (true, true) => " It gets a new address.".to_owned(),
         (true, false) => String::new(),
@@ -97,6 +98,10 @@ mod tests {
         for (nics, addresses) in [
             (vec![&default], " It gets a new address."),
             (vec![&lan], " It keeps 192.168.1.40."),
+            (
+                vec![&nic("default", Some("10.144.1.7"))],
+                " It keeps 10.144.1.7.",
+            ),
             (
                 vec![&lan, &default],
                 " It keeps 192.168.1.40, and gets a new address on default.",

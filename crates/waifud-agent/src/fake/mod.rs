@@ -147,6 +147,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
         },
         restored: false,
         bridges: BTreeMap::new(),
+        home: None,
     }
 }
 

@@ -6,6 +6,7 @@
 //! encrypted copies are cached next to the records, so that a node without both can send them to a metadatad that lost its own.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -28,7 +29,8 @@ use crate::guest::assignments::Assignments;
 use crate::guest::bundle_cache::BundleCache;
 use crate::guest::evidence::{Evidence, EvidenceStore};
 use crate::interfaces::{Clock, ControlLink, MetadataError, MetadataService, MetadataTunnel};
-use crate::network::identity::identity;
+use crate::network::identity::{identity, is_on_lan};
+use crate::network::ports::ports_of;
 
 /// Keeps guests' documents served; see the module documentation.
 pub struct Metadata {
@@ -113,9 +115,22 @@ impl Metadata {
     pub fn serves(&self, want: &AgentInstance, memory: &Memory) -> bool {
         let identity = identity(want, memory);
         self.is_connected()
+            && self.accepts(want)
             && identity.is_none_or(|address| {
                 self.assignments.of(want.id) == Some((address, want.bundle.digest))
             })
+    }
+
+    /// Whether metadatad accepts packets from the instance's address, if it is one that the instance had on another node.
+    pub fn accepts(&self, want: &AgentInstance) -> bool {
+        want.home.is_none() || {
+            let inner = self.inner();
+            let moved = inner.tunnel.iter().flat_map(|tunnel| &tunnel.moved);
+            let moved: BTreeSet<_> = moved.copied().collect();
+            let nics = want.spec.nics.iter().filter(|nic| !is_on_lan(nic));
+            nics.filter_map(|nic| nic.address)
+                .all(|address| moved.contains(&address))
+        }
     }
 
     /// Whether metadatad may hold anything of the instance. True until it has confirmed a release.
@@ -269,6 +284,7 @@ impl Metadata {
             node_public_key: up.public_key,
             node_endpoint: up.endpoint,
             subnet: slice.subnet,
+            moved: moved_here(table),
             identities: Some(IDENTITIES),
         };
         let sent = self.inner().tunnel.as_ref() == Some(&tunnel);
@@ -417,6 +433,16 @@ impl Metadata {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
+}
+
+/// The addresses of guests that moved to this node and kept them. Sorted.
+fn moved_here(table: &Table) -> Vec<Ipv4Addr> {
+    let records = table.records().into_iter();
+    let here = records.filter(|record| !record.destroyed && !record.is_given_up());
+    let ports = here.filter_map(|record| ports_of(&record).ok()).flatten();
+    let moved = ports.filter(|port| port.home.is_some());
+    let moved: BTreeSet<_> = moved.map(|port| port.address).collect();
+    moved.into_iter().collect()
 }
 
 /// The bundles of all records. An instance that was given up is not served here again in this epoch, and metadatad needs no

@@ -38,7 +38,10 @@ pub(crate) async fn ensure_seed(
 
 /// Makes metadatad serve the documents; connects to the metadata service first if needed. May be dropped at any point.
 pub(crate) async fn ensure_bundle(shared: &Shared, want: &AgentInstance) -> Result<(), Failure> {
-    if shared.metadata.error().is_some() || !shared.metadata.is_connected() {
+    if shared.metadata.error().is_some()
+        || !shared.metadata.is_connected()
+        || !shared.metadata.accepts(want)
+    {
         metadata_refresh::refresh(shared).await?;
     }
     let memory = shared.memory(want.id);

@@ -4,7 +4,8 @@
 //! What is applied is what the guests' network uses: it accepts packets of other nodes' guests only where the fabric delivers
 //! them. So the fabric is applied once before the guests' network is, also after a restart of the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use waifud_types::{FabricKind, Name, Timestamp};
 
 use crate::condition::condition;
 use crate::control_link::table::Table;
+use crate::network::ports::local_addresses;
+use crate::network::remote::further_addresses;
 
 /// The time limit of one change.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,6 +44,8 @@ pub struct NodeFabric {
 #[derive(Debug, Default)]
 struct Inner {
     tried: bool,
+    /// The addresses of this node's guests at the last attempt.
+    local: BTreeSet<Ipv4Addr>,
     applied: AppliedFabric,
     kind: FabricKind,
     /// Why the last attempt failed: a reason for programs and a sentence.
@@ -90,6 +95,19 @@ impl NodeFabric {
         self.inner().applied.clone()
     }
 
+    /// Requests that the fabric is applied again if the addresses of this node's guests are not those of the last attempt and other
+    /// nodes have had one of them, or have one now.
+    pub(crate) fn note_local_addresses(&self, local: &BTreeSet<Ipv4Addr>, peers: &[Peer]) {
+        let changed: Vec<_> = {
+            let inner = self.inner();
+            inner.local.symmetric_difference(local).copied().collect()
+        };
+        let mut elsewhere = peers.iter().flat_map(|peer| &peer.extra);
+        if elsewhere.any(|net| changed.iter().any(|address| net.contains(address))) {
+            self.request_check();
+        }
+    }
+
     /// Whether it was tried to apply the fabric since the agent started.
     pub fn was_tried(&self) -> bool {
         self.inner().tried
@@ -102,7 +120,8 @@ impl NodeFabric {
             return Ok(Change::default());
         };
         let peers = table.peers();
-        let state = desired(&slice, self.bridge.clone(), &peers);
+        let local = local_addresses(&table.records());
+        let state = desired(&slice, self.bridge.clone(), &peers, &local);
         let kind = state.kind;
         let ensured = timeout(TIMEOUT, self.adapter.ensure(&state)).await;
         let ensured = ensured.unwrap_or_else(|_| {
@@ -114,6 +133,7 @@ impl NodeFabric {
         let mut inner = self.inner();
         inner.tried = true;
         inner.kind = kind;
+        inner.local = local;
         match ensured {
             Ok(applied) => {
                 let change = Change {
@@ -229,11 +249,16 @@ fn first(all: impl Iterator<Item = String>) -> String {
 }
 
 /// The desired fabric.
-fn desired(slice: &NodeSlice, bridge: String, peers: &[Peer]) -> FabricState {
+fn desired(
+    slice: &NodeSlice,
+    bridge: String,
+    peers: &[Peer],
+    local: &BTreeSet<Ipv4Addr>,
+) -> FabricState {
     let peers = peers.iter().map(|peer| FabricPeer {
         node: peer.name.clone(),
         subnets: peer.subnets.clone(),
-        extra: peer.extra.clone(),
+        extra: further_addresses(peer, local).collect(),
         public_key: peer.public_key.clone(),
         endpoints: peer.endpoints.clone(),
     });

@@ -28,7 +28,7 @@ use waifud_types::{InstanceId, TapName};
 use self::fabric::NodeFabric;
 use self::names::remote_names;
 use self::port_error::{PortError, port_error};
-use self::ports::{choose_ports, ports_of};
+use self::ports::{choose_ports, local_addresses, ports_of};
 use self::published::Published;
 use self::remote::remote_subnets;
 use crate::control_link::record::InstanceRecord;
@@ -243,6 +243,8 @@ impl Network {
         }
         let records = table.records();
         let peers = table.peers();
+        let local = local_addresses(&records);
+        self.fabric.note_local_addresses(&local, &peers);
         self.inner()
             .released
             .retain(|id| records.iter().any(|record| record.id == *id));
@@ -265,7 +267,7 @@ impl Network {
             ports: Vec::new(),
             lan: Vec::new(),
             refuse_reports,
-            remote_subnets: remote_subnets(&peers, &self.fabric.applied()),
+            remote_subnets: remote_subnets(&peers, &local, &self.fabric.applied()),
             remote_names: remote_names(&table.names(), &peers, &records).into(),
         };
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);

@@ -1,6 +1,7 @@
 //! Which ports the network should have: computed from every record, without the ports that contradict another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use waifud_network::{LanPort, NetworkState, Port, check};
 use waifud_types::{InstanceId, TapName};
@@ -25,6 +26,7 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
                 message: format!("waifud has not assigned an address to nic {} yet", nic.name),
                 lasting: false,
             })?,
+            home: instance.home,
             allow_addresses: nic.allow_addresses.clone(),
             publish: if index == 0 {
                 instance.spec.publish.clone()
@@ -35,6 +37,15 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
     };
     let nics = instance.spec.nics.iter().enumerate();
     nics.filter(|(_, nic)| !is_on_lan(nic)).map(port).collect()
+}
+
+/// The addresses of instances on this node. What other nodes say of these addresses is outdated.
+pub(crate) fn local_addresses(records: &[InstanceRecord]) -> BTreeSet<Ipv4Addr> {
+    let here = records
+        .iter()
+        .filter(|record| !record.destroyed && !record.is_given_up());
+    let ports = here.filter_map(|record| ports_of(record).ok()).flatten();
+    ports.map(|port| port.address).collect()
 }
 
 /// The state with every port that is possible. Of two conflicting ports, the one that is already applied stays, and the

@@ -1,5 +1,8 @@
 //! The guest subnets of other nodes, and why some cannot be used here. Also why this node's own subnet cannot.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 use waifud_api::agent::Peer;
 use waifud_network::fabric::AppliedFabric;
@@ -13,11 +16,18 @@ use crate::condition::condition;
 /// How many subnets a condition describes.
 const SHOWN: usize = 3;
 
-/// The subnets of all peers, with the interface that the fabric reaches them over.
-pub(crate) fn remote_subnets(peers: &[Peer], fabric: &AppliedFabric) -> Vec<RemoteSubnet> {
-    let subnets = peers
-        .iter()
-        .flat_map(|peer| peer.subnets.iter().map(move |subnet| (peer, *subnet)));
+/// The subnets of all peers and the further addresses of their guests, with the interface that the fabric reaches them over.
+/// Without addresses of this node's guests (`local`).
+pub(crate) fn remote_subnets(
+    peers: &[Peer],
+    local: &BTreeSet<Ipv4Addr>,
+    fabric: &AppliedFabric,
+) -> Vec<RemoteSubnet> {
+    let subnets = peers.iter().flat_map(|peer| {
+        let further = further_addresses(peer, local);
+        let all = peer.subnets.iter().copied().chain(further);
+        all.map(move |subnet| (peer, subnet))
+    });
     let remote = subnets.map(|(peer, subnet)| {
         let path = fabric.paths.get(&peer.name);
         RemoteSubnet {
@@ -28,6 +38,15 @@ pub(crate) fn remote_subnets(peers: &[Peer], fabric: &AppliedFabric) -> Vec<Remo
         }
     });
     remote.collect()
+}
+
+/// The addresses of a peer's guests that are not in its subnets, without those of this node's guests.
+pub(crate) fn further_addresses(
+    peer: &Peer,
+    local: &BTreeSet<Ipv4Addr>,
+) -> impl Iterator<Item = Ipv4Net> {
+    let single = peer.extra.iter().filter(|net| net.prefix_len() == 32);
+    single.filter(|net| !local.contains(&net.addr())).copied()
 }
 
 /// Set while the guests' subnet overlaps another network of this node. waifud chooses another one if no instance has an address
@@ -77,21 +96,27 @@ mod tests {
 
     #[test]
     fn every_subnet_of_every_peer_is_in_the_state() {
-        let peer = |name: &str, subnets: &[&str]| Peer {
+        let peer = |name: &str, subnets: &[&str], extra: &[&str]| Peer {
             id: waifud_types::NodeId::generate(),
             name: name.parse().unwrap(),
             subnets: subnets.iter().map(|s| s.parse().unwrap()).collect(),
-            extra: Vec::new(),
+            extra: extra.iter().map(|net| net.parse().unwrap()).collect(),
             public_key: None,
             endpoints: Vec::new(),
             reachable: false,
         };
         let peers = [
-            peer("birch", &["10.144.2.0/24", "10.144.3.0/24"]),
-            peer("cedar", &[]),
+            peer("birch", &["10.144.2.0/24", "10.144.3.0/24"], &[]),
+            // The second address is that of a guest of this node, and the third is not one of a guest.
+            peer(
+                "cedar",
+                &[],
+                &["10.144.9.7/32", "10.144.9.8/32", "10.144.8.0/24"],
+            ),
         ];
         let shown = |fabric: &AppliedFabric| {
-            let remote = remote_subnets(&peers, fabric).into_iter();
+            let local = [[10, 144, 9, 8].into()].into();
+            let remote = remote_subnets(&peers, &local, fabric).into_iter();
             let shown =
                 remote.map(|r| format!("{} {} {:?} {}", r.node, r.subnet, r.fabric, r.shared));
             shown.collect::<Vec<_>>()
@@ -100,7 +125,8 @@ mod tests {
             shown(&AppliedFabric::default()),
             [
                 "birch 10.144.2.0/24 None false",
-                "birch 10.144.3.0/24 None false"
+                "birch 10.144.3.0/24 None false",
+                "cedar 10.144.9.7/32 None false"
             ]
         );
         let path = FabricPath {

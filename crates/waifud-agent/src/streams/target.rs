@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use waifud_api::agent::AgentInstance;
 use waifud_api::stream::{RefusalReason, StreamKind, StreamOrder, StreamRefusal};
 use waifud_hypervisor::{ByteStream, Device, HypervisorError};
+use waifud_network::gateway_of;
 use waifud_network::linux::{GuestNic, ReachError};
 use waifud_types::status::InstanceAddress;
 use waifud_types::{Name, TapName};
@@ -152,8 +153,9 @@ async fn connect(
 /// configured another one.
 fn candidates(server: &StreamServer, instance: &AgentInstance) -> Vec<GuestNic> {
     let slice = server.table.node().slice;
-    let subnet = slice.as_ref().map(|slice| slice.subnet);
-    let gateway = slice.as_ref().map(|slice| slice.gateway);
+    let own = slice.as_ref().map(|slice| (slice.subnet, slice.gateway));
+    let home = instance.home.map(|home| (home, gateway_of(home)));
+    let (subnet, gateway) = home.or(own).unzip();
     let given = own_address(instance, subnet, gateway).into_iter();
     let seen = server.reports.seen_addresses(instance.id);
     let seen = seen_address(&seen, subnet).into_iter();

@@ -172,7 +172,7 @@ impl Control {
         cause: &Cause,
         message: &str,
     ) -> Result<Digest, ControlError> {
-        tx.emit(
+        let revision = tx.emit(
             &self
                 .event(
                     "instance.deleted",
@@ -182,6 +182,10 @@ impl Control {
                 )
                 .generation(row.generation),
         )?;
+        if row.home.is_some() {
+            // No other node may send packets there for the next instance with the address.
+            tx.set_home(row.id, None, row.node.as_slice(), revision)?;
+        }
         tx.remove_instance(row.id)?;
         self.instance_progress().forget(row.id);
         Ok(row.spec.image)

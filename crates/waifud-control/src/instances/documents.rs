@@ -24,7 +24,7 @@ pub fn bundle(
     user_data: Option<Secret<String>>,
     entropy: &dyn Entropy,
 ) -> Result<StoredBundle, ControlError> {
-    let net = node.subnet;
+    let net = row.home.unwrap_or(node.subnet);
     let nics = row.spec.nics.iter().map(|nic| nic_doc(nic, net)).collect();
     let rescue = row.spec.rescue.as_ref();
     let source = Source {

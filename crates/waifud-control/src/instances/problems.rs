@@ -461,7 +461,7 @@ pub fn new_address_needed(name: &Name, node: &Name) -> Problem {
     Problem::new(
         409,
         "new-address-needed",
-        format!("{name} would get another address: the network default of {node} has a subnet of its own"),
+        format!("{name} would get another address on {node}: the fabric carries no routes to single addresses, or an agent is of an earlier version"),
     )
     .field("new_address")
     .hint(on_instance(

@@ -1,7 +1,7 @@
 //! Recreate: an instance whose node was removed with its disks is placed again, with new disks from its image.
 //!
-//! It keeps its id, name, MAC addresses, user-data and settings. Addresses on the default network belong to the subnet of
-//! a node, so it gets another one there. The epoch grows: if the old node comes back, its copy is the older one.
+//! It keeps its id, name, MAC addresses, user-data and settings. It keeps its address on the default network if the fabric carries
+//! it to the new node, and gets another one otherwise. The epoch grows: if the old node comes back, its copy is the older one.
 
 use waifud_api::{Instance, RecreateInstance};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
@@ -124,12 +124,20 @@ impl Control {
             }
         }
         tx.end_part(row.id, node.id)?;
+        // The subnet of an address stays reserved while it is kept.
+        let mut home = None;
         for (index, nic) in (0..).zip(&mut row.spec.nics) {
-            if network::is_default(&nic.network) {
+            if !network::is_default(&nic.network) {
+                continue;
+            }
+            if network::keep_address::fabric_carries(tx)? {
+                home = row.home.or(Some(node.subnet));
+            } else {
                 nic.address = None;
                 tx.clear_lease_address(row.id, index)?;
             }
         }
+        tx.set_home(row.id, home, &[], revision)?;
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
         tx.set_status(row.id, &row.status)?;
         tx.set_lost(row.id, Some(&node.name))?;

@@ -3,6 +3,7 @@
 //! Until an administrator chooses one, a single node has none, and several nodes have a WireGuard mesh. Nodes receive the
 //! fabric with their own configuration, and what they need of each other as peers.
 
+use ipnet::Ipv4Net;
 use waifud_api::{Fabric, FabricNode, FabricRoute, SetFabric};
 use waifud_store::{NodeRow, ReadTx};
 use waifud_types::FabricKind;
@@ -51,10 +52,16 @@ impl Control {
 fn shown(tx: &ReadTx<'_>) -> Result<Fabric, ControlError> {
     let row = tx.fabric()?;
     let nodes = tx.nodes("", u32::MAX)?;
+    let moved = tx.moved_addresses()?;
+    let routes = nodes.iter().flat_map(|node| {
+        let moved = moved.get(&node.id).into_iter().flatten();
+        let destinations = std::iter::once(node.subnet).chain(moved.copied().map(Ipv4Net::from));
+        destinations.filter_map(|destination| route(node, destination))
+    });
     Ok(Fabric {
         kind: row.kind,
         configured: row.configured,
-        routes: nodes.iter().filter_map(route).collect(),
+        routes: routes.collect(),
         nodes: nodes.into_iter().map(node).collect(),
     })
 }
@@ -72,9 +79,9 @@ fn node(row: NodeRow) -> FabricNode {
     }
 }
 
-fn route(row: &NodeRow) -> Option<FabricRoute> {
+fn route(row: &NodeRow, destination: Ipv4Net) -> Option<FabricRoute> {
     Some(FabricRoute {
-        destination: row.subnet,
+        destination,
         via: next_hop(&row.facts.mesh.as_ref()?.endpoints)?,
         node: row.name.clone(),
     })

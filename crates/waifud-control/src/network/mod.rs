@@ -3,6 +3,7 @@
 pub(crate) mod address_owners;
 mod default_network;
 mod fabric;
+pub(crate) mod keep_address;
 pub(crate) mod networks;
 pub(crate) mod nics;
 pub(crate) mod problems;

@@ -11,6 +11,7 @@ use waifud_types::spec::{InstanceSpec, NicSpec, Protocol, PublishSpec};
 use waifud_types::{Verdict, WaitReason};
 
 use super::default_network::is_default;
+use super::keep_address::{self, Kept};
 use crate::ControlError;
 use crate::network::problems as network_problems;
 use crate::network::subnet;
@@ -208,7 +209,15 @@ pub fn fit(
     if !spec.nics.iter().any(|nic| is_default(&nic.network)) {
         return Ok(Ok(None));
     }
-    if let Some((_, address)) = fixed(spec) {
+    let fixed = fixed(spec).map(|(_, address)| address);
+    let kept = match fixed {
+        Some(address) if !net.contains(&address) => keep_address::fits(tx, address, node)?,
+        _ => Kept::NotLost,
+    };
+    if kept == Kept::Yes {
+        return Ok(Ok(fixed));
+    }
+    if let Some(address) = fixed.filter(|_| kept == Kept::NotLost) {
         return Ok(if node.unmanaged.addresses.contains(&address) {
             Err(Obstacle {
                 verdict: Verdict::AddressUnmanaged { address },

@@ -157,6 +157,10 @@ impl Control {
             verdicts: &StoredVerdicts::new(&[])?,
         };
         tx.place(&placement, revision)?;
+        // It kept its address when it moved to the node.
+        if let Some(home) = record.home.filter(|home| *home != node.subnet) {
+            tx.set_home(record.id, Some(home), &[node.id], revision)?;
+        }
         tx.put_bundle(record.id, &adoption.bundle, self.now())?;
         let row = tx.instance(record.id)?.ok_or_else(|| {
             ControlError::Inconsistent("an adopted instance is missing".to_owned())

@@ -124,6 +124,12 @@ impl Control {
         };
         tx.place(&placement, revision)?;
         row.node = Some(node.id);
+        if let Some(home) = row.home {
+            // It has kept its address, or has another one because the node cannot carry that.
+            let outside = address.is_some_and(|address| !node.subnet.contains(&address));
+            row.home = outside.then_some(home);
+            tx.set_home(row.id, row.home, &[node.id], revision)?;
+        }
         network::reserve_ports(tx, &row, &row.spec.publish)?;
         self.put_bundle(tx, &row, node)?;
         Ok(row)

@@ -103,6 +103,20 @@ fn obstacle(drain: &Drain, name: &str) -> (String, String) {
     (problem.code, problem.title)
 }
 
+/// No instance can leave its node with its address.
+async fn without_fabric(it: &Cluster) {
+    it.server.set_fabric("none").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_keep_their_addresses_where_the_fabric_carries_them() {
+    let it = Cluster::new(ByteSize::gib(8)).await;
+    let plan = it.plan().await;
+    assert_eq!(listed(&plan)[0], ("large", Some("birch"), false));
+    let begun = it.server.post(DRAIN, &json!({})).await;
+    assert!(drain(&begun.expect(200)).draining);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_instances_leave_at_a_time_until_the_node_is_empty_and_stays_cordoned() {
     let it = Cluster::new(ByteSize::gib(8)).await;
@@ -150,6 +164,7 @@ async fn two_instances_leave_at_a_time_until_the_node_is_empty_and_stays_cordone
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_says_what_fits_and_changes_nothing() {
     let it = Cluster::new(ByteSize::gib(4)).await;
+    without_fabric(&it).await;
     let before = it.server.control.store().revision();
     let plan = it.server.get(&format!("{DRAIN}?new_address=true")).await;
     let plan = drain(&plan.expect(200));
@@ -241,6 +256,7 @@ async fn a_drain_that_is_canceled_begins_no_further_move() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_cannot_succeed_is_refused_and_changes_nothing() {
     let it = Cluster::new(ByteSize::gib(8)).await;
+    without_fabric(&it).await;
     let before = it.server.control.store().revision();
     let refused = it.server.post(DRAIN, &json!({})).await;
     let refused = refused.refused(409, "new-address-needed", "new_address");

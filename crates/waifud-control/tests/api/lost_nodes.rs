@@ -209,8 +209,8 @@ async fn an_instance_of_a_removed_node_is_created_again_only_on_request() {
     assert_eq!((put.id, put.name.as_str()), (record.id, "web"));
     assert!(put.epoch > record.epoch);
     assert_eq!(put.spec.nics[0].mac, record.spec.nics[0].mac);
-    let address = put.spec.nics[0].address.unwrap();
-    assert!(address.to_string().starts_with("10.144.2."), "{address}");
+    assert_eq!(put.spec.nics[0].address, record.spec.nics[0].address);
+    assert_eq!(put.home.unwrap().to_string(), "10.144.1.0/24");
     assert_eq!(again.labels["tier"], "front");
     let documents = birch.documents(&put.bundle).await;
     assert_eq!(documents.user_data(), Some("#!/bin/sh\n"));
@@ -220,6 +220,26 @@ async fn an_instance_of_a_removed_node_is_created_again_only_on_request() {
         server.node("birch").await["promised"]["memory_bytes"],
         put.spec.memory_bytes.bytes()
     );
+}
+
+#[tokio::test]
+async fn a_recreated_instance_gets_another_address_where_its_own_is_not_carried() {
+    for before_the_loss in [true, false] {
+        let (server, clock, record, _) = with_web_on_alder().await;
+        if before_the_loss {
+            server.set_fabric("none").await.expect(200);
+        }
+        all_off(&server, &clock).await;
+        server.delete(FORCED).await.expect(204);
+        let mut birch = server.join("birch", ByteSize::gib(8)).await;
+        server.set_fabric("none").await.expect(200);
+        birch.watch_from_now().await;
+        recreate(&server, &json!({})).await;
+        let put = birch.put().await;
+        let address = put.spec.nics[0].address.unwrap();
+        assert!(address.to_string().starts_with("10.144.2."), "{address}");
+        assert_eq!((put.id, put.home), (record.id, None));
+    }
 }
 
 #[tokio::test]

@@ -131,6 +131,7 @@ pub mod conformance {
             node_endpoint: ([127, 0, 0, 1], 51822).into(),
             subnet: "10.0.0.0/24".parse().unwrap(),
             identities: None,
+            moved: vec![[10, 1, 0, 7].into()],
         };
         store.put_tunnel(&tunnel).await?;
         store.put_tunnel(&tunnel).await?;

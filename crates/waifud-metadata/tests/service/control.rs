@@ -152,6 +152,7 @@ async fn the_nodes_end_of_the_tunnel_is_set_and_an_invalid_key_is_refused() {
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.144.3.0/24".parse().unwrap(),
         identities: None,
+        moved: Vec::new(),
     };
     for _ in 0..2 {
         let status = agent.client.put_tunnel(&tunnel).await.unwrap();

@@ -27,6 +27,7 @@ async fn a_restarted_service_serves_the_stored_assignments() {
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.144.3.0/24".parse().unwrap(),
         identities: None,
+        moved: Vec::new(),
     };
     let reported = before.service.put_tunnel(tunnel.clone()).await.unwrap();
     drop(before);

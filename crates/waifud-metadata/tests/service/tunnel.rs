@@ -52,6 +52,7 @@ pub fn furnish(world: &World, service: &Arc<MetadataService>, guests: &[Guest]) 
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.77.1.0/24".parse().unwrap(),
         identities: None,
+        moved: Vec::new(),
     };
     let reported: Vec<_> = guests
         .iter()

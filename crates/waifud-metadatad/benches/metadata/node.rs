@@ -57,6 +57,7 @@ async fn furnish(client: &MetadatadClient) -> Result<NodeTunnel> {
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.77.1.0/24".parse()?,
         identities: None,
+        moved: Vec::new(),
     };
     let status = client.put_tunnel(&tunnel).await?;
     for number in 0..GUESTS {

@@ -88,6 +88,7 @@ pub fn tunnel(node: PublicKey) -> Tunnel {
         node_endpoint: ([127, 0, 0, 1], 51822).into(),
         subnet: "10.77.1.0/24".parse().unwrap(),
         identities: None,
+        moved: Vec::new(),
     }
 }
 

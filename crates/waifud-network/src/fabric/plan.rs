@@ -1,5 +1,7 @@
 //! Chooses the peers that can be used.
 //!
+//! An address of a guest that moved is left out silently: the guests' network says why ([`crate::remote`]).
+//!
 //! The state comes from other nodes, so a peer in conflict with this node, or with another peer, is left out with a reason, and
 //! the others are applied.
 
@@ -38,7 +40,15 @@ pub fn plan(state: &FabricState, own_key: &str, routes: &[Ipv4Net]) -> Plan {
             continue;
         }
         keys.extend(peer.public_key.as_deref());
-        plan.peers.push(peer.clone());
+        let mut peer = peer.clone();
+        peer.extra.retain(|extra| {
+            let mut before = plan.peers.iter().flat_map(|peer| &peer.extra);
+            let is_gateway = extra.contains(&state.gateway);
+            !is_gateway
+                && !routes.iter().any(|route| overlap(*extra, *route))
+                && !before.any(|other| overlap(*extra, *other))
+        });
+        plan.peers.push(peer);
     }
     plan
 }

@@ -355,6 +355,9 @@ impl Inner {
         {
             return found("routes to metadata were changed".to_owned());
         }
+        if !routes::has_further(&routes, &state, index) {
+            return found("routes to guests were changed".to_owned());
+        }
         let lan_is_intact = routes.match_return_routes(&return_routes(&state, &links))
             && lan::is_intact(&handle, &links, &state).await?;
         if !lan_is_intact {

@@ -364,6 +364,10 @@ fn wanted_rules(handle: &Handle, state: &NetworkState) -> Vec<RuleMessage> {
         by_bridge.message_mut().clone(),
         by_subnet.message_mut().clone(),
     ];
+    for port in state.ports.iter().filter(|port| port.home.is_some()) {
+        let mut by_address = rule(FROM_SUBNET).source_prefix(port.address, 32);
+        rules.push(by_address.message_mut().clone());
+    }
     if state.lan.iter().any(|port| port.identity.is_some()) {
         let (net, bits) = (IDENTITIES.network(), IDENTITIES.prefix_len());
         let mut asks = rule(FROM_IDENTITY).source_prefix(net, bits);
@@ -401,7 +405,7 @@ async fn delete_rule(handle: &Handle, rule: RuleMessage) -> Result<(), NetworkEr
     carry_out("removing a routing rule", handle.rule().del(rule).execute()).await
 }
 
-/// Sets the routes to guests' further addresses. A single address is resolved by ARP on the bridge. A range is routed to
+/// Sets the routes to guests' further addresses, and to addresses of guests that moved here. A single address is resolved by ARP on the bridge. A range is routed to
 /// the address of the guest that it is assigned to.
 pub(super) async fn ensure_further(
     handle: &Handle,
@@ -439,10 +443,26 @@ pub(super) async fn ensure_further(
     Ok(())
 }
 
+/// Whether all routes to guests' addresses outside of the subnet are there.
+pub(super) fn has_further(routes: &Routes, state: &NetworkState, bridge: u32) -> bool {
+    let main = u32::from(RouteHeader::RT_TABLE_MAIN);
+    further(state).iter().all(|(destination, gateway)| {
+        routes.0.iter().any(|route| {
+            route.ours
+                && route.table == main
+                && route.interfaces == [bridge]
+                && (route.destination, route.gateway) == (*destination, *gateway)
+        })
+    })
+}
+
 /// The destinations, each with the address of the guest that routes it, if it is a range.
 fn further(state: &NetworkState) -> Vec<(Ipv4Net, Option<Ipv4Addr>)> {
     let mut wanted = Vec::new();
     for port in &state.ports {
+        if port.home.is_some() {
+            wanted.push((port.address.into(), None));
+        }
         for range in further_ranges(port) {
             let single = range.prefix_len() == 32;
             // The subnet's own route covers it.

@@ -59,6 +59,8 @@ pub(super) fn of_bridge(bridge: &str) -> Vec<(Setting, &'static str)> {
         (Setting::forwarding(bridge), "1"),
         // Isolated ports do not see each other, so the gateway answers ARP for all guests and routes between them.
         (conf("proxy_arp_pvlan"), "1"),
+        // The same for guests of their subnet that are on other nodes, and for the gateway of the subnet that a guest came from.
+        (conf("proxy_arp"), "1"),
         // Otherwise the kernel delays these answers by up to 0.8 s.
         (Setting::of(&["ipv4", "neigh", bridge, "proxy_delay"]), "0"),
         // In addition to the firewall: the route to a packet's source must use this bridge.

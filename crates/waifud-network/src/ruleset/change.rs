@@ -73,25 +73,28 @@ fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
     bare(before) == bare(after) && carried(before) == carried(after)
 }
 
-/// Ports of `here` that are not in `there`. `None` if one has changed, publishes ports, or has further addresses, which are
-/// merged with the subnet.
+/// Ports of `here` that are not in `there`. `None` if one has changed, publishes ports, or has an address outside the subnet,
+/// because such addresses are merged with the subnet.
 fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a Port>> {
     let mut missing = Vec::new();
     for port in &here.ports {
         match there.ports.iter().find(|other| other.tap == port.tap) {
             Some(other) if is_same(port, other) => {}
-            None if port.allow_addresses.is_empty() && port.publish.is_empty() => {
-                missing.push(port);
-            }
+            None if is_plain(port) => missing.push(port),
             _ => return None,
         }
     }
     Some(missing)
 }
 
+/// Whether no rules depend on the port apart from its own elements.
+fn is_plain(port: &Port) -> bool {
+    port.home.is_none() && port.allow_addresses.is_empty() && port.publish.is_empty()
+}
+
 /// Whether both have the same rules. The name is used for DNS only.
 fn is_same(one: &Port, other: &Port) -> bool {
-    (one.mac, one.address) == (other.mac, other.address)
+    (one.mac, one.address, one.home) == (other.mac, other.address, other.home)
         && one.allow_addresses == other.allow_addresses
         && one.publish == other.publish
 }

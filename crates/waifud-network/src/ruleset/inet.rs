@@ -11,7 +11,7 @@ use waifud_types::template::REPORT_PORT;
 
 use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter, published};
 use crate::check::further_ranges;
-use crate::{IDENTITIES, NetworkState};
+use crate::{IDENTITIES, NetworkState, gateway_of};
 
 /// Limits for the DNS queries of one guest: queries per second, and burst. Each query that no upstream server answers
 /// occupies one of [`crate::dhcp::QUESTIONS_MAX`] slots of dnsmasq for ten seconds.
@@ -66,6 +66,7 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
             .map(Ipv4Net::to_string),
     ));
     text.push_str(&remote(state));
+    text.push_str(&moved(state));
     text.push_str(&collection(
         "set switched",
         "type ifname",
@@ -150,9 +151,37 @@ fn remote(state: &NetworkState) -> String {
     text
 }
 
-/// The subnet and the further ranges, merged if they are adjacent, because interval sets allow no overlaps.
+/// Guests that have moved between nodes and kept their address: those of this node's subnet that are elsewhere, those of another
+/// subnet that are here, and the gateways of the latter.
+fn moved(state: &NetworkState) -> String {
+    let elsewhere = state.remote_subnets.iter().filter(|remote| {
+        remote.fabric.is_some() && remote.is_address() && state.subnet.contains(&remote.subnet)
+    });
+    let here = state.ports.iter().filter(|port| port.home.is_some());
+    let mut text = collection(
+        "set moved_away",
+        "type ipv4_addr",
+        elsewhere.map(|remote| remote.subnet.addr().to_string()),
+    );
+    text.push_str(&collection(
+        "set moved_here",
+        "type ipv4_addr",
+        here.map(|port| port.address.to_string()),
+    ));
+    let homes = state.homes().into_iter();
+    text.push_str(&collection(
+        "set home_gateways",
+        "type ipv4_addr",
+        homes.map(|home| gateway_of(home).to_string()),
+    ));
+    text
+}
+
+/// The subnet, addresses of guests that moved here, and the further ranges, merged if they are adjacent, because interval sets allow no overlaps.
 fn guests(state: &NetworkState) -> Vec<Ipv4Net> {
     let mut ranges = vec![state.subnet];
+    let moved = state.ports.iter().filter(|port| port.home.is_some());
+    ranges.extend(moved.map(|port| Ipv4Net::from(port.address)));
     ranges.extend(state.ports.iter().flat_map(further_ranges));
     Ipv4Net::aggregate(&ranges)
 }
@@ -178,6 +207,7 @@ fn chains(state: &NetworkState) -> String {
 		type nat hook prerouting priority -100; policy accept;
 		iifname "{bridge}" ip daddr 169.254.169.254 tcp dport {REPORT_PORT} dnat ip to 169.254.169.254:80
 		ip saddr {IDENTITIES} ip daddr 169.254.169.254 tcp dport {REPORT_PORT} dnat ip to 169.254.169.254:80
+		iifname "{bridge}" ip daddr @home_gateways meta l4proto {{ tcp, udp }} th dport {{ 53, 67 }} dnat ip to {gateway}
 	}}
 	chain input {{
 		type filter hook input priority filter - 10; policy accept;
@@ -241,7 +271,8 @@ fn chains(state: &NetworkState) -> String {
 		meta nfproto ipv6 drop
 		iifname "{metadata}" ip saddr 169.254.169.254 ct state established,related accept
 		iifname "{metadata}" drop
-		ip saddr {subnet} drop
+		ip saddr {subnet} ip saddr != @moved_away drop
+		ip saddr @moved_here drop
 		ip saddr @remote iifname . ip saddr != @remote_paths drop
 		iifname @fabrics ip saddr != @remote ct state != {{ established, related }} drop
 		tcp flags syn / syn,rst tcp option maxseg size set rt mtu

@@ -161,6 +161,37 @@ fn a_guest_gets_its_address_and_the_route_to_metadata() {
 }
 
 #[test]
+fn a_guest_that_moved_keeps_its_address_mask_and_router_and_gets_the_resolver_of_its_node() {
+    on_a_node(2, |mut lab| async move {
+        let moved = &mut lab.state.ports[1];
+        moved.home = Some("10.144.9.0/24".parse().unwrap());
+        moved.address = [10, 144, 9, 77].into();
+        lab.ensure().await;
+        let moved = lab.attach_as(&lab.state.ports[1].clone()).await;
+        let ack = lease(&moved, b"\x01firmware");
+        assert_eq!(ack.address, moved.address());
+        let router = [10, 144, 9, 1];
+        assert_eq!(ack.option(1), Some([255, 255, 255, 0].as_slice()));
+        assert_eq!(ack.option(3), Some(router.as_slice()));
+        assert_eq!(ack.option(6), Some(GATEWAY.octets().as_slice()));
+        let routes = [&[32, 169, 254, 169, 254], &router[..], &[0], &router].concat();
+        assert_eq!(ack.option(121), Some(routes.as_slice()));
+
+        let native = lab.attach_as(&lab.state.ports[0].clone()).await;
+        let ack = lease(&native, b"\x01firmware");
+        assert_eq!(ack.address, native.address());
+        assert_eq!(ack.option(3), Some(GATEWAY.octets().as_slice()));
+
+        // It is deleted, and the address belongs to a guest elsewhere.
+        lab.state.ports.truncate(1);
+        lab.ensure().await;
+        let memory = std::fs::read_to_string(lab.state_dir().join("dnsmasq.leases")).unwrap();
+        assert!(!memory.contains("10.144.9.77"), "{memory}");
+        assert_eq!(lease(&native, b"\x01firmware").address, native.address());
+    });
+}
+
+#[test]
 fn a_mac_address_has_one_address_regardless_of_the_client_id() {
     on_a_node(1, |lab| async move {
         lab.ensure().await;

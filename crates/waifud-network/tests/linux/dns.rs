@@ -14,7 +14,7 @@ use crate::lab::{GATEWAY, Guest, OUTSIDE, on_a_node, port, with_a_guest};
 use crate::namespace::Namespace;
 use crate::wire::{PATIENCE, eventually};
 
-const A: u16 = 1;
+pub const A: u16 = 1;
 const PTR: u16 = 12;
 
 /// Response codes (RFC 1035, section 4.1.1).
@@ -37,12 +37,17 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
 
 /// The gateway's answer: its code and the data of the first record, as text.
 fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
+    ask_at(guest, GATEWAY, name, kind)
+}
+
+/// The same at another address.
+pub fn ask_at(guest: &Guest, server: Ipv4Addr, name: &str, kind: u16) -> (u8, Option<String>) {
     let question = question(name, kind);
     let socket = guest
         .namespace
         .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.connect((GATEWAY, 53)).unwrap();
+    socket.connect((server, 53)).unwrap();
     socket.send(&question).unwrap();
     let mut answer = [0; 512];
     let length = socket.recv(&mut answer).unwrap();

@@ -25,6 +25,7 @@ mod lan;
 mod lan_forged;
 mod lan_metadata;
 mod lifecycle;
+mod moved;
 mod namespace;
 mod nodes;
 mod publish;

@@ -15,7 +15,7 @@ use waifud_network::fabric::{
 };
 use waifud_network::linux::{LinuxFabric, LinuxNetwork, LinuxNetworkConfig};
 use waifud_network::samples::state;
-use waifud_network::{GuestNetwork, NetworkError, NetworkState, RemoteSubnet};
+use waifud_network::{GuestNetwork, NetworkError, NetworkState, RemoteSubnet, gateway_of};
 use waifud_types::FabricKind;
 use waifud_wireguard::PrivateKey;
 use waifud_wireguard::mesh::{Mesh, MeshConfig};
@@ -128,6 +128,11 @@ pub struct Node {
 
 impl Node {
     pub fn new(index: u8, underlay: &Underlay) -> Self {
+        Self::with_guest_of(index, index, underlay)
+    }
+
+    /// The guest came from node number `home` with the address 10.144.HOME.77.
+    pub fn with_guest_of(home: u8, index: u8, underlay: &Underlay) -> Self {
         let namespace = Arc::new(Namespace::new());
         let runtime = namespace.run(|| {
             std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
@@ -146,7 +151,10 @@ impl Node {
         let mut state = state(1);
         state.subnet = format!("10.144.{index}.0/24").parse().unwrap();
         state.gateway = [10, 144, index, 1].into();
-        state.ports[0].address = [10, 144, index, 11].into();
+        state.ports[0].address = [10, 144, home, if home == index { 11 } else { 77 }].into();
+        state.ports[0].mac = waifud_types::MacAddr::of_guest([0, 0, index]);
+        let home: ipnet::Ipv4Net = format!("10.144.{home}.0/24").parse().unwrap();
+        state.ports[0].home = (home != state.subnet).then_some(home);
         let node = Self {
             index,
             namespace,
@@ -172,10 +180,11 @@ impl Node {
     }
 
     pub fn peer(&self) -> FabricPeer {
+        let port = &self.state.ports[0];
         FabricPeer {
             node: format!("node-{}", self.index).parse().unwrap(),
             subnets: vec![self.state.subnet],
-            extra: Vec::new(),
+            extra: port.home.map(|_| port.address.into()).into_iter().collect(),
             public_key: Some(self.fabric.public_key()),
             endpoints: vec![SocketAddr::from((self.address(), PORT))],
         }
@@ -224,8 +233,8 @@ impl Node {
         self.guest.ip("link set eth0 up");
         self.guest
             .ip(&format!("addr add {}/24 dev eth0", port.address));
-        self.guest
-            .ip(&format!("route add default via {}", self.state.gateway));
+        let gateway = gateway_of(port.home.unwrap_or(self.state.subnet));
+        self.guest.ip(&format!("route add default via {gateway}"));
         eventually("the port forwards", || {
             let link = node.ip(&format!("-d link show {tap}"));
             link.contains("state forwarding")
@@ -265,12 +274,17 @@ impl Node {
             let path = applied.paths.get(&peer.node);
             state
                 .remote_subnets
-                .extend(peer.subnets.iter().map(|subnet| RemoteSubnet {
-                    node: peer.node.clone(),
-                    subnet: *subnet,
-                    fabric: path.map(|path| path.interface.clone()),
-                    shared: path.is_some_and(|path| !path.dedicated),
-                }));
+                .extend(
+                    peer.subnets
+                        .iter()
+                        .chain(&peer.extra)
+                        .map(|subnet| RemoteSubnet {
+                            node: peer.node.clone(),
+                            subnet: *subnet,
+                            fabric: path.map(|path| path.interface.clone()),
+                            shared: path.is_some_and(|path| !path.dedicated),
+                        }),
+                );
         }
         let network = Arc::clone(&self.network);
         self.run(async move { network.ensure(&state).await.unwrap() });

@@ -36,7 +36,7 @@ fn source(wire: &Wire, text: &[u8]) -> Ipv4Addr {
 }
 
 /// The node does not drop packets by their return path, so that only our rules decide.
-fn disable_return_path_filter(lab: &Lab) {
+pub fn disable_return_path_filter(lab: &Lab) {
     for interface in ["all", "up0", "fab0"] {
         let file = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
         if std::path::Path::new(&file).exists() {

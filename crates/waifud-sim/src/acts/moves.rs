@@ -20,8 +20,8 @@ pub(super) async fn begin(world: &World, random: &Random) -> bool {
     }
     let to = random.pick(&world.nodes).filter(|_| random.percent(60));
     let to = to.map(|node| node.name.as_str());
-    // Refused without, because every instance has an address of its node.
-    let new_address = random.percent(95);
+    // Otherwise it keeps the one that it has.
+    let new_address = random.percent(50);
     let path = format!("/v1/instances/{}/move", promise.name);
     let body = json!({"to": to, "new_address": new_address});
     let after = Promise {

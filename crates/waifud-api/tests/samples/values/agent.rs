@@ -320,6 +320,7 @@ fn record() -> AgentInstance {
         bundle: bundle(),
         restored: true,
         bridges: map(&[("lan", "br0")]),
+        home: Some(parse("10.144.2.0/24")),
     }
 }
 

@@ -34,6 +34,7 @@ pub fn kinds() -> Vec<Kind> {
                 node_endpoint: parse("127.0.0.1:40000"),
                 subnet: parse("10.144.1.0/24"),
                 identities: Some(parse("100.64.0.0/16")),
+                moved: vec![parse("10.144.2.7")],
             },
         ),
         Kind::one(

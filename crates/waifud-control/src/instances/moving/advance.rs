@@ -1,5 +1,6 @@
 //! Lets moves go on, after reports of both nodes.
 
+use ipnet::Ipv4Net;
 use waifud_api::agent::{AgentReport, Receiving, Tombstone};
 use waifud_store::{InstanceRow, MoveRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
@@ -204,7 +205,7 @@ impl Control {
         Ok(())
     }
 
-    /// Makes the receiving node the owner, with a new address on `default`.
+    /// Makes the receiving node the owner. The instance keeps its address on `default`, or gets a new one.
     fn take_over(
         &self,
         tx: &mut WriteTx<'_>,
@@ -223,7 +224,13 @@ impl Control {
         parts
             .take_over(target.id)
             .map_err(|error| instance_problems::handover_refused(&row.name, error))?;
-        let address = new_address(tx, &mut row, &target)?;
+        let address = if moving.new_address {
+            row.home = None;
+            new_address(tx, &mut row, &target)?
+        } else {
+            row.home = kept_home(tx, &row, moving.source, &target)?;
+            None
+        };
         if row.spec.placement.node.is_some() {
             row.spec.placement.node = Some(target.name.clone());
         }
@@ -257,6 +264,7 @@ impl Control {
         tx.set_status(row.id, &row.status)?;
         row.node = Some(target.id);
         row.owner.name = Some(target.name.clone());
+        tx.set_home(row.id, row.home, &[moving.source, target.id], revision)?;
         self.put_bundle(tx, &row, &target)?;
         tx.set_move_state(row.id, MoveState::Starting, revision)?;
         self.move_progress().forget(row.id);
@@ -332,6 +340,29 @@ fn facts(row: &InstanceRow, moving: &MoveRow, parts: &Ownership) -> MoveFacts {
         old_is_gone: source.is_none(),
         new_is_gone: target.is_none(),
     }
+}
+
+/// The subnet of an address that an instance keeps when it comes from `source` to `target`, if it is not that of `target`.
+pub(super) fn kept_home(
+    tx: &ReadTx<'_>,
+    row: &InstanceRow,
+    source: NodeId,
+    target: &NodeRow,
+) -> Result<Option<Ipv4Net>, ControlError> {
+    if row.home.is_none() && !network::keep_address::has_address(&row.spec) {
+        return Ok(None);
+    }
+    let Some(source) = tx.node(source)? else {
+        return Err(ControlError::Inconsistent(format!(
+            "{} moves from a node that does not exist",
+            row.name
+        )));
+    };
+    Ok(network::keep_address::home_on(
+        row,
+        source.subnet,
+        target.subnet,
+    ))
 }
 
 /// Assigns another address on `default`, which belongs to the subnet of the new node. The guest of the old one is off.

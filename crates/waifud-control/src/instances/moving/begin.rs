@@ -81,6 +81,7 @@ impl Control {
             received: ReceiveState::Preparing,
             was_on: row.status.state.may_be_on(),
             began_at: self.now(),
+            new_address: request.new_address && network::keep_address::has_address(&row.spec),
         };
         tx.begin_move(row.id, &moving, &part, &row.spec, revision)?;
         let mut on_target = row.clone();
@@ -139,7 +140,7 @@ pub(crate) fn check(
     }
     require_feature(&source)?;
     require_feature(&target)?;
-    if needs_new_address(row) && !request.new_address {
+    if !request.new_address && !network::keep_address::can_keep(tx, row, &source, &target)? {
         return Err(instance_problems::new_address_needed(&row.name, &target.name).into());
     }
     Ok(Checked {
@@ -157,8 +158,13 @@ fn require_feature(node: &NodeRow) -> Result<(), ControlError> {
     }
 }
 
-/// Whether the instance has an address that belongs to its node.
-pub(crate) fn needs_new_address(row: &InstanceRow) -> bool {
-    let mut nics = row.spec.nics.iter();
-    nics.any(|nic| network::is_default(&nic.network))
+/// Whether the instance needs another address wherever it moves from its node.
+pub(crate) fn needs_new_address(
+    tx: &ReadTx<'_>,
+    row: &InstanceRow,
+    node: &NodeRow,
+) -> Result<bool, ControlError> {
+    let home = row.home.unwrap_or(node.subnet);
+    Ok(network::keep_address::has_address(&row.spec)
+        && !network::keep_address::is_carried(tx, home)?)
 }

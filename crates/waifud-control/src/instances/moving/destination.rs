@@ -45,14 +45,27 @@ pub(super) fn choose(
         }
     }
     let mut suitable = Vec::with_capacity(capacities.len());
+    let mut without_address = None;
     for capacity in capacities {
         let node = &capacity.node;
         let busy = parts.part(node.id).is_some()
             || tx.tombstone_epoch(row.id, node.id)?.is_some()
             || has_copy(tx, row, node)?;
-        if !busy && other_pool(&spec, source, node).is_none() {
-            suitable.push(capacity);
+        if busy || other_pool(&spec, source, node).is_some() {
+            continue;
         }
+        let keeps = request.new_address || network::keep_address::can_keep(tx, row, source, node)?;
+        // A requested node is refused only if the instance fits there otherwise.
+        if keeps || request.to.is_some() {
+            suitable.push(capacity);
+        } else {
+            without_address.get_or_insert_with(|| node.name.clone());
+        }
+    }
+    if suitable.is_empty()
+        && let Some(node) = without_address
+    {
+        return Err(instance_problems::new_address_needed(&row.name, &node).into());
     }
     let related = Related::read(tx, &spec)?;
     let (choice, _) = decide(tx, &related.request(&spec, &row.arch), &suitable, VERDICTS)?;
@@ -68,7 +81,8 @@ pub(super) fn choose(
     }
 }
 
-/// The spec as it is placed on another node: with new addresses on `default`, and pinned to the requested node.
+/// The spec as it is placed on another node, pinned to the requested one. With new addresses on `default`, or without nics there,
+/// because an address that is kept needs no room in the subnet of the node.
 fn spec_elsewhere(
     row: &InstanceRow,
     source: &NodeRow,
@@ -79,10 +93,14 @@ fn spec_elsewhere(
         return Err(instance_problems::pinned(&row.name, &source.name).into());
     }
     spec.placement.node.clone_from(&request.to);
-    for nic in &mut spec.nics {
-        if network::is_default(&nic.network) {
-            nic.address = None;
+    if request.new_address {
+        for nic in &mut spec.nics {
+            if network::is_default(&nic.network) {
+                nic.address = None;
+            }
         }
+    } else {
+        spec.nics.retain(|nic| !network::is_default(&nic.network));
     }
     Ok(spec)
 }

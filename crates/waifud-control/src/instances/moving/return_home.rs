@@ -8,6 +8,7 @@ use waifud_types::{MoveState, NodeId, WaitReason};
 
 use crate::instances::handover::ownership;
 use crate::instances::problems as instance_problems;
+use crate::network;
 use crate::{Control, ControlError};
 
 /// Whether the instance was handed over to the node, and the old node still has its disks.
@@ -85,7 +86,19 @@ impl Control {
         let Some(source) = tx.node(moving.source)? else {
             return Ok(());
         };
-        super::advance::new_address(tx, &mut row, &source)?;
+        if moving.new_address {
+            row.home = None;
+            super::advance::new_address(tx, &mut row, &source)?;
+        } else {
+            row.home = row
+                .home
+                .map_or_else(
+                    || network::keep_address::has_address(&row.spec).then_some(removed.subnet),
+                    Some,
+                )
+                .filter(|home| *home != source.subnet);
+        }
+        tx.set_home(row.id, row.home, &[source.id], revision)?;
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
         tx.set_epoch(row.id, row.epoch, revision)?;
         tx.set_status(row.id, &row.status)?;

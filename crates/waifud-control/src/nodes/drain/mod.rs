@@ -96,7 +96,7 @@ impl Control {
             return Err(node_problems::only_node(&node.name).into());
         }
         if !request.new_address {
-            let bound = plan::bound_to_addresses(&instances);
+            let bound = plan::bound_to_addresses(tx, node, &instances)?;
             if !bound.is_empty() {
                 let shown = bound.get(..NAMED_MAX).unwrap_or(&bound);
                 return Err(

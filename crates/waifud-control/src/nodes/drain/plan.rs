@@ -25,12 +25,19 @@ pub(super) fn instances(tx: &ReadTx<'_>, node: NodeId) -> Result<Vec<InstanceRow
     Ok(rows)
 }
 
-/// The instances that cannot move without another address.
-pub(super) fn bound_to_addresses(instances: &[InstanceRow]) -> Vec<Name> {
-    let bound = instances
-        .iter()
-        .filter(|row| !row.deleting && row.moving.is_none() && moving::needs_new_address(row));
-    bound.map(|row| row.name.clone()).collect()
+/// The instances that cannot leave the node without another address.
+pub(super) fn bound_to_addresses(
+    tx: &ReadTx<'_>,
+    node: &NodeRow,
+    instances: &[InstanceRow],
+) -> Result<Vec<Name>, ControlError> {
+    let mut bound = Vec::new();
+    for row in instances {
+        if !row.deleting && row.moving.is_none() && moving::needs_new_address(tx, row, node)? {
+            bound.push(row.name.clone());
+        }
+    }
+    Ok(bound)
 }
 
 /// Plans the drain of a node.

@@ -1,5 +1,6 @@
 //! Moves of instances between nodes, with agents that the tests play.
 
+mod address;
 mod begin;
 mod ends;
 mod flow;
@@ -27,6 +28,8 @@ pub struct Cluster {
     pub alder: Agent,
     pub birch: Agent,
     pub web: Instance,
+    /// The request of the move.
+    pub request: Value,
 }
 
 fn to_birch() -> Value {
@@ -54,11 +57,12 @@ impl Cluster {
             alder,
             birch,
             web,
+            request: to_birch(),
         }
     }
 
     pub async fn begin(&self) -> Instance {
-        let begun = self.server.post(MOVE, &to_birch()).await;
+        let begun = self.server.post(MOVE, &self.request).await;
         begun.expect(200).instance()
     }
 
