@@ -12,6 +12,8 @@ enum Bench {
     Create,
     /// acknowledged creates per second, with 256 watching nodes
     Creates,
+    /// TCP between two nodes through the mesh, beside wireguard-go
+    Fabric,
     /// waifuctl list of 1,000 instances, including process start
     List,
     /// memory of each daemon with 50 paused and 5 running guests
@@ -28,9 +30,15 @@ impl Bench {
         match self {
             Self::Create | Self::Memory => "waifud-tests",
             Self::Creates | Self::List => "waifud",
+            Self::Fabric => "waifud-wireguard",
             Self::Metadata => "waifud-metadatad",
             Self::Move => "waifud-agent",
         }
+    }
+
+    /// Whether it starts the programs of this repository.
+    fn needs_programs(self) -> bool {
+        !matches!(self, Self::Fabric | Self::Move)
     }
 }
 
@@ -58,7 +66,9 @@ pub fn run(args: &Args) -> Result<()> {
     let name = bench.to_possible_value().context("the bench has no name")?;
     let name = name.get_name();
     packages::ensure("lab")?;
-    cargo::run(cargo::cargo().args(["build", "--release", "--workspace", "--bins"]))?;
+    if bench.needs_programs() {
+        cargo::run(cargo::cargo().args(["build", "--release", "--workspace", "--bins"]))?;
+    }
     let mut command = cargo::cargo();
     command.args(["bench", "--package", bench.package(), "--bench", name]);
     if !args.rest.is_empty() {

@@ -2,6 +2,7 @@
 
 mod kernel;
 pub(crate) mod link;
+mod offload;
 pub(crate) mod tun;
 pub(crate) mod userspace;
 

@@ -92,7 +92,7 @@ pub(crate) fn failed(
 /// Transfers packets between a TUN device and a socket until the link is removed.
 pub(crate) async fn carry<E: Engine>(
     engine: Arc<Mutex<E>>,
-    tun: Tun,
+    mut tun: Tun,
     socket: DatagramSocket,
     interface: String,
 ) {
@@ -109,6 +109,7 @@ pub(crate) async fn carry<E: Engine>(
                         tun.send(&packet);
                     }
                 });
+                tun.flush();
             }),
             _ = tick.tick() => {
                 lock(&engine).tick(Instant::now(), &mut sealed);
