@@ -1,7 +1,7 @@
 //! Names from the real dnsmasq, requested as a guest's resolver would.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::lab::{GATEWAY, Guest, OUTSIDE, on_a_node, port, with_a_guest};
 use crate::namespace::Namespace;
 use crate::wire::{PATIENCE, eventually};
 
-const A: u16 = 1;
-const PTR: u16 = 12;
+pub const A: u16 = 1;
+pub const PTR: u16 = 12;
 
 /// Response codes (RFC 1035, section 4.1.1).
 const NO_ERROR: u8 = 0;
-const NO_SUCH_NAME: u8 = 3;
-const REFUSED: u8 = 5;
+pub const NO_SUCH_NAME: u8 = 3;
+pub const REFUSED: u8 = 5;
 
 /// One question (RFC 1035, section 4.1).
 fn question(name: &str, kind: u16) -> Vec<u8> {
@@ -37,19 +37,29 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
 
 /// The gateway's answer: its code and the data of the first record, as text.
 fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
+    let server = SocketAddrV4::new(GATEWAY, 53);
+    ask_at(&guest.namespace, server, name, kind, PATIENCE).unwrap()
+}
+
+/// The answer of a server: its code and the data of the first record, as text.
+pub fn ask_at(
+    from: &Namespace,
+    server: SocketAddrV4,
+    name: &str,
+    kind: u16,
+    patience: Duration,
+) -> std::io::Result<(u8, Option<String>)> {
     let question = question(name, kind);
-    let socket = guest
-        .namespace
-        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.connect((GATEWAY, 53)).unwrap();
-    socket.send(&question).unwrap();
+    let socket = from.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+    socket.set_read_timeout(Some(patience)).unwrap();
+    socket.connect(server).unwrap();
+    socket.send(&question)?;
     let mut answer = [0; 512];
-    let length = socket.recv(&mut answer).unwrap();
+    let length = socket.recv(&mut answer)?;
     let answer = &answer[..length];
     let code = answer[3] & 0x0f;
     if answer[6..8] == [0, 0] {
-        return (code, None);
+        return Ok((code, None));
     }
     // A pointer to the name (2), type (2), class (2), time to live (4), length (2), data.
     let data = question.len() + 12;
@@ -57,7 +67,7 @@ fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
         A => Ipv4Addr::from(<[u8; 4]>::try_from(&answer[data..data + 4]).unwrap()).to_string(),
         _ => labels(answer, data),
     };
-    (code, Some(text))
+    Ok((code, Some(text)))
 }
 
 /// A name in a message, which may end in a pointer to an earlier one (RFC 1035, section 4.1.4).
@@ -75,7 +85,7 @@ fn labels(message: &[u8], mut at: usize) -> String {
     labels.join(".")
 }
 
-fn found(text: &str) -> (u8, Option<String>) {
+pub fn found(text: &str) -> (u8, Option<String>) {
     (NO_ERROR, Some(text.to_owned()))
 }
 
