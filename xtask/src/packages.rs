@@ -75,6 +75,11 @@ const LINES: &[Line] = &[
     (For::Test, "iptables", "simulates Docker and ufw"),
     (
         For::Test,
+        "unbound",
+        "a resolver that asks nodes about guests' names; its service is not started",
+    ),
+    (
+        For::Test,
         "btrfs-progs",
         "creates a filesystem that supports reflinks",
     ),

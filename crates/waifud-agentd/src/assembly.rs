@@ -68,10 +68,13 @@ pub fn libvirt(config: &Config, qemu_owner: Option<(u32, u32)>) -> LibvirtConfig
 
 /// The guests' network.
 pub fn network(config: &Config) -> LinuxNetworkConfig {
-    LinuxNetworkConfig::new(
-        config.run_dir.join("network"),
-        config.state_dir.join("network"),
-    )
+    LinuxNetworkConfig {
+        dns_listen: config.dns.addresses(),
+        ..LinuxNetworkConfig::new(
+            config.run_dir.join("network"),
+            config.state_dir.join("network"),
+        )
+    }
 }
 
 fn mesh_plan(config: &Config) -> MeshPlan {
@@ -258,6 +261,10 @@ mod tests {
         assert_eq!(
             changed("peer_endpoints = [\"192.0.2.1:1\"]"),
             ["192.0.2.1:1,", "peer_endpoints: ["]
+        );
+        assert_eq!(
+            changed("dns = { listen = [\"192.0.2.1\"], port = 5353 }"),
+            ["192.0.2.1:5353,", "dns_listen: ["]
         );
         assert_eq!(
             changed("run_dir = \"/r\""),

@@ -1,6 +1,6 @@
 //! The configuration file. Every key has a default. Unknown keys are refused, because they are probably misspelled.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +8,9 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use waifud_agent::BootAlone;
 use waifud_types::{Name, PoolKind};
+
+/// Each address has a process of its own.
+const DNS_ADDRESSES_MAX: usize = 16;
 
 /// `agentd.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,6 +47,8 @@ pub struct Config {
     pub peer_endpoints: Vec<SocketAddr>,
     /// The guests' DNS domain.
     pub domain: String,
+    /// Where other machines resolve guests' names.
+    pub dns: DnsConfig,
     /// The user that image tools run as.
     pub image_user: String,
     /// The user that QEMU runs as (`user` in libvirt's qemu.conf).
@@ -54,6 +59,62 @@ pub struct Config {
     pub boot_alone: String,
     /// The log filter in the syntax of `tracing`. `RUST_LOG` overrides it.
     pub log: String,
+}
+
+/// Where other machines resolve guests' names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsConfig {
+    /// Addresses of this node; empty for none.
+    pub listen: Vec<Ipv4Addr>,
+    /// The port, UDP and TCP.
+    pub port: u16,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            port: waifud_types::dns::PORT,
+        }
+    }
+}
+
+impl DnsConfig {
+    /// The addresses with the port.
+    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+        let mut addresses: Vec<_> = self
+            .listen
+            .iter()
+            .map(|ip| SocketAddrV4::new(*ip, self.port))
+            .collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let invalid = self
+            .listen
+            .iter()
+            .find(|ip| ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast());
+        if let Some(ip) = invalid {
+            bail!(
+                "invalid dns.listen {ip}: list the addresses of this node at which other machines resolve guests' names, for \
+                 example 192.168.1.10"
+            );
+        }
+        if self.listen.len() > DNS_ADDRESSES_MAX {
+            bail!(
+                "dns.listen has {} addresses; at most {DNS_ADDRESSES_MAX} are possible",
+                self.listen.len()
+            );
+        }
+        if self.port == 0 {
+            bail!("dns.port must not be 0");
+        }
+        Ok(())
+    }
 }
 
 /// A storage pool.
@@ -90,7 +151,8 @@ impl Default for Config {
             mesh_endpoints: Vec::new(),
             peer_listen: "[::]:7374".to_owned(),
             peer_endpoints: Vec::new(),
-            domain: "waifu.internal".to_owned(),
+            domain: waifud_types::dns::DOMAIN.to_owned(),
+            dns: DnsConfig::default(),
             image_user: "waifud-image".to_owned(),
             qemu_user: "libvirt-qemu".to_owned(),
             qemu_group: "libvirt-qemu".to_owned(),
@@ -141,6 +203,7 @@ impl Config {
         }
         config.peer_listen()?;
         config.boot_alone()?;
+        config.dns.check()?;
         Ok(config)
     }
 
@@ -235,6 +298,13 @@ mod tests {
                 "[[pools]]\nname = \"a\"\npath = \"/a\"\n[[pools]]\nname = \"a\"\npath = \"/b\"",
                 "two pools are called a",
             ),
+            (
+                "[dns]\nlisten = [\"0.0.0.0\"]",
+                "invalid dns.listen 0.0.0.0",
+            ),
+            ("[dns]\nlisten = [\"alder\"]", "listen"),
+            ("[dns]\nport = 0", "dns.port must not be 0"),
+            ("[dns]\nports = 53", "ports"),
             ("[[pools]]\nname = \"a\"", "path"),
             ("[[pools]]\npath = \"/a\"", "name"),
             ("[[pools]]\nname = \"a\"\npath = \"/a\"\nsize = 1", "size"),
@@ -280,9 +350,11 @@ mod tests {
             .split("\n## ")
             .find(|text| text.starts_with("agentd.toml\n"))
             .unwrap();
-        let error = toml::from_str::<PoolConfig>("no-key = 1").unwrap_err();
-        let (_, keys) = error.message().split_once("expected one of ").unwrap();
-        for key in keys.split(", ") {
+        let pools = toml::from_str::<PoolConfig>("no-key = 1").unwrap_err();
+        let (_, keys) = pools.message().split_once("expected one of ").unwrap();
+        let dns = toml::from_str::<DnsConfig>("no-key = 1").unwrap_err();
+        let (_, of_dns) = dns.message().split_once("expected ").unwrap();
+        for key in keys.split(", ").chain(of_dns.split(" or ")) {
             assert!(section.contains(&format!("\n| {key} |")), "{key}");
         }
     }

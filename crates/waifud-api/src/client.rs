@@ -1,6 +1,7 @@
 //! The typed client of the user API: one method per route, over the unix socket or over HTTPS with a token.
 
 mod capacity;
+mod dns;
 mod drain;
 mod fabric;
 mod guest_command;

@@ -8,6 +8,7 @@ pub mod agent_client;
 pub mod capacity;
 pub mod client;
 pub mod disk_transfer;
+pub mod dns;
 pub mod download;
 pub mod drain;
 pub mod guest_command;
@@ -29,6 +30,7 @@ pub mod template;
 pub mod token;
 
 pub use capacity::{Capacity, InstanceSize, NodeFit, Survival, UnplacedInstance};
+pub use dns::{Dns, DnsServer, DnsServerState};
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use drain::{Drain, DrainNode, DrainedInstance};
 pub use hint::Hint;

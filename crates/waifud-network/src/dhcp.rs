@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-
 use waifud_types::Name;
+use waifud_types::dns::reverse_zones;
 
-use crate::{NetworkState, RemoteName, gateway_of};
+use crate::{NetworkState, Port, RemoteName, gateway_of};
 
 /// The MTU that a client assumes without a DHCP option (Ethernet, RFC 894).
 const ETHERNET_MTU: u16 = 1500;
@@ -157,22 +157,6 @@ fn addresses(subnet: Ipv4Net) -> u64 {
     u64::from(u32::from(subnet.broadcast())) - u64::from(u32::from(subnet.network()))
 }
 
-/// The reverse zones of a subnet (RFC 1035, section 3.5), which end at whole octets. A subnet smaller than the smallest
-/// zone has none.
-fn reverse_zones(subnet: Ipv4Net) -> Vec<String> {
-    let Some(prefix) = [8, 16, 24].into_iter().find(|p| subnet.prefix_len() <= *p) else {
-        return Vec::new();
-    };
-    let zone = |part: Ipv4Net| {
-        let octets = part.network().octets().into_iter();
-        let named = octets.take(usize::from(prefix / 8)).rev();
-        let labels: Vec<_> = named.map(|octet| octet.to_string()).collect();
-        format!("{}.in-addr.arpa", labels.join("."))
-    };
-    let parts = subnet.subnets(prefix).into_iter().flatten();
-    parts.map(zone).collect()
-}
-
 /// The leases: one line `MAC,address,name` each. Only the first port of an instance has the name.
 pub(crate) fn leases(state: &NetworkState) -> String {
     let mut named = elsewhere(state);
@@ -192,14 +176,19 @@ pub(crate) fn leases(state: &NetworkState) -> String {
 /// has read this file.
 pub(crate) fn names(state: &NetworkState, load: u64) -> String {
     let mut text = format!("0.0.0.0 {}\n", mark(load));
-    let elsewhere = elsewhere(state);
-    let here = state.ports.iter();
-    for port in here.filter(|port| !elsewhere.contains(&port.name)) {
+    for port in named(state) {
         let (name, domain) = (&port.name, &state.domain);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{} {name}.{domain} {name}", port.address);
     }
     text
+}
+
+/// The ports that are found by the name of their instance.
+pub(crate) fn named(state: &NetworkState) -> impl Iterator<Item = &Port> {
+    let elsewhere = elsewhere(state);
+    let here = state.ports.iter();
+    here.filter(move |port| !elsewhere.contains(&port.name))
 }
 
 /// The names that belong to guests of other nodes.
@@ -271,16 +260,6 @@ mod tests {
         let mut state = state(2);
         state.mtu = 1420;
         insta::assert_snapshot!(configuration(&state, &settings()));
-    }
-
-    #[test]
-    fn reverse_zones_cover_the_subnet_and_nothing_else() {
-        let zones = |subnet: &str| reverse_zones(subnet.parse().unwrap());
-        assert_eq!(zones("10.144.1.0/24"), ["1.144.10.in-addr.arpa"]);
-        assert_eq!(zones("10.144.0.0/16"), ["144.10.in-addr.arpa"]);
-        let half = ["2.144.10.in-addr.arpa", "3.144.10.in-addr.arpa"];
-        assert_eq!(zones("10.144.2.0/23"), half);
-        assert_eq!(zones("10.144.2.0/25"), [""; 0]);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::check::check;
 use crate::host_addresses;
 use crate::remote;
 use crate::{
-    GuestNetwork, HostAddresses, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState,
-    PortCounters, PortObservation,
+    DnsAddress, GuestNetwork, HostAddresses, HostNetworkFacts, NetworkDrift, NetworkError,
+    NetworkState, PortCounters, PortObservation,
 };
 
 /// The calls that tests can make fail.
@@ -50,6 +50,7 @@ struct Inner {
     acknowledged: HashMap<TapName, Timestamp>,
     learned: HashMap<TapName, BTreeSet<IpAddr>>,
     no_bridges: BTreeSet<String>,
+    dns: Vec<DnsAddress>,
     addresses: HostAddresses,
     silent_listeners: bool,
     faults: HashMap<Call, u32>,
@@ -121,6 +122,11 @@ impl FakeNetwork {
     /// Removes a bridge of the host, for ports of [`NetworkState::lan`].
     pub fn lose_bridge(&self, name: &str) {
         self.lock().no_bridges.insert(name.to_owned());
+    }
+
+    /// Sets the addresses at which guests' names resolve once a state is ensured.
+    pub fn set_dns(&self, dns: Vec<DnsAddress>) {
+        self.lock().dns = dns;
     }
 
     /// Sets the addresses of the host and its routers, which no port gets.
@@ -248,6 +254,13 @@ impl GuestNetwork for FakeNetwork {
         inner.acknowledged.clear();
         inner.learned.clear();
         Ok(())
+    }
+
+    async fn dns(&self) -> Vec<DnsAddress> {
+        let inner = self.lock();
+        let is_ensured = inner.state.is_some();
+        let dns = inner.dns.iter().filter(|_| is_ensured);
+        dns.cloned().collect()
     }
 
     async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError> {

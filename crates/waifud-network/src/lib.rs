@@ -41,11 +41,12 @@ pub mod linux;
 mod remote;
 mod ruleset;
 pub mod samples;
+mod served;
 
 pub use check::check;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -200,6 +201,26 @@ pub struct HostNetworkFacts {
     pub refused_subnets: BTreeMap<Ipv4Net, String>,
 }
 
+/// An address of the host at which other machines resolve guests' names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DnsAddress {
+    /// The address and the port.
+    pub address: SocketAddrV4,
+    /// Why names do not resolve there.
+    pub trouble: Option<DnsTrouble>,
+}
+
+/// Why guests' names do not resolve at an address of the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DnsTrouble {
+    /// The host does not have the address, at present.
+    NoAddress,
+    /// Another program has the port.
+    PortTaken,
+    /// The error in a sentence.
+    Failed(String),
+}
+
 impl HostNetworkFacts {
     /// The first network of the host's routes that overlaps `subnet`.
     pub fn overlapping(&self, subnet: Ipv4Net) -> Option<Ipv4Net> {
@@ -314,6 +335,10 @@ pub trait GuestNetwork: Send + Sync {
 
     /// Removes everything that waifud added: firewall tables, routing rules, routes, dnsmasq and the bridge.
     async fn ensure_absent(&self) -> Result<(), NetworkError>;
+
+    /// The host's addresses at which other machines resolve guests' names, as the last `ensure` left them. Failures there
+    /// affect nothing else.
+    async fn dns(&self) -> Vec<DnsAddress>;
 
     /// Ports that programs of the host listen on, except on loopback addresses.
     async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError>;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::status::{Condition, HypervisorKind};
-use crate::{ByteSize, Digest, MeshFacts, Name, PoolKind};
+use crate::{ByteSize, Digest, DnsFacts, MeshFacts, Name, PoolKind};
 
 /// State of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
@@ -163,6 +163,9 @@ pub struct NodeFacts {
     /// The node's peer port; null from agents of earlier versions, and before the agent knows its address.
     #[serde(default)]
     pub peer_port: Option<PeerPortFacts>,
+    /// The names that the node serves on its own addresses; null if it serves none.
+    #[serde(default)]
+    pub dns: Option<DnsFacts>,
 }
 
 /// The port at which other nodes of the cluster reach the agent of a node, to copy disks without waifud between them.

@@ -16,8 +16,13 @@ use crate::{cargo, root};
 /// invoke-rc.d and deb-systemd-invoke run this program before they start a service; exit code 101 forbids it.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// The units that libvirt's packages start.
-const UNITS: &[&str] = &[
+/// The units that packages start, by the beginning of the packages' names.
+const UNITS: &[(&str, &[&str])] = &[
+    ("libvirt-daemon", LIBVIRT),
+    ("unbound", &["unbound.service"]),
+];
+
+const LIBVIRT: &[&str] = &[
     "libvirtd.service",
     "libvirtd.socket",
     "libvirtd-ro.socket",
@@ -45,7 +50,7 @@ pub struct NoServices {
 
 impl NoServices {
     /// Without systemd (in a container), installs a policy until the value is dropped, unless the machine has a policy.
-    /// With systemd, masks libvirt's units permanently, except those that exist already: they belong to the machine's
+    /// With systemd, masks the units of libvirt and unbound permanently, except those that exist already: they belong to the machine's
     /// owner.
     ///
     /// # Errors
@@ -60,7 +65,7 @@ impl NoServices {
             let units = to_mask(packages, exists);
             if !units.is_empty() {
                 eprintln!(
-                    "libvirt's services are masked, because libvirt runs in labs only. To use this machine as a node, run:"
+                    "services that run in labs and tests only are masked. To use this machine as a node, or to use them, run:"
                 );
                 eprintln!("  systemctl unmask {}", units.join(" "));
                 cargo::run(as_root("systemctl").arg("mask").args(&units))?;
@@ -98,13 +103,10 @@ impl Drop for NoServices {
 
 /// The units that `packages` would install and that do not exist yet.
 fn to_mask(packages: &[&str], exists: impl Fn(&str) -> bool) -> Vec<&'static str> {
-    if !packages
-        .iter()
-        .any(|name| name.starts_with("libvirt-daemon"))
-    {
-        return Vec::new();
-    }
-    UNITS.iter().copied().filter(|unit| !exists(unit)).collect()
+    let installs = |prefix: &str| packages.iter().any(|name| name.starts_with(prefix));
+    let services = UNITS.iter().filter(|(prefix, _)| installs(prefix));
+    let units = services.flat_map(|(_, units)| units.iter().copied());
+    units.filter(|unit| !exists(unit)).collect()
 }
 
 fn as_root(program: &str) -> Command {
@@ -123,9 +125,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_units_that_are_new_and_only_with_libvirts_daemon_are_masked() {
+    fn only_units_that_are_new_and_only_those_of_installed_packages_are_masked() {
         assert!(to_mask(&["gcc", "libvirt-dev"], |_| false).is_empty());
-        assert_eq!(to_mask(&["libvirt-daemon"], |_| false).len(), UNITS.len());
+        assert_eq!(to_mask(&["libvirt-daemon"], |_| false), LIBVIRT);
+        assert_eq!(to_mask(&["gcc", "unbound"], |_| false), ["unbound.service"]);
         assert!(to_mask(&["libvirt-daemon-driver-qemu"], |_| true).is_empty());
         let masked = to_mask(&["libvirt-daemon"], |unit| unit.starts_with("virtlogd"));
         assert!(

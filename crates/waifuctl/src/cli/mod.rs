@@ -4,6 +4,7 @@ mod capacity;
 mod common;
 mod contexts;
 mod create;
+mod dns;
 mod duration;
 mod events;
 mod fabric;
@@ -25,6 +26,7 @@ pub use capacity::CapacityArgs;
 pub use common::{InstanceArg, LabelChanges, SelectArgs, WaitOptions};
 pub use contexts::{ContextCommand, LoginArgs};
 pub use create::{CreateArgs, SpecArgs};
+pub use dns::{DnsCommand, DnsShowArgs, ResolverChoice};
 pub use duration::{parse_duration, parse_exec_timeout, parse_seconds};
 pub use events::EventsArgs;
 pub use fabric::FabricCommand;
@@ -293,6 +295,9 @@ instances that run on the largest reachable nodes are distributed over the other
     /// Show or choose what connects the guests of different nodes
     #[command(subcommand)]
     Fabric(FabricCommand),
+    /// Resolve the names of instances from machines that are not guests
+    #[command(subcommand)]
+    Dns(DnsCommand),
     /// Manage networks: `default`, and bridges of the nodes
     #[command(subcommand)]
     Network(NetworkCommand),

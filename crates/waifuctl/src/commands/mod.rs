@@ -10,6 +10,7 @@ mod create_file;
 mod delete;
 mod delete_unmanaged;
 mod df;
+mod dns;
 mod doctor;
 mod edit;
 mod edit_spec;
@@ -109,6 +110,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Df => df::run(context).await,
         Command::Capacity(args) => capacity::run(context, args).await,
         Command::Doctor => doctor::run(context).await,
+        Command::Dns(command) => dns::run(context, command).await,
         Command::Fabric(command) => fabric::run(context, command).await,
         Command::Network(command) => network::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,

@@ -4,6 +4,7 @@
 //! concurrent requests cost one change together. A port stays until its instance is deleted: an instance that only left
 //! the slice keeps its lease and its rules.
 
+pub(crate) mod dns;
 pub(crate) mod fabric;
 pub(crate) mod identity;
 pub(crate) mod lan;

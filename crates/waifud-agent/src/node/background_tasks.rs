@@ -11,6 +11,7 @@ use waifud_network::NetworkDrift;
 
 use crate::backoff::Backoff;
 use crate::guest::metadata_refresh;
+use crate::network::dns;
 use crate::settings::BootAlone;
 use crate::shared::Shared;
 
@@ -64,7 +65,8 @@ pub(crate) async fn network(shared: Arc<Shared>, mut drift: broadcast::Receiver<
             timing.network
         } else {
             let applied = shared.network.apply(&shared.table, true).await;
-            if drifted || applied.is_err() != failed {
+            let changed = drifted || applied.is_err() != failed;
+            if changed || dns::has_changed(&shared).await {
                 // An overlap of addresses is a condition, for example.
                 shared.node_checks.request_facts();
             }

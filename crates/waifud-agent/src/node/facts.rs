@@ -13,6 +13,7 @@ use waifud_types::{ByteSize, MeshFacts, Timestamp};
 use crate::blocking::here;
 use crate::condition::condition;
 use crate::control_link::record::RunMemory;
+use crate::network::dns;
 use crate::network::remote::{own_subnet_conflict, subnet_conflict};
 use crate::node::certificate;
 use crate::node::conditions::incarnation_changed;
@@ -125,6 +126,9 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     conditions.extend(fabric.conditions(&shared.table.peers(), now).await);
     facts.mesh = mesh(shared, earlier.as_ref());
     facts.peer_port = peer_port(shared);
+    let served = shared.guest_network.dns().await;
+    conditions.extend(dns::trouble(&served, now));
+    facts.dns = dns::facts(&shared.settings.domain, &served);
     conditions.extend(shared.port.condition(now));
     // Without a subnet there is nothing to serve.
     if shared.table.node().slice.is_some()
@@ -237,6 +241,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         features: feature::ALL.map(str::to_owned).into(),
         mesh: None,
         peer_port: None,
+        dns: None,
     }
 }
 

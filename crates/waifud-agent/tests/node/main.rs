@@ -5,6 +5,7 @@ mod churn;
 mod datasource;
 mod description_reads;
 mod disk_full;
+mod dns;
 mod drift;
 mod evidence;
 mod fabric;

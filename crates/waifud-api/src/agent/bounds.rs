@@ -331,6 +331,14 @@ impl Walk {
                 walk.list("endpoints", &mut port.endpoints, SHORT_LIST_MAX, |_, _| {});
             });
         }
+        if let Some(dns) = &mut facts.dns {
+            self.at("dns", |walk| {
+                walk.text("domain", &mut dns.domain, NAME);
+                walk.list("listen", &mut dns.listen, SHORT_LIST_MAX, |walk, one| {
+                    walk.maybe_text("error", &mut one.error, SENTENCE);
+                });
+            });
+        }
     }
 
     fn pool(&mut self, pool: &mut PoolFacts) {

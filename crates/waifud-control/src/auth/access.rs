@@ -65,6 +65,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("DELETE", "/v1/networks/{name}", AtLeast(Admin)),
     ("GET", "/v1/fabric", AtLeast(Viewer)),
     ("PUT", "/v1/fabric", AtLeast(Admin)),
+    ("GET", "/v1/dns", AtLeast(Viewer)),
     ("GET", "/v1/capacity", AtLeast(Viewer)),
     ("GET", "/v1/nodes", AtLeast(Viewer)),
     ("GET", "/v1/nodes/{name}", AtLeast(Viewer)),

@@ -9,6 +9,7 @@ mod body;
 mod capacity;
 mod contract;
 mod descriptions;
+mod dns;
 mod downloads;
 mod drain;
 mod envelope;
@@ -98,6 +99,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(networks::create, readers::list_networks))
         .routes(routes!(readers::show_network, networks::delete))
         .routes(routes!(fabric::show, fabric::set))
+        .routes(routes!(dns::show))
         .routes(routes!(capacity::show))
         .routes(routes!(readers::list_nodes))
         .routes(routes!(readers::show_node, nodes::update, nodes::remove))

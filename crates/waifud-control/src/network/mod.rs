@@ -2,6 +2,7 @@
 
 pub(crate) mod address_owners;
 mod default_network;
+mod dns;
 mod fabric;
 pub(crate) mod keep_address;
 pub(crate) mod networks;

@@ -16,6 +16,7 @@ mod conventions;
 mod copies;
 mod deterministic;
 mod disk_space;
+mod dns;
 mod downloads;
 mod drain;
 mod events;

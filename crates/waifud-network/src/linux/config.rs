@@ -1,5 +1,6 @@
 //! Where files and tools are on this host, and the settings that the host's administrator makes.
 
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct LinuxNetworkConfig {
     pub routed: Vec<Ipv4Net>,
     /// Interfaces that lead guests to the outside. If empty, the interfaces of the default routes are used.
     pub uplinks: Vec<String>,
+    /// The host's addresses at which other machines resolve guests' names.
+    pub dns_listen: Vec<SocketAddrV4>,
 }
 
 impl LinuxNetworkConfig {
@@ -46,6 +49,7 @@ impl LinuxNetworkConfig {
             full_check: Duration::from_secs(15),
             routed: Vec::new(),
             uplinks: Vec::new(),
+            dns_listen: Vec::new(),
         }
     }
 }

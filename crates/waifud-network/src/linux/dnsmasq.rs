@@ -7,6 +7,7 @@
 //! has ended. All other changes are a reload.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -161,7 +162,7 @@ impl Dnsmasq {
             bridge_index,
             load,
         };
-        if probe::knows(state.gateway, &dhcp::mark(load), RELOAD_TIMEOUT).await {
+        if probe::knows(dns(state), &dhcp::mark(load), RELOAD_TIMEOUT).await {
             Ok(record)
         } else {
             Err(self.tool.failed(format!(
@@ -210,7 +211,7 @@ impl Dnsmasq {
         };
         process.signal(Signal::SIGHUP)?;
         let mark = dhcp::mark(record.load);
-        let taken_over = probe::knows(state.gateway, &mark, RELOAD_TIMEOUT).await;
+        let taken_over = probe::knows(dns(state), &mark, RELOAD_TIMEOUT).await;
         Ok(taken_over.then_some(record))
     }
 
@@ -248,8 +249,13 @@ pub(super) fn process(record: &DnsmasqRecord) -> Option<Process> {
     process.runs().then_some(process)
 }
 
+/// Where it answers guests.
+fn dns(state: &NetworkState) -> SocketAddrV4 {
+    SocketAddrV4::new(state.gateway, waifud_types::dns::PORT)
+}
+
 /// The first of [`USERS`] that this host has, with its group.
-fn unprivileged() -> Option<(String, String)> {
+pub(super) fn unprivileged() -> Option<(String, String)> {
     USERS.iter().find_map(|name| {
         let user = User::from_name(name).ok()??;
         let group = Group::from_gid(Gid::from_raw(user.gid.as_raw())).ok()??;

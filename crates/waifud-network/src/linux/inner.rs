@@ -18,7 +18,8 @@ use super::links::{self, Link, Links};
 use super::record::{BridgeRecord, Record, RecordFile};
 use super::return_route::return_routes;
 use super::routes::{self, Routes};
-use super::sysctl::{self, Setting};
+use super::served::Served;
+use super::sysctl::{self, Setting, switch, switch_back};
 use super::tool::Tool;
 use super::watch::Finding;
 use super::{files, neighbors, netlink};
@@ -38,6 +39,7 @@ pub(super) struct Inner {
     pub(super) firewall: Firewall,
     pub(super) foreign: Foreign,
     pub(super) dnsmasq: Dnsmasq,
+    pub(super) served: Served,
     pub(super) record_file: RecordFile,
     /// The content of that file, once it has been read.
     pub(super) record: Option<Record>,
@@ -71,6 +73,11 @@ impl Inner {
                 &config.state_dir,
                 config.resolv_conf.clone(),
                 config.lease_time,
+            ),
+            served: Served::new(
+                Tool::new("dnsmasq", config.dnsmasq.clone()),
+                &config.run_dir,
+                config.dns_listen.clone(),
             ),
             record_file: RecordFile::new(config.run_dir.join("record.json")),
             record: None,
@@ -184,6 +191,7 @@ impl Inner {
             .await?;
         record.dnsmasq = Some(dnsmasq);
         self.remember(&record)?;
+        self.served.ensure(state, &addresses).await;
         self.state = Some(Arc::new(state.clone()));
         self.refused = host_addresses::troubles(wanted, &addresses);
         self.refused_subnets = refused_subnets;
@@ -312,6 +320,9 @@ impl Inner {
         if record.dnsmasq.as_ref().and_then(dnsmasq::process).is_none() {
             return found("dnsmasq has ended".to_owned());
         }
+        if let Some(difference) = self.served.difference(None)? {
+            return found(difference);
+        }
         if !full {
             return Ok(None);
         }
@@ -334,6 +345,9 @@ impl Inner {
             }
         }
         let routes = Routes::read(&handle).await?;
+        if let Some(difference) = self.served.difference(Some(&addresses_of_host(&routes)))? {
+            return found(difference);
+        }
         if let Some(wanted) = &self.wanted
             && host_addresses::troubles(wanted, &addresses_of_host(&routes)) != self.refused
         {
@@ -567,28 +581,4 @@ fn refused_subnets(
     let ours = links.named(&state.bridge).into_iter();
     let ours: Vec<_> = ours.chain(dedicated).map(|link| link.index).collect();
     remote::refused(state, &routes.foreign(&ours))
-}
-
-/// Disables forwarding where we enabled it, unless forwarding is now enabled for the whole host.
-pub(super) fn switch_back<'a>(
-    interfaces: impl Iterator<Item = &'a String>,
-) -> Result<(), NetworkError> {
-    if Setting::forwarding_everywhere().is("1")? {
-        return Ok(());
-    }
-    switch(interfaces, "0")
-}
-
-/// Sets forwarding on the interfaces that still exist.
-fn switch<'a>(
-    interfaces: impl Iterator<Item = &'a String>,
-    value: &str,
-) -> Result<(), NetworkError> {
-    for interface in interfaces {
-        let setting = Setting::forwarding(interface);
-        if setting.get()?.is_some() {
-            setting.ensure(value)?;
-        }
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@
 //! use loopback.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::Path;
 
 use waifud_types::spec::Protocol;
@@ -34,15 +34,37 @@ pub(super) fn read() -> Result<BTreeSet<(Protocol, u16)>, NetworkError> {
     Ok(found)
 }
 
-/// Ports in that state: a line is `SLOT: ADDRESS:PORT ADDRESS:PORT STATE …`, in hexadecimal (proc(5), `/proc/net/tcp`).
+/// Whether no program listens on the port at this address or at all addresses.
+pub(super) fn is_free(address: SocketAddrV4) -> Result<bool, NetworkError> {
+    for (file, _, state) in LISTENS {
+        let text = files::read(&Path::new(DIRECTORY).join(file))?.unwrap_or_default();
+        if sockets(&text, state).any(|socket| covers(socket, address)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a socket receives what is sent to the address.
+fn covers((ip, port): (IpAddr, u16), address: SocketAddrV4) -> bool {
+    port == address.port() && (ip.is_unspecified() || ip == IpAddr::V4(*address.ip()))
+}
+
+/// Ports in that state, except on loopback addresses.
 fn parse<'a>(text: &'a str, state: &'a str) -> impl Iterator<Item = u16> + 'a {
+    let sockets = sockets(text, state).filter(|(ip, _)| !ip.is_loopback());
+    sockets.map(|(_, port)| port)
+}
+
+/// Sockets in that state: a line is `SLOT: ADDRESS:PORT ADDRESS:PORT STATE …`, in hexadecimal (proc(5), `/proc/net/tcp`).
+fn sockets<'a>(text: &'a str, state: &'a str) -> impl Iterator<Item = (IpAddr, u16)> + 'a {
     text.lines().filter_map(move |line| {
         let mut words = line.split_ascii_whitespace();
         let (address, port) = words.nth(1)?.split_once(':')?;
-        if words.nth(1)? != state || address_of(address)?.is_loopback() {
+        if words.nth(1)? != state {
             return None;
         }
-        u16::from_str_radix(port, 16).ok()
+        Some((address_of(address)?, u16::from_str_radix(port, 16).ok()?))
     })
 }
 
@@ -84,5 +106,13 @@ mod tests {
         assert_eq!(parse(TCP, "0A").collect::<Vec<_>>(), [22, 443]);
         assert_eq!(parse(TCP6, "0A").collect::<Vec<_>>(), [8080]);
         assert_eq!(parse("nonsense\n\n1: zz 2", "0A").count(), 0);
+        let covered = |text, address: &str| {
+            let address = address.parse().unwrap();
+            sockets(text, "0A").any(|socket| covers(socket, address))
+        };
+        assert!(covered(TCP, "192.0.2.9:22") && covered(TCP6, "192.0.2.9:8080"));
+        assert!(covered(TCP, "127.0.0.1:5432") && !covered(TCP, "127.0.0.2:5432"));
+        assert!(covered(TCP, "192.0.2.2:443") && !covered(TCP, "192.0.2.9:443"));
+        assert!(!covered(TCP, "192.0.2.2:80"));
     }
 }

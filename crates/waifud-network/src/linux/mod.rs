@@ -30,6 +30,7 @@ mod release;
 mod removal;
 mod return_route;
 mod routes;
+mod served;
 mod sysctl;
 mod tool;
 mod unfit;
@@ -52,8 +53,8 @@ use self::inner::Inner;
 use self::watch::Finding;
 use crate::check::check;
 use crate::{
-    GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState, PortCounters,
-    PortObservation,
+    DnsAddress, GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState,
+    PortCounters, PortObservation,
 };
 
 /// The real [`GuestNetwork`]. Needs `CAP_NET_ADMIN` and, for dnsmasq's start, `CAP_NET_RAW`, `CAP_NET_BIND_SERVICE`,
@@ -129,6 +130,10 @@ impl GuestNetwork for LinuxNetwork {
 
     async fn ensure_absent(&self) -> Result<(), NetworkError> {
         self.inner.lock().await.remove(None).await.map(drop)
+    }
+
+    async fn dns(&self) -> Vec<DnsAddress> {
+        self.inner.lock().await.served.status()
     }
 
     async fn listeners(&self) -> Result<BTreeSet<(Protocol, u16)>, NetworkError> {

@@ -3,7 +3,7 @@
 //! The reload signal has no confirmation. So every load of leases contains a unique name ([`crate::dhcp::mark`]). Once
 //! that name resolves, leases and names are in force, because dnsmasq reads both files at once.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -16,7 +16,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(50);
 const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Waits until `server` resolves `name`, at most for `patience`.
-pub(super) async fn knows(server: Ipv4Addr, name: &str, patience: Duration) -> bool {
+pub(super) async fn knows(server: SocketAddrV4, name: &str, patience: Duration) -> bool {
     let asking = async {
         let mut pause = FIRST_PAUSE;
         while ask(server, name).await != Some(true) {
@@ -27,10 +27,15 @@ pub(super) async fn knows(server: Ipv4Addr, name: &str, patience: Duration) -> b
     tokio::time::timeout(patience, asking).await.is_ok()
 }
 
-async fn ask(server: Ipv4Addr, name: &str) -> Option<bool> {
+/// Whether `server` resolves `name` now.
+pub(super) async fn answers_at_once(server: SocketAddrV4, name: &str) -> bool {
+    ask(server, name).await == Some(true)
+}
+
+async fn ask(server: SocketAddrV4, name: &str) -> Option<bool> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?;
     // A connected socket receives only answers of that server, and reports an error if nothing listens there.
-    socket.connect((server, 53)).await.ok()?;
+    socket.connect(server).await.ok()?;
     socket.send(&question(name)).await.ok()?;
     let mut answer = [0; 512];
     let length = tokio::time::timeout(ANSWER_PATIENCE, socket.recv(&mut answer));

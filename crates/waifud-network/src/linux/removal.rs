@@ -1,7 +1,8 @@
 //! Removes everything that waifud added and lists what was removed.
 
-use super::inner::{Inner, switch_back};
+use super::inner::Inner;
 use super::links::{self, Links};
+use super::sysctl::switch_back;
 use super::{dnsmasq, lan, routes};
 use crate::NetworkError;
 
@@ -20,6 +21,7 @@ impl Inner {
             removed.push("dnsmasq".to_owned());
         }
         self.dnsmasq.remove(record.dnsmasq.as_ref()).await?;
+        removed.extend(self.served.remove().await?);
         switch_back(record.switched.iter())?;
         if !record.switched.is_empty() {
             removed.push(format!("forwarding on {}", record.switched.join(", ")));

@@ -70,3 +70,27 @@ pub(super) fn of_bridge(bridge: &str) -> Vec<(Setting, &'static str)> {
         (conf("send_redirects"), "0"),
     ]
 }
+
+/// Disables forwarding where we enabled it, unless forwarding is now enabled for the whole host.
+pub(super) fn switch_back<'a>(
+    interfaces: impl Iterator<Item = &'a String>,
+) -> Result<(), NetworkError> {
+    if Setting::forwarding_everywhere().is("1")? {
+        return Ok(());
+    }
+    switch(interfaces, "0")
+}
+
+/// Sets forwarding on the interfaces that still exist.
+pub(super) fn switch<'a>(
+    interfaces: impl Iterator<Item = &'a String>,
+    value: &str,
+) -> Result<(), NetworkError> {
+    for interface in interfaces {
+        let setting = Setting::forwarding(interface);
+        if setting.get()?.is_some() {
+            setting.ensure(value)?;
+        }
+    }
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! Names from the real dnsmasq, requested as a guest's resolver would.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::namespace::Namespace;
 use crate::wire::{PATIENCE, eventually};
 
 pub const A: u16 = 1;
-const PTR: u16 = 12;
+pub const PTR: u16 = 12;
 
 /// Response codes (RFC 1035, section 4.1.1).
 const NO_ERROR: u8 = 0;
-const NO_SUCH_NAME: u8 = 3;
-const REFUSED: u8 = 5;
+pub const NO_SUCH_NAME: u8 = 3;
+pub const REFUSED: u8 = 5;
 
 /// One question (RFC 1035, section 4.1).
 fn question(name: &str, kind: u16) -> Vec<u8> {
@@ -37,24 +37,29 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
 
 /// The gateway's answer: its code and the data of the first record, as text.
 fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
-    ask_at(guest, GATEWAY, name, kind)
+    let server = SocketAddrV4::new(GATEWAY, 53);
+    ask_at(&guest.namespace, server, name, kind, PATIENCE).unwrap()
 }
 
-/// The same at another address.
-pub fn ask_at(guest: &Guest, server: Ipv4Addr, name: &str, kind: u16) -> (u8, Option<String>) {
+/// The answer of a server: its code and the data of the first record, as text.
+pub fn ask_at(
+    from: &Namespace,
+    server: SocketAddrV4,
+    name: &str,
+    kind: u16,
+    patience: Duration,
+) -> std::io::Result<(u8, Option<String>)> {
     let question = question(name, kind);
-    let socket = guest
-        .namespace
-        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.connect((server, 53)).unwrap();
-    socket.send(&question).unwrap();
+    let socket = from.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+    socket.set_read_timeout(Some(patience)).unwrap();
+    socket.connect(server).unwrap();
+    socket.send(&question)?;
     let mut answer = [0; 512];
-    let length = socket.recv(&mut answer).unwrap();
+    let length = socket.recv(&mut answer)?;
     let answer = &answer[..length];
     let code = answer[3] & 0x0f;
     if answer[6..8] == [0, 0] {
-        return (code, None);
+        return Ok((code, None));
     }
     // A pointer to the name (2), type (2), class (2), time to live (4), length (2), data.
     let data = question.len() + 12;
@@ -62,7 +67,7 @@ pub fn ask_at(guest: &Guest, server: Ipv4Addr, name: &str, kind: u16) -> (u8, Op
         A => Ipv4Addr::from(<[u8; 4]>::try_from(&answer[data..data + 4]).unwrap()).to_string(),
         _ => labels(answer, data),
     };
-    (code, Some(text))
+    Ok((code, Some(text)))
 }
 
 /// A name in a message, which may end in a pointer to an earlier one (RFC 1035, section 4.1.4).
@@ -80,7 +85,7 @@ fn labels(message: &[u8], mut at: usize) -> String {
     labels.join(".")
 }
 
-fn found(text: &str) -> (u8, Option<String>) {
+pub fn found(text: &str) -> (u8, Option<String>) {
     (NO_ERROR, Some(text.to_owned()))
 }
 

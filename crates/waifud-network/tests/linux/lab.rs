@@ -92,7 +92,7 @@ pub fn with_metadata<F: Future<Output = ()>>(
 /// Stops the dnsmasq of a test that did not stop it.
 impl Drop for Lab {
     fn drop(&mut self) {
-        for pid in self.dnsmasqs() {
+        for pid in self.dnsmasqs().into_iter().chain(self.served()) {
             let _ = nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(pid),
                 nix::sys::signal::Signal::SIGKILL,
@@ -320,6 +320,22 @@ impl Lab {
     pub fn kill_dnsmasq(&self) {
         let pid = nix::unistd::Pid::from_raw(self.dnsmasq_pid());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+
+    /// Processes of this node that serve names to other machines.
+    pub fn served(&self) -> Vec<i32> {
+        let files = std::fs::read_dir(self.run_dir())
+            .into_iter()
+            .flatten()
+            .flatten();
+        let names = files.filter_map(|file| file.file_name().into_string().ok());
+        let configs = names.filter(|name| name.starts_with("served-") && name.ends_with(".conf"));
+        configs
+            .flat_map(|name| {
+                let path = self.run_dir().join(name);
+                processes_with(&format!("--conf-file={}", path.display()))
+            })
+            .collect()
     }
 
     /// Processes of this node's dnsmasq.

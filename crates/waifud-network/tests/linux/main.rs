@@ -15,6 +15,7 @@
 mod dhcp;
 mod dial;
 mod dns;
+mod dns_served;
 mod fabric;
 mod firewalls;
 mod forged;

@@ -14,7 +14,7 @@ use crate::namespace::{Namespace, can_run};
 use crate::nodes::{Node, Underlay, ping};
 use crate::reach::{greeter, is_greeted};
 use crate::remote::disable_return_path_filter;
-use crate::wire::{Wire, eventually};
+use crate::wire::{PATIENCE, Wire, eventually};
 
 /// Three nodes that know each other. The guest of node 2 came from node 1, with the address 10.144.1.77.
 struct Cluster {
@@ -198,8 +198,9 @@ fn a_moved_guest_reaches_metadata_and_the_resolver_of_its_former_gateway() {
         let server = greeter(&lab.metadata, (METADATA, 80));
         let service = SocketAddrV4::new(METADATA, 80);
         assert_eq!(is_greeted(&guest, service, &server), guest.address());
-        let answer = ask_at(&guest, [10, 144, 9, 1].into(), "guest-0", A);
-        assert_eq!(answer, (0, Some("10.144.9.77".to_owned())));
+        let resolver = SocketAddrV4::new([10, 144, 9, 1].into(), 53);
+        let answer = ask_at(&guest.namespace, resolver, "guest-0", A, PATIENCE);
+        assert_eq!(answer.unwrap(), (0, Some("10.144.9.77".to_owned())));
 
         // The route to it is repaired.
         let mut drift = lab.network.drift();

@@ -41,6 +41,7 @@ pub fn hello() -> Hello {
             features: Vec::new(),
             mesh: None,
             peer_port: None,
+            dns: None,
         },
         now: Timestamp::now(),
         boot_id: None,

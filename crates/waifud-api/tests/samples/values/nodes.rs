@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use waifud_api::join::{
     CreateJoinToken, CreatedJoinToken, InstallCommands, JoinTokenInfo, JoinTokenState,
 };
-use waifud_api::{AdoptInstance, Drain, DrainNode, DrainedInstance, Node, Unmanaged, UpdateNode};
+use waifud_api::{
+    AdoptInstance, Dns, DnsServer, DnsServerState, Drain, DrainNode, DrainedInstance, Node,
+    Unmanaged, UpdateNode,
+};
 use waifud_types::node::{
     HypervisorFacts, NoKvm, NodeFacts, NodeState, PeerPortFacts, PoolFacts, Resources,
 };
 use waifud_types::status::{Condition, HypervisorKind};
-use waifud_types::{ByteSize, FabricKind, MeshFacts, MoveState, PoolKind, VolumeId};
+use waifud_types::{
+    ByteSize, DnsFacts, DnsListener, FabricKind, MeshFacts, MoveState, PoolKind, VolumeId,
+};
 
 use super::{INSTANCE, Kind, NODE, digest, instances, map, objects, parse, text, texts, time};
 
@@ -83,6 +88,29 @@ pub fn kinds() -> Vec<Kind> {
                 NodeState::Draining,
                 NodeState::Unreachable,
                 NodeState::Other,
+            ],
+        ),
+        Kind::one(
+            "Dns",
+            Dns {
+                domain: "waifu.internal".to_owned(),
+                reverse_zones: texts(&["144.10.in-addr.arpa"]),
+                servers: vec![DnsServer {
+                    node: parse("alder"),
+                    address: parse("192.0.2.3:53"),
+                    domain: "waifu.internal".to_owned(),
+                    state: DnsServerState::Failed,
+                    message: text("another program has port 53 there"),
+                }],
+            },
+        ),
+        Kind::values(
+            "DnsServerState",
+            [
+                DnsServerState::Serving,
+                DnsServerState::Failed,
+                DnsServerState::Unreachable,
+                DnsServerState::Other,
             ],
         ),
         Kind::values(
@@ -178,6 +206,13 @@ pub fn facts() -> NodeFacts {
         }),
         peer_port: Some(PeerPortFacts {
             endpoints: vec![parse("192.0.2.3:7374")],
+        }),
+        dns: Some(DnsFacts {
+            domain: "waifu.internal".to_owned(),
+            listen: vec![DnsListener {
+                address: parse("192.0.2.3:53"),
+                error: text("another program has port 53 there"),
+            }],
         }),
     }
 }

@@ -37,5 +37,6 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
         features: feature::ALL.map(str::to_owned).into(),
         mesh: None,
         peer_port: None,
+        dns: None,
     }
 }
