@@ -3,6 +3,7 @@
 mod capacity;
 mod drain;
 mod fabric;
+mod firewall;
 mod guest_command;
 mod members;
 mod moving;

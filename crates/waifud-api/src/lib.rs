@@ -10,6 +10,7 @@ pub mod client;
 pub mod disk_transfer;
 pub mod download;
 pub mod drain;
+pub mod firewall;
 pub mod guest_command;
 pub mod hint;
 pub mod instance;
@@ -31,6 +32,10 @@ pub mod token;
 pub use capacity::{Capacity, InstanceSize, NodeFit, Survival, UnplacedInstance};
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use drain::{Drain, DrainNode, DrainedInstance};
+pub use firewall::{
+    FirewallDefault, FirewallRuleState, InstanceFirewall, PeerAddresses, SetFirewall,
+    SetFirewallRule,
+};
 pub use hint::Hint;
 pub use instance::{
     CreateInstance, CreateNic, DryRun, Instance, InstanceDescription, PlacementVerdict, Publish,

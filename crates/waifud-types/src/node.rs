@@ -194,11 +194,13 @@ pub mod feature {
     pub const RELEASE: &str = "release";
     /// The node sends and receives disks of instances that move ([`crate::moving`]).
     pub const MOVE: &str = "move";
+    /// The node applies the firewalls of instances ([`crate::firewall`]); others ignore them.
+    pub const FIREWALL: &str = "firewall";
     /// The node accepts cloud-init's reports on [`REPORT_PORT`](crate::template::REPORT_PORT).
     pub const REPORT_PORT: &str = "report-port";
 
     /// Every feature of this version.
-    pub const ALL: [&str; 3] = [MOVE, RELEASE, REPORT_PORT];
+    pub const ALL: [&str; 4] = [FIREWALL, MOVE, RELEASE, REPORT_PORT];
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! the slice keeps its lease and its rules.
 
 pub(crate) mod fabric;
+pub(crate) mod firewall;
 pub(crate) mod identity;
 pub(crate) mod lan;
 mod names;

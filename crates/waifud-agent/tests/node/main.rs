@@ -8,6 +8,7 @@ mod disk_full;
 mod drift;
 mod evidence;
 mod fabric;
+mod firewall;
 mod guest_command;
 mod handover;
 mod hostile;

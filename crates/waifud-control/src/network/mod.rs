@@ -3,6 +3,8 @@
 pub(crate) mod address_owners;
 mod default_network;
 mod fabric;
+pub(crate) mod firewall;
+mod firewall_problems;
 pub(crate) mod networks;
 pub(crate) mod nics;
 pub(crate) mod problems;

@@ -73,14 +73,17 @@ fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
     bare(before) == bare(after) && carried(before) == carried(after)
 }
 
-/// Ports of `here` that are not in `there`. `None` if one has changed, publishes ports, or has further addresses, which are
-/// merged with the subnet.
+/// Ports of `here` that are not in `there`. `None` if one has changed, publishes ports, has a firewall, or has further addresses,
+/// which are merged with the subnet.
 fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a Port>> {
     let mut missing = Vec::new();
     for port in &here.ports {
         match there.ports.iter().find(|other| other.tap == port.tap) {
             Some(other) if is_same(port, other) => {}
-            None if port.allow_addresses.is_empty() && port.publish.is_empty() => {
+            None if port.allow_addresses.is_empty()
+                && port.publish.is_empty()
+                && port.firewall.is_open() =>
+            {
                 missing.push(port);
             }
             _ => return None,
@@ -94,6 +97,7 @@ fn is_same(one: &Port, other: &Port) -> bool {
     (one.mac, one.address) == (other.mac, other.address)
         && one.allow_addresses == other.allow_addresses
         && one.publish == other.publish
+        && one.firewall == other.firewall
 }
 
 fn counters(port: &Port) -> [String; 3] {
@@ -140,6 +144,7 @@ fn write(text: &mut String, line: &str) {
 
 #[cfg(test)]
 mod tests {
+    use waifud_types::firewall::FirewallAction;
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
@@ -190,7 +195,7 @@ mod tests {
 
     #[test]
     fn all_other_changes_need_a_replacement() {
-        let changes: [fn(&mut NetworkState); 9] = [
+        let changes: [fn(&mut NetworkState); 10] = [
             |s| {
                 s.ports[0].publish = vec![PublishSpec {
                     port: 80,
@@ -198,6 +203,7 @@ mod tests {
                     protocol: Protocol::Tcp,
                 }];
             },
+            |s| s.ports[0].firewall.incoming = FirewallAction::Deny,
             |s| s.ports[0].mac = port(9).mac,
             |s| s.ports[0].address = port(9).address,
             |s| s.ports[0].allow_addresses = vec!["10.9.0.1/32".parse().unwrap()],

@@ -14,7 +14,7 @@ use crate::lab::{GATEWAY, Guest, OUTSIDE, on_a_node, port, with_a_guest};
 use crate::namespace::Namespace;
 use crate::wire::{PATIENCE, eventually};
 
-const A: u16 = 1;
+pub const A: u16 = 1;
 const PTR: u16 = 12;
 
 /// Response codes (RFC 1035, section 4.1.1).
@@ -36,7 +36,7 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
 }
 
 /// The gateway's answer: its code and the data of the first record, as text.
-fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
+pub fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
     let question = question(name, kind);
     let socket = guest
         .namespace
@@ -75,7 +75,7 @@ fn labels(message: &[u8], mut at: usize) -> String {
     labels.join(".")
 }
 
-fn found(text: &str) -> (u8, Option<String>) {
+pub fn found(text: &str) -> (u8, Option<String>) {
     (NO_ERROR, Some(text.to_owned()))
 }
 

@@ -19,6 +19,7 @@ mod fabric;
 mod firewalls;
 mod forged;
 mod frames;
+mod guest_firewall;
 mod home;
 mod lab;
 mod lan;
