@@ -174,6 +174,30 @@ fn published(guest: &Guest) -> Result<()> {
         .nth(1)
         .context("the guest has no key")?;
     ensure!(keys.contains(own), "another host answers: {keys}");
+    world.waifuctl.json(&["firewall", "deny", name, "--in"])?;
+    ensure!(
+        answer().is_none(),
+        "the port answers although connections are denied"
+    );
+    let from_home = ["--port", "22", "--from", "192.0.2.0/24"];
+    let allow = [&["firewall", "allow", name][..], &from_home].concat();
+    world.waifuctl.json(&allow)?;
+    ensure!(
+        answer().is_some(),
+        "the port does not answer although a rule allows it"
+    );
+    // The node itself reaches the guest whatever the rules.
+    world
+        .waifuctl
+        .json(&["firewall", "deny", name, "--first", "--in", "--port", "22"])?;
+    ssh(guest)?;
+    world.waifuctl.json(&["firewall", "allow", name, "--in"])?;
+    let list = world.waifuctl.json(&["firewall", "list", name])?;
+    let rules = list["rules"].as_array().context("no rules")?;
+    for rule in rules {
+        let id = rule["id"].as_str().context("no id")?;
+        world.waifuctl.json(&["firewall", "remove", name, id])?;
+    }
     world.waifuctl.json(&["unpublish", name, "2222"])?;
     wait::until("the port to be closed", SOON, || {
         Ok(answer().is_none().then_some(()))

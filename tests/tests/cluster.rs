@@ -187,6 +187,16 @@ fn an_instance_moves(world: &World) -> Result<()> {
     };
     let wait = ["--wait", "--timeout", "2m"];
     let address = must(world, &["ip", "web"])?;
+    let deny = [
+        "firewall",
+        "deny",
+        "web",
+        "--protocol",
+        "tcp",
+        "--port",
+        "9",
+    ];
+    must(world, &deny)?;
     // It came from there: its address belongs to the subnet of the node that was dead.
     for (from, to) in [(OTHER, DEAD), (DEAD, OTHER)] {
         if to == DEAD {
@@ -198,6 +208,7 @@ fn an_instance_moves(world: &World) -> Result<()> {
         }
         let ready = world.until("web", "ready", |it| it["status"]["ready"] == true)?;
         ensure!(guests(world, to)? == 1 && guests(world, from)? == 0);
+        ensure!(has_firewall(world, to)? && !has_firewall(world, from)?);
         ensure!(
             ready["id"] == before["id"] && ready["status"]["node"] == to,
             "{ready}"
@@ -328,6 +339,7 @@ fn guests_of_two_nodes_reach_each_other(world: &World) -> Result<()> {
         "{fabric}"
     );
     ping("2")?;
+    rules_apply_between_nodes(world, address.trim())?;
     names_resolve_without_waifud(world, address.trim())?;
 
     let mesh = ["sh", "-c", "pgrep -f 'agentd[ ]mesh' || true"];
@@ -356,6 +368,40 @@ fn guests_of_two_nodes_reach_each_other(world: &World) -> Result<()> {
     ensure!(pids()?.is_empty(), "the mesh still runs");
     must(world, &["fabric", "set", "wireguard"])?;
     must(world, &["delete", "pal", "--yes", "--wait"]).map(drop)
+}
+
+/// A guest denies connections, except those of an instance of the other node, whose rule is removed again.
+fn rules_apply_between_nodes(world: &World, address: &str) -> Result<()> {
+    let pings = || -> Result<bool> {
+        let ping = ["exec", "pal", "--", "ping", "-c", "1", "-W", "1", address];
+        let seen = world.waifuctl.run(&ping)?;
+        Ok(seen.stdout.contains("1 packets received"))
+    };
+    must(world, &["firewall", "deny", "web", "--in"])?;
+    ensure!(!pings()?, "the rule is not in force");
+    let pal = ["--protocol", "icmp", "--from", "instance:pal"];
+    let allow = [&["firewall", "allow", "web"][..], &pal].concat();
+    must(world, &allow)?;
+    ensure!(pings()?, "the rule for pal does not match its address");
+    let list = world.waifuctl.json(&["firewall", "list", "web"])?;
+    let addresses = list.pointer("/rules/0/addresses/0");
+    let id = list.pointer("/rules/0/id").and_then(Value::as_str);
+    ensure!(
+        addresses.is_some() && list["in"]["action"] == "deny",
+        "{list}"
+    );
+    must(world, &["firewall", "remove", "web", id.context("no id")?])?;
+    ensure!(!pings()?, "the removed rule is in force");
+    must(world, &["firewall", "allow", "web", "--in"])?;
+    ensure!(pings()?, "the rules are still in force");
+    Ok(())
+}
+
+/// Whether the firewall of an instance is in force on a node.
+fn has_firewall(world: &World, node: &str) -> Result<bool> {
+    let list = ["nft", "list", "table", "inet", "waifud"];
+    let rules = wait::run(&mut world.lab.command(node, list)?, SOON)?;
+    Ok(rules.contains("chain firewall-wf-"))
 }
 
 /// A guest of one node finds one of the other by its name, also while waifud is away and after its agent has started again

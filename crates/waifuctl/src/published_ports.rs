@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 
 /// Maximum number of attempts if other clients change the instance concurrently.
-const TRIES: u32 = 5;
+pub const TRIES: u32 = 5;
 
 /// How long to wait for the node, which normally applies a change within milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,7 +83,16 @@ pub async fn change(
 }
 
 /// Waits until the node has applied the ports or is unreachable.
-pub async fn until_applied(context: &Context, mut instance: Instance) -> Result<Instance, Failure> {
+pub async fn until_applied(context: &Context, instance: Instance) -> Result<Instance, Failure> {
+    until_observed(context, instance, is_applied).await
+}
+
+/// Waits until the node has observed the last change and the condition holds, or it is unreachable.
+pub async fn until_observed(
+    context: &Context,
+    mut instance: Instance,
+    condition: fn(&Instance) -> bool,
+) -> Result<Instance, Failure> {
     let generation = instance.generation;
     let id = instance.id.to_string();
     let deadline = Instant::now() + TIMEOUT;
@@ -91,7 +100,7 @@ pub async fn until_applied(context: &Context, mut instance: Instance) -> Result<
     loop {
         let status = &instance.status;
         let reachable = status.node.is_some() && status.state != InstanceState::Unknown;
-        let applied = status.observed_generation >= Some(generation) && is_applied(&instance);
+        let applied = status.observed_generation >= Some(generation) && condition(&instance);
         if applied || !reachable || Instant::now() >= deadline {
             return Ok(instance);
         }

@@ -74,6 +74,7 @@ pub use self::names::{ALL_NAMES, InstanceName, NAMES_HEADER, NodeNames, WatchSta
 pub use self::redis::RedisAccess;
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
 pub use self::ticket::{DiskTicket, Ticket, TicketOrder};
+use crate::PeerAddresses;
 use crate::stream::StreamOrder;
 
 /// The first request of an agent.
@@ -244,6 +245,10 @@ pub struct AgentInstance {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub home: Option<Ipv4Net>,
+    /// The addresses of the instances and labels in `spec.firewall`. They change with those instances, without a change of
+    /// the generation.
+    #[serde(default)]
+    pub firewall_peers: Vec<PeerAddresses>,
 }
 
 /// The image that an instance boots during a rescue.

@@ -4,6 +4,7 @@ mod capacity;
 mod dns;
 mod drain;
 mod fabric;
+mod firewall;
 mod guest_command;
 mod members;
 mod moving;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::InstanceMove;
+use crate::{InstanceMove, SetFirewall};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::spec::{InstanceSpec, PlacementSpec, Protocol, PublishSpec, RestartPolicy};
@@ -79,6 +79,9 @@ pub struct CreateInstance {
     /// Ports of the node that are published to the instance.
     #[serde(default)]
     pub publish: Vec<Publish>,
+    /// Which packets may pass the nics; all by default. Left out if it is the default: earlier versions do not know it.
+    #[serde(default, skip_serializing_if = "SetFirewall::is_open")]
+    pub firewall: SetFirewall,
     /// Requirements for the node.
     #[serde(default)]
     pub placement: PlacementSpec,
@@ -170,6 +173,9 @@ pub struct UpdateInstance {
     pub protected: Option<bool>,
     /// The complete list of published ports; ports that are not in it are unpublished.
     pub publish: Option<Vec<Publish>>,
+    /// The complete firewall; rules that are not in it are removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<SetFirewall>,
     /// New user-data; read at the next boot. cloud-init does not repeat modules that run once per instance.
     #[schema(value_type = Option<String>)]
     pub user_data: Option<Secret<String>>,

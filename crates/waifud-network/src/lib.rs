@@ -14,7 +14,7 @@
 //!             │            │              ├─ 169.254.169.254:80: the metadata interface, by our own routing table; port 8169,
 //!             │            │              │  for reports, leads there too, or is refused while metadatad hangs
 //!             │            │              └─ the outside: with the host's address, over the uplink
-//!             │            └─ table inet waifud: what may reach the host and what is forwarded
+//!             │            └─ table inet waifud: what may reach the host and what is forwarded, and the guests' firewalls
 //!             └─ table bridge waifud: own MAC and addresses, only IPv4 and ARP; drops unknown taps
 //! ```
 //!
@@ -35,6 +35,7 @@ pub mod conformance;
 mod dhcp;
 pub mod fabric;
 pub mod fake;
+mod firewall;
 mod foreign;
 mod host_addresses;
 pub mod linux;
@@ -44,6 +45,7 @@ pub mod samples;
 mod served;
 
 pub use check::check;
+pub use firewall::{FirewallCounters, PortFirewall, PortRule};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -161,6 +163,8 @@ pub struct Port {
     pub allow_addresses: Vec<IpNet>,
     /// Ports of the node's addresses that are forwarded to the guest.
     pub publish: Vec<PublishSpec>,
+    /// Which connections the guest may accept and open.
+    pub firewall: PortFirewall,
 }
 
 impl NetworkState {
@@ -248,6 +252,8 @@ pub struct PortCounters {
     pub to_host: u64,
     /// The frame had another protocol, for example a VLAN tag, or IPv6 on `default`. Ordinary guests send some of these.
     pub not_ipv4: u64,
+    /// Packets that the guest's firewall has matched.
+    pub firewall: FirewallCounters,
 }
 
 /// The observed state of one port.

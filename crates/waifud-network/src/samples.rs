@@ -7,7 +7,7 @@
 
 use waifud_types::{InstanceId, MacAddr, TapName};
 
-use crate::{IDENTITIES, LanPort, NetworkState, Port, RemoteName, RemoteSubnet};
+use crate::{IDENTITIES, LanPort, NetworkState, Port, PortFirewall, RemoteName, RemoteSubnet};
 
 fn instance(network: u8, index: u8) -> InstanceId {
     let mut id = format!("{network:02x}").repeat(15);
@@ -29,6 +29,7 @@ pub fn port(index: u8) -> Port {
         home: None,
         allow_addresses: Vec::new(),
         publish: Vec::new(),
+        firewall: PortFirewall::default(),
     }
 }
 

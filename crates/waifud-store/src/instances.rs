@@ -169,9 +169,10 @@ impl WriteTx<'_> {
             .prepare_cached(
                 "INSERT INTO instances (id, name, generation, epoch, created_at, template, image, arch, datasource,
                                         firmware, state, labels, spec, status, placement, ssh_keys, cloud_id,
-                                        slice_revision, wait_class, spread_group)
+                                        slice_revision, wait_class, spread_group,
+                                        firewall_peers)
                  VALUES (:id, :name, 1, 1, :at, :template, :image, :arch, :datasource, :firmware, :state, :labels,
-                         :spec, :status, '[]', :ssh_keys, :cloud_id, :revision, :class, :group)",
+                         :spec, :status, '[]', :ssh_keys, :cloud_id, :revision, :class, :group, :peers)",
             )?
             .execute(named_params! {
                 ":id": id16(&new.id),
@@ -191,6 +192,7 @@ impl WriteTx<'_> {
                 ":revision": to_i64(revision.number),
                 ":class": waiting::class(&new.spec, &new.traits.arch)?,
                 ":group": group(&new.spec),
+                ":peers": has_peers(&new.spec),
             })
             .map_err(|e| taken(e, &[("instances.name", Taken::InstanceName)]))?;
         self.index_labels(new.id, &new.labels)?;
@@ -231,7 +233,7 @@ impl WriteTx<'_> {
         Ok(())
     }
 
-    /// Replaces the labels. The node is not notified, because it does not use them.
+    /// Replaces the labels. The node is not notified, because it does not use them; firewalls of other instances may.
     pub fn set_labels(&mut self, id: InstanceId, labels: &Labels) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("UPDATE instances SET labels = ?2 WHERE id = ?1")?
@@ -241,6 +243,7 @@ impl WriteTx<'_> {
             .execute([id16(&id)])?;
         self.index_labels(id, labels)?;
         self.touch(Topic::Instance(id));
+        self.touch(Topic::Names);
         Ok(())
     }
 
@@ -277,7 +280,7 @@ impl WriteTx<'_> {
         self.conn
             .prepare_cached(
                 "UPDATE instances SET spec = ?2, generation = ?3, slice_revision = ?4, rescue_image = ?5,
-                        wait_class = ?6, spread_group = ?7 WHERE id = ?1",
+                        wait_class = ?6, spread_group = ?7, firewall_peers = ?8 WHERE id = ?1",
             )?
             .execute((
                 id16(&id),
@@ -287,6 +290,7 @@ impl WriteTx<'_> {
                 spec.rescue.as_ref().map(|rescue| rescue.image.bytes()),
                 waiting::class(spec, &arch)?,
                 group(spec),
+                has_peers(spec),
             ))?;
         self.touch_instance(id)
     }
@@ -375,6 +379,10 @@ impl WriteTx<'_> {
         }
         Ok(())
     }
+}
+
+fn has_peers(spec: &InstanceSpec) -> bool {
+    spec.firewall.named_peers().next().is_some()
 }
 
 fn group(spec: &InstanceSpec) -> Option<&str> {

@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod fabric;
 pub mod failpoints;
+mod firewall;
 mod health;
 mod idempotency;
 mod images;

@@ -21,10 +21,30 @@ impl ReadTx<'_> {
     /// Instances of a node that changed after `since`, in the order of their changes. Instances being deleted are left
     /// out: the node receives their tombstones. Those that the node releases are left out, too.
     pub fn slice(&self, node: NodeId, since: u64) -> Result<Vec<SliceRow>, StoreError> {
-        self.all(SLICE, (node16(&node), to_i64(since)), slice_row)
+        self.rows(node, since, false)
+    }
+
+    /// Instances of a node whose firewalls name instances or labels, with the present addresses of these.
+    pub fn slice_with_peers(&self, node: NodeId) -> Result<Vec<SliceRow>, StoreError> {
+        if self.has_peers(node)? {
+            self.rows(node, 0, true)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    fn rows(&self, node: NodeId, since: u64, peers: bool) -> Result<Vec<SliceRow>, StoreError> {
+        let of = (node16(&node), to_i64(since), peers);
+        let mut rows: Vec<SliceRow> = self.all(SLICE, of, slice_row)?;
+        for row in &mut rows {
+            let instance = &mut row.instance;
+            instance.firewall_peers = self.peer_addresses(&instance.spec.firewall)?;
+        }
+        Ok(rows)
     }
 }
 
+/// `?3` limits it to instances whose firewalls name instances or labels.
 pub(crate) const SLICE: &str =
     "SELECT i.*, m.size_bytes AS image_size, m.virtual_size_bytes AS image_virtual_size,
           (SELECT json_group_object(w.name, w.bridge)
@@ -36,7 +56,7 @@ pub(crate) const SLICE: &str =
      JOIN images m ON m.digest = i.image
      LEFT JOIN images r ON r.digest = i.rescue_image
      JOIN bundles b ON b.digest = i.bundle
-    WHERE i.node = ?1 AND i.slice_revision > ?2 AND i.deleting = 0
+    WHERE i.node = ?1 AND i.slice_revision > ?2 AND i.deleting = 0 AND i.firewall_peers >= ?3
       AND EXISTS (SELECT 1 FROM ownership o
                    WHERE o.instance = i.id AND o.node = i.node AND o.role = 'owner')
     ORDER BY i.slice_revision";
@@ -66,6 +86,7 @@ fn slice_row(row: &Row<'_>) -> Result<SliceRow, StoreError> {
             restored: row.get("restored")?,
             bridges: json(row, "bridges")?,
             home: maybe_net(row, "home")?,
+            firewall_peers: Vec::new(),
         },
     })
 }

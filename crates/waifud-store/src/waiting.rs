@@ -97,6 +97,7 @@ pub(crate) fn class(spec: &InstanceSpec, arch: &str) -> Result<String, StoreErro
         nics,
         &spec.publish,
         &spec.placement,
+        spec.firewall.is_open(),
     );
     let digest = Digest::of(to_json("what it needs", &needs)?.as_bytes());
     Ok(digest.hex().chars().take(32).collect())

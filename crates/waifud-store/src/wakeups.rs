@@ -19,7 +19,7 @@ pub enum Topic {
     Instance(InstanceId),
     /// The objects that every node's slice has: peers.
     Cluster,
-    /// The names and addresses of instances. Woken with every [`Topic::Node`], because most changes of a slice are one of
+    /// The names, addresses and labels of instances. Woken with every [`Topic::Node`], because most changes of a slice are one of
     /// these.
     Names,
 }

@@ -23,6 +23,9 @@ pub struct GuestEvidence {
     pub dhcp_acknowledged_at: Option<Timestamp>,
     /// Packets and frames dropped by the node's rules, summed over all nics; null until counted.
     pub dropped: Option<Dropped>,
+    /// Packets that matched rules of the firewall; null without a firewall, and until counted.
+    #[serde(default)]
+    pub firewall: Option<FirewallCounts>,
     /// Modules of cloud-init in this boot, in the order of their start; at most 100.
     #[serde(default)]
     pub modules: Vec<ModuleSeen>,
@@ -78,4 +81,35 @@ pub struct Dropped {
     pub spoofed: u64,
     /// Packets to the host that guests must not send.
     pub to_host: u64,
+}
+
+/// Packets that matched rules of the firewall, since each rule was added on the node. Answers to connections that were opened
+/// in the other direction are not counted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct FirewallCounts {
+    /// Packets to the guest that no rule matched; counted only while the default of the direction is `deny`.
+    #[serde(rename = "in")]
+    pub incoming: u64,
+    /// Packets from the guest that no rule matched; counted only while the default of the direction is `deny`.
+    #[serde(rename = "out")]
+    pub outgoing: u64,
+    /// The rules.
+    pub rules: Vec<RuleCount>,
+}
+
+/// Packets that matched a rule.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RuleCount {
+    /// The id of the rule.
+    pub id: String,
+    /// Number of packets.
+    pub packets: u64,
+}
+
+impl FirewallCounts {
+    /// The packets that matched the rule with this id; `None` if the node has not counted it yet.
+    pub fn of(&self, id: &str) -> Option<u64> {
+        let mut rules = self.rules.iter();
+        rules.find(|rule| rule.id == id).map(|rule| rule.packets)
+    }
 }

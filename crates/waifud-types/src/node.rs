@@ -197,6 +197,8 @@ pub mod feature {
     pub const RELEASE: &str = "release";
     /// The node sends and receives disks of instances that move ([`crate::moving`]).
     pub const MOVE: &str = "move";
+    /// The node applies the firewalls of instances ([`crate::firewall`]); others ignore them.
+    pub const FIREWALL: &str = "firewall";
     /// The node accepts cloud-init's reports on [`REPORT_PORT`](crate::template::REPORT_PORT).
     pub const REPORT_PORT: &str = "report-port";
 
@@ -205,7 +207,7 @@ pub mod feature {
     pub const KEEP_ADDRESS: &str = "keep-address";
 
     /// Every feature of this version.
-    pub const ALL: [&str; 4] = [KEEP_ADDRESS, MOVE, RELEASE, REPORT_PORT];
+    pub const ALL: [&str; 5] = [FIREWALL, KEEP_ADDRESS, MOVE, RELEASE, REPORT_PORT];
 }
 
 #[cfg(test)]

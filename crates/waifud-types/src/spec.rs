@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::tolerance::known_or_none;
-use crate::{ByteSize, Digest, MacAddr, Name, PowerSpec, RescueSpec};
+use crate::{ByteSize, Digest, FirewallSpec, MacAddr, Name, PowerSpec, RescueSpec};
 
 /// The desired state of an instance. Every change increments its generation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -41,6 +41,9 @@ pub struct InstanceSpec {
     pub nics: Vec<NicSpec>,
     /// Ports of the node that are published to the guest.
     pub publish: Vec<PublishSpec>,
+    /// Which packets may pass the nics.
+    #[serde(default)]
+    pub firewall: FirewallSpec,
     /// Requirements for the node.
     pub placement: PlacementSpec,
     /// Size and digest of the user-data; null without user-data. Reading the text requires the role `operator` (`GET

@@ -68,6 +68,8 @@ pub enum Verdict {
         /// CPUs of the instance.
         needed: u32,
     },
+    /// Its agent is too old to apply the firewall of the instance.
+    NoFirewall,
     /// It does not have the pool.
     NoPool {
         /// Name of the pool.
@@ -189,6 +191,7 @@ impl fmt::Display for Verdict {
                 write!(f, "is {arch}, but the image is for {image_arch}")
             }
             Self::TooFewCpus { cpus, .. } => write!(f, "has {cpus} CPUs"),
+            Self::NoFirewall => f.write_str("its agent is too old for firewall rules"),
             Self::NoPool { pool } => write!(f, "has no pool {pool}"),
             Self::PoolTooSmall {
                 pool, size_bytes, ..
@@ -324,6 +327,11 @@ mod tests {
                 },
                 "subnet-conflict",
                 "10.144.2.0/24 overlaps 10.144.0.0/16",
+            ),
+            (
+                Verdict::NoFirewall,
+                "no-firewall",
+                "its agent is too old for firewall rules",
             ),
             (full_pool, "pool-full", "pool main is full: 512M free of 4G"),
             (memory, "insufficient-memory", "3G free of 4G"),

@@ -8,6 +8,7 @@ mod dns;
 mod duration;
 mod events;
 mod fabric;
+mod firewall;
 mod global;
 mod guest;
 mod instances;
@@ -30,6 +31,7 @@ pub use dns::{DnsCommand, DnsShowArgs, ResolverChoice};
 pub use duration::{parse_duration, parse_exec_timeout, parse_seconds};
 pub use events::EventsArgs;
 pub use fabric::FabricCommand;
+pub use firewall::{FirewallCommand, FirewallRemoveArgs, FirewallRuleArgs};
 pub use global::GlobalArgs;
 pub use guest::{ExecArgs, PasswdArgs};
 pub use instances::{
@@ -196,6 +198,9 @@ The port is published at all addresses of the node except loopback. The guest se
         after_help = "Examples:\n  waifuctl unpublish web 8080\n  waifuctl unpublish dns 53/udp"
     )]
     Unpublish(UnpublishArgs),
+    /// Allow and deny connections to and from an instance
+    #[command(subcommand)]
+    Firewall(FirewallCommand),
     /// Print the address of an instance
     #[command(after_help = "Example:\n  ping $(waifuctl ip web)")]
     Ip(InstanceArg),

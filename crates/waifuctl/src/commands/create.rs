@@ -1,7 +1,7 @@
 //! `waifuctl create`
 
 use tokio::time::Instant;
-use waifud_api::{CreateInstance, DryRun, Instance};
+use waifud_api::{CreateInstance, DryRun, Instance, SetFirewall};
 use waifud_types::name::NameError;
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
@@ -158,6 +158,7 @@ fn request(args: CreateArgs) -> Result<CreateInstance, Failure> {
         placement: placement(&options)?,
         nics: network_args::allow(args.network, &options.allow_address)?,
         publish: args.publish,
+        firewall: SetFirewall::default(),
     })
 }
 

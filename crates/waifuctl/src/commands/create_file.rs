@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::Serialize;
-use waifud_api::{CreateInstance, CreateNic, DryRun, Instance};
+use waifud_api::{CreateInstance, CreateNic, DryRun, Instance, SetFirewallRule};
 use waifud_types::{InstanceId, Name};
 
 use super::create::{placement, placement_trace, summary, warn_if_unreported};
@@ -122,8 +122,8 @@ fn print_checked(context: &Context, checked: &[Checked]) -> Result<(), Failure> 
 }
 
 impl Checked {
-    fn is_named(&self, name: &Name) -> bool {
-        self.request.name.as_deref() == Some(name.as_str())
+    fn is_named(&self, name: &str) -> bool {
+        self.request.name.as_deref() == Some(name)
     }
 
     fn name(&self) -> String {
@@ -271,12 +271,15 @@ async fn check(
     let request =
         description::request(description, source).map_err(|failure| failure.about(&label))?;
     let mut alone = request.clone();
-    // An instance of this file is created before those that should be near it.
-    let is_described = |near: &Name| described.contains(near.as_str());
+    // An instance of this file is created before those that should be near it, or whose rules name it.
+    let is_described =
+        |name: &str| described.contains(name) && request.name.as_deref() != Some(name);
     alone.placement.near = alone
         .placement
         .near
-        .filter(|near| !is_described(near) || request.name.as_deref() == Some(near.as_str()));
+        .filter(|near| !is_described(near.as_str()));
+    let rules = &mut alone.firewall.rules;
+    rules.retain(|rule| !instance_of(rule).is_some_and(is_described));
     let (existing, placement) = match context.client.check_instance(&alone).await {
         Ok(placement) => (None, placement),
         Err(error) => {
@@ -299,29 +302,40 @@ async fn check(
     })
 }
 
-/// The descriptions in their order, except that an instance comes before those that should be near it.
+/// The instance that a firewall rule names.
+fn instance_of(rule: &SetFirewallRule) -> Option<&str> {
+    rule.peer.as_deref()?.strip_prefix("instance:")
+}
+
+/// The instances that have to exist before this one is created.
+fn needed(request: &CreateInstance) -> impl Iterator<Item = &str> {
+    let near = request.placement.near.as_ref().map(Name::as_str);
+    near.into_iter()
+        .chain(request.firewall.rules.iter().filter_map(instance_of))
+}
+
+/// The descriptions in their order, except that an instance comes before those that should be near it, or whose rules name it.
 fn in_order(mut waiting: Vec<Checked>) -> Result<Vec<Checked>, Failure> {
     let mut ordered = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
-        let is_waiting = |near: &Name| {
+        let is_waiting = |name: &str| {
             let mut others = waiting.iter();
-            others.any(|other| other.existing.is_none() && other.is_named(near))
+            others.any(|other| other.existing.is_none() && other.is_named(name))
         };
-        let next = waiting.iter().position(|one| {
-            let near = one.request.placement.near.as_ref();
-            one.existing.is_some() || !near.is_some_and(is_waiting)
-        });
+        let next = waiting
+            .iter()
+            .position(|one| one.existing.is_some() || !needed(&one.request).any(is_waiting));
         let Some(next) = next else {
             let names: Vec<_> = waiting.iter().map(Checked::name).collect();
             return Err(Failure::input(
                 "near-each-other",
                 format!(
-                    "each of {} is to be near another one that does not exist yet",
+                    "each of {} names another one that does not exist yet, in near or in firewall rules",
                     names.join(", ")
                 ),
             )
             .field("placement.near")
-            .hint("remove near from one of them; waifuctl edit --spec can add it when all exist"));
+            .hint("remove that from one of them; waifuctl edit --spec can add it when all exist"));
         };
         ordered.push(waiting.remove(next));
     }

@@ -42,6 +42,7 @@ pub fn change(have: &CreateInstance, source: Source<'_>) -> Result<UpdateInstanc
             .disk_bytes
             .filter(|_| completed.disk_bytes != have.disk_bytes),
         publish: (completed.publish != have.publish).then(|| completed.publish.clone()),
+        firewall: (completed.firewall != have.firewall).then(|| completed.firewall.clone()),
         protected: set(completed.protected, have.protected, completed.protected),
         user_data: (completed.user_data != have.user_data)
             .then(|| completed.user_data.clone().unwrap_or_default()),
@@ -91,7 +92,7 @@ fn refuse_fixed_fields(
         format!("edit cannot change {}", changed.join(", ")),
     )
     .field(first)
-    .hint("revert this change; edit can change only labels, cpus, memory, disks[0].size, publish, user_data, run, restart, priority, protected, placement"))
+    .hint("revert this change; edit can change only labels, cpus, memory, disks[0].size, publish, firewall, user_data, run, restart, priority, protected, placement"))
 }
 
 fn labels(

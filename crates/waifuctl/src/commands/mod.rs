@@ -17,6 +17,7 @@ mod edit_spec;
 mod events;
 mod exec;
 mod fabric;
+mod firewall;
 mod forward;
 mod image;
 mod ip;
@@ -51,6 +52,7 @@ mod version;
 mod wait;
 mod why;
 mod why_evidence;
+mod why_firewall;
 
 use crate::cli::{Cli, Command};
 use crate::context::Context;
@@ -91,6 +93,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Wait(args) => wait::run(context, args).await,
         Command::Label(args) => label::run(context, args).await,
         Command::Publish(args) => publish::run(context, args).await,
+        Command::Firewall(command) => firewall::run(context, command).await,
         Command::Unpublish(args) => unpublish::run(context, args).await,
         Command::Ip(args) => ip::run(context, &args.name).await,
         Command::Console(args) => console::run(context, args).await,

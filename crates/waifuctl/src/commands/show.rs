@@ -136,6 +136,20 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
         for published in &spec.publish {
             line("published", &published.to_string());
         }
+        if !spec.firewall.is_open() {
+            let waifud_types::FirewallSpec {
+                incoming,
+                outgoing,
+                rules,
+            } = &spec.firewall;
+            for rule in rules {
+                line("firewall", &escape(&rule.to_string()));
+            }
+            line(
+                "firewall",
+                &format!("otherwise {incoming} in, {outgoing} out"),
+            );
+        }
         line(
             "template",
             &format!("{}@{}", spec.template, spec.image.short()),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use waifud_api::{PlacementVerdict, Why};
 
 use super::events::line;
-use super::why_evidence;
+use super::{why_evidence, why_firewall};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::hint;
@@ -51,6 +51,7 @@ fn to_text(why: &Why, now: Timestamp) -> String {
             why.instance.status.started_at,
             now,
         ));
+        out.push_str(&why_firewall::lines(evidence, &why.instance.spec.firewall));
         out.push_str(why_evidence::unassigned_address(evidence, nics).unwrap_or_default());
         // During a rescue, the console may still contain output of the previous boot.
         if why.instance.spec.rescue.is_none() {

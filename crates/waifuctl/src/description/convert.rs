@@ -64,6 +64,7 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         mac,
         nics,
         publish: publish(&wanted.publish)?,
+        firewall: wanted.firewall.unwrap_or_default(),
         placement: PlacementSpec {
             node: placement.node,
             require: placement.require,
@@ -156,6 +157,7 @@ pub fn from_request(request: CreateInstance) -> Description {
         mac,
         nics,
         publish,
+        firewall,
         placement,
     } = request;
     let disk = DiskDescription {
@@ -181,6 +183,7 @@ pub fn from_request(request: CreateInstance) -> Description {
         disks: some(disk).into_iter().collect(),
         nics: nics::of_request(&nics, mac),
         publish: publish.iter().map(network_args::port_text).collect(),
+        firewall: some(firewall),
         ssh_keys: Some(ssh_keys),
         user_data: user_data.map(Secret::into_inner),
         user_data_file: None::<PathBuf>,

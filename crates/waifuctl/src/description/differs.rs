@@ -26,6 +26,7 @@ pub fn differs(
         field!("disks[0].pool", w.pool.is_some(), pool),
         ("nics", true, super::same_nics(&d.nics, have)),
         field!("publish", !d.publish.is_empty(), publish),
+        field!("firewall", d.firewall.is_some(), firewall),
         field!("ssh_keys", d.ssh_keys.is_some(), ssh_keys),
         field!("user_data", w.user_data.is_some(), user_data),
         field!("run", d.run.is_some(), run),

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
+use waifud_api::SetFirewall;
 use waifud_types::spec::RestartPolicy;
 use waifud_types::{MacAddr, Name};
 
@@ -75,6 +76,9 @@ pub struct Description {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     #[schema(nullable)]
     pub publish: Vec<String>,
+    /// Which connections the guest may accept and open; all by default. See waifuctl firewall allow --help.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<SetFirewall>,
     /// Public SSH keys, or files with keys. By default, your own keys; an empty list means no keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh_keys: Option<Vec<String>>,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use waifud_api::{CreateInstance, CreateNic, Publish};
+use waifud_api::{CreateInstance, CreateNic, Publish, SetFirewall};
 use waifud_types::spec::{PlacementSpec, Protocol, RestartPolicy, SpreadSpec};
 use waifud_types::{ByteSize, MacAddr, Secret};
 
@@ -313,6 +313,7 @@ prop_compose! {
             mac: (!lan).then(|| MacAddr::of_guest(mac)),
             nics: if lan { on_a_bridge(mac) } else { Vec::new() },
             publish: vec![Publish { port: 53, guest_port: Some(5353), protocol: Protocol::Udp }],
+            firewall: if lan { SetFirewall::default() } else { closed() },
             placement: PlacementSpec {
                 node: node.map(|node| node.parse().unwrap()),
                 require,
@@ -321,6 +322,14 @@ prop_compose! {
             },
         }
     }
+}
+
+fn closed() -> SetFirewall {
+    serde_json::from_value(serde_json::json!({
+        "in": "deny",
+        "rules": [{"direction": "in", "action": "allow", "protocol": "tcp", "ports": ["22"], "peer": "label:a=b"}],
+    }))
+    .unwrap()
 }
 
 fn on_a_bridge(mac: [u8; 3]) -> Vec<CreateNic> {
@@ -397,7 +406,7 @@ fn the_schema_is_standalone_and_has_exactly_the_known_fields() {
             "{field} is not a field: {shown}"
         );
     }
-    assert_eq!(known.len(), 17);
+    assert_eq!(known.len(), 18);
     for reference in schema.to_string().split("#/$defs/").skip(1) {
         let name = reference.split('"').next().unwrap();
         assert!(schema["$defs"].get(name).is_some(), "{name} is not defined");

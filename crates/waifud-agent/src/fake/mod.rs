@@ -21,7 +21,7 @@ use waifud_kit::sync::lock;
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
-    ByteSize, Digest, Epoch, Generation, InstanceId, MacAddr, Name, PowerSpec, Secret,
+    ByteSize, Digest, Epoch, FirewallSpec, Generation, InstanceId, MacAddr, Name, PowerSpec, Secret,
 };
 
 use crate::transfer::send;
@@ -132,6 +132,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
                 allow_addresses: Vec::new(),
             }],
             publish: Vec::new(),
+            firewall: FirewallSpec::default(),
             placement: PlacementSpec::default(),
             user_data: None,
         },
@@ -148,6 +149,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
         restored: false,
         bridges: BTreeMap::new(),
         home: None,
+        firewall_peers: Vec::new(),
     }
 }
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 use waifud_network::PortObservation;
-use waifud_types::evidence::{Dropped, GuestEvidence};
+use waifud_types::evidence::{Dropped, FirewallCounts, GuestEvidence};
 use waifud_types::{InstanceId, TapName, Timestamp};
 
 use crate::blocking;
 use crate::control_link::record::{InstanceRecord, Memory, RunMemory};
 use crate::guest::console_tail;
-use crate::network::lan;
+use crate::network::{firewall, lan};
 use crate::shared::Shared;
 
 /// A guest that is not ready after this time is treated like a ready one.
@@ -92,10 +92,10 @@ async fn gather(
     observations: &BTreeMap<TapName, PortObservation>,
 ) -> GuestEvidence {
     let before = shared.reports.last_evidence(record.id).unwrap_or_default();
-    let (dhcp_acknowledged_at, dropped) = if observations.is_empty() {
+    let (dhcp_acknowledged_at, dropped, firewall) = if observations.is_empty() {
         // The guest is off, or the ports could not be observed: the earlier values stay.
         let since = before.dhcp_acknowledged_at.filter(|at| is_of(*at, started));
-        (since, before.dropped)
+        (since, before.dropped, before.firewall)
     } else {
         at_its_ports(record, started, observations)
     };
@@ -105,6 +105,7 @@ async fn gather(
         modules: seen.report.modules(),
         dhcp_acknowledged_at,
         dropped,
+        firewall,
         console: console(shared, record.id, started).await,
     }
 }
@@ -113,7 +114,7 @@ fn at_its_ports(
     record: &InstanceRecord,
     started: Timestamp,
     observations: &BTreeMap<TapName, PortObservation>,
-) -> (Option<Timestamp>, Option<Dropped>) {
+) -> (Option<Timestamp>, Option<Dropped>, Option<FirewallCounts>) {
     let nics = record.instance.as_ref().map_or(0, |i| i.spec.nics.len());
     let taps = (0..nics).map(|index| TapName::of(record.id, index));
     let seen: Vec<_> = taps.filter_map(|tap| observations.get(&tap)).collect();
@@ -127,9 +128,18 @@ fn at_its_ports(
             spoofed: sum.spoofed.saturating_add(observation.counters.spoofed),
             to_host: sum.to_host.saturating_add(observation.counters.to_host),
         });
+    let has_firewall = record
+        .instance
+        .as_ref()
+        .is_some_and(|instance| !instance.spec.firewall.is_open());
+    let mut counts = FirewallCounts::default();
+    for observation in &seen {
+        firewall::add(&mut counts, &observation.counters.firewall);
+    }
     (
         acknowledged.filter(|at| is_of(*at, started)),
         (!seen.is_empty()).then_some(dropped),
+        (!seen.is_empty() && has_firewall).then_some(counts),
     )
 }
 
@@ -167,22 +177,24 @@ mod tests {
                     spoofed: 2,
                     to_host: 1,
                     not_ipv4: 9,
+                    ..PortCounters::default()
                 },
                 acknowledged: Some(acknowledged.parse().unwrap()),
                 ..PortObservation::default()
             };
             BTreeMap::from([(TapName::of(id, 0), observation)])
         };
-        let (ack, dropped) = at_its_ports(&record, started, &observations("2026-01-02T12:00:00Z"));
+        let (ack, dropped, _) =
+            at_its_ports(&record, started, &observations("2026-01-02T12:00:00Z"));
         assert!(ack.is_some(), "the same second");
         let expected = Dropped {
             spoofed: 2,
             to_host: 1,
         };
         assert_eq!(dropped, Some(expected));
-        let (ack, _) = at_its_ports(&record, started, &observations("2026-01-02T11:59:59Z"));
+        let (ack, ..) = at_its_ports(&record, started, &observations("2026-01-02T11:59:59Z"));
         assert_eq!(ack, None);
         let other = BTreeMap::from([(TapName::of(id, 7), PortObservation::default())]);
-        assert_eq!(at_its_ports(&record, started, &other), (None, None));
+        assert_eq!(at_its_ports(&record, started, &other), (None, None, None));
     }
 }

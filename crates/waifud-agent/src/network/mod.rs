@@ -6,6 +6,7 @@
 
 pub(crate) mod dns;
 pub(crate) mod fabric;
+pub(crate) mod firewall;
 pub(crate) mod identity;
 pub(crate) mod lan;
 mod names;

@@ -7,6 +7,7 @@ use waifud_network::{LanPort, NetworkState, Port, check};
 use waifud_types::{InstanceId, TapName};
 
 use crate::control_link::record::InstanceRecord;
+use crate::network::firewall;
 use crate::network::identity::is_on_lan;
 use crate::network::lan;
 use crate::network::port_error::PortError;
@@ -33,6 +34,7 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
             } else {
                 Vec::new()
             },
+            firewall: firewall::of(instance),
         })
     };
     let nics = instance.spec.nics.iter().enumerate();

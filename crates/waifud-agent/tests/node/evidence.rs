@@ -20,6 +20,7 @@ async fn guest_diagnostics_are_also_reported_after_a_restart_of_the_agent() {
         spoofed: 3,
         to_host: 1,
         not_ipv4: 7,
+        ..PortCounters::default()
     };
     node.network.set_counters(&tap, counters);
     node.network.acknowledge(&tap, Timestamp::now());

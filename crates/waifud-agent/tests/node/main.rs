@@ -9,6 +9,7 @@ mod dns;
 mod drift;
 mod evidence;
 mod fabric;
+mod firewall;
 mod guest_command;
 mod handover;
 mod hostile;

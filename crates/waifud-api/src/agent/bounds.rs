@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use waifud_types::evidence::FirewallCounts;
+use waifud_types::firewall::{PORTS_MAX, RULES_MAX};
 use waifud_types::node::{NodeFacts, PoolFacts};
 use waifud_types::spec::InstanceSpec;
 use waifud_types::status::{CloudInitStatus, Condition, InstanceAddress, StepStatus};
@@ -442,11 +444,23 @@ impl Walk {
                         walk.number("to_host", &mut dropped.to_host, COUNT_MAX);
                     });
                 }
+                if let Some(counts) = &mut seen.firewall {
+                    walk.at("firewall", |walk| walk.firewall(counts));
+                }
                 walk.list("console", &mut seen.console, REQUESTS, |walk, line| {
                     walk.bare_text(line, SENTENCE);
                 });
             });
         }
+    }
+
+    fn firewall(&mut self, counts: &mut FirewallCounts) {
+        self.number("in", &mut counts.incoming, COUNT_MAX);
+        self.number("out", &mut counts.outgoing, COUNT_MAX);
+        self.list("rules", &mut counts.rules, RULES_MAX, |walk, rule| {
+            walk.text("id", &mut rule.id, WORD);
+            walk.number("packets", &mut rule.packets, COUNT_MAX);
+        });
     }
 
     fn step(&mut self, step: &mut StepStatus) {
@@ -517,6 +531,13 @@ impl Walk {
                 walk.interface(bridge);
             }
         });
+        // waifud knows them, so agents do not report them.
+        if !record.firewall_peers.is_empty() {
+            self.at("firewall_peers", |walk| walk.wrong("it is not empty"));
+            if self.fit {
+                record.firewall_peers.clear();
+            }
+        }
     }
 
     fn spec(&mut self, spec: &mut InstanceSpec) {
@@ -537,6 +558,12 @@ impl Walk {
             );
         });
         self.list("publish", &mut spec.publish, LONG_LIST_MAX, |_, _| {});
+        self.at("firewall", |walk| {
+            let rules = &mut spec.firewall.rules;
+            walk.list("rules", rules, RULES_MAX, |walk, rule| {
+                walk.list("ports", &mut rule.ports, PORTS_MAX, |_, _| {});
+            });
+        });
         self.at("placement", |walk| {
             walk.map("require", &mut spec.placement.require, LABELS, LABEL);
         });

@@ -27,11 +27,14 @@ const STRICT_OBJECTS: [(&str, &str); 2] = [
 ];
 /// Enums that messages have and of which a reader knows all values, because it cannot act on others. An older reader
 /// refuses the complete message: add a value only if such readers cannot get it, for example with a feature of nodes.
-const CLOSED_ENUMS: [&str; 10] = [
+const CLOSED_ENUMS: [&str; 13] = [
     "AddressFamily",
     "AddressSource",
     "Datasource",
     "DiskSpaceState",
+    "FirewallAction",
+    "FirewallDirection",
+    "FirewallProtocol",
     "Firmware",
     "HypervisorKind",
     "ModuleResult",

@@ -10,6 +10,7 @@ use waifud_api::join;
 use waifud_api::problem::PROBLEM_JSON;
 use waifud_api::stream::LOG_LINES_MAX;
 use waifud_types::InstanceState;
+use waifud_types::firewall;
 use waifud_types::spec::limits;
 
 use super::capacity::SURVIVE_MAX;
@@ -217,6 +218,8 @@ fn fields(schemas: &mut Value) {
         "UpdateNode": {"labels": labels},
         "CreateNic": {"network": name},
         "Publish": {"port": port, "guest_port": port},
+        "SetFirewall": {"rules": {"maxItems": firewall::RULES_MAX}},
+        "SetFirewallRule": {"ports": {"maxItems": firewall::PORTS_MAX}},
         "CreateTemplate": {"name": name},
         "CreateDownload": {"name": name},
         "CreateToken": {"expires_in_s": {"minimum": least, "maximum": most}, "name": name},

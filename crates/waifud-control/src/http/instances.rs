@@ -52,7 +52,7 @@ fn field(path: &str) -> String {
             format!("spec.{path}")
         }
         nested
-            if ["placement", "nics", "publish"]
+            if ["placement", "nics", "publish", "firewall"]
                 .iter()
                 .any(|part| nested.starts_with(part)) =>
         {

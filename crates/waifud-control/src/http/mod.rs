@@ -15,6 +15,7 @@ mod drain;
 mod envelope;
 mod events;
 mod fabric;
+mod firewall;
 mod guard;
 mod guest_commands;
 mod headers;
@@ -78,6 +79,7 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(instances::recreate))
         .routes(routes!(moving::begin, moving::cancel))
         .routes(routes!(instances::why))
+        .routes(routes!(firewall::show))
         .routes(routes!(instances::user_data))
         .routes(routes!(descriptions::description))
         .routes(routes!(descriptions::list))

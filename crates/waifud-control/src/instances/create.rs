@@ -4,7 +4,7 @@ use waifud_api::{CreateInstance, Instance};
 use waifud_store::{ImageTraits, InstanceRow, LeaseRow, NewInstance, StoreError, Taken, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::status::InstanceStatus;
-use waifud_types::{InstanceId, Name};
+use waifud_types::{FirewallSpec, InstanceId, Name};
 
 use super::amend;
 use super::idempotency::IdempotencyKey;
@@ -83,6 +83,7 @@ impl Control {
         let macs = choose_macs(tx, self.entropy(), &wanted.nics)?;
         let spec = spec(wanted, &template, &macs)?;
         network::check(tx, &spec, &capacities, self.config().guest_range)?;
+        network::firewall::check_names(tx, &spec.firewall, &FirewallSpec::default())?;
         amend::near(tx, &spec.placement, wanted.name.as_ref())?;
         let new = NewInstance {
             id: InstanceId::from_uuid(env::uuid(self.clock(), self.entropy())),

@@ -1,9 +1,11 @@
 //! Descriptions: the request that would create an instance again, and the check of such a request.
 
-use waifud_api::{CreateInstance, CreateNic, DryRun, InstanceDescription, Page, Publish};
+use waifud_api::{
+    CreateInstance, CreateNic, DryRun, InstanceDescription, Page, Publish, SetFirewall,
+};
 use waifud_store::{InstanceFilter, InstanceRow, ReadTx};
 use waifud_types::spec::NicSpec;
-use waifud_types::{Coded, Generation, MacAddr};
+use waifud_types::{Coded, FirewallSpec, Generation, MacAddr};
 
 use super::{amend, find, new_spec};
 use crate::instances::problems as instance_problems;
@@ -103,6 +105,7 @@ impl Control {
                 let capacities = tx.node_capacities()?;
                 network::check(&tx, &spec, &capacities, guest_range)?;
                 network::check_address_is_free(&tx, &spec)?;
+                network::firewall::check_names(&tx, &spec.firewall, &FirewallSpec::default())?;
                 amend::near(&tx, &spec.placement, wanted.name.as_ref())?;
                 let related = Related::read(&tx, &spec)?;
                 let request = related.request(&spec, &template.traits.arch);
@@ -148,6 +151,7 @@ fn description(tx: &ReadTx<'_>, row: InstanceRow) -> Result<CreateInstance, Cont
         mac,
         nics,
         publish: spec.publish.iter().map(Publish::from).collect(),
+        firewall: SetFirewall::from(&spec.firewall),
         placement: spec.placement,
     })
 }

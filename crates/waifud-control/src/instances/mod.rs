@@ -8,6 +8,7 @@ pub(crate) mod defaults;
 pub mod delete;
 pub mod describe;
 pub(crate) mod documents;
+mod firewall;
 pub(crate) mod generated_names;
 pub(crate) mod handover;
 pub(crate) mod idempotency;

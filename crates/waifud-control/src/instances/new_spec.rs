@@ -3,7 +3,7 @@
 use waifud_api::InstanceSize;
 use waifud_store::{ReadTx, StoreError, TemplateSource};
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
-use waifud_types::{Digest, MacAddr, Name, PowerSpec};
+use waifud_types::{Digest, FirewallSpec, MacAddr, Name, PowerSpec};
 
 use super::validate::Checked;
 use super::{defaults, problems};
@@ -59,6 +59,7 @@ pub(crate) fn of_size(size: InstanceSize) -> Result<InstanceSpec, ControlError> 
         }],
         nics: Vec::new(),
         publish: Vec::new(),
+        firewall: FirewallSpec::default(),
         placement: PlacementSpec::default(),
         user_data: None,
     })
@@ -109,6 +110,7 @@ pub(super) fn spec(
             })
             .collect::<Result<_, ControlError>>()?,
         publish: wanted.publish.clone(),
+        firewall: wanted.firewall.clone(),
         placement: request.placement.clone(),
         user_data: wanted
             .user_data

@@ -6,7 +6,7 @@ use waifud_types::event::Cause;
 use waifud_types::status::StoppedBy;
 use waifud_types::{Digest, InstanceState};
 
-use super::{IfMatch, amend, find, power, rescue, resize};
+use super::{IfMatch, amend, find, firewall, power, rescue, resize};
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 use crate::instances::validate::{self, CheckedUserData};
@@ -84,6 +84,9 @@ impl Control {
                 changes.push("published ports changed".to_owned());
             }
         }
+        if let Some(wanted) = &change.firewall {
+            firewall::apply(tx, &mut row, wanted, &mut changes)?;
+        }
         if let Some(checked) = user_data {
             row.spec.user_data.clone_from(&checked.facts);
             if row.spec.user_data != before.user_data {
@@ -151,7 +154,8 @@ impl Control {
         }
         let affects_placement = resize::differs(&before, &row.spec)
             || row.spec.publish != before.publish
-            || row.spec.placement != before.placement;
+            || row.spec.placement != before.placement
+            || row.spec.firewall.is_open() != before.firewall.is_open();
         if affects_placement {
             return self.place_changed(tx, row, cause);
         }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use waifud_api::{CreateInstance, Problem, Publish};
+use waifud_api::{CreateInstance, Problem, Publish, SetFirewall};
 use waifud_cloudinit::{ReportSettings, SshKey, report_settings};
 use waifud_types::spec::{InstanceSpec, PublishSpec, UserDataFacts, limits};
-use waifud_types::{ByteSize, Name, Secret};
+use waifud_types::{ByteSize, FirewallSpec, Name, Secret};
 
 use super::defaults;
 use crate::instances::problems as instance_problems;
@@ -41,6 +41,8 @@ pub struct Checked {
     pub nics: Vec<WantedNic>,
     /// The ports of its node to publish.
     pub publish: Vec<PublishSpec>,
+    /// The firewall.
+    pub firewall: FirewallSpec,
 }
 
 /// Checks a request.
@@ -95,6 +97,7 @@ pub fn create(mut request: CreateInstance) -> Result<Checked, Problem> {
         ssh_keys: ssh_keys(&request.ssh_keys)?,
         nics: nics::check(&request.nics, request.mac)?,
         publish: network::publish(&request.publish)?,
+        firewall: network::firewall::rules(&request.firewall)?,
         request,
     })
 }
@@ -150,6 +153,11 @@ pub fn given_spec(spec: &InstanceSpec) -> Result<(), &'static str> {
             "nics",
         ),
         (network::publish(&publish).is_ok(), "published ports"),
+        (
+            network::firewall::rules(&SetFirewall::from(&spec.firewall)).is_ok()
+                && network::firewall::check_nics(spec).is_ok(),
+            "firewall",
+        ),
         (
             labels("require", &spec.placement.require).is_ok(),
             "required labels",

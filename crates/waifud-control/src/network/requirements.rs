@@ -105,6 +105,7 @@ pub fn check(
         }
     }
     check_publish(spec, &spec.publish)?;
+    super::firewall::check_nics(spec)?;
     check_address(spec, capacities)?;
     super::address_owners::check(tx, spec)
 }

@@ -7,6 +7,7 @@ pub(crate) mod contacts;
 mod copies;
 mod drain;
 mod files;
+mod firewall_peers;
 mod hello;
 pub(crate) mod install;
 pub(crate) mod joining;

@@ -14,7 +14,7 @@ use waifud_store::NodesNames;
 use waifud_types::Revision;
 
 /// How long changes are collected at least.
-const COLLECT: Duration = Duration::from_millis(500);
+pub(super) const COLLECT: Duration = Duration::from_millis(500);
 /// How much longer for each node of the cluster.
 const COLLECT_PER_NODE: Duration = Duration::from_millis(2);
 /// How many names are sent at a time. The names of one node are never divided.

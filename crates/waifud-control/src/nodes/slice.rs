@@ -19,6 +19,7 @@ use waifud_types::{BootId, Digest, NodeId, Revision};
 
 use crate::events::problems as event_problems;
 use crate::network::subnet;
+use crate::nodes::firewall_peers::{self, PeersWatch};
 use crate::nodes::joining::is_admitted;
 use crate::nodes::names::{NAMES_AT_ONCE, NamesWatch};
 use crate::nodes::problems as node_problems;
@@ -37,6 +38,8 @@ enum Wake {
     Changes,
     /// Names of other nodes' instances may have changed.
     Names,
+    /// Addresses in firewalls may have changed.
+    Peers,
     /// A frame that has no revision.
     Frame(WatchFrame),
     /// waifud stops.
@@ -66,6 +69,7 @@ pub struct SliceWatch {
     synced: bool,
     /// `None` if the node has not asked for names.
     names: Option<NamesWatch>,
+    peers: PeersWatch,
     ready: VecDeque<WatchFrame>,
     registration: WatchRegistration,
 }
@@ -103,6 +107,7 @@ impl Control {
                 let changes = self.store().subscribe_topic(Topic::Names);
                 NamesWatch::new(request.stored, newest, changes)
             }),
+            peers: PeersWatch::new(self.store().subscribe_topic(Topic::Names)),
             ready: VecDeque::new(),
             registration: self.stream_broker().register_watch(node),
         })
@@ -123,6 +128,10 @@ impl SliceWatch {
                         self.read_names().await?;
                         continue;
                     }
+                    Wake::Peers => {
+                        self.read_peers().await?;
+                        continue;
+                    }
                     Wake::Frame(frame) => return Ok(Some(frame)),
                     Wake::Stop => return Ok(None),
                 }
@@ -136,14 +145,33 @@ impl SliceWatch {
                 return Ok(None);
             }
             let redis = self.control.redis_of_nodes();
-            let (frames, newest) = self
+            let mut sent = std::mem::take(&mut self.peers.sent);
+            let first = !self.synced;
+            let (frames, newest, sent) = self
                 .control
                 .store()
                 .read(move |tx| {
                     require_admitted(&tx, node, key)?;
-                    frames(&tx, node, since, redis)
+                    let (frames, newest) = frames(&tx, node, since, redis)?;
+                    for frame in &frames {
+                        if let WatchFrame::Put {
+                            object: SliceObject::Instance(instance),
+                            ..
+                        } = frame
+                        {
+                            firewall_peers::note(instance, &mut sent);
+                        }
+                    }
+                    let mut all = if first {
+                        firewall_peers::changed(&tx, node, since, &mut sent)?
+                    } else {
+                        VecDeque::new()
+                    };
+                    all.extend(frames);
+                    Ok::<_, ControlError>((all, newest, sent))
                 })
                 .await?;
+            self.peers.sent = sent;
             self.ready = frames;
             self.since = newest.number;
             if !self.synced {
@@ -177,6 +205,25 @@ impl SliceWatch {
         Ok(())
     }
 
+    /// Reads the addresses of instances and labels in firewalls.
+    async fn read_peers(&mut self) -> Result<(), ControlError> {
+        self.peers.begin();
+        let (node, key, since) = (self.node, self.key, self.since);
+        let mut sent = std::mem::take(&mut self.peers.sent);
+        let (frames, sent) = self
+            .control
+            .store()
+            .read(move |tx| {
+                require_admitted(&tx, node, key)?;
+                let frames = firewall_peers::changed(&tx, node, since, &mut sent)?;
+                Ok::<_, ControlError>((frames, sent))
+            })
+            .await?;
+        self.peers.sent = sent;
+        self.ready.extend(frames);
+        Ok(())
+    }
+
     /// Waits while there is nothing to read.
     async fn wait(&mut self) -> Wake {
         let ping = Instant::now() + PING;
@@ -193,6 +240,7 @@ impl SliceWatch {
                 () = self.control.stop_token().cancelled() => return Wake::Stop,
                 () = sleep_until(ping) => return Wake::Frame(WatchFrame::Ping),
                 () = names_due => return Wake::Names,
+                () = self.peers.due() => return Wake::Peers,
                 order = self.registration.next() => return Wake::Frame(order),
                 changed = self.changes.changed() => {
                     return if changed.is_ok() { Wake::Changes } else { Wake::Stop };

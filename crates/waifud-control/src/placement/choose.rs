@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use waifud_api::PlacementVerdict;
 use waifud_store::NodeCapacity;
-use waifud_types::node::condition_kind;
+use waifud_types::node::{condition_kind, feature};
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{ByteSize, Name, NodeId, Verdict, WaitReason};
 
@@ -234,6 +234,9 @@ fn unsuitable(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Option
             arch: node.facts.arch.clone(),
             image_arch: request.arch.to_owned(),
         });
+    }
+    if !spec.firewall.is_open() && !node.facts.has(feature::FIREWALL) {
+        return Some(Verdict::NoFirewall);
     }
     let cpus = node.facts.capacity.cpus;
     if spec.cpus > cpus {

@@ -15,9 +15,10 @@ use super::learned::{LearnedAddresses, without_filled};
 use super::nft_session::{NftSession, SessionError};
 use super::tool::Tool;
 use crate::foreign::nftables::dropping_chains;
+use crate::ruleset::guest_firewall::FIREWALL;
 use crate::ruleset::lan::Learned;
 use crate::ruleset::{self, Counted, HostSide, NOT_IPV4, SPOOFED, TABLE, TO_HOST};
-use crate::{NetworkError, NetworkState, PortCounters};
+use crate::{FirewallCounters, NetworkError, NetworkState, PortCounters};
 
 /// How many comparisons may be interrupted by changes of other rules, before ours are treated as changed.
 const ATTEMPTS: usize = 5;
@@ -312,7 +313,13 @@ fn of_port(counters: &[Counter], tap: &TapName) -> Option<PortCounters> {
         let name = format!("{prefix}{tap}");
         counters.iter().find(|c| c.name == name).map(|c| c.packets)
     };
+    let firewall = format!("{FIREWALL}{tap}-");
+    let rules = counters.iter().filter_map(|counter| {
+        let rule = counter.name.strip_prefix(&firewall)?;
+        Some((rule, counter.packets))
+    });
     Some(PortCounters {
+        firewall: FirewallCounters::of(rules),
         spoofed: of(SPOOFED)?,
         to_host: of(TO_HOST)?,
         not_ipv4: of(NOT_IPV4)?,

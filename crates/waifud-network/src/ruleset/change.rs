@@ -73,8 +73,8 @@ fn same_node(before: &NetworkState, after: &NetworkState) -> bool {
     bare(before) == bare(after) && carried(before) == carried(after)
 }
 
-/// Ports of `here` that are not in `there`. `None` if one has changed, publishes ports, or has an address outside the subnet,
-/// because such addresses are merged with the subnet.
+/// Ports of `here` that are not in `there`. `None` if one has changed, publishes ports, has a firewall, or has an address outside
+/// the subnet, because such addresses are merged with the subnet.
 fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a Port>> {
     let mut missing = Vec::new();
     for port in &here.ports {
@@ -89,7 +89,10 @@ fn missing<'a>(here: &'a NetworkState, there: &NetworkState) -> Option<Vec<&'a P
 
 /// Whether no rules depend on the port apart from its own elements.
 fn is_plain(port: &Port) -> bool {
-    port.home.is_none() && port.allow_addresses.is_empty() && port.publish.is_empty()
+    port.home.is_none()
+        && port.allow_addresses.is_empty()
+        && port.publish.is_empty()
+        && port.firewall.is_open()
 }
 
 /// Whether both have the same rules. The name is used for DNS only.
@@ -97,6 +100,7 @@ fn is_same(one: &Port, other: &Port) -> bool {
     (one.mac, one.address, one.home) == (other.mac, other.address, other.home)
         && one.allow_addresses == other.allow_addresses
         && one.publish == other.publish
+        && one.firewall == other.firewall
 }
 
 fn counters(port: &Port) -> [String; 3] {
@@ -143,6 +147,7 @@ fn write(text: &mut String, line: &str) {
 
 #[cfg(test)]
 mod tests {
+    use waifud_types::firewall::FirewallAction;
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
@@ -193,7 +198,7 @@ mod tests {
 
     #[test]
     fn all_other_changes_need_a_replacement() {
-        let changes: [fn(&mut NetworkState); 9] = [
+        let changes: [fn(&mut NetworkState); 10] = [
             |s| {
                 s.ports[0].publish = vec![PublishSpec {
                     port: 80,
@@ -201,6 +206,7 @@ mod tests {
                     protocol: Protocol::Tcp,
                 }];
             },
+            |s| s.ports[0].firewall.incoming = FirewallAction::Deny,
             |s| s.ports[0].mac = port(9).mac,
             |s| s.ports[0].address = port(9).address,
             |s| s.ports[0].allow_addresses = vec!["10.9.0.1/32".parse().unwrap()],

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 use waifud_types::template::REPORT_PORT;
 
-use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter, published};
+use super::{Counted, HostSide, TABLE, TO_HOST, collection, counter, guest_firewall, published};
 use crate::check::further_ranges;
 use crate::{IDENTITIES, NetworkState, gateway_of};
 
@@ -45,6 +45,7 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
         let before = counted.get(&port.tap).map_or(0, |c| c.to_host);
         text.push_str(&counter(&format!("{TO_HOST}{}", port.tap), before));
     }
+    text.push_str(&guest_firewall::counters(state, counted));
     text.push_str(&collection(
         "map refused_by",
         "type ipv4_addr : counter",
@@ -85,6 +86,7 @@ pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) ->
     text.push_str(&published::collections(state));
     text.push_str(&chains(state));
     text.push_str(&published::chains(state));
+    text.push_str(&guest_firewall::chains(state));
     text.push_str("}\n");
     text
 }

@@ -11,6 +11,7 @@
 
 mod bridge;
 mod change;
+pub(crate) mod guest_firewall;
 pub(crate) mod inet;
 pub(crate) mod lan;
 mod published;
@@ -114,13 +115,18 @@ mod tests {
     use waifud_types::spec::{Protocol, PublishSpec};
 
     use super::*;
-    use crate::RemoteSubnet;
     use crate::samples::{lan_port, port, remote, state};
+    use crate::{FirewallCounters, RemoteSubnet};
 
     const COUNTERS: PortCounters = PortCounters {
         spoofed: 7,
         to_host: 8,
         not_ipv4: 9,
+        firewall: FirewallCounters {
+            incoming: 0,
+            outgoing: 0,
+            rules: BTreeMap::new(),
+        },
     };
 
     fn published(port: u16, guest_port: u16, protocol: Protocol) -> PublishSpec {

@@ -36,7 +36,7 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
 }
 
 /// The gateway's answer: its code and the data of the first record, as text.
-fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
+pub fn ask(guest: &Guest, name: &str, kind: u16) -> (u8, Option<String>) {
     let server = SocketAddrV4::new(GATEWAY, 53);
     ask_at(&guest.namespace, server, name, kind, PATIENCE).unwrap()
 }

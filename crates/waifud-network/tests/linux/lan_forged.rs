@@ -243,6 +243,7 @@ fn on_a_lan_every_forged_frame_is_dropped_and_counted() {
                 spoofed: after.spoofed - before.spoofed,
                 to_host: after.to_host - before.to_host,
                 not_ipv4: after.not_ipv4 - before.not_ipv4,
+                ..PortCounters::default()
             };
             assert_eq!(grown, counted, "{what}");
         }

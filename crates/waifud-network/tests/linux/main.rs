@@ -20,6 +20,7 @@ mod fabric;
 mod firewalls;
 mod forged;
 mod frames;
+mod guest_firewall;
 mod home;
 mod lab;
 mod lan;

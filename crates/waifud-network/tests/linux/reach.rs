@@ -103,7 +103,7 @@ async fn is_refused(lab: &Lab, guest: &Guest, frame: &[u8], from: Ipv4Addr) {
 }
 
 /// The metadata service is reached, and sees the guest's address.
-fn metadata_answers(lab: &Lab, guest: &Guest) {
+pub fn metadata_answers(lab: &Lab, guest: &Guest) {
     let server = greeter(&lab.metadata, (METADATA, 80));
     let seen = is_greeted(guest, SocketAddrV4::new(METADATA, 80), &server);
     assert_eq!(seen, guest.address());

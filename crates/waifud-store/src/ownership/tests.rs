@@ -171,7 +171,7 @@ fn releases_and_handovers_of_a_node_are_found_by_its_index() {
 fn reads_of_a_nodes_slice_volumes_and_reservations_use_indexes() {
     let (_dir, conn) = migrated();
     for (sql, parameters) in [
-        (crate::slice::SLICE, 2),
+        (crate::slice::SLICE, 3),
         (crate::placing::POOL_PROMISES, 0),
         (crate::placing::RESERVATION, 2),
     ] {

@@ -57,7 +57,7 @@ impl Server {
         let facts = json!({"arch": "x86_64", "cpu_model": "a CPU", "hypervisor": {"kind": "tcg", "reason": "no /dev/kvm"},
             "agent_version": "0.1.0", "capacity": {"cpus": 8, "memory_bytes": 8_u64 << 30},
             "used": {"cpus": 0, "memory_bytes": 0}, "pools": [pool], "bridges": ["br0"], "routes": [], "conditions": [],
-            "labels": {}});
+            "labels": {}, "features": ["firewall"]});
         let hello = json!({"name": "alder", "facts": facts, "now": jiff::Timestamp::now(), "boot_id": null});
         let body = serde_json::to_vec(&hello).unwrap();
         self.as_node(peer, "/v1/agent/hello", body).await;
@@ -122,6 +122,40 @@ const LINES: &[(&str, i32, &str)] = &[
     ("edit web --yes --user-data FILE", 0, "web: "),
     ("publish web 8080:80", 0, "8080"),
     ("unpublish web 8080", 0, "web"),
+    (
+        "firewall deny web --in",
+        0,
+        "web: connections to the instance that no rule matches: deny",
+    ),
+    (
+        "firewall allow web --port 22 --from instance:db",
+        0,
+        "allow in tcp 22 from instance:db",
+    ),
+    ("firewall deny web --to fd00::1", 1, "--to"),
+    (
+        "firewall deny web --to instance:nobody",
+        1,
+        "no instance nobody",
+    ),
+    (
+        "firewall list web",
+        0,
+        "  in         allow   tcp       22     instance:db  -        10.144.",
+    ),
+    (
+        "show web",
+        0,
+        "firewall     allow in tcp 22 from instance:db\nfirewall     otherwise deny in, allow out\n",
+    ),
+    (
+        "firewall remove web 00000000",
+        1,
+        "no firewall rule 00000000",
+    ),
+    ("why web", 0, "web: "),
+    ("firewall remove web ce0aa5cb", 0, "web: rule removed"),
+    ("firewall allow web --in", 0, "web: "),
     ("start db", 0, "db: "),
     ("stop db", 0, "db: "),
     ("reboot web", 0, "web: "),

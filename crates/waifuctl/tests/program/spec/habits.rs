@@ -199,11 +199,31 @@ async fn an_instance_of_a_file_is_created_before_those_that_are_to_be_near_it() 
     let shown = server.line("show web -o yaml", 0).await;
     assert!(shown.contains("near: db"), "{shown}");
 
+    let one = |name: &str, other: &str| {
+        let rule = format!("{{direction: in, action: allow, peer: 'instance:{other}'}}");
+        format!(
+            "name: {name}\ntemplate: debian-12\nssh_keys: []\nfirewall: {{in: deny, rules: [{rule}]}}\n"
+        )
+    };
+    let cache = "name: cache\ntemplate: debian-12\nssh_keys: []\n";
+    let file = server.file(
+        "rules.yaml",
+        &format!("{}---\n{cache}", one("app", "cache")),
+    );
+    let said = server.line(&format!("create -f {file} --json"), 0).await;
+    let made = read(&said);
+    let names = [&made["items"][0]["name"], &made["items"][1]["name"]];
+    assert_eq!(names, ["cache", "app"]);
+    server.line(&format!("create -f {file}"), 0).await;
+
     let circle = format!("{}---\n{}", one("a", "b"), one("b", "a"));
     let circle = server.file("circle.yaml", &circle);
     server
         .refuses(&[
-            (&format!("create -f {circle}"), "each of a, b is to be near"),
+            (
+                &format!("create -f {circle}"),
+                "each of a, b names another one",
+            ),
             (
                 "create c -t debian-12 --no-ssh-key --near nowhere",
                 "there is no instance nowhere",

@@ -53,6 +53,7 @@ fn report() -> Value {
             "evidence": {
                 "requests": [{"path": "/latest", "status": 200, "count": 1, "at": "2026-01-02T03:04:05Z"}],
                 "dhcp_acknowledged_at": null, "dropped": {"spoofed": 0, "to_host": 0}, "console": ["login:"],
+                "firewall": {"in": 1, "out": 0, "rules": [{"id": "3fa9c1d2", "packets": 7}]},
                 "modules": [{"name": "init/seed", "at": "2026-01-02T03:04:05Z", "result": "success", "took_ms": 3}],
             },
         }],

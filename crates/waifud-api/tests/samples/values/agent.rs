@@ -16,8 +16,8 @@ use waifud_types::{
 };
 
 use super::{
-    INSTANCE, Kind, NODE, PUBLIC_KEY, REVISION, digest, instances, map, nodes, parse, text, texts,
-    time,
+    INSTANCE, Kind, NODE, PUBLIC_KEY, REVISION, digest, firewall, instances, map, nodes, parse,
+    text, texts, time,
 };
 
 const PROCESS: &str = "0198d2a8-3333-4000-8000-00000000000c";
@@ -321,6 +321,7 @@ fn record() -> AgentInstance {
         restored: true,
         bridges: map(&[("lan", "br0")]),
         home: Some(parse("10.144.2.0/24")),
+        firewall_peers: firewall::addresses(),
     }
 }
 

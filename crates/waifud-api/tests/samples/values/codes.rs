@@ -73,6 +73,7 @@ fn verdicts() -> Vec<Verdict> {
             image_arch: "x86_64".to_owned(),
         },
         Verdict::TooFewCpus { cpus: 4, needed: 8 },
+        Verdict::NoFirewall,
         Verdict::NoPool {
             pool: parse("fast"),
         },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use waifud_api::instance::{CreateNic, PlacementVerdict};
 use waifud_api::{
     CreateInstance, DryRun, Instance, InstanceDescription, InstanceMove, MoveInstance, Publish,
-    RecreateInstance, UpdateInstance, Why,
+    RecreateInstance, SetFirewall, UpdateInstance, Why,
 };
 use waifud_types::evidence::{Dropped, GuestEvidence, ModuleResult, ModuleSeen, RequestSeen};
 use waifud_types::spec::{
@@ -22,7 +22,7 @@ use waifud_types::{
     RescueBegin, RescueOrder, RescueSpec, Verdict, WaitReason,
 };
 
-use super::{INSTANCE, Kind, digest, map, nodes, objects, parse, text, texts, time};
+use super::{INSTANCE, Kind, digest, firewall, map, nodes, objects, parse, text, texts, time};
 
 const MOVE_STATES: [MoveState; 7] = [
     MoveState::Preparing,
@@ -203,6 +203,7 @@ pub fn spec() -> InstanceSpec {
             guest_port: 80,
             protocol: Protocol::Tcp,
         }],
+        firewall: firewall::spec(),
         placement: placement(),
         user_data: Some(UserDataFacts {
             size_bytes: 120,
@@ -270,6 +271,7 @@ pub fn evidence() -> GuestEvidence {
             spoofed: 1,
             to_host: 2,
         }),
+        firewall: Some(firewall::counts()),
         modules: vec![ModuleSeen {
             name: "modules-final/scripts-user".to_owned(),
             at: time(7),
@@ -337,6 +339,7 @@ fn short_create() -> CreateInstance {
         mac: None,
         nics: Vec::new(),
         publish: Vec::new(),
+        firewall: SetFirewall::default(),
         placement: PlacementSpec::default(),
     }
 }
@@ -365,6 +368,7 @@ fn create() -> CreateInstance {
             mac: Some(parse("52:54:00:01:02:03")),
         }],
         publish: vec![publish()],
+        firewall: firewall::set(),
         placement: placement(),
     }
 }
@@ -392,6 +396,7 @@ fn update() -> UpdateInstance {
         disk_bytes: Some(ByteSize::gib(40)),
         protected: Some(true),
         publish: Some(vec![publish()]),
+        firewall: Some(firewall::set()),
         user_data: Some("#cloud-config\n".to_owned().into()),
         re_run: true,
         labels: labels.into(),

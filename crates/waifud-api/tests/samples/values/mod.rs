@@ -2,6 +2,7 @@
 
 mod agent;
 mod codes;
+mod firewall;
 mod instances;
 mod metadatad;
 mod nodes;
@@ -107,6 +108,7 @@ pub fn all() -> Vec<Kind> {
     [
         agent::kinds(),
         codes::kinds(),
+        firewall::kinds(),
         instances::kinds(),
         metadatad::kinds(),
         nodes::kinds(),
