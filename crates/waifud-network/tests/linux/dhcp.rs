@@ -170,11 +170,11 @@ fn a_guest_that_moved_keeps_its_address_mask_and_router_and_gets_the_resolver_of
         let moved = lab.attach_as(&lab.state.ports[1].clone()).await;
         let ack = lease(&moved, b"\x01firmware");
         assert_eq!(ack.address, moved.address());
-        let router = [10, 144, 9, 1];
+        let home = [10, 144, 9, 1];
         assert_eq!(ack.option(1), Some([255, 255, 255, 0].as_slice()));
-        assert_eq!(ack.option(3), Some(router.as_slice()));
+        assert_eq!(ack.option(3), Some(home.as_slice()));
         assert_eq!(ack.option(6), Some(GATEWAY.octets().as_slice()));
-        let routes = [&[32, 169, 254, 169, 254], &router[..], &[0], &router].concat();
+        let routes = [&[32, 169, 254, 169, 254], &home[..], &[0], &home].concat();
         assert_eq!(ack.option(121), Some(routes.as_slice()));
 
         let native = lab.attach_as(&lab.state.ports[0].clone()).await;
