@@ -155,7 +155,8 @@ impl ReadTx<'_> {
     /// Every node's subnet, those of removed nodes included.
     pub fn subnets(&self) -> Result<Vec<Ipv4Net>, StoreError> {
         self.all(
-            "SELECT subnet FROM nodes UNION ALL SELECT subnet FROM removed_nodes",
+            "SELECT subnet FROM nodes UNION ALL SELECT subnet FROM removed_nodes
+             UNION ALL SELECT subnet FROM client_subnet",
             [],
             subnet,
         )

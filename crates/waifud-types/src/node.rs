@@ -193,6 +193,8 @@ pub mod condition_kind {
 
 /// What an agent can do beyond agents of earlier versions. waifud uses a feature only on nodes that report it.
 pub mod feature {
+    /// The node lets clients of the fabric reach its guests ([`crate::fabric_client`]); others ignore them.
+    pub const FABRIC_CLIENTS: &str = "fabric-clients";
     /// The agent executes releases ([`crate::ownership`]); others ignore them.
     pub const RELEASE: &str = "release";
     /// The node sends and receives disks of instances that move ([`crate::moving`]).
@@ -201,7 +203,7 @@ pub mod feature {
     pub const REPORT_PORT: &str = "report-port";
 
     /// Every feature of this version.
-    pub const ALL: [&str; 3] = [MOVE, RELEASE, REPORT_PORT];
+    pub const ALL: [&str; 4] = [FABRIC_CLIENTS, MOVE, RELEASE, REPORT_PORT];
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use waifud_types::{FabricKind, Name, Timestamp};
 
 use crate::condition::condition;
 use crate::control_link::table::Table;
+use crate::network::clients::clients;
 
 /// The time limit of one change.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,7 +118,8 @@ impl NodeFabric {
         match ensured {
             Ok(applied) => {
                 let change = Change {
-                    paths: inner.applied.paths != applied.paths,
+                    paths: inner.applied.paths != applied.paths
+                        || inner.applied.clients != applied.clients,
                     fresh: applied.fresh,
                     conditions: inner.failure.is_some()
                         || inner.applied.troubles != applied.troubles,
@@ -243,6 +245,7 @@ fn desired(slice: &NodeSlice, bridge: String, peers: &[Peer]) -> FabricState {
         gateway: slice.gateway,
         bridge,
         peers: peers.collect(),
+        clients: clients(slice),
     }
 }
 
@@ -286,6 +289,7 @@ mod tests {
             confirmed: Some(Incarnation(1)),
             fabric: FabricKind::Wireguard,
             redis: None,
+            clients: None,
         };
         let mut objects = vec![SliceObject::Node(node)];
         objects.extend(peers.iter().cloned().map(SliceObject::Peer));

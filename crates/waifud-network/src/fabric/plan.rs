@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 use waifud_types::{FabricKind, Name};
 
-use super::{FabricPeer, FabricState};
+use super::{FabricClient, FabricPeer, FabricState};
 use crate::check::overlap;
 
 /// The usable peers, and why others are not.
@@ -18,6 +18,8 @@ pub struct Plan {
     pub peers: Vec<FabricPeer>,
     /// Why others cannot be used, in a sentence.
     pub troubles: BTreeMap<Name, String>,
+    /// Clients whose key and address no node has.
+    pub clients: Vec<FabricClient>,
 }
 
 /// The plan for a state. `own_key` is this node's public key, `routes` are the destinations of the host's routes without ours.
@@ -39,6 +41,17 @@ pub fn plan(state: &FabricState, own_key: &str, routes: &[Ipv4Net]) -> Plan {
         }
         keys.extend(peer.public_key.as_deref());
         plan.peers.push(peer.clone());
+    }
+    if state.kind == FabricKind::Wireguard {
+        let clients = state.clients.iter();
+        let usable = clients.filter(|client| {
+            let address = Ipv4Net::from(client.address);
+            let subnets = plan.peers.iter().flat_map(|peer| &peer.subnets);
+            let mut others = subnets.chain(routes).chain([&state.subnet]);
+            !keys.contains(client.public_key.as_str())
+                && !others.any(|other| overlap(*other, address))
+        });
+        plan.clients = usable.cloned().collect();
     }
     plan
 }
