@@ -75,6 +75,12 @@ const LINES: &[Line] = &[
     (For::Test, "iptables", "simulates Docker and ufw"),
     (
         For::Test,
+        "wireguard-go",
+        "a client of the mesh that is not ours",
+    ),
+    (For::Test, "wireguard-tools", "configures that client"),
+    (
+        For::Test,
         "unbound",
         "a resolver that asks nodes about guests' names; its service is not started",
     ),

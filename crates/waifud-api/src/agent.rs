@@ -45,6 +45,7 @@
 
 pub mod bounds;
 mod incoming;
+mod mesh_clients;
 mod names;
 mod redis;
 mod slice;
@@ -70,6 +71,7 @@ use waifud_types::{
 };
 
 pub use self::incoming::{Incoming, Receiving};
+pub use self::mesh_clients::{MeshClient, MeshClients};
 pub use self::names::{ALL_NAMES, InstanceName, NAMES_HEADER, NodeNames, WatchStart};
 pub use self::redis::RedisAccess;
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};

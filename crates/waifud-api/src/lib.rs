@@ -11,6 +11,7 @@ pub mod disk_transfer;
 pub mod dns;
 pub mod download;
 pub mod drain;
+pub mod fabric_client;
 pub mod firewall;
 pub mod guest_command;
 pub mod hint;
@@ -34,6 +35,7 @@ pub use capacity::{Capacity, InstanceSize, NodeFit, Survival, UnplacedInstance};
 pub use dns::{Dns, DnsServer, DnsServerState};
 pub use download::{CatalogEntry, CreateDownload, Download, DownloadState};
 pub use drain::{Drain, DrainNode, DrainedInstance};
+pub use fabric_client::{CreateFabricClient, FabricClient, FabricClientConfig};
 pub use firewall::{
     FirewallDefault, FirewallRuleState, InstanceFirewall, PeerAddresses, SetFirewall,
     SetFirewallRule,

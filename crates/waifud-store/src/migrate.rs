@@ -37,10 +37,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0022_names.sql"),
     include_str!("migrations/0023_home.sql"),
     include_str!("migrations/0024_firewall.sql"),
+    include_str!("migrations/0025_fabric_clients.sql"),
 ];
 
 /// The newest schema that this program supports.
-pub const SCHEMA: u32 = 24;
+pub const SCHEMA: u32 = 25;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

@@ -156,7 +156,8 @@ impl ReadTx<'_> {
     pub fn subnets(&self) -> Result<Vec<Ipv4Net>, StoreError> {
         self.all(
             "SELECT subnet FROM nodes UNION SELECT subnet FROM removed_nodes
-                  UNION SELECT home FROM instances WHERE home IS NOT NULL",
+                  UNION SELECT home FROM instances WHERE home IS NOT NULL
+                  UNION SELECT subnet FROM client_subnet",
             [],
             subnet,
         )

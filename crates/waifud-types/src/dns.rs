@@ -35,6 +35,14 @@ pub struct DnsListener {
     pub error: Option<String>,
 }
 
+/// Whether a text is a domain name of letters, digits, `-` and `_`. A node's domain comes from the node, and must not add lines to
+/// the configuration of a resolver.
+pub fn is_domain(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(allowed);
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
 /// The reverse zones of a network (RFC 1035, section 3.5), which end at whole octets. A network smaller than the smallest
 /// zone has none.
 pub fn reverse_zones(network: Ipv4Net) -> Vec<String> {
@@ -170,6 +178,25 @@ mod tests {
         let range = zones("10.144.0.0/12");
         assert_eq!(range.len(), 16);
         assert_eq!(range[15], "159.10.in-addr.arpa");
+    }
+
+    #[test]
+    fn a_domain_consists_of_labels() {
+        for text in ["waifu.internal", "lan", "a_b.Home-2"] {
+            assert!(is_domain(text), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "a..b",
+            "a.b/\ndhcp-script=/x",
+            "a b",
+            "a/b",
+            "a\"b",
+        ] {
+            assert!(!is_domain(text), "{text}");
+        }
+        assert!(!is_domain(&"a".repeat(64)) && !is_domain(&["abc"; 64].join(".")));
     }
 
     #[test]

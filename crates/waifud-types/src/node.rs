@@ -193,6 +193,8 @@ pub mod condition_kind {
 
 /// What an agent can do beyond agents of earlier versions. waifud uses a feature only on nodes that report it.
 pub mod feature {
+    /// The node lets clients of the fabric reach its guests ([`crate::fabric_client`]); others ignore them.
+    pub const FABRIC_CLIENTS: &str = "fabric-clients";
     /// The agent executes releases ([`crate::ownership`]); others ignore them.
     pub const RELEASE: &str = "release";
     /// The node sends and receives disks of instances that move ([`crate::moving`]).
@@ -207,7 +209,14 @@ pub mod feature {
     pub const KEEP_ADDRESS: &str = "keep-address";
 
     /// Every feature of this version.
-    pub const ALL: [&str; 5] = [FIREWALL, KEEP_ADDRESS, MOVE, RELEASE, REPORT_PORT];
+    pub const ALL: [&str; 6] = [
+        FABRIC_CLIENTS,
+        FIREWALL,
+        KEEP_ADDRESS,
+        MOVE,
+        RELEASE,
+        REPORT_PORT,
+    ];
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub use create::{CreateArgs, SpecArgs};
 pub use dns::{DnsCommand, DnsShowArgs, ResolverChoice};
 pub use duration::{parse_duration, parse_exec_timeout, parse_seconds};
 pub use events::EventsArgs;
-pub use fabric::FabricCommand;
+pub use fabric::{FabricClientCommand, FabricCommand};
 pub use firewall::{FirewallCommand, FirewallRemoveArgs, FirewallRuleArgs};
 pub use global::GlobalArgs;
 pub use guest::{ExecArgs, PasswdArgs};

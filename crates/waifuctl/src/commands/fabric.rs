@@ -5,6 +5,7 @@ use std::fmt::Write;
 use waifud_api::{Fabric, FabricNode, SetFabric};
 
 use crate::cli::FabricCommand;
+use crate::commands::fabric_client;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
@@ -13,6 +14,7 @@ use crate::text::escape;
 /// Shows or chooses the fabric.
 pub async fn run(context: &Context, command: FabricCommand) -> Result<(), Failure> {
     let fabric = match command {
+        FabricCommand::Client(command) => return fabric_client::run(context, command).await,
         FabricCommand::Show => context.client.fabric().await?,
         FabricCommand::Set(args) => {
             let request = SetFabric {

@@ -17,6 +17,7 @@ mod edit_spec;
 mod events;
 mod exec;
 mod fabric;
+mod fabric_client;
 mod firewall;
 mod forward;
 mod image;

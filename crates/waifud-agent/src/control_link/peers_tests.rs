@@ -54,6 +54,7 @@ fn node(number: u64, confirmed: u32) -> WatchFrame {
             gateway: [10, 144, 0, 1].into(),
             gateway_mac: MacAddr::of_guest([0, 0, 1]),
             confirmed: Some(Incarnation(confirmed)),
+            clients: None,
             redis: None,
             fabric: FabricKind::None,
         }),

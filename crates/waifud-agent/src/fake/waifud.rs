@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, DiskTicket, Incoming, InstanceName, InstanceReport, NodeNames, NodeSlice, Peer,
-    Receiving, RedisAccess, Release, Released, SliceKey, SliceObject, TicketOrder, Tombstone,
-    Unmanaged, WatchFrame,
+    AgentInstance, DiskTicket, Incoming, InstanceName, InstanceReport, MeshClients, NodeNames,
+    NodeSlice, Peer, Receiving, RedisAccess, Release, Released, SliceKey, SliceObject, TicketOrder,
+    Tombstone, Unmanaged, WatchFrame,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
@@ -135,6 +135,7 @@ impl FakeWaifud {
                 gateway: [10, 144, 1, 1].into(),
                 gateway_mac: MacAddr::of_guest([0, 0, 1]),
                 confirmed: Some(Incarnation(1)),
+                clients: None,
                 redis: None,
                 fabric: FabricKind::None,
             },
@@ -207,6 +208,11 @@ impl FakeWaifud {
     /// Chooses the fabric.
     pub fn set_fabric(&self, kind: FabricKind) {
         self.change(Change::Node, |state| state.slice.fabric = kind);
+    }
+
+    /// Sets the clients of the fabric.
+    pub fn set_clients(&self, clients: Option<MeshClients>) {
+        self.change(Change::Node, |state| state.slice.clients = clients);
     }
 
     /// Adds another node, or changes it.

@@ -20,6 +20,7 @@ use waifud_types::{FabricKind, Name, Timestamp};
 
 use crate::condition::condition;
 use crate::control_link::table::Table;
+use crate::network::clients::clients;
 use crate::network::ports::local_addresses;
 use crate::network::remote::further_addresses;
 
@@ -137,7 +138,8 @@ impl NodeFabric {
         match ensured {
             Ok(applied) => {
                 let change = Change {
-                    paths: inner.applied.paths != applied.paths,
+                    paths: inner.applied.paths != applied.paths
+                        || inner.applied.clients != applied.clients,
                     fresh: applied.fresh,
                     conditions: inner.failure.is_some()
                         || inner.applied.troubles != applied.troubles,
@@ -268,6 +270,7 @@ fn desired(
         gateway: slice.gateway,
         bridge,
         peers: peers.collect(),
+        clients: clients(slice),
     }
 }
 
@@ -311,6 +314,7 @@ mod tests {
             confirmed: Some(Incarnation(1)),
             fabric: FabricKind::Wireguard,
             redis: None,
+            clients: None,
         };
         let mut objects = vec![SliceObject::Node(node)];
         objects.extend(peers.iter().cloned().map(SliceObject::Peer));

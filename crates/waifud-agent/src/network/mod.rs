@@ -4,6 +4,7 @@
 //! concurrent requests cost one change together. A port stays until its instance is deleted: an instance that only left
 //! the slice keeps its lease and its rules.
 
+mod clients;
 pub(crate) mod dns;
 pub(crate) mod fabric;
 pub(crate) mod firewall;
@@ -27,6 +28,7 @@ use waifud_network::{GuestNetwork, NetworkState, PortObservation};
 use waifud_types::spec::PublishSpec;
 use waifud_types::{InstanceId, TapName};
 
+use self::clients::client_subnet;
 use self::fabric::NodeFabric;
 use self::names::remote_names;
 use self::port_error::{PortError, port_error};
@@ -258,6 +260,7 @@ impl Network {
             })
             .cloned()
             .collect();
+        let applied_fabric = self.fabric.applied();
         let empty = NetworkState {
             bridge: self.settings.bridge.clone(),
             subnet: slice.subnet,
@@ -269,7 +272,10 @@ impl Network {
             ports: Vec::new(),
             lan: Vec::new(),
             refuse_reports,
-            remote_subnets: remote_subnets(&peers, &local, &self.fabric.applied()),
+            remote_subnets: remote_subnets(&peers, &local, &applied_fabric)
+                .into_iter()
+                .chain(client_subnet(&slice, &applied_fabric))
+                .collect(),
             remote_names: remote_names(&table.names(), &peers, &records).into(),
         };
         let (mut state, conflicts) = choose_ports(empty, &records, &released, &in_force);

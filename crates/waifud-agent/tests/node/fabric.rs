@@ -1,6 +1,6 @@
 //! The fabric: applied from what waifud sends, before the guests' network that depends on it, and reported.
 
-use waifud_api::agent::Peer;
+use waifud_api::agent::{MeshClient, MeshClients, Peer};
 use waifud_network::fabric::conformance;
 use waifud_types::{FabricKind, NodeId};
 
@@ -86,6 +86,56 @@ async fn the_guests_network_gets_the_paths_of_the_fabric_that_waifud_has_chosen(
     node.waifud.remove_peer(moved.id);
     until_remote(&node, &[]).await;
     assert_eq!(node.ports(), 1);
+}
+
+#[tokio::test]
+async fn clients_are_let_in_by_the_mesh_and_their_network_by_the_rules() {
+    let (node, _) = TestNode::with_instance("web").await;
+    node.waifud.set_fabric(FabricKind::Wireguard);
+    let clients = |addresses: &[[u8; 4]]| {
+        let clients = (9..).zip(addresses);
+        Some(MeshClients {
+            subnet: "10.144.9.0/24".parse().unwrap(),
+            clients: clients
+                .map(|(index, address)| MeshClient {
+                    name: format!("client-{index}").parse().unwrap(),
+                    address: (*address).into(),
+                    public_key: conformance::key(index),
+                })
+                .collect(),
+        })
+    };
+    node.waifud
+        .set_clients(clients(&[[10, 144, 9, 2], [10, 144, 9, 3]]));
+    until_remote(&node, &["10.144.9.0/24 wfmesh0"]).await;
+    let applied = node.fabric.state().unwrap().clients;
+    let addresses: Vec<_> = applied.iter().map(|client| client.address).collect();
+    assert_eq!(
+        addresses,
+        [[10, 144, 9, 2], [10, 144, 9, 3]].map(std::net::Ipv4Addr::from)
+    );
+    assert_eq!(applied[1].public_key, conformance::key(10));
+
+    // They are kept while waifud is away.
+    node.waifud.set_online(false);
+    node.kill().await;
+    let ensured = node.network.ensured();
+    node.start();
+    node.until(
+        "the network is applied again with the clients",
+        async || node.network.ensured() > ensured && remote(&node) == ["10.144.9.0/24 wfmesh0"],
+    )
+    .await;
+    node.waifud.set_online(true);
+    node.waifud.set_clients(clients(&[[10, 144, 9, 3]]));
+    node.until("the client is removed", async || {
+        node.fabric
+            .state()
+            .is_some_and(|state| state.clients.len() == 1)
+    })
+    .await;
+    node.waifud.set_clients(None);
+    until_remote(&node, &[]).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::{FabricKind, Incarnation, InstanceId, MacAddr, Name, NodeId};
 
-use super::{AgentInstance, Incoming, RedisAccess};
+use super::{AgentInstance, Incoming, MeshClients, RedisAccess};
 
 /// An object of a node's slice.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -108,11 +108,20 @@ pub struct NodeSlice {
     /// What carries packets to guests of other nodes.
     #[serde(default)]
     pub fabric: FabricKind,
+    /// Machines that are not nodes and reach guests through the mesh; null if there are none. An agent with the feature
+    /// `fabric-clients` lets them in.
+    #[serde(default)]
+    pub clients: Option<MeshClients>,
 }
 
 impl NodeSlice {
     /// Fields that earlier versions did not know. An agent that learns them by an upgrade watches from the beginning.
-    pub const NEW_FIELDS: [&'static str; 3] = ["node.fabric", "node.redis", "peer.public_key"];
+    pub const NEW_FIELDS: [&'static str; 4] = [
+        "node.clients",
+        "node.fabric",
+        "node.redis",
+        "peer.public_key",
+    ];
 }
 
 /// Another node of the cluster, as every node knows it.

@@ -21,6 +21,8 @@ use crate::pagination::LIMIT_MAX;
 
 /// The form of a [`waifud_types::Name`].
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+/// 32 bytes in base64: the last digit before the padding has four bits.
+const PUBLIC_KEY: &str = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$";
 /// The form of a revision.
 const REVISION: &str = "^[0-9a-fA-F]{8}\\.[0-9]{1,19}$";
 /// Text without control characters.
@@ -228,6 +230,7 @@ fn fields(schemas: &mut Value) {
             "name": name,
             "bridge": {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$"},
         },
+        "CreateFabricClient": {"name": name, "public_key": {"pattern": PUBLIC_KEY}},
         "SetFabric": {"kind": {"enum": ["wireguard", "static", "none"]}},
         "AdoptInstance": {"name": name},
         "ExecRequest": {

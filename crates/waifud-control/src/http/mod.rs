@@ -15,6 +15,7 @@ mod drain;
 mod envelope;
 mod events;
 mod fabric;
+mod fabric_clients;
 mod firewall;
 mod guard;
 mod guest_commands;
@@ -101,6 +102,8 @@ fn user_routes() -> OpenApiRouter<Control> {
         .routes(routes!(networks::create, readers::list_networks))
         .routes(routes!(readers::show_network, networks::delete))
         .routes(routes!(fabric::show, fabric::set))
+        .routes(routes!(fabric_clients::create, fabric_clients::list))
+        .routes(routes!(fabric_clients::show, fabric_clients::delete))
         .routes(routes!(dns::show))
         .routes(routes!(capacity::show))
         .routes(routes!(readers::list_nodes))

@@ -52,6 +52,14 @@ pub fn digest(text: &str) -> Result<Digest, Refusal> {
         })
 }
 
+/// A client of the fabric.
+#[derive(Deserialize, IntoParams, Debug)]
+#[into_params(parameter_in = Path)]
+pub struct FabricClientName {
+    /// The client's name.
+    pub name: String,
+}
+
 /// A node.
 #[derive(Deserialize, IntoParams, Debug)]
 #[into_params(parameter_in = Path)]

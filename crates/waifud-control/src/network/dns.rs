@@ -31,11 +31,14 @@ fn reverse_zones(range: Ipv4Net, nodes: &[NodeRow]) -> Vec<String> {
 }
 
 fn servers(node: &NodeRow) -> Vec<DnsServer> {
-    let Some(dns) = &node.facts.dns else {
+    let Some(served) = &node.facts.dns else {
         return Vec::new();
     };
-    let servers = dns.listen.iter().map(|listener| {
+    let domain_trouble = (!dns::is_domain(&served.domain))
+        .then(|| format!("the domain {:?} of {} is invalid", served.domain, node.name));
+    let servers = served.listen.iter().map(|listener| {
         let (state, message) = match &listener.error {
+            _ if domain_trouble.is_some() => (DnsServerState::Failed, domain_trouble.clone()),
             _ if !node.reachable => (
                 DnsServerState::Unreachable,
                 Some(format!("{} is unreachable; it may be off", node.name)),
@@ -46,7 +49,7 @@ fn servers(node: &NodeRow) -> Vec<DnsServer> {
         DnsServer {
             node: node.name.clone(),
             address: listener.address,
-            domain: dns.domain.clone(),
+            domain: served.domain.clone(),
             state,
             message,
         }

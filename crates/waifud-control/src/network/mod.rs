@@ -4,6 +4,8 @@ pub(crate) mod address_owners;
 mod default_network;
 mod dns;
 mod fabric;
+mod fabric_client_problems;
+pub(crate) mod fabric_clients;
 pub(crate) mod firewall;
 mod firewall_problems;
 pub(crate) mod keep_address;

@@ -18,7 +18,7 @@ use waifud_store::{ReadTx, Topic};
 use waifud_types::{BootId, Digest, NodeId, Revision};
 
 use crate::events::problems as event_problems;
-use crate::network::subnet;
+use crate::network::{fabric_clients, subnet};
 use crate::nodes::firewall_peers::{self, PeersWatch};
 use crate::nodes::joining::is_admitted;
 use crate::nodes::names::{NAMES_AT_ONCE, NamesWatch};
@@ -285,6 +285,7 @@ fn frames(
             confirmed: row.confirmed.then_some(newest.incarnation),
             redis,
             fabric: tx.fabric()?.kind,
+            clients: fabric_clients::of_nodes(tx, tx.fabric()?.kind)?,
         };
         frames.push((
             row.slice_revision,

@@ -74,6 +74,16 @@ async fn each_node_that_serves_names_is_listed_with_its_state() {
 }
 
 #[tokio::test]
+async fn a_domain_that_would_change_the_lines_of_a_configuration_is_not_served() {
+    let (server, alder) = Server::with_watching_node().await;
+    let mut facts = serving("192.0.2.1:53", None);
+    facts.dns.as_mut().unwrap().domain = "org/192.0.2.9".to_owned();
+    alder.report_facts(facts).await;
+    let shown = server.get("/v1/dns").await.expect(200).json();
+    assert_eq!(shown["servers"][0]["state"], "failed", "{shown}");
+}
+
+#[tokio::test]
 async fn subnets_from_an_earlier_range_keep_their_reverse_zones() {
     let (server, _alder) = Server::with_watching_node().await;
     let range = "10.200.0.0/16".parse().unwrap();

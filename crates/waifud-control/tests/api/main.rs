@@ -21,6 +21,7 @@ mod downloads;
 mod drain;
 mod events;
 mod fabric;
+mod fabric_clients;
 mod firewall;
 mod handover;
 mod image_use;

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use waifud_types::{FabricKind, Name};
 
-use super::{AppliedFabric, Fabric, FabricPeer, FabricState};
+use super::{AppliedFabric, Fabric, FabricClient, FabricPeer, FabricState};
 use crate::NetworkError;
 
 /// Node number `index`: `node-INDEX` with 10.144.INDEX.0/24, at 192.0.2.(100 + INDEX).
@@ -45,6 +45,7 @@ pub fn state(kind: FabricKind, peers: &[u8]) -> FabricState {
         gateway: [10, 144, 1, 1].into(),
         bridge: "waifu0".to_owned(),
         peers: peers.iter().map(|index| peer(*index)).collect(),
+        clients: Vec::new(),
     }
 }
 
@@ -65,6 +66,7 @@ pub async fn all(fabric: &dyn Fabric) {
         an_unusable_peer_does_not_affect_others(fabric, kind).await;
     }
     handshakes_are_those_of_the_mesh(fabric).await;
+    clients_have_a_path_in_a_mesh_only(fabric).await;
     an_unknown_kind_is_refused(fabric).await;
     removing_leaves_nothing_and_can_be_repeated(fabric).await;
 }
@@ -123,6 +125,33 @@ async fn handshakes_are_those_of_the_mesh(fabric: &dyn Fabric) {
         .await
         .unwrap();
     assert!(fabric.handshakes().await.unwrap().is_empty());
+}
+
+async fn clients_have_a_path_in_a_mesh_only(fabric: &dyn Fabric) {
+    let client = |address: [u8; 4], index| FabricClient {
+        address: address.into(),
+        public_key: key(index),
+    };
+    for (clients, has_path) in [
+        (vec![client([10, 144, 9, 2], 9)], true),
+        // One with the key of a node, and one with an address of this node's guests.
+        (
+            vec![client([10, 144, 9, 2], 2), client([10, 144, 1, 9], 9)],
+            false,
+        ),
+        (Vec::new(), false),
+    ] {
+        let with = |kind| FabricState {
+            clients: clients.clone(),
+            ..state(kind, &[2])
+        };
+        let applied = fabric.ensure(&with(FabricKind::Wireguard)).await.unwrap();
+        assert_eq!(applied.clients.is_some(), has_path, "{applied:?}");
+        assert_eq!(nodes(&applied), ["node-2"]);
+        assert_eq!(fabric.handshakes().await.unwrap().len(), 1);
+        let applied = fabric.ensure(&with(FabricKind::Static)).await.unwrap();
+        assert_eq!(applied.clients, None);
+    }
 }
 
 async fn an_unknown_kind_is_refused(fabric: &dyn Fabric) {

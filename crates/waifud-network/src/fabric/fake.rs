@@ -88,6 +88,7 @@ impl Fabric for FakeFabric {
         let plan = plan(state, &self.public_key(), &[]);
         let nodes = plan.peers.into_iter().map(|peer| peer.node);
         Ok(AppliedFabric {
+            clients: (!plan.clients.is_empty()).then(|| path.clone()),
             paths: nodes.map(|node| (node, path.clone())).collect(),
             troubles: plan.troubles,
             fresh: path.dedicated && before != Some(state.kind),

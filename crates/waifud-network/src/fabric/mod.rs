@@ -38,6 +38,17 @@ pub struct FabricState {
     pub bridge: String,
     /// The other nodes.
     pub peers: Vec<FabricPeer>,
+    /// Machines that are not nodes and reach guests through the mesh. Other fabrics ignore them.
+    pub clients: Vec<FabricClient>,
+}
+
+/// A machine that is not a node and reaches guests through the mesh.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FabricClient {
+    /// Its only address.
+    pub address: Ipv4Addr,
+    /// Its WireGuard public key.
+    pub public_key: String,
 }
 
 /// Another node.
@@ -71,6 +82,8 @@ pub struct AppliedFabric {
     pub paths: BTreeMap<Name, FabricPath>,
     /// Why others cannot be reached, in a sentence.
     pub troubles: BTreeMap<Name, String>,
+    /// The path of clients, if there are any.
+    pub clients: Option<FabricPath>,
     /// Whether an interface was created, so that its settings and its part of the firewall are missing.
     pub fresh: bool,
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 use waifud_types::{FabricKind, Name};
 
-use super::{FabricPeer, FabricState};
+use super::{FabricClient, FabricPeer, FabricState};
 use crate::check::overlap;
 
 /// The usable peers, and why others are not.
@@ -20,6 +20,8 @@ pub struct Plan {
     pub peers: Vec<FabricPeer>,
     /// Why others cannot be used, in a sentence.
     pub troubles: BTreeMap<Name, String>,
+    /// Clients whose key and address no node has.
+    pub clients: Vec<FabricClient>,
 }
 
 /// The plan for a state. `own_key` is this node's public key, `routes` are the destinations of the host's routes without ours.
@@ -49,6 +51,17 @@ pub fn plan(state: &FabricState, own_key: &str, routes: &[Ipv4Net]) -> Plan {
                 && !before.any(|other| overlap(*extra, *other))
         });
         plan.peers.push(peer);
+    }
+    if state.kind == FabricKind::Wireguard {
+        let clients = state.clients.iter();
+        let usable = clients.filter(|client| {
+            let address = Ipv4Net::from(client.address);
+            let subnets = plan.peers.iter().flat_map(|peer| &peer.subnets);
+            let mut others = subnets.chain(routes).chain([&state.subnet]);
+            !keys.contains(client.public_key.as_str())
+                && !others.any(|other| overlap(*other, address))
+        });
+        plan.clients = usable.cloned().collect();
     }
     plan
 }

@@ -73,6 +73,12 @@ impl LinuxFabric {
                 allowed: peer.subnets.iter().chain(&peer.extra).copied().collect(),
             });
         }
+        peers.extend(plan.clients.iter().map(|client| MeshPeer {
+            public_key: client.public_key.clone(),
+            // A client opens its tunnel itself.
+            endpoints: Vec::new(),
+            allowed: vec![client.address.into()],
+        }));
         let endpoints = peers.iter().flat_map(|peer| &peer.endpoints);
         let fresh = self.mesh.ensure(peers.clone(), mtu(endpoints)).await?;
         Ok((fresh, nodes))
@@ -145,19 +151,26 @@ impl Fabric for LinuxFabric {
                     message: "the link is gone".to_owned(),
                 })?;
                 let own = Routes::read(&handle).await?.own();
+                let path = FabricPath {
+                    interface: interface.to_owned(),
+                    dedicated: true,
+                };
+                let through_mesh = |destination| FabricRoute {
+                    destination,
+                    interface: link.index,
+                    gateway: None,
+                    source: own.contains(&state.gateway).then_some(state.gateway),
+                };
                 for peer in &plan.peers {
-                    wanted.extend(destinations(peer).map(|destination| FabricRoute {
-                        destination,
-                        interface: link.index,
-                        gateway: None,
-                        source: own.contains(&state.gateway).then_some(state.gateway),
-                    }));
-                    let path = FabricPath {
-                        interface: interface.to_owned(),
-                        dedicated: true,
-                    };
-                    applied.paths.insert(peer.node.clone(), path);
+                    wanted.extend(destinations(peer).map(through_mesh));
+                    applied.paths.insert(peer.node.clone(), path.clone());
                 }
+                let clients = plan
+                    .clients
+                    .iter()
+                    .map(|client| Ipv4Net::from(client.address));
+                wanted.extend(clients.map(through_mesh));
+                applied.clients = (!plan.clients.is_empty()).then_some(path);
             }
             FabricKind::Static => {
                 for peer in &plan.peers {

@@ -17,6 +17,7 @@ mod dial;
 mod dns;
 mod dns_served;
 mod fabric;
+mod fabric_clients;
 mod firewalls;
 mod forged;
 mod frames;

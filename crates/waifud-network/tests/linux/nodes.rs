@@ -259,6 +259,7 @@ impl Node {
             gateway: self.state.gateway,
             bridge: self.state.bridge.clone(),
             peers: peers.to_vec(),
+            clients: Vec::new(),
         };
         let fabric = Arc::clone(&self.fabric);
         self.run(async move { fabric.ensure(&state).await })

@@ -2,9 +2,9 @@
 
 use waifud_api::agent::{
     AgentInstance, AgentReport, BundleRef, DiskTicket, Hello, Incoming, InstanceName,
-    InstanceReport, MessageOrder, NodeNames, NodeSlice, OwnNode, Peer, Receiving, RedisAccess,
-    Release, Released, RescueImage, SliceKey, SliceObject, Ticket, TicketOrder, Tombstone,
-    Unmanaged, WatchFrame, Welcome,
+    InstanceReport, MeshClient, MeshClients, MessageOrder, NodeNames, NodeSlice, OwnNode, Peer,
+    Receiving, RedisAccess, Release, Released, RescueImage, SliceKey, SliceObject, Ticket,
+    TicketOrder, Tombstone, Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::guest_command::{ExecRequest, ExecResult, GuestAnswer, GuestCommand, SetPassword};
 use waifud_api::join::{JoinRequest, Joined};
@@ -250,6 +250,14 @@ fn receiving() -> Vec<Receiving> {
 
 fn node_slice() -> NodeSlice {
     NodeSlice {
+        clients: Some(MeshClients {
+            subnet: parse("10.144.9.0/24"),
+            clients: vec![MeshClient {
+                name: parse("laptop"),
+                address: parse("10.144.9.2"),
+                public_key: super::PUBLIC_KEY.to_owned(),
+            }],
+        }),
         id: parse(NODE),
         name: parse("alder"),
         subnet: parse("10.144.1.0/24"),

@@ -6,15 +6,16 @@ use waifud_api::join::{
     CreateJoinToken, CreatedJoinToken, InstallCommands, JoinTokenInfo, JoinTokenState,
 };
 use waifud_api::{
-    AdoptInstance, Dns, DnsServer, DnsServerState, Drain, DrainNode, DrainedInstance, Node,
-    Unmanaged, UpdateNode,
+    AdoptInstance, CreateFabricClient, Dns, DnsServer, DnsServerState, Drain, DrainNode,
+    DrainedInstance, FabricClient, FabricClientConfig, Node, Unmanaged, UpdateNode,
 };
 use waifud_types::node::{
     HypervisorFacts, NoKvm, NodeFacts, NodeState, PeerPortFacts, PoolFacts, Resources,
 };
 use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{
-    ByteSize, DnsFacts, DnsListener, FabricKind, MeshFacts, MoveState, PoolKind, VolumeId,
+    ByteSize, DnsFacts, DnsListener, FabricClientPeer, FabricKind, MeshFacts, MoveState, PoolKind,
+    VolumeId,
 };
 
 use super::{INSTANCE, Kind, NODE, digest, instances, map, objects, parse, text, texts, time};
@@ -90,6 +91,30 @@ pub fn kinds() -> Vec<Kind> {
                 NodeState::Other,
             ],
         ),
+        Kind::request(
+            "CreateFabricClient",
+            [(
+                "",
+                CreateFabricClient {
+                    name: "laptop".to_owned(),
+                    public_key: super::PUBLIC_KEY.to_owned(),
+                },
+            )],
+        ),
+        Kind::one(
+            "FabricClientConfig",
+            FabricClientConfig {
+                client: fabric_client(),
+                peers: vec![FabricClientPeer {
+                    node: parse("alder"),
+                    public_key: text(super::PUBLIC_KEY),
+                    endpoints: vec![parse("192.0.2.3:51820")],
+                    allowed: vec![parse("10.144.1.0/24")],
+                    supports_clients: true,
+                }],
+            },
+        ),
+        Kind::page("Page_FabricClient", fabric_client()),
         Kind::one(
             "Dns",
             Dns {
@@ -142,6 +167,16 @@ pub fn kinds() -> Vec<Kind> {
             ],
         ),
     ]
+}
+
+fn fabric_client() -> FabricClient {
+    FabricClient {
+        name: parse("laptop"),
+        address: parse("10.144.9.2"),
+        public_key: super::PUBLIC_KEY.to_owned(),
+        created_at: time(4),
+        newer_nodes: vec![parse("birch")],
+    }
 }
 
 fn join_token() -> JoinTokenInfo {
