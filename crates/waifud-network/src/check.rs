@@ -131,6 +131,9 @@ fn check_ports(state: &NetworkState) -> Result<(), NetworkError> {
         if !taps.insert(&port.tap) {
             return Err(contradiction(format!("port {} is listed twice", port.tap)));
         }
+        if let Some(why) = port.firewall.contradiction() {
+            return Err(contradiction(format!("a firewall rule of {who} {why}")));
+        }
         if !is_host_of(subnet, port.address) {
             return Err(contradiction(format!(
                 "{who} has {}, which is not a host address in {subnet}",
@@ -371,7 +374,10 @@ fn is_host_of(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use waifud_types::firewall::{FirewallProtocol, FirewallRule};
+
     use super::*;
+    use crate::PortRule;
     use crate::samples::{lan_port, state};
 
     #[track_caller]
@@ -400,6 +406,32 @@ mod tests {
         let mut twice = state(1);
         twice.ports[0].mac = twice.gateway_mac;
         refused(&twice, "the gateway");
+    }
+
+    #[test]
+    fn rules_that_nft_would_refuse_are_refused() {
+        let with = |protocol: Option<FirewallProtocol>, times: usize| {
+            let mut state = state(2);
+            let json = serde_json::json!({
+                "direction": "in", "action": "allow", "protocol": protocol, "ports": ["22"], "peer": null,
+            });
+            let rule: FirewallRule = serde_json::from_value(json).unwrap();
+            let rule = PortRule {
+                id: rule.id(),
+                direction: rule.direction,
+                action: rule.action,
+                protocol: rule.protocol,
+                ports: rule.ports,
+                peers: None,
+            };
+            state.ports[1].firewall.rules = vec![rule; times];
+            state
+        };
+        check(&with(Some(FirewallProtocol::Tcp), 1)).unwrap();
+        let words = "a firewall rule of guest-1 (";
+        refused(&with(Some(FirewallProtocol::Tcp), 2), words);
+        refused(&with(Some(FirewallProtocol::Icmp), 1), words);
+        refused(&with(None, 1), words);
     }
 
     #[test]

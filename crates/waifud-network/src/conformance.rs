@@ -9,10 +9,13 @@
     reason = "a test suite: it panics on a violation"
 )]
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
+use waifud_types::firewall::FirewallRule;
 
 use crate::samples::remote;
-use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation};
+use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation, PortRule};
 
 /// Introduces a contradiction into a valid state.
 type Contradiction = fn(&mut NetworkState);
@@ -22,6 +25,7 @@ pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
     nothing_is_known_before_the_first_ensure(network, state).await;
     ensuring_twice_changes_nothing(network, state).await;
     ports_come_and_go(network, state).await;
+    every_rule_of_a_firewall_is_counted(network, state).await;
     contradictions_are_refused_and_change_nothing(network, state).await;
     every_port_and_no_other_is_observed(network, state).await;
     own_bridge_and_subnet_are_not_host_facts(network, state).await;
@@ -67,6 +71,43 @@ pub async fn ports_come_and_go(network: &dyn GuestNetwork, state: &NetworkState)
     );
     network.ensure(state).await.unwrap();
     let counters = network.counters(&gone.tap).await.unwrap();
+    assert_eq!(counters, Some(PortCounters::default()));
+}
+
+/// Each rule of a guest has a counter, from zero on; those of other guests and removed ones have none.
+pub async fn every_rule_of_a_firewall_is_counted(network: &dyn GuestNetwork, state: &NetworkState) {
+    let mut filtered = state.clone();
+    let rule = |port: &str| {
+        let json = serde_json::json!({
+            "direction": "in", "action": "allow", "protocol": "tcp", "ports": [port], "peer": null,
+        });
+        let rule: FirewallRule = serde_json::from_value(json).unwrap();
+        PortRule {
+            id: rule.id(),
+            direction: rule.direction,
+            action: rule.action,
+            protocol: rule.protocol,
+            ports: rule.ports,
+            peers: None,
+        }
+    };
+    let rules = vec![rule("22"), rule("80-90")];
+    let zeros: BTreeMap<_, _> = rules.iter().map(|rule| (rule.id, 0)).collect();
+    filtered.ports[0].firewall.rules = rules;
+    for _ in 0..2 {
+        network.ensure(&filtered).await.unwrap();
+        for (index, port) in filtered.ports.iter().enumerate() {
+            let counters = network.counters(&port.tap).await.unwrap().unwrap();
+            let expected = if index == 0 {
+                zeros.clone()
+            } else {
+                BTreeMap::new()
+            };
+            assert_eq!(counters.firewall.rules, expected);
+        }
+    }
+    network.ensure(state).await.unwrap();
+    let counters = network.counters(&state.ports[0].tap).await.unwrap();
     assert_eq!(counters, Some(PortCounters::default()));
 }
 

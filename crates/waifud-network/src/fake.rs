@@ -223,7 +223,14 @@ impl GuestNetwork for FakeNetwork {
         let taps = taps.chain(state.lan.iter().map(|port| &port.tap));
         let counters = taps
             .map(|tap| {
-                let held = inner.counters.get(tap).cloned().unwrap_or_default();
+                let mut held = inner.counters.get(tap).cloned().unwrap_or_default();
+                let mut ports = state.ports.iter().filter(|port| port.tap == *tap);
+                let rules = ports.next().map_or(&[][..], |port| &port.firewall.rules);
+                let counted = std::mem::take(&mut held.firewall.rules);
+                held.firewall.rules = rules
+                    .iter()
+                    .map(|rule| (rule.id, counted.get(&rule.id).copied().unwrap_or_default()))
+                    .collect();
                 (tap.clone(), held)
             })
             .collect();

@@ -1,6 +1,6 @@
 //! The firewall of a port: which connections its guest may accept and open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 use waifud_types::firewall::{
@@ -41,6 +41,24 @@ impl PortFirewall {
     pub fn is_open(&self) -> bool {
         let defaults = [self.incoming, self.outgoing];
         self.rules.is_empty() && defaults == [FirewallAction::Allow; 2]
+    }
+
+    /// Why it cannot be applied: it would make the rules of all guests unreadable, or match other packets than it says.
+    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+        let mut ids = BTreeSet::new();
+        for rule in &self.rules {
+            let has_ports = matches!(
+                rule.protocol,
+                Some(FirewallProtocol::Tcp | FirewallProtocol::Udp)
+            );
+            if !rule.ports.is_empty() && !has_ports {
+                return Some("has ports, which its protocol does not have");
+            }
+            if !ids.insert(rule.id) {
+                return Some("is there twice");
+            }
+        }
+        None
     }
 
     /// Whether it can drop or count packets of a direction.

@@ -3,7 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 
-use waifud_network::{GuestNetwork, PortRule};
+use waifud_network::{FirewallCounters, GuestNetwork, PortRule};
+use waifud_types::firewall::FirewallAction::{Allow, Deny};
+use waifud_types::firewall::FirewallDirection::{In, Out};
+use waifud_types::firewall::FirewallProtocol::{Icmp, Tcp, Udp};
 use waifud_types::firewall::{FirewallAction, FirewallDirection, FirewallProtocol, FirewallRule};
 use waifud_types::spec::{Protocol, PublishSpec};
 
@@ -17,10 +20,6 @@ use crate::wire::{PATIENCE, Wire, ping};
 
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 12);
 const THIRD: Ipv4Addr = Ipv4Addr::new(10, 144, 1, 13);
-
-use FirewallAction::{Allow, Deny};
-use FirewallDirection::{In, Out};
-use FirewallProtocol::{Icmp, Tcp, Udp};
 
 fn rule(
     direction: FirewallDirection,
@@ -46,10 +45,10 @@ fn rule(
     }
 }
 
-/// Sends a packet to a UDP port, always from port 9.
+/// Sends a packet to a UDP port.
 fn send(from: &Namespace, to: (Ipv4Addr, u16), text: &[u8]) {
     from.run(|| {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9)).unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         socket.send_to(text, to).unwrap();
     });
 }
@@ -89,7 +88,7 @@ fn without_rules_all_packets_between_guests_and_to_the_outside_pass() {
         passes(&outside, &first.namespace, (OUTSIDE, 7), b"to the outside");
         assert_eq!(
             lab.counters(&first.port.tap).await.firewall,
-            Default::default()
+            FirewallCounters::default()
         );
     });
 }
@@ -324,7 +323,7 @@ fn further_addresses_have_the_same_rules() {
         first.namespace.ip(&format!("addr add {further}/32 dev lo"));
         is_dropped(&first.wire, &second.namespace, (further, 7), (further, 8));
         first.namespace.run(|| {
-            let socket = UdpSocket::bind((further, 9)).unwrap();
+            let socket = UdpSocket::bind((further, 0)).unwrap();
             socket
                 .send_to(b"from a further address", (SECOND, 7))
                 .unwrap();

@@ -10,11 +10,14 @@ use std::collections::BTreeMap;
 
 use waifud_api::PlacementVerdict;
 use waifud_store::{NodeCapacity, NodeRow, UnmanagedSummary};
+use waifud_types::firewall::FirewallAction;
 use waifud_types::node::Resources;
 use waifud_types::spec::{
     DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy, SpreadSpec,
 };
-use waifud_types::{ByteSize, Digest, MacAddr, Name, NodeId, PowerSpec, Verdict, WaitReason};
+use waifud_types::{
+    ByteSize, Digest, FirewallSpec, MacAddr, Name, NodeId, PowerSpec, Verdict, WaitReason,
+};
 
 use self::facts::facts;
 use crate::placement::choose::{Choice, PlacementRequest, choose};
@@ -73,6 +76,7 @@ pub(super) fn spec(cpus: u32, memory_gib: u64, node: Option<u8>) -> InstanceSpec
         }],
         nics: Vec::new(),
         publish: Vec::new(),
+        firewall: FirewallSpec::default(),
         placement: PlacementSpec {
             node: node.map(|index| name(&format!("node-{index}"))),
             ..PlacementSpec::default()
@@ -181,6 +185,12 @@ fn filters() -> Vec<Filter> {
                 arch: "aarch64".into(),
                 image_arch: "x86_64".into(),
             },
+            suitable.clone(),
+        ),
+        (
+            |spec| spec.firewall.incoming = FirewallAction::Deny,
+            |node| node.node.facts.features.clear(),
+            Verdict::NoFirewall,
             suitable.clone(),
         ),
         (
