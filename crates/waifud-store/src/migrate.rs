@@ -35,10 +35,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0020_fabric.sql"),
     include_str!("migrations/0021_drain.sql"),
     include_str!("migrations/0022_names.sql"),
+    include_str!("migrations/0024_removed_nics.sql"),
 ];
 
 /// The newest schema that this program supports.
-pub const SCHEMA: u32 = 22;
+pub const SCHEMA: u32 = 23;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

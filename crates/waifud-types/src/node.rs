@@ -194,11 +194,13 @@ pub mod feature {
     pub const RELEASE: &str = "release";
     /// The node sends and receives disks of instances that move ([`crate::moving`]).
     pub const MOVE: &str = "move";
+    /// The node adds nics to running instances and removes them, and reports when a removed one is gone.
+    pub const NICS: &str = "nics";
     /// The node accepts cloud-init's reports on [`REPORT_PORT`](crate::template::REPORT_PORT).
     pub const REPORT_PORT: &str = "report-port";
 
     /// Every feature of this version.
-    pub const ALL: [&str; 3] = [MOVE, RELEASE, REPORT_PORT];
+    pub const ALL: [&str; 4] = [MOVE, NICS, RELEASE, REPORT_PORT];
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use waifud_network::{LanPort, NetworkState, Port, check};
 use waifud_types::{InstanceId, TapName};
 
-use crate::control_link::record::InstanceRecord;
+use crate::control_link::record::{InstanceRecord, PortNic};
 use crate::network::identity::is_on_lan;
 use crate::network::lan;
 use crate::network::port_error::PortError;
@@ -15,26 +15,31 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
     let Some(instance) = &record.instance else {
         return Ok(Vec::new());
     };
-    let port = |(index, nic): (usize, &waifud_types::spec::NicSpec)| {
+    let port = |PortNic {
+                    number,
+                    nic,
+                    is_first,
+                    ..
+                }: PortNic<'_>| {
         Ok(Port {
             instance: instance.id,
             name: instance.name.clone(),
-            tap: TapName::of(instance.id, index),
+            tap: TapName::of(instance.id, number),
             mac: nic.mac,
             address: nic.address.ok_or_else(|| PortError {
                 message: format!("waifud has not assigned an address to nic {} yet", nic.name),
                 lasting: false,
             })?,
             allow_addresses: nic.allow_addresses.clone(),
-            publish: if index == 0 {
+            publish: if is_first {
                 instance.spec.publish.clone()
             } else {
                 Vec::new()
             },
         })
     };
-    let nics = instance.spec.nics.iter().enumerate();
-    nics.filter(|(_, nic)| !is_on_lan(nic)).map(port).collect()
+    let nics = record.port_nics().into_iter();
+    nics.filter(|port| !is_on_lan(port.nic)).map(port).collect()
 }
 
 /// The state with every port that is possible. Of two conflicting ports, the one that is already applied stays, and the

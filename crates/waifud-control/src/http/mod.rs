@@ -22,6 +22,7 @@ mod instances;
 mod join_tokens;
 mod moving;
 mod networks;
+mod nics;
 mod nodes;
 mod paths;
 mod peer;
@@ -76,6 +77,8 @@ fn user_routes() -> OpenApiRouter<Control> {
         ))
         .routes(routes!(instances::recreate))
         .routes(routes!(moving::begin, moving::cancel))
+        .routes(routes!(nics::add))
+        .routes(routes!(nics::remove))
         .routes(routes!(instances::why))
         .routes(routes!(instances::user_data))
         .routes(routes!(descriptions::description))

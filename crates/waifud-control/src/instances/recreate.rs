@@ -124,12 +124,13 @@ impl Control {
             }
         }
         tx.end_part(row.id, node.id)?;
-        for (index, nic) in (0..).zip(&mut row.spec.nics) {
+        for (position, nic) in row.spec.nics.iter_mut().enumerate() {
             if network::is_default(&nic.network) {
                 nic.address = None;
-                tx.clear_lease_address(row.id, index)?;
+                tx.clear_lease_address(row.id, network::lease_number(position, nic))?;
             }
         }
+        super::nics::free_all_removed(tx, &row)?;
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
         tx.set_status(row.id, &row.status)?;
         tx.set_lost(row.id, Some(&node.name))?;

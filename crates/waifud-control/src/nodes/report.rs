@@ -16,8 +16,8 @@ use super::older_copies;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::is_new_release;
 use crate::instances::moving::advances;
-use crate::instances::resize;
 use crate::instances::status::{Merged, merge};
+use crate::instances::{nics, resize};
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer};
 
@@ -202,7 +202,8 @@ impl Control {
         }
         tx.set_status(row.id, &merged.status)?;
         row.status = merged.status;
-        resize::release_unused(tx, &row)
+        let nics_freed = nics::free_removed(tx, &row, report)?;
+        Ok(resize::release_unused(tx, &row)? | nics_freed)
     }
 }
 
