@@ -154,6 +154,8 @@ fn status(nic: &NicSpec, state: NicState, reason: Option<String>) -> NicStatus {
 
 #[cfg(test)]
 mod tests {
+    use NicState::{Adding, Attached, NextStart, Off, Removing};
+
     use super::*;
     use crate::fake::sample_instance;
 
@@ -225,7 +227,6 @@ mod tests {
         let ensured = EnsuredNics::of_start(&before);
         assert!(ensured.are_final(&before) && !ensured.are_final(&want));
         let nics = report(&want, &memory, Some(true), Some(&ensured)).unwrap();
-        use NicState::{Adding, Attached, NextStart, Off, Removing};
         let expected = [
             ("eth0", Attached),
             ("eth2", Adding),

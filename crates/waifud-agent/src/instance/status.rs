@@ -85,12 +85,10 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
         DesiredState::Keep(want) => nics::report(want, memory, s.seen.map(Observed::is_on), s.nics),
         _ => None,
     };
-    let mut conditions = s.conditions.clone();
     let since = memory.start.started_at.unwrap_or(Timestamp::UNIX_EPOCH);
-    conditions.extend(
-        nics.as_deref()
-            .and_then(|nics| nics::condition(nics, since)),
-    );
+    let nic_condition = nics
+        .as_deref()
+        .and_then(|nics| nics::condition(nics, since));
     Some(InstanceReport {
         id: s.record.id,
         epoch,
@@ -112,7 +110,7 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
         nics,
         step: step_status(&s),
         cloud_init: memory.boot.cloud_init.clone(),
-        conditions,
+        conditions: s.conditions.into_iter().chain(nic_condition).collect(),
         // Added by the outbox.
         evidence: None,
     })

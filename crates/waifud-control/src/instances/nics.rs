@@ -262,7 +262,8 @@ fn free_number(row: &InstanceRow, removed: &[RemovedNicRow]) -> usize {
                 .iter()
                 .any(|before| usize::try_from(before.number) == Ok(*number))
     };
-    (0..).find(|number| !has(number)).unwrap_or_default()
+    let most = row.spec.nics.len() + removed.len();
+    (0..=most).find(|number| !has(number)).unwrap_or(most)
 }
 
 fn name_of(number: usize) -> Result<Name, ControlError> {

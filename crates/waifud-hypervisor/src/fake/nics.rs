@@ -35,12 +35,12 @@ impl FakeNics {
         }
         let mut nics = BTreeMap::new();
         for nic in wanted {
-            let state = match (&self.refuses, self.live.contains_key(&nic.tap)) {
-                (Some(reason), false) => LiveNic::Refused(reason.clone()),
-                (_, _) => {
-                    self.live.insert(nic.tap.clone(), nic.clone());
-                    LiveNic::Attached
-                }
+            let has = self.live.contains_key(&nic.tap);
+            let state = if let Some(reason) = self.refuses.as_ref().filter(|_| !has) {
+                LiveNic::Refused(reason.clone())
+            } else {
+                self.live.insert(nic.tap.clone(), nic.clone());
+                LiveNic::Attached
             };
             nics.insert(nic.tap.clone(), state);
         }
