@@ -34,6 +34,8 @@ waifud_kit::acts! {
     ASSIGN = "assign";
     /// A guest is started.
     START = "start";
+    /// Nics are added to a running guest or removed from it.
+    NICS = "nics";
     /// The disk of a running guest is grown.
     GROW = "grow";
     /// A guest is asked to shut down.

@@ -61,7 +61,8 @@ use waifud_types::evidence::GuestEvidence;
 use waifud_types::node::NodeFacts;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::status::{
-    CloudInitStatus, Condition, HypervisorKind, InstanceAddress, ReadyBy, StepStatus, StoppedBy,
+    CloudInitStatus, Condition, HypervisorKind, InstanceAddress, NicStatus, ReadyBy, StepStatus,
+    StoppedBy,
 };
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::tolerance::known_or_none;
@@ -370,6 +371,10 @@ pub struct InstanceReport {
     pub ready_by: Option<ReadyBy>,
     /// Addresses observed at the guest.
     pub addresses: Vec<InstanceAddress>,
+    /// Its nics on the node, including those that were removed from the spec and may still have a port. Null if unknown; agents
+    /// of earlier versions do not send it.
+    #[serde(default)]
+    pub nics: Option<Vec<NicStatus>>,
     /// The current step; null if there is none.
     pub step: Option<StepStatus>,
     /// Changed fields that take effect at the next start.
@@ -397,6 +402,7 @@ impl InstanceReport {
             ready: false,
             ready_by: None,
             addresses: Vec::new(),
+            nics: None,
             step: None,
             restart_needed: Vec::new(),
             cloud_init: CloudInitStatus::default(),

@@ -9,6 +9,7 @@ mod guest_command;
 mod members;
 mod moving;
 mod networks;
+mod nics;
 mod recreate;
 mod server;
 mod stream;

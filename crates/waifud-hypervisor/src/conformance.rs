@@ -4,6 +4,7 @@
 //! violated rule is returned as a `Violation`, which the caller unwraps.
 
 mod drift;
+mod nics;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use nics::nics_are_added_and_removed;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 pub use waifud_kit::conformance::Violation;

@@ -5,6 +5,7 @@
 //! `crash`, `pause`, `destroy`) simulate the guest, an administrator or a failure.
 
 mod manual_edits;
+mod nics;
 #[cfg(test)]
 mod tests;
 
@@ -20,12 +21,14 @@ use waifud_kit::fault_injection::Faults;
 use waifud_kit::sync::lock;
 use waifud_types::node::{HypervisorFacts, Resources};
 use waifud_types::status::HypervisorKind;
-use waifud_types::{ByteSize, InstanceId, Name};
+use waifud_types::{ByteSize, InstanceId, Name, TapName};
 
 use self::manual_edits::ManualEdits;
+use self::nics::FakeNics;
 use crate::{
-    ByteStream, Device, DomainEvent, DomainEventKind, DomainSpec, DomainState, HostFacts,
-    Hypervisor, HypervisorError, ObservedDomain, OffReason, no_such_disk,
+    ByteStream, Device, DomainEvent, DomainEventKind, DomainNic, DomainSpec, DomainState,
+    HostFacts, Hypervisor, HypervisorError, LiveNic, ObservedDomain, OffReason,
+    nics_of_domain_that_is_off, no_such_disk,
 };
 
 /// The buffer size of a connection to a device, in bytes per direction.
@@ -44,6 +47,7 @@ pub enum Op {
     EnsureOff,
     EnsureAbsent,
     EnsureDiskSize,
+    EnsureNics,
     AgentCommand,
     OpenDevice,
 }
@@ -95,6 +99,7 @@ struct FakeDomain {
     ignores_shutdown: bool,
     disk_sizes: BTreeMap<Name, ByteSize>,
     manual_edits: ManualEdits,
+    nics: FakeNics,
     /// How often its description was read.
     reads: u64,
     /// Distinguishes it from earlier domains of the same instance.
@@ -423,6 +428,7 @@ impl Hypervisor for FakeHypervisor {
                             ignores_shutdown: false,
                             disk_sizes: BTreeMap::new(),
                             manual_edits: ManualEdits::default(),
+                            nics: FakeNics::default(),
                             reads: 0,
                         },
                     );
@@ -441,6 +447,9 @@ impl Hypervisor for FakeHypervisor {
                 return Ok(());
             }
             let was_off = !is_active(domain.state);
+            if was_off {
+                domain.nics.started_with(&domain.spec.nics);
+            }
             domain.state = DomainState::Running;
             domain.starts += u64::from(was_off);
             state.starts += u64::from(was_off);
@@ -487,6 +496,19 @@ impl Hypervisor for FakeHypervisor {
         let has = domain.disk_sizes.entry(disk.clone()).or_insert(size);
         *has = (*has).max(size);
         Ok(())
+    }
+
+    async fn ensure_nics(
+        &self,
+        id: InstanceId,
+        nics: &[DomainNic],
+    ) -> Result<BTreeMap<TapName, LiveNic>, HypervisorError> {
+        let mut state = self.enter(Op::EnsureNics).await?;
+        let domain = state.domain_mut(id)?;
+        if !is_active(domain.state) {
+            return Err(nics_of_domain_that_is_off());
+        }
+        Ok(domain.nics.ensure(nics))
     }
 
     async fn agent_command(

@@ -92,6 +92,8 @@ pub struct DomainDisk {
 /// A nic of a domain: a port of a bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainNic {
+    /// The number of the nic, which identifies it among the nics of the domain.
+    pub number: usize,
     /// The port's name on the node. waifud chooses it, so that rules exist before the port does.
     pub tap: TapName,
     /// The guest's MAC address.
@@ -102,6 +104,17 @@ pub struct DomainNic {
     pub mtu: Option<u16>,
     /// Whether the port is isolated from the other isolated ports of the bridge.
     pub isolated: bool,
+}
+
+/// A nic of a running domain, after [`Hypervisor::ensure_nics`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LiveNic {
+    /// The guest has it, as requested.
+    Attached,
+    /// The hypervisor cannot add it to the running guest, with the reason. The guest gets it at its next start.
+    Refused(String),
+    /// The guest was asked to release it and still has it.
+    Leaving,
 }
 
 /// The state of a domain.
@@ -251,6 +264,14 @@ fn no_such_disk(disk: &Name) -> HypervisorError {
     }
 }
 
+/// The error for changing the nics of a domain that is off.
+fn nics_of_domain_that_is_off() -> HypervisorError {
+    HypervisorError::Other {
+        operation: "change the nics",
+        message: "the domain is off".to_owned(),
+    }
+}
+
 /// Properties of this node's hypervisor and host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostFacts {
@@ -308,6 +329,15 @@ pub trait Hypervisor: Send + Sync {
         disk: &Name,
         size: ByteSize,
     ) -> Result<(), HypervisorError>;
+
+    /// Adds these nics to a running domain if it does not have them, and asks the guest to release the other nics that waifud gave
+    /// it. Returns the state of each; a nic that is not wanted and not returned is gone, and its port does not exist any more.
+    /// An event follows when the guest has released a nic.
+    async fn ensure_nics(
+        &self,
+        id: InstanceId,
+        nics: &[DomainNic],
+    ) -> Result<BTreeMap<TapName, LiveNic>, HypervisorError>;
 
     /// Sends a JSON command to the guest agent and returns its `return` value. Text in it comes from the guest and is
     /// untrusted.

@@ -38,10 +38,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0023_home.sql"),
     include_str!("migrations/0024_firewall.sql"),
     include_str!("migrations/0025_fabric_clients.sql"),
+    include_str!("migrations/0026_removed_nics.sql"),
 ];
 
 /// The newest schema that this program supports.
-pub const SCHEMA: u32 = 25;
+pub const SCHEMA: u32 = 26;
 
 /// Brings the database to the newest schema. Returns whether it was empty before.
 pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<bool, StoreError> {

@@ -26,7 +26,7 @@ pub struct NodesNames {
 const CHANGED: &str =
     "SELECT node, revision FROM node_names WHERE revision > ?1 AND node <> ?2 ORDER BY revision";
 const NAMES: &str = "SELECT i.name, l.address FROM instances i JOIN leases l ON l.instance = i.id
-   WHERE i.node = ?1 AND i.deleting = 0 AND l.address IS NOT NULL ORDER BY i.name, l.nic";
+   WHERE i.node = ?1 AND i.deleting = 0 AND l.address IS NOT NULL AND l.removed_nic IS NULL ORDER BY i.name, l.nic";
 
 impl ReadTx<'_> {
     /// The names of nodes other than `of` that have changed after `since`. Once there are `limit` names, no further node is

@@ -144,6 +144,15 @@ impl TapName {
         Self(format!("{}{:08x}", Self::PREFIX, tail.wrapping_add(index)))
     }
 
+    /// Parses the name of a port; `None` for the name of another interface.
+    pub fn parse(name: &str) -> Option<Self> {
+        let number = name.strip_prefix(Self::PREFIX)?;
+        let digits = number
+            .bytes()
+            .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+        (number.len() == 8 && digits).then(|| Self(name.to_owned()))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -176,5 +185,9 @@ mod tests {
         let first = TapName::of(id, 0);
         assert_eq!(first.as_str().len(), 11);
         assert_ne!(first, TapName::of(id, 1));
+        assert_eq!(TapName::parse(first.as_str()), Some(first));
+        for other in ["eth0", "wf-", "wf-0123456", "wf-012345678", "wf-0123456G"] {
+            assert_eq!(TapName::parse(other), None, "{other}");
+        }
     }
 }

@@ -201,6 +201,8 @@ pub mod feature {
     pub const MOVE: &str = "move";
     /// The node applies the firewalls of instances ([`crate::firewall`]); others ignore them.
     pub const FIREWALL: &str = "firewall";
+    /// The node adds nics to running instances and removes them, and reports when a removed one is gone.
+    pub const NICS: &str = "nics";
     /// The node accepts cloud-init's reports on [`REPORT_PORT`](crate::template::REPORT_PORT).
     pub const REPORT_PORT: &str = "report-port";
 
@@ -209,11 +211,12 @@ pub mod feature {
     pub const KEEP_ADDRESS: &str = "keep-address";
 
     /// Every feature of this version.
-    pub const ALL: [&str; 6] = [
+    pub const ALL: [&str; 7] = [
         FABRIC_CLIENTS,
         FIREWALL,
         KEEP_ADDRESS,
         MOVE,
+        NICS,
         RELEASE,
         REPORT_PORT,
     ];

@@ -100,6 +100,22 @@ pub struct NicSpec {
     pub allow_addresses: Vec<IpNet>,
 }
 
+impl NicSpec {
+    /// The number in its name, for example 1 in `eth1`. It determines the port on the node, and stays the same when other nics
+    /// are removed. `None` if the name has another form.
+    pub fn number(&self) -> Option<usize> {
+        self.name.as_str().strip_prefix("eth")?.parse().ok()
+    }
+}
+
+impl InstanceSpec {
+    /// The nics with their numbers; see [`NicSpec::number`].
+    pub fn numbered_nics(&self) -> impl Iterator<Item = (usize, &NicSpec)> {
+        let nics = self.nics.iter().enumerate();
+        nics.map(|(position, nic)| (nic.number().unwrap_or(position), nic))
+    }
+}
+
 /// A published port.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PublishSpec {
@@ -262,6 +278,26 @@ mod tests {
         };
         assert_eq!(shown(80, 80, Protocol::Tcp), "80/tcp");
         assert_eq!(shown(8080, 80, Protocol::Udp), "8080:80/udp");
+    }
+
+    #[test]
+    fn the_number_of_a_nic_is_that_in_its_name() {
+        let number = |name: &str| {
+            let nic = NicSpec {
+                name: name.parse().unwrap(),
+                network: "default".parse().unwrap(),
+                mac: MacAddr::of_guest([0, 0, 1]),
+                address: None,
+                prefix_len: None,
+                gateway: None,
+                allow_addresses: Vec::new(),
+            };
+            nic.number()
+        };
+        assert_eq!(number("eth0"), Some(0));
+        assert_eq!(number("eth12"), Some(12));
+        assert_eq!(number("lan"), None);
+        assert_eq!(number("eth"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::tolerance::known_or_none;
-use crate::{Coded, Generation, InstanceState, Name, Timestamp, WaitReason};
+use crate::{Coded, Generation, InstanceState, MacAddr, Name, Timestamp, WaitReason};
 
 /// The observed state of an instance.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -47,6 +47,10 @@ pub struct InstanceStatus {
     pub last_seen: Option<Timestamp>,
     /// Assigned and observed addresses.
     pub addresses: Vec<InstanceAddress>,
+    /// The nics as the node has them, including those that were removed from the spec and are still there. Empty until the node
+    /// has reported them.
+    #[serde(default)]
+    pub nics: Vec<NicStatus>,
     /// The current step; null if there is none.
     pub step: Option<StepStatus>,
     /// Fields of the spec that take effect at the next start.
@@ -75,6 +79,7 @@ impl InstanceStatus {
             last_state: None,
             last_seen: None,
             addresses: Vec::new(),
+            nics: Vec::new(),
             step: None,
             restart_needed: Vec::new(),
             cloud_init: CloudInitStatus::default(),
@@ -103,6 +108,53 @@ impl InstanceStatus {
     pub fn reason_in_english(&self) -> Option<String> {
         let wait = self.wait_reason().map(|reason| reason.to_string());
         wait.or_else(|| self.reason.clone())
+    }
+}
+
+/// A nic on the node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NicStatus {
+    /// Name of the nic.
+    pub name: Name,
+    /// Name of its network.
+    pub network: Name,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Whether the guest has it.
+    pub state: NicState,
+    /// Why it is not in its final state, as a sentence; null if there is nothing to say.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Whether a guest has a nic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NicState {
+    /// The running guest has it.
+    Attached,
+    /// It is being added to the running guest.
+    Adding,
+    /// It could not be added to the running guest, which gets it at its next start.
+    NextStart,
+    /// It was removed from the spec, and the running guest has not released it yet.
+    Removing,
+    /// The guest is off.
+    Off,
+    /// A state that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+names! {
+    /// The name in the API and in tables.
+    NicState {
+        Attached => "attached",
+        Adding => "adding",
+        NextStart => "next-start",
+        Removing => "removing",
+        Off => "off",
+        Other => "unknown",
     }
 }
 

@@ -15,6 +15,7 @@ mod instances;
 mod join_tokens;
 mod list;
 mod networks;
+mod nics;
 mod nodes;
 mod pools;
 mod ports;
@@ -41,6 +42,7 @@ pub use instances::{
 pub use join_tokens::{CreateTokenArgs, JoinTokenCommand};
 pub use list::{ListArgs, ListFormat, ShowArgs, ShowFormat};
 pub use networks::{NetworkAddArgs, NetworkCommand};
+pub use nics::{NicAddArgs, NicCommand, NicRemoveArgs};
 pub use nodes::{
     ConfirmArgs, NodeAddArgs, NodeCommand, NodeDrainArgs, NodeLabelArgs, NodePurgeArgs,
     NodeRemoveArgs, NodeRenameArgs, NodesArg,
@@ -306,6 +308,9 @@ instances that run on the largest reachable nodes are distributed over the other
     /// Manage networks: `default`, and bridges of the nodes
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Manage the nics of instances
+    #[command(subcommand)]
+    Nic(NicCommand),
     /// Manage nodes, the machines that run instances
     #[command(subcommand)]
     Node(NodeCommand),

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use waifud_api::Instance;
+use waifud_types::status::NicState;
 
 use crate::cli::{SelectArgs, ShowArgs, ShowFormat};
 use crate::context::Context;
@@ -131,6 +132,16 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
             line(
                 "nic",
                 &format!("{} {} on {}", nic.name, nic.mac, nic.network),
+            );
+        }
+        for nic in status
+            .nics
+            .iter()
+            .filter(|nic| nic.state == NicState::Removing)
+        {
+            line(
+                "nic",
+                &format!("{} {} on {}, being removed", nic.name, nic.mac, nic.network),
             );
         }
         for published in &spec.publish {

@@ -5,6 +5,7 @@ mod condition;
 mod creation;
 mod deadline;
 mod moving;
+mod nics;
 mod watch;
 
 use waifud_api::Instance;
@@ -16,6 +17,7 @@ pub use condition::{until_condition, until_reached, until_ready_again, word};
 pub use creation::until_ready;
 pub use deadline::Deadline;
 pub use moving::until_moved;
+pub use nics::until_nics;
 
 use crate::failure::Failure;
 use crate::text::escape;

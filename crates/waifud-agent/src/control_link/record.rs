@@ -9,9 +9,10 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use waifud_api::agent::{AgentInstance, Incoming, NodeSlice, Release, Released, Tombstone};
 use waifud_types::ownership::NodeCopy;
+use waifud_types::spec::NicSpec;
 use waifud_types::status::{CloudInitStatus, ReadyBy, StoppedBy};
 use waifud_types::{
-    ByteSize, Digest, Epoch, Incarnation, InstanceId, Name, NodeId, Revision, Timestamp,
+    ByteSize, Digest, Epoch, Incarnation, InstanceId, Name, NodeId, Revision, TapName, Timestamp,
 };
 
 /// The node's record.
@@ -61,6 +62,17 @@ pub struct InstanceRecord {
     pub memory: Memory,
 }
 
+/// A nic with a port on the node.
+#[derive(Clone, Copy, Debug)]
+pub struct PortNic<'a> {
+    pub number: usize,
+    pub nic: &'a NicSpec,
+    /// The bridge of its network; `None` on `default`, or if waifud has not sent it.
+    pub bridge: Option<&'a String>,
+    /// Whether it is the first nic of the spec.
+    pub is_first: bool,
+}
+
 /// An instance that the node receives.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct IncomingRecord {
@@ -106,6 +118,30 @@ impl InstanceRecord {
             released: self.release.map(|record| record.release.epoch),
             deleted: self.tombstone.as_ref().map(|tombstone| tombstone.epoch),
         }
+    }
+
+    /// The nics whose ports have to be applied, each with its number and its bridge: those of the spec, and removed ones that the
+    /// guest may still have. On `default`, the bridge is `None`.
+    pub fn port_nics(&self) -> Vec<PortNic<'_>> {
+        let Some(instance) = &self.instance else {
+            return Vec::new();
+        };
+        let nics = instance.spec.numbered_nics().enumerate();
+        let nics = nics.map(|(position, (number, nic))| PortNic {
+            number,
+            nic,
+            bridge: instance.bridges.get(&nic.network),
+            is_first: position == 0,
+        });
+        let removed = self.memory.removed_nics.iter();
+        let removed = removed.filter(|removed| !removed.released);
+        let removed = removed.map(|removed| PortNic {
+            number: removed.number,
+            nic: &removed.nic,
+            bridge: removed.bridge.as_ref(),
+            is_first: false,
+        });
+        nics.chain(removed).collect()
     }
 
     /// Whether the release is complete: the guest is off, and nothing of it is served or applied on this node.
@@ -271,6 +307,27 @@ pub struct Memory {
     pub console_start: Option<ConsoleStart>,
     /// The address that identifies it to metadatad if waifud does not allocate its address. Never changes.
     pub identity: Option<Ipv4Addr>,
+    /// Nics that were removed from the spec and whose ports may still be applied.
+    pub removed_nics: Vec<RemovedNic>,
+}
+
+/// A nic that was removed from the spec. Its port keeps its rules and its address until the guest does not have it any more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RemovedNic {
+    /// Its number, which determines its port.
+    pub number: usize,
+    pub nic: NicSpec,
+    /// The bridge of its network; `None` on `default`.
+    pub bridge: Option<String>,
+    /// The guest does not have it any more, so its port can be removed.
+    pub released: bool,
+}
+
+impl RemovedNic {
+    /// Its port on the node.
+    pub fn tap(&self, instance: InstanceId) -> TapName {
+        TapName::of(instance, self.number)
+    }
 }
 
 /// The disks of an instance that were created. One that is missing later is not created again, which would hide the loss of

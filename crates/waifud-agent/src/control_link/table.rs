@@ -24,7 +24,7 @@ use crate::control_link::planted_bug::destroy_without_an_order;
 use crate::control_link::record::{
     DesiredState, InstanceRecord, Memory, NodeRecord, ReleaseRecord, RunMemory,
 };
-use crate::instance::restart_policy;
+use crate::instance::{nics, restart_policy};
 use crate::network::identity;
 
 /// The table; see the module documentation.
@@ -435,6 +435,9 @@ impl Table {
             {
                 record.memory.run = RunMemory::Free;
                 record.memory.restarts = 0;
+            }
+            if let Some(old) = &record.instance {
+                nics::record_change(&mut record.memory, old, &instance);
             }
             // Reboots requested before this node knew the instance are past, and a restored database may count fewer.
             let ordered = instance.spec.power.reboots;

@@ -115,8 +115,8 @@ fn at_its_ports(
     started: Timestamp,
     observations: &BTreeMap<TapName, PortObservation>,
 ) -> (Option<Timestamp>, Option<Dropped>, Option<FirewallCounts>) {
-    let nics = record.instance.as_ref().map_or(0, |i| i.spec.nics.len());
-    let taps = (0..nics).map(|index| TapName::of(record.id, index));
+    let nics = record.instance.iter().flat_map(|i| i.spec.numbered_nics());
+    let taps = nics.map(|(number, _)| TapName::of(record.id, number));
     let seen: Vec<_> = taps.filter_map(|tap| observations.get(&tap)).collect();
     let acknowledged = seen
         .iter()

@@ -19,10 +19,7 @@ pub(crate) async fn build(
     disks: &Disks,
 ) -> Result<DomainSpec, Failure> {
     let kind = shared.instances.hypervisor_kind.get().await?;
-    let nics = (0..)
-        .zip(&want.spec.nics)
-        .map(|(index, nic)| domain_nic(shared, want, index, nic))
-        .collect::<Result<_, _>>()?;
+    let nics = nics(shared, want)?;
     Ok(DomainSpec {
         id: want.id,
         name: want.name.clone(),
@@ -41,12 +38,19 @@ pub(crate) async fn build(
     })
 }
 
+/// The nics of the domain.
+pub(crate) fn nics(shared: &Shared, want: &AgentInstance) -> Result<Vec<DomainNic>, Failure> {
+    let nics = want.spec.numbered_nics();
+    nics.map(|(number, nic)| domain_nic(shared, want, number, nic))
+        .collect()
+}
+
 /// The domain's nic: on the node's own bridge, or on the host bridge of the nic's network. The host decides the MTU of its
 /// own bridges.
 fn domain_nic(
     shared: &Shared,
     want: &AgentInstance,
-    index: usize,
+    number: usize,
     nic: &NicSpec,
 ) -> Result<DomainNic, Failure> {
     let (bridge, mtu) = if is_on_lan(nic) {
@@ -58,7 +62,8 @@ fn domain_nic(
         (shared.settings.bridge.clone(), Some(shared.settings.mtu))
     };
     Ok(DomainNic {
-        tap: TapName::of(want.id, index),
+        number,
+        tap: TapName::of(want.id, number),
         mac: nic.mac,
         bridge,
         mtu,

@@ -10,6 +10,7 @@ pub(crate) mod driver;
 pub(crate) mod failure;
 pub(crate) mod files;
 mod hypervisor_kind;
+pub(crate) mod nics;
 pub(crate) mod observe;
 pub(crate) mod parts;
 pub(crate) mod pending;

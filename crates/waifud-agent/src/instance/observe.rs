@@ -26,6 +26,8 @@ pub(crate) struct Ensured {
     pub seed: bool,
     /// Whether the next start reads the documents from that disk.
     pub by_disk: bool,
+    /// That the running guest has exactly its nics.
+    pub nics: bool,
 }
 
 pub(crate) struct Observation {
@@ -58,6 +60,7 @@ pub(crate) async fn observe(
             seen.seed =
                 ensured.seed || !ensured.by_disk && !shared.instances.files.has_seed(want.id).await;
             seen.by_disk = ensured.by_disk;
+            seen.nics = ensured.nics;
             seen.grown = record.memory.disks.sizes == crate::instance::disks::sizes(want);
             if !seen.is_on() {
                 observe_disks(shared, record, want, ensured, &mut seen).await?;

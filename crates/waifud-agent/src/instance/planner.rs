@@ -5,6 +5,8 @@
 //!
 //! - **Nothing is destroyed without a tombstone** of the copy's epoch or a later one, and nothing while an administrator has
 //!   to confirm a restored database first.
+//! - **No nic exists without its port's rules.** They are applied before it is added, and removed after the guest has released
+//!   it.
 //! - **Nothing is started before its port's rules and its documents are in place.** The order is image, volumes,
 //!   definition, port, bundle, start. Each step is an *ensure*, so repeating them recovers from a crash at any point.
 //! - **Nothing is started after a release**: it only stops the guest, unless it lets a running one continue. The disks and
@@ -14,7 +16,7 @@
 //!
 //! ```text
 //!   Keep, off:   EnsureImage → EnsureVolumes → EnsureSeed → Define → EnsurePort → EnsureBundle → (run?) Start
-//!   Keep, on:    EnsurePort → EnsureBundle → GrowDisks → WatchReady → Idle
+//!   Keep, on:    EnsurePort → EnsureNics (→ EnsurePort) → EnsureBundle → GrowDisks → WatchReady → Idle
 //!                (run = false: RequestShutdown → wait → ForceOff; a reboot: the same, then as when off)
 //!   Release:     (on and stop? RequestShutdown → wait → ForceOff) → ReleaseBundle → ReleasePort → CompleteRelease → Idle
 //!   Destroy:     ForceOff → Undefine → DestroyVolumes → ReleaseBundle → ReleasePort → ConfirmDestroyed
@@ -56,6 +58,8 @@ pub struct Observed {
     pub leftovers: bool,
     /// Its lease and firewall rules are applied.
     pub port: bool,
+    /// The running guest has exactly its nics, as far as this process has ensured that.
+    pub nics: bool,
     /// Its documents are served, through a tunnel that is up.
     pub bundle: bool,
     /// metadatad may hold something of it, because it has not confirmed a release.
@@ -91,6 +95,8 @@ pub struct Circumstances {
     pub grow_failed: bool,
     /// `EnsurePort` failed in this pass.
     pub port_failed: bool,
+    /// `EnsureNics` failed in this pass.
+    pub nics_failed: bool,
     /// `EnsureBundle` failed in this pass.
     pub bundle_failed: bool,
 }
@@ -104,8 +110,10 @@ pub enum Step {
     EnsureVolumes,
     /// Write the disk with its documents, if it uses one.
     EnsureSeed,
-    /// Apply the lease and the firewall rules.
+    /// Apply the lease and the firewall rules, and remove those of nics that the guest has released.
     EnsurePort,
+    /// Add nics to the running guest, and have it release those that were removed.
+    EnsureNics,
     /// Have metadatad serve the documents.
     EnsureBundle,
     /// Define the domain.
@@ -259,11 +267,15 @@ fn keep(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumstanc
             shut_down(memory, now, want.spec.power.force_reboot)
         }
         Some(_) if seen.is_on() => {
-            if !seen.port && !now.port_failed {
+            let running = seen.domain == Some(DomainState::Running);
+            let released = memory.removed_nics.iter().any(|nic| nic.released);
+            if (!seen.port || released) && !now.port_failed {
                 Step::EnsurePort
+            } else if running && seen.port && !seen.nics && !now.nics_failed {
+                Step::EnsureNics
             } else if !seen.bundle && !now.bundle_failed {
                 Step::EnsureBundle
-            } else if seen.domain == Some(DomainState::Running) && !seen.grown && !now.grow_failed {
+            } else if running && !seen.grown && !now.grow_failed {
                 Step::GrowDisks
             } else {
                 look_after(seen, now)
@@ -307,7 +319,8 @@ fn prepare(want: &AgentInstance, memory: &Memory, seen: &Observed, now: Circumst
         Step::EnsureSeed
     } else if seen.domain.is_none() || !seen.defined {
         Step::Define
-    } else if !seen.port {
+    } else if !seen.port || !memory.removed_nics.is_empty() {
+        // The definition does not have the removed nics any more, so their ports can be removed.
         Step::EnsurePort
     } else if !(seen.bundle || seen.by_disk && now.bundle_failed) {
         Step::EnsureBundle
@@ -359,7 +372,10 @@ pub fn leads_to(step: Step, later: Step) -> bool {
         let place = |wanted| plan.iter().position(|step| *step == wanted);
         place(step).is_some_and(|at| place(later).is_some_and(|end| at <= end))
     };
-    let same = matches!(step, Step::GrowDisks | Step::RequestShutdown) && step == later;
+    let same = matches!(
+        step,
+        Step::GrowDisks | Step::EnsureNics | Step::RequestShutdown
+    ) && step == later;
     same || on(&START) || on(&RELEASE) || on(&DESTROY)
 }
 
@@ -371,6 +387,7 @@ impl Step {
             Self::EnsureVolumes => "volume",
             Self::EnsureSeed => "seed",
             Self::EnsurePort => "network",
+            Self::EnsureNics => "nics",
             Self::EnsureBundle => "bundle",
             Self::Define => "define",
             Self::Start => "start",

@@ -2,10 +2,13 @@
 
 use waifud_api::agent::{AgentInstance, InstanceReport};
 use waifud_hypervisor::DomainState;
-use waifud_types::status::{CloudInitState, Condition, HypervisorKind, StepStatus, StoppedBy};
+use waifud_types::status::{
+    CloudInitState, Condition, HypervisorKind, NicState, NicStatus, StepStatus, StoppedBy,
+};
 use waifud_types::{Epoch, Generation, InstanceState, Name, Timestamp};
 
 use crate::control_link::record::{DesiredState, Handover, InstanceRecord, Memory, RunMemory};
+use crate::instance::nics::{self, EnsuredNics};
 use crate::instance::pending;
 use crate::instance::planner::{self, Observed, Step, Wait};
 use crate::instance::restart_policy;
@@ -46,6 +49,8 @@ pub struct Situation<'a> {
     pub next_start: Option<Timestamp>,
     /// The full pool that keeps the guest paused.
     pub full_pool: Option<Name>,
+    /// The nics of the running guest, as last ensured.
+    pub nics: Option<&'a EnsuredNics>,
     pub conditions: Vec<Condition>,
 }
 
@@ -76,6 +81,14 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
         _ => InstanceState::Deleting,
     };
     let on = s.seen.is_some_and(Observed::is_on);
+    let nics = match s.desired {
+        DesiredState::Keep(want) => nics::report(want, memory, s.seen.map(Observed::is_on), s.nics),
+        _ => None,
+    };
+    let since = memory.start.started_at.unwrap_or(Timestamp::UNIX_EPOCH);
+    let nic_condition = nics
+        .as_deref()
+        .and_then(|nics| nics::condition(nics, since));
     Some(InstanceReport {
         id: s.record.id,
         epoch,
@@ -93,10 +106,11 @@ pub fn report(s: Situation<'_>) -> Option<InstanceReport> {
         ready: memory.boot.ready_by.is_some() && (on || s.seen.is_none()),
         ready_by: memory.boot.ready_by,
         addresses: Vec::new(),
+        restart_needed: restart_needed(memory, &s, nics.as_deref()),
+        nics,
         step: step_status(&s),
-        restart_needed: restart_needed(memory, &s),
         cloud_init: memory.boot.cloud_init.clone(),
-        conditions: s.conditions,
+        conditions: s.conditions.into_iter().chain(nic_condition).collect(),
         // Added by the outbox.
         evidence: None,
     })
@@ -142,7 +156,7 @@ fn released_state(handover: &Handover, memory: &Memory, s: &Situation<'_>) -> In
 
 /// The fields that the guest gets at its next start. waifud reserves the larger size while there are any, so they are also
 /// reported during a release, and while the hypervisor does not answer.
-fn restart_needed(memory: &Memory, s: &Situation<'_>) -> Vec<String> {
+fn restart_needed(memory: &Memory, s: &Situation<'_>, nics: Option<&[NicStatus]>) -> Vec<String> {
     let want = match s.desired {
         DesiredState::Keep(want) => Some(&**want),
         DesiredState::Release(handover) => handover.instance.as_ref(),
@@ -151,8 +165,14 @@ fn restart_needed(memory: &Memory, s: &Situation<'_>) -> Vec<String> {
     let may_run = s
         .seen
         .map_or(memory.run == RunMemory::Started, Observed::is_on);
-    want.filter(|_| may_run)
-        .map_or_else(Vec::new, |want| pending::restart_needed(memory, want))
+    let mut fields = want
+        .filter(|_| may_run)
+        .map_or_else(Vec::new, |want| pending::restart_needed(memory, want));
+    let mut nics = nics.iter().copied().flatten();
+    if nics.any(|nic| nic.state == NicState::NextStart) {
+        fields.push("nics".to_owned());
+    }
+    fields
 }
 
 fn off_state(want: &AgentInstance, memory: &Memory, s: &Situation<'_>) -> InstanceState {

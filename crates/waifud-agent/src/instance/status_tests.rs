@@ -54,6 +54,7 @@ fn status(record: &InstanceRecord, domain: Option<DomainState>) -> InstanceRepor
         failure: None,
         next_start: None,
         full_pool: None,
+        nics: None,
         conditions: Vec::new(),
     })
     .unwrap()

@@ -6,10 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use waifud_network::{LanPort, PortObservation};
 use waifud_types::TapName;
-use waifud_types::spec::NicSpec;
 use waifud_types::status::{AddressFamily, InstanceAddress};
 
-use crate::control_link::record::InstanceRecord;
+use crate::control_link::record::{InstanceRecord, PortNic};
 use crate::network::identity::is_on_lan;
 use crate::network::port_error::PortError;
 
@@ -18,19 +17,21 @@ pub(crate) fn ports_of(record: &InstanceRecord) -> Result<Vec<LanPort>, PortErro
     let Some(instance) = &record.instance else {
         return Ok(Vec::new());
     };
-    let port = |(index, nic): (usize, &NicSpec)| {
-        let bridge = instance
-            .bridges
-            .get(&nic.network)
-            .ok_or_else(|| PortError {
-                message: format!("waifud sent no bridge for network {}", nic.network),
-                lasting: true,
-            })?;
+    let port = |PortNic {
+                    number,
+                    nic,
+                    bridge,
+                    is_first,
+                }: PortNic<'_>| {
+        let bridge = bridge.ok_or_else(|| PortError {
+            message: format!("waifud sent no bridge for network {}", nic.network),
+            lasting: true,
+        })?;
         let given = nic.address.map(|address| IpNet::from(IpAddr::V4(address)));
         Ok(LanPort {
             instance: instance.id,
             name: instance.name.clone(),
-            tap: TapName::of(instance.id, index),
+            tap: TapName::of(instance.id, number),
             bridge: bridge.clone(),
             mac: nic.mac,
             given: nic.address,
@@ -38,11 +39,11 @@ pub(crate) fn ports_of(record: &InstanceRecord) -> Result<Vec<LanPort>, PortErro
                 .into_iter()
                 .chain(nic.allow_addresses.iter().copied())
                 .collect(),
-            identity: record.memory.identity.filter(|_| index == 0),
+            identity: record.memory.identity.filter(|_| is_first),
         })
     };
-    let nics = instance.spec.nics.iter().enumerate();
-    nics.filter(|(_, nic)| is_on_lan(nic)).map(port).collect()
+    let nics = record.port_nics().into_iter();
+    nics.filter(|port| is_on_lan(port.nic)).map(port).collect()
 }
 
 /// Addresses that were observed at an instance's ports, without link-local ones, which other networks cannot reach. The
@@ -55,8 +56,8 @@ pub(crate) fn observed(
         return Vec::new();
     };
     let mut all = Vec::new();
-    for (index, nic) in instance.spec.nics.iter().enumerate() {
-        let observation = observations.get(&TapName::of(instance.id, index));
+    for (number, nic) in instance.spec.numbered_nics() {
+        let observation = observations.get(&TapName::of(instance.id, number));
         let learned = observation.map_or(&[][..], |seen| seen.learned.as_slice());
         all.extend(
             learned
@@ -85,6 +86,7 @@ mod tests {
     use crate::control_link::record::Memory;
     use crate::fake::sample_instance;
     use crate::network::identity::identity;
+    use waifud_types::spec::NicSpec;
 
     fn record(networks: &[&str]) -> InstanceRecord {
         let mut instance = sample_instance("web");

@@ -174,6 +174,11 @@ impl Network {
         })
     }
 
+    /// Removes the ports that no record has any more.
+    pub async fn remove_ports(&self, table: &Table) -> Result<(), PortError> {
+        self.apply(table, false).await.map(drop)
+    }
+
     /// Records what was observed at the ports.
     pub fn record_observations(&self, observations: &BTreeMap<TapName, PortObservation>) {
         let blocked = observations.iter();

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use waifud_network::{LanPort, NetworkState, Port, check};
 use waifud_types::{InstanceId, TapName};
 
-use crate::control_link::record::InstanceRecord;
+use crate::control_link::record::{InstanceRecord, PortNic};
 use crate::network::firewall;
 use crate::network::identity::is_on_lan;
 use crate::network::lan;
@@ -17,11 +17,16 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
     let Some(instance) = &record.instance else {
         return Ok(Vec::new());
     };
-    let port = |(index, nic): (usize, &waifud_types::spec::NicSpec)| {
+    let port = |PortNic {
+                    number,
+                    nic,
+                    is_first,
+                    ..
+                }: PortNic<'_>| {
         Ok(Port {
             instance: instance.id,
             name: instance.name.clone(),
-            tap: TapName::of(instance.id, index),
+            tap: TapName::of(instance.id, number),
             mac: nic.mac,
             address: nic.address.ok_or_else(|| PortError {
                 message: format!("waifud has not assigned an address to nic {} yet", nic.name),
@@ -29,7 +34,7 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
             })?,
             home: instance.home,
             allow_addresses: nic.allow_addresses.clone(),
-            publish: if index == 0 {
+            publish: if is_first {
                 instance.spec.publish.clone()
             } else {
                 Vec::new()
@@ -37,8 +42,8 @@ pub fn ports_of(record: &InstanceRecord) -> Result<Vec<Port>, PortError> {
             firewall: firewall::of(instance),
         })
     };
-    let nics = instance.spec.nics.iter().enumerate();
-    nics.filter(|(_, nic)| !is_on_lan(nic)).map(port).collect()
+    let nics = record.port_nics().into_iter();
+    nics.filter(|port| !is_on_lan(port.nic)).map(port).collect()
 }
 
 /// The addresses of instances on this node. What other nodes say of these addresses is outdated.

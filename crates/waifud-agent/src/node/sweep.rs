@@ -117,14 +117,13 @@ fn attach_records(
             continue;
         }
         last = Some(entry.instance);
-        let known = records
-            .get(&entry.instance)
-            .and_then(|record| record.instance.as_ref());
-        let Some(instance) = known else {
+        let record = records.get(&entry.instance);
+        let known = record.and_then(|record| Some((record, record.instance.as_ref()?)));
+        let Some((record, instance)) = known else {
             continue;
         };
-        let addresses = instance.spec.nics.iter().filter_map(|nic| nic.address);
-        entry.addresses = addresses.collect();
+        let nics = record.port_nics().into_iter();
+        entry.addresses = nics.filter_map(|port| port.nic.address).collect();
         if records_left == 0 {
             continue;
         }

@@ -167,7 +167,7 @@ fn candidates(server: &StreamServer, instance: &AgentInstance) -> Vec<GuestNic> 
     };
     let mut nics: Vec<GuestNic> = Vec::new();
     for (network, address) in given.chain(seen) {
-        for (index, nic) in instance.spec.nics.iter().enumerate() {
+        for (number, nic) in instance.spec.numbered_nics() {
             // An assigned address belongs to one nic. An observed one may belong to any nic of the network without one.
             let its = nic.network == network && nic.address.is_none_or(|own| own == address);
             let ignored = nic.network == network && nic.network.as_str() != ROUTED;
@@ -176,7 +176,7 @@ fn candidates(server: &StreamServer, instance: &AgentInstance) -> Vec<GuestNic> 
             };
             let nic = GuestNic {
                 bridge,
-                tap: TapName::of(instance.id, index),
+                tap: TapName::of(instance.id, number),
                 mac: nic.mac,
                 address,
             };

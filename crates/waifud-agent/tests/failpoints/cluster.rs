@@ -16,6 +16,7 @@ use waifud_agent::{Adapters, Agent, Settings, Timing};
 use waifud_api::join::{CreatedJoinToken, JoinRequest, JoinToken, Joined};
 use waifud_control::Peer;
 use waifud_kit::failpoints::testing;
+use waifud_network::HostNetworkFacts;
 use waifud_network::fabric::fake::FakeFabric;
 use waifud_network::fake::FakeNetwork;
 use waifud_pki::NodeKey;
@@ -27,8 +28,11 @@ use crate::answer::Answer;
 use crate::birch::Birch;
 use crate::machine::Machine;
 use crate::metadatad::{self, Metadatad};
-use crate::verbs::{InitialState, RELEASE, Verb};
+use crate::verbs::{InitialState, NICS, RELEASE, Verb};
 use crate::waifud::{self, Waifud};
+
+/// The bridge of the network `lan`.
+const BRIDGE: &str = "br0";
 
 pub struct Cluster {
     pub waifud: Arc<Waifud>,
@@ -73,6 +77,11 @@ impl Cluster {
         let as_asked =
             async |cluster: &Self| crate::verbs::is_observed(cluster.web().await.as_ref());
         cluster.until("prepared", as_asked).await;
+        if begin == InitialState::TwoNics {
+            let nic = json!({"network": "lan"});
+            cluster.post(NICS, &nic).await.expect(200);
+            cluster.until("prepared", as_asked).await;
+        }
         if begin == InitialState::Rescued {
             let order = json!({"rescue": {"begin": {"template": "small"}}}).to_string();
             let path = "/v1/instances/web";
@@ -121,6 +130,10 @@ impl Cluster {
             birch: None,
             dir,
         };
+        cluster.network.set_facts(HostNetworkFacts {
+            bridges: vec![BRIDGE.to_owned()],
+            ..HostNetworkFacts::default()
+        });
         cluster.waifud.admit(*node);
         cluster.waifud.start().await;
         cluster
@@ -214,7 +227,7 @@ impl Cluster {
                 .uri(verb.path);
             request = match &generation {
                 // A request that has taken effect is not repeated.
-                Some(generation) if verb.method == Method::PATCH => {
+                Some(generation) if is_conditional(verb) => {
                     request.header("if-match", format!("\"{generation}\""))
                 }
                 _ => request.header("idempotency-key", "once"),
@@ -240,7 +253,7 @@ impl Cluster {
                 continue;
             };
             let done_before = match answer.status.as_u16() {
-                412 => verb.method == Method::PATCH,
+                412 => is_conditional(verb),
                 404 | 409 => {
                     verb.method == Method::DELETE
                         || verb.begin == InitialState::Unmanaged
@@ -343,6 +356,9 @@ fn seed() -> (tempfile::TempDir, Peer) {
             let path = format!("/v1/images/{digest}");
             let uploaded = waifud.request(Method::PUT, &path, bytes).await;
             uploaded.expect(201);
+            let lan = json!({"name": "lan", "bridge": BRIDGE}).to_string();
+            let named = waifud.request(Method::POST, "/v1/networks", lan).await;
+            named.expect(201);
             let small = json!({"name": "small", "image": digest}).to_string();
             let named = waifud.request(Method::POST, "/v1/templates", small).await;
             named.expect(201);
@@ -352,6 +368,11 @@ fn seed() -> (tempfile::TempDir, Peer) {
         (dir, node)
     });
     made.join().unwrap()
+}
+
+/// Whether the verb's request names the generation that it changes.
+fn is_conditional(verb: &Verb) -> bool {
+    verb.method == Method::PATCH || verb.path.starts_with(NICS)
 }
 
 /// Lets a machine join as a node of this name.

@@ -42,6 +42,9 @@ fn plain(instance: &Value) -> Value {
     for nic in plain["spec"]["nics"].as_array_mut().unwrap() {
         nic["mac"] = json!("-");
     }
+    for nic in plain["status"]["nics"].as_array_mut().unwrap() {
+        nic["mac"] = json!("-");
+    }
     for condition in plain["status"]["conditions"].as_array_mut().unwrap() {
         condition["since"] = json!("-");
     }
@@ -101,6 +104,9 @@ async fn on_node(cluster: &Cluster, text: &mut String) {
         .flat_map(|state| &state.ports)
     {
         writeln!(text, "port {:?} {:?}", port.address, port.publish).unwrap();
+    }
+    for port in cluster.network.state().iter().flat_map(|state| &state.lan) {
+        writeln!(text, "port on {} {:?}", port.bridge, port.identity).unwrap();
     }
     let state = &cluster.settings.state_dir;
     for (what, dir) in [

@@ -18,6 +18,8 @@ pub enum InitialState {
     Stopped,
     /// An instance in a rescue.
     Rescued,
+    /// A running instance with a second nic.
+    TwoNics,
     /// A running instance that is missing in a restored database.
     Unmanaged,
     /// A running instance on another node, which the test plays.
@@ -35,6 +37,8 @@ pub struct Verb {
 }
 
 const PATH: &str = "/v1/instances/web";
+/// The nics of the instance.
+pub const NICS: &str = "/v1/instances/web/nics";
 /// Stands for a release, for which the API has no route of its own.
 pub const RELEASE: &str = "release";
 
@@ -127,6 +131,30 @@ pub static VERBS: &[Verb] = &[
         || json!({"publish": [{"port": 8080, "guest_port": 80}]}),
     ),
     Verb {
+        name: "nic add",
+        begin: InitialState::Running,
+        method: Method::POST,
+        path: NICS,
+        body: || json!({"network": "lan"}),
+        done: has_its_nics,
+    },
+    Verb {
+        name: "nic add while off",
+        begin: InitialState::Stopped,
+        method: Method::POST,
+        path: NICS,
+        body: || json!({"network": "lan"}),
+        done: has_its_nics,
+    },
+    Verb {
+        name: "nic remove",
+        begin: InitialState::TwoNics,
+        method: Method::DELETE,
+        path: "/v1/instances/web/nics/eth1",
+        body: || json!(null),
+        done: has_its_nics,
+    },
+    Verb {
         name: "delete",
         begin: InitialState::Running,
         method: Method::DELETE,
@@ -170,6 +198,19 @@ pub static VERBS: &[Verb] = &[
         done: |web| web.is_none(),
     },
 ];
+
+/// Whether the node has applied the present spec, and the guest has its nics.
+fn has_its_nics(web: Option<&Value>) -> bool {
+    let names = |part: &str| {
+        let nics = web.and_then(|web| web.pointer(part)?.as_array());
+        let nics = nics.into_iter().flatten();
+        nics.map(|nic| nic["name"].clone()).collect::<Vec<_>>()
+    };
+    let states = web.map(|web| web["status"]["nics"].to_string());
+    is_observed(web)
+        && names("/spec/nics") == names("/status/nics")
+        && states.is_some_and(|states| !states.contains("adding"))
+}
 
 /// Whether the node has applied the present spec.
 pub fn is_observed(web: Option<&Value>) -> bool {

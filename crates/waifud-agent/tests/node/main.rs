@@ -17,6 +17,7 @@ mod images;
 mod lifecycle;
 mod link;
 mod names;
+mod nics;
 mod peer_port;
 mod peers;
 mod power;

@@ -413,6 +413,11 @@ impl Walk {
             SHORT_LIST_MAX,
             |_, _: &mut InstanceAddress| {},
         );
+        if let Some(nics) = &mut report.nics {
+            self.list("nics", nics, SHORT_LIST_MAX, |walk, nic| {
+                walk.maybe_text("reason", &mut nic.reason, SENTENCE);
+            });
+        }
         if let Some(step) = &mut report.step {
             self.at("step", |walk| walk.step(step));
         }

@@ -35,6 +35,12 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/v1/instances/{name}/move", AtLeast(Operator)),
     ("DELETE", "/v1/instances/{name}/move", AtLeast(Operator)),
     ("GET", "/v1/instances/{name}/firewall", AtLeast(Viewer)),
+    ("POST", "/v1/instances/{name}/nics", AtLeast(Operator)),
+    (
+        "DELETE",
+        "/v1/instances/{name}/nics/{nic}",
+        AtLeast(Operator),
+    ),
     ("GET", "/v1/instances/{name}/why", AtLeast(Viewer)),
     ("GET", "/v1/instances/{name}/user-data", AtLeast(Operator)),
     ("GET", "/v1/instances/{name}/description", AtLeast(Operator)),

@@ -25,6 +25,7 @@ mod instances;
 mod join_tokens;
 mod moving;
 mod networks;
+mod nics;
 mod nodes;
 mod paths;
 mod peer;
@@ -79,6 +80,8 @@ fn user_routes() -> OpenApiRouter<Control> {
         ))
         .routes(routes!(instances::recreate))
         .routes(routes!(moving::begin, moving::cancel))
+        .routes(routes!(nics::add))
+        .routes(routes!(nics::remove))
         .routes(routes!(instances::why))
         .routes(routes!(firewall::show))
         .routes(routes!(instances::user_data))

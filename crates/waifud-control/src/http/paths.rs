@@ -15,6 +15,16 @@ pub struct InstanceName {
     pub name: String,
 }
 
+/// A nic of an instance.
+#[derive(Deserialize, IntoParams, Debug)]
+#[into_params(parameter_in = Path)]
+pub struct InstanceNic {
+    /// The instance's name or id.
+    pub name: String,
+    /// The nic's name or MAC address.
+    pub nic: String,
+}
+
 /// An unmanaged instance on a node.
 #[derive(Deserialize, IntoParams, Debug)]
 #[into_params(parameter_in = Path)]

@@ -150,7 +150,7 @@ fn insert(tx: &mut WriteTx<'_>, new: &NewInstance, cause: &Cause) -> Result<(), 
         })?;
     for (index, spec) in spec.nics.iter().enumerate() {
         let lease = LeaseRow {
-            nic: u32::try_from(index).unwrap_or(u32::MAX),
+            nic: network::lease_number(index, spec),
             mac: spec.mac,
             address: spec.address,
         };

@@ -14,6 +14,7 @@ pub(crate) mod handover;
 pub(crate) mod idempotency;
 pub(crate) mod moving;
 pub(crate) mod new_spec;
+pub(crate) mod nics;
 mod power;
 pub(crate) mod problems;
 pub(crate) mod progress;

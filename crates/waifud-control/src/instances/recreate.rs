@@ -126,7 +126,7 @@ impl Control {
         tx.end_part(row.id, node.id)?;
         // The subnet of an address stays reserved while it is kept.
         let mut home = None;
-        for (index, nic) in (0..).zip(&mut row.spec.nics) {
+        for (position, nic) in row.spec.nics.iter_mut().enumerate() {
             if !network::is_default(&nic.network) {
                 continue;
             }
@@ -134,10 +134,11 @@ impl Control {
                 home = row.home.or(Some(node.subnet));
             } else {
                 nic.address = None;
-                tx.clear_lease_address(row.id, index)?;
+                tx.clear_lease_address(row.id, network::lease_number(position, nic))?;
             }
         }
         tx.set_home(row.id, home, &[], revision)?;
+        super::nics::free_all_removed(tx, &row)?;
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
         tx.set_status(row.id, &row.status)?;
         tx.set_lost(row.id, Some(&node.name))?;

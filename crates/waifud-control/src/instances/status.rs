@@ -65,6 +65,7 @@ pub fn merge(
             .filter(|address| address.source == AddressSource::Observed)
             .cloned()
             .collect(),
+        nics: report.nics.clone().unwrap_or_else(|| old.nics.clone()),
         step: None,
         restart_needed: report.restart_needed.clone(),
         cloud_init: report.cloud_init.clone(),

@@ -165,7 +165,7 @@ impl Control {
 
 impl Control {
     /// Places the instance if it waits for a node; otherwise retries others, for which it may have freed something.
-    fn place_changed(
+    pub(super) fn place_changed(
         &self,
         tx: &mut WriteTx<'_>,
         row: InstanceRow,

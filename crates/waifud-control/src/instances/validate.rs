@@ -133,6 +133,8 @@ pub fn given_spec(spec: &InstanceSpec) -> Result<(), &'static str> {
         spec.disks.iter().map(|disk| &disk.name).collect(),
         spec.nics.iter().map(|nic| &nic.name).collect(),
     );
+    let nic_numbers = spec.numbered_nics().map(|(number, _)| number);
+    let nic_numbers: BTreeSet<_> = nic_numbers.collect();
     let checks = [
         (
             (1..=limits::CPUS_MAX).contains(&spec.cpus),
@@ -149,7 +151,9 @@ pub fn given_spec(spec: &InstanceSpec) -> Result<(), &'static str> {
             "disks",
         ),
         (
-            (1..=nics::NICS_MAX).contains(&spec.nics.len()) && nic_names.len() == spec.nics.len(),
+            (1..=nics::NICS_MAX).contains(&spec.nics.len())
+                && nic_names.len() == spec.nics.len()
+                && nic_numbers.len() == spec.nics.len(),
             "nics",
         ),
         (network::publish(&publish).is_ok(), "published ports"),

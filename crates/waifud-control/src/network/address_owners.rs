@@ -16,8 +16,10 @@ use crate::network::problems as network_problems;
 
 /// Refuses addresses of new nics that belong to others. Two nics with exactly the same address are detected when the leases
 /// are stored.
-pub fn check(tx: &ReadTx<'_>, spec: &InstanceSpec) -> Result<(), ControlError> {
-    for (index, nic) in spec.nics.iter().enumerate() {
+///
+/// The nics before position `first` are not new.
+pub fn check(tx: &ReadTx<'_>, spec: &InstanceSpec, first: usize) -> Result<(), ControlError> {
+    for (index, nic) in spec.nics.iter().enumerate().skip(first) {
         let ranges = nic.allow_addresses.iter();
         let routers = spec
             .nics

@@ -10,6 +10,7 @@ pub(crate) mod firewall;
 mod firewall_problems;
 pub(crate) mod keep_address;
 pub(crate) mod networks;
+pub(crate) mod nic_problems;
 pub(crate) mod nics;
 pub(crate) mod problems;
 mod requirements;
@@ -17,6 +18,6 @@ pub(crate) mod subnet;
 
 pub(crate) use default_network::{DEFAULT, is_default};
 pub(crate) use requirements::{
-    address_taken, check, check_address_is_free, check_publish, fit, free_addresses, publish,
-    reserve_ports,
+    address_taken, check, check_address_is_free, check_from, check_publish, fit, free_addresses,
+    lease_number, publish, reserve_ports, set_default_address,
 };

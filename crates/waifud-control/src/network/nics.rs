@@ -7,9 +7,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use waifud_api::{CreateNic, Problem};
+use waifud_types::spec::NicSpec;
 use waifud_types::{MacAddr, Name};
 
 use super::default_network::DEFAULT;
+use crate::network::nic_problems;
 use crate::network::problems as network_problems;
 use crate::problems;
 
@@ -77,6 +79,27 @@ pub fn check(nics: &[CreateNic], mac: Option<MacAddr>) -> Result<Vec<WantedNic>,
         checked.push(wanted);
     }
     Ok(checked)
+}
+
+/// Checks a nic that is added to an instance with these nics.
+pub fn check_added(has: &[NicSpec], nic: &CreateNic) -> Result<WantedNic, Problem> {
+    let index = has.len();
+    if index >= NICS_MAX {
+        return Err(nic_problems::too_many_nics(NICS_MAX));
+    }
+    let wanted = check_one(index, nic)?;
+    let mut defaults = has.iter().filter(|nic| nic.network.as_str() == DEFAULT);
+    if wanted.network.as_str() == DEFAULT && defaults.next().is_some() {
+        return Err(network_problems::two_nics_on_default(index));
+    }
+    let ip = wanted.address.map(|address| address.ip);
+    if ip.is_some() && has.iter().any(|nic| nic.address == ip) {
+        return Err(network_problems::duplicate_address(index));
+    }
+    Ok(WantedNic {
+        mac: nic.mac,
+        ..wanted
+    })
 }
 
 fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 use waifud_api::{Problem, Publish};
 use waifud_store::{InstanceRow, NodeCapacity, NodeRow, ReadTx, StoreError, Taken, WriteTx};
 use waifud_types::spec::{InstanceSpec, NicSpec, Protocol, PublishSpec};
-use waifud_types::{Verdict, WaitReason};
+use waifud_types::{InstanceId, Verdict, WaitReason};
 
 use super::default_network::is_default;
 use super::keep_address::{self, Kept};
@@ -80,7 +80,18 @@ pub fn check(
     capacities: &[NodeCapacity],
     guest_range: Ipv4Net,
 ) -> Result<(), ControlError> {
-    for (index, nic) in spec.nics.iter().enumerate() {
+    check_from(tx, spec, 0, capacities, guest_range)
+}
+
+/// Like [`check`], for the nics from position `first` on. The others have been checked when they were added.
+pub fn check_from(
+    tx: &ReadTx<'_>,
+    spec: &InstanceSpec,
+    first: usize,
+    capacities: &[NodeCapacity],
+    guest_range: Ipv4Net,
+) -> Result<(), ControlError> {
+    for (index, nic) in spec.nics.iter().enumerate().skip(first) {
         if !tx.is_network(nic.network.as_str())? {
             let known = tx.networks("", NETWORKS_NAMED)?;
             let known: Vec<_> = known.into_iter().map(|row| row.name).collect();
@@ -106,8 +117,31 @@ pub fn check(
     }
     check_publish(spec, &spec.publish)?;
     super::firewall::check_nics(spec)?;
-    check_address(spec, capacities)?;
-    super::address_owners::check(tx, spec)
+    if fixed(spec).is_some_and(|(index, _)| index >= first) {
+        check_address(spec, capacities)?;
+    }
+    super::address_owners::check(tx, spec, first)
+}
+
+/// The number of the lease of the nic at this position. It is that of the nic, which does not change when others are removed.
+pub fn lease_number(position: usize, nic: &NicSpec) -> u32 {
+    u32::try_from(nic.number().unwrap_or(position)).unwrap_or(u32::MAX)
+}
+
+/// Assigns an address to the instance's nic on `default`, if it has one.
+pub fn set_default_address(
+    tx: &mut WriteTx<'_>,
+    instance: InstanceId,
+    spec: &mut InstanceSpec,
+    address: Ipv4Addr,
+) -> Result<(), StoreError> {
+    for (position, nic) in spec.nics.iter_mut().enumerate() {
+        if is_default(&nic.network) {
+            nic.address = Some(address);
+            tx.set_lease_address(instance, lease_number(position, nic), address)?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a fixed address on `default` that is not in the subnet of a node, or not of the requested node.

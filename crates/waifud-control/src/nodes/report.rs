@@ -16,8 +16,8 @@ use super::older_copies;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::is_new_release;
 use crate::instances::moving::advances;
-use crate::instances::resize;
 use crate::instances::status::{Merged, merge};
+use crate::instances::{nics, resize};
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, Peer};
 
@@ -202,7 +202,18 @@ impl Control {
         }
         tx.set_status(row.id, &merged.status)?;
         row.status = merged.status;
-        resize::release_unused(tx, &row)
+        let nics_freed = nics::free_removed(tx, &row, report)?;
+        if nics_freed && nics::has_left_home(tx, &row)? {
+            let event = self.event(
+                "instance.updated",
+                event_builder::instance(row.id, &row.name),
+                cause,
+                "its address on default is free",
+            );
+            let revision = tx.emit(&event)?;
+            tx.set_home(row.id, None, row.node.as_slice(), revision)?;
+        }
+        Ok(resize::release_unused(tx, &row)? | nics_freed)
     }
 }
 

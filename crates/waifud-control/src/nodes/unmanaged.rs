@@ -20,6 +20,7 @@ use super::list::find_node;
 use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::require_newest;
 use crate::instances::problems as instance_problems;
+use crate::network;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError, problems};
 
@@ -133,9 +134,9 @@ impl Control {
                 }
                 other => ControlError::from(other),
             })?;
-        for (nic, spec) in (0..).zip(&spec.nics) {
+        for (position, spec) in spec.nics.iter().enumerate() {
             let lease = LeaseRow {
-                nic,
+                nic: network::lease_number(position, spec),
                 mac: spec.mac,
                 address: spec.address,
             };

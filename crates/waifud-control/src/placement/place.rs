@@ -85,12 +85,7 @@ impl Control {
     ) -> Result<InstanceRow, ControlError> {
         let node = &capacity.node;
         if let Some(address) = address {
-            for (index, nic) in (0..).zip(&mut row.spec.nics) {
-                if network::is_default(&nic.network) {
-                    nic.address = Some(address);
-                    tx.set_lease_address(row.id, index, address)?;
-                }
-            }
+            network::set_default_address(tx, row.id, &mut row.spec, address)?;
         }
         row.status.node = Some(node.name.clone());
         row.owner.name = Some(node.name.clone());

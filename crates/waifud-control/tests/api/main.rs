@@ -33,6 +33,7 @@ mod mirror;
 mod moving;
 mod names;
 mod newer_copies;
+mod nics;
 mod node_admin;
 mod node_capacities;
 mod peers;

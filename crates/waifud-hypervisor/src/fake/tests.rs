@@ -35,6 +35,45 @@ async fn the_fake_passes_the_conformance_tests() {
 }
 
 #[tokio::test]
+async fn the_fakes_nics_pass_the_conformance_tests() {
+    let fake = FakeHypervisor::new();
+    let spec = &conformance::diskless_spec;
+    conformance::nics_are_added_and_removed(&fake, spec, "br-test")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_holds_its_nics_releases_them_when_told_to_or_at_its_end() {
+    let fake = FakeHypervisor::new();
+    let mut spec = conformance::diskless_spec(InstanceId::generate(), "holds");
+    spec.nics = [0, 1]
+        .map(|number| DomainNic {
+            number,
+            tap: TapName::of(spec.id, number),
+            mac: waifud_types::MacAddr::of_guest([0, 0, 1]),
+            bridge: "br-test".to_owned(),
+            mtu: None,
+            isolated: false,
+        })
+        .to_vec();
+    let id = spec.id;
+    fake.ensure_defined(&spec).await.unwrap();
+    fake.ensure_started(id).await.unwrap();
+    fake.set_holds_nics(id, true);
+    let removed = spec.nics[1].tap.clone();
+    let nics = fake.ensure_nics(id, &spec.nics[..1]).await.unwrap();
+    assert_eq!(nics.get(&removed), Some(&LiveNic::Leaving));
+    fake.set_holds_nics(id, false);
+    let nics = fake.ensure_nics(id, &spec.nics[..1]).await.unwrap();
+    assert_eq!(nics.get(&removed), None);
+    fake.set_refuses_nics(id, Some("no port is free"));
+    let nics = fake.ensure_nics(id, &spec.nics).await.unwrap();
+    let refused = LiveNic::Refused("no port is free".to_owned());
+    assert_eq!(nics.get(&removed), Some(&refused));
+}
+
+#[tokio::test]
 async fn the_fakes_disks_pass_the_conformance_tests() {
     let fake = FakeHypervisor::new();
     let mut spec = conformance::diskless_spec(InstanceId::generate(), "conform-disk");

@@ -90,7 +90,7 @@ impl Registered {
             connect: connect.as_ptr(),
             callbacks: Vec::new(),
         };
-        // SAFETY: (for all four) libvirt calls a callback with the arguments of the function type that belongs to the
+        // SAFETY: (for all of them) libvirt calls a callback with the arguments of the function type that belongs to the
         // event's number; `virConnectDomainEventGenericCallback` is the common type to cast to, by its documentation.
         let casts = unsafe {
             [
@@ -105,6 +105,10 @@ impl Registered {
                 (
                     sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
                     std::mem::transmute::<Agent, Generic>(on_agent),
+                ),
+                (
+                    sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+                    std::mem::transmute::<DeviceRemoved, Generic>(on_device_removed),
                 ),
                 // Its function type is the common one.
                 (sys::VIR_DOMAIN_EVENT_ID_REBOOT, on_reboot as Generic),
@@ -178,6 +182,8 @@ type IoError = unsafe extern "C" fn(
     *const c_char,
     *mut c_void,
 );
+type DeviceRemoved =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, *mut c_void);
 type Agent = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
 
 /// Converts a reference to the sink into a pointer that libvirt holds.
@@ -262,6 +268,20 @@ unsafe extern "C" fn on_io_error(
     // SAFETY: libvirt passes a valid domain and the pointer of the registration.
     unsafe {
         // If the error paused the domain, there is a lifecycle event as well.
+        emit(domain, DomainEventKind::Changed, opaque);
+    }
+}
+
+/// # Safety
+/// Only libvirt may call this, as registered in `Registered::new`.
+unsafe extern "C" fn on_device_removed(
+    _connect: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: libvirt passes a valid domain and the pointer of the registration.
+    unsafe {
         emit(domain, DomainEventKind::Changed, opaque);
     }
 }

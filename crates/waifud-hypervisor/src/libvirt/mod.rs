@@ -16,11 +16,12 @@ mod domain_locks;
 mod error;
 mod events;
 pub mod kvm;
+mod nics;
 mod state;
 mod threads;
 mod verbs;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use async_trait::async_trait;
 use tokio::sync::{OnceCell, broadcast};
 use virt::connect::Connect;
 use waifud_types::node::{HypervisorFacts, Resources};
-use waifud_types::{ByteSize, InstanceId, Name};
+use waifud_types::{ByteSize, InstanceId, Name, TapName};
 
 use self::agents::Agents;
 use self::connection::Connector;
@@ -39,8 +40,8 @@ use self::threads::Threads;
 use self::verbs::NodeFacts;
 use crate::xml::RenderOptions;
 use crate::{
-    ByteStream, Device, DomainEvent, DomainSpec, HostFacts, Hypervisor, HypervisorError,
-    ObservedDomain,
+    ByteStream, Device, DomainEvent, DomainNic, DomainSpec, HostFacts, Hypervisor, HypervisorError,
+    LiveNic, ObservedDomain,
 };
 
 /// Concurrent calls. libvirtd serializes most of them, so more would only be queued there.
@@ -262,6 +263,18 @@ impl Hypervisor for LibvirtHypervisor {
         let disk = disk.clone();
         self.call_on(id, "resize the disk", move |connect| {
             verbs::ensure_disk_size(connect, id, &disk, size)
+        })
+        .await
+    }
+
+    async fn ensure_nics(
+        &self,
+        id: InstanceId,
+        nics: &[DomainNic],
+    ) -> Result<BTreeMap<TapName, LiveNic>, HypervisorError> {
+        let nics = nics.to_vec();
+        self.call_on(id, "change the nics", move |connect| {
+            nics::ensure_nics(connect, id, &nics)
         })
         .await
     }

@@ -231,7 +231,7 @@ fn lookup(connect: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
     Domain::lookup_by_uuid(connect, *id.as_uuid()).unless_gone("find the domain")
 }
 
-fn existing(connect: &Connect, id: InstanceId) -> Result<Domain, Fault> {
+pub(super) fn existing(connect: &Connect, id: InstanceId) -> Result<Domain, Fault> {
     lookup(connect, id)?.ok_or(Fault::Known(HypervisorError::NotFound(id)))
 }
 
@@ -293,7 +293,7 @@ fn described(xml: &str) -> Result<Described, Fault> {
     xml::describe(xml).map_err(|error| invalid_xml(&error))
 }
 
-fn invalid_xml(error: &xml::XmlError) -> Fault {
+pub(super) fn invalid_xml(error: &xml::XmlError) -> Fault {
     Fault::Known(HypervisorError::Other {
         operation: "get the domain's XML",
         message: error.to_string(),

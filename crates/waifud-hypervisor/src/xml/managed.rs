@@ -13,6 +13,10 @@ pub(super) const NAMESPACE: &str = "urn:waifud:domain:1";
 const ALIAS: &str = "ua-waifud-";
 /// The rest of the prefix of our disks' aliases.
 const DISK: &str = "disk-";
+/// The rest of the prefix of our nics' aliases.
+const NIC: &str = "nic-";
+/// The model of the controllers that devices are plugged into.
+pub(super) const ROOT_PORT: &str = "pcie-root-port";
 
 /// The element that marks a device with one of waifud's aliases.
 pub(super) fn alias(name: impl std::fmt::Display) -> Element {
@@ -22,6 +26,22 @@ pub(super) fn alias(name: impl std::fmt::Display) -> Element {
 /// The element that gives a disk its alias.
 pub(super) fn disk_alias(disk: &Name) -> Element {
     alias(format_args!("{DISK}{disk}"))
+}
+
+/// The element that gives a nic its alias.
+pub(super) fn nic_alias(number: usize) -> Element {
+    alias(format_args!("{NIC}{number}"))
+}
+
+/// Whether a device is a nic that waifud added, by its alias.
+pub(super) fn is_our_nic(device: &Element) -> bool {
+    let alias = alias_of(device).and_then(our_alias);
+    device.name == "interface" && alias.is_some_and(|alias| alias.starts_with(NIC))
+}
+
+/// Whether a device is a port for others.
+pub(super) fn is_root_port(device: &Element) -> bool {
+    device.name == "controller" && device.attribute("model") == Some(ROOT_PORT)
 }
 
 /// The alias of a device, ours or not.

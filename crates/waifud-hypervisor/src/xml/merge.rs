@@ -6,7 +6,7 @@
 //! addresses that libvirt assigned, so that the guest's nic keeps its name after a change.
 
 use super::RenderOptions;
-use super::managed::{alias_of, has_our_alias, is_our_device, is_our_metadata};
+use super::managed::{alias_of, has_our_alias, is_our_device, is_our_metadata, is_root_port};
 use super::render::{domain, letters};
 use super::smbios;
 use super::tree::{Element, XmlError};
@@ -51,6 +51,7 @@ pub fn merge(
         for device in &mut devices.children {
             keep_address(device, old);
         }
+        add_only_missing_ports(&mut devices.children, &kept);
         devices.children.extend(kept);
     }
     let is_rendered = |name: &str| {
@@ -64,6 +65,28 @@ pub fn merge(
         .collect();
     merged.children.extend(kept);
     Ok(merged.write())
+}
+
+/// Removes as many of the rendered root ports as the domain has already, and gives the others numbers that are free. Existing ones
+/// are kept, because the addresses of devices name them.
+fn add_only_missing_ports(rendered: &mut Vec<Element>, kept: &[Element]) {
+    let mut has = kept.iter().filter(|device| is_root_port(device)).count();
+    rendered.retain(|device| {
+        let missing = !is_root_port(device) || has == 0;
+        has -= usize::from(!missing);
+        missing
+    });
+    let index = |device: &Element| device.attribute("index")?.parse::<usize>().ok();
+    let is_pci =
+        |device: &&Element| device.name == "controller" && device.attribute("type") == Some("pci");
+    let taken: Vec<usize> = kept.iter().filter(is_pci).filter_map(index).collect();
+    let mut free = (1..).filter(|number| !taken.contains(number));
+    for port in rendered.iter_mut().filter(|device| is_root_port(device)) {
+        let attribute = port.attributes.iter_mut().find(|(name, _)| name == "index");
+        if let (Some((_, index)), Some(number)) = (attribute, free.next()) {
+            *index = number.to_string();
+        }
+    }
 }
 
 /// Renames waifud's disks whose target name a kept disk has: for example `vdb`, if a user attached a disk before the
@@ -233,6 +256,24 @@ mod tests {
         assert_eq!(once.matches("qemu:arg").count(), 4, "{once}");
         assert!(once.contains("type=11,value=theirs"), "{once}");
         assert_eq!(merge(&spec, OPTIONS, "new", &once).unwrap(), once);
+    }
+
+    #[test]
+    fn a_redefinition_adds_only_the_root_ports_that_are_missing() {
+        let ports = |xml: &str| xml.matches("pcie-root-port").count();
+        let rendered = render(&spec(), OPTIONS, "old");
+        assert_eq!(ports(&rendered), 11, "2 disks, 1 nic, 4 others, 4 spare");
+        let mut more = spec();
+        let mut second = more.nics[0].clone();
+        second.number = 1;
+        more.nics.push(second);
+        let merged = merge(&more, OPTIONS, "new", &rendered).unwrap();
+        assert_eq!(ports(&merged), 12);
+        let fewer = merge(&spec(), OPTIONS, "new", &merged).unwrap();
+        assert_eq!(ports(&fewer), 12, "devices may be on any of them");
+        let older =
+            edited_definition().replace("<controller type='pci' model='pcie-root-port'/>", "");
+        assert_eq!(ports(&merge(&spec(), OPTIONS, "new", &older).unwrap()), 11);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod device_settings;
 mod drift;
 mod escaped;
+mod live_nics;
 mod managed;
 mod merge;
 mod observe;
@@ -14,7 +15,8 @@ mod smbios;
 mod tree;
 
 pub(crate) use drift::{added, changed};
+pub use live_nics::{LiveNicDevice, has_nic, live_nics};
 pub use merge::merge;
 pub use observe::{Described, describe, disk_target, emulator, socket};
-pub use render::{RenderOptions, render};
+pub use render::{RenderOptions, nic_device, render};
 pub use tree::XmlError;

@@ -8,7 +8,7 @@ use waifud_types::template::Firmware;
 use waifud_types::{ByteSize, VolumeSource};
 
 use super::device_settings;
-use super::managed::{NAMESPACE, alias, disk_alias};
+use super::managed::{NAMESPACE, ROOT_PORT, alias, disk_alias, nic_alias};
 use super::smbios;
 use super::tree::Element;
 use crate::{DomainDisk, DomainNic, DomainSpec};
@@ -133,12 +133,11 @@ fn cpu(kind: HypervisorKind) -> Element {
 
 fn devices(spec: &DomainSpec, options: RenderOptions) -> Element {
     let disks = spec.disks.iter().enumerate();
-    let nics = spec.nics.iter().enumerate();
     let seed = spec.seed.as_deref();
     Element::new("devices")
         .children(disks.map(|(index, one)| disk(index, one, options)))
         .children(seed.map(|path| seed_disk(spec.disks.len(), path, options)))
-        .children(nics.map(|(index, one)| nic(index, one)))
+        .children(spec.nics.iter().map(nic))
         .child(serial(&spec.console_socket, &spec.console_log))
         .child(
             Element::new("channel")
@@ -178,6 +177,8 @@ fn devices(spec: &DomainSpec, options: RenderOptions) -> Element {
                 .with("freePageReporting", "on")
                 .child(alias("balloon")),
         )
+        // Last, as in a definition that keeps them.
+        .children((1..=root_ports(spec)).map(root_port))
 }
 
 fn path(path: &Path) -> String {
@@ -281,7 +282,33 @@ pub(super) fn letters(index: usize) -> String {
     text
 }
 
-fn nic(index: usize, nic: &DomainNic) -> Element {
+/// Ports for devices that are added to the running guest, for example nics. QEMU cannot add ports later.
+const SPARE_ROOT_PORTS: usize = 4;
+/// The devices that each domain has on a port, besides disks and nics: the serial bus of the guest agent, the random number
+/// generator, the balloon and the USB controller.
+const FIXED_DEVICES: usize = 4;
+
+/// The number of PCI Express root ports. libvirt uses them for the devices of the definition, and adds none beyond what these
+/// need.
+fn root_ports(spec: &DomainSpec) -> usize {
+    let disks = spec.disks.len() + usize::from(spec.seed.is_some());
+    FIXED_DEVICES + disks + spec.nics.len() + SPARE_ROOT_PORTS
+}
+
+/// A port with this number, which is also that of the bus behind it; 0 is the root.
+fn root_port(index: usize) -> Element {
+    Element::new("controller")
+        .with("type", "pci")
+        .with("index", index)
+        .with("model", ROOT_PORT)
+}
+
+/// The definition of a nic, for a running domain.
+pub fn nic_device(one: &DomainNic) -> String {
+    nic(one).write()
+}
+
+fn nic(nic: &DomainNic) -> Element {
     let mut element = Element::new("interface")
         .with("type", "bridge")
         .child(Element::new("mac").with("address", nic.mac))
@@ -294,7 +321,7 @@ fn nic(index: usize, nic: &DomainNic) -> Element {
     if nic.isolated {
         element = element.child(Element::new("port").with("isolated", "yes"));
     }
-    element.child(alias(format_args!("nic-{index}")))
+    element.child(nic_alias(nic.number))
 }
 
 fn serial(socket: &Path, log: &Path) -> Element {
@@ -361,6 +388,7 @@ pub(super) mod tests {
                 },
             ],
             nics: vec![DomainNic {
+                number: 0,
                 tap: TapName::of(id, 0),
                 mac: "52:54:00:12:34:56".parse().unwrap(),
                 bridge: "waifud0".to_owned(),

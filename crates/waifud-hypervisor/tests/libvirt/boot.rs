@@ -8,7 +8,8 @@ use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use waifud_hypervisor::{
-    DomainDisk, DomainEventKind, DomainSpec, DomainState, Hypervisor, HypervisorError, OffReason,
+    DomainDisk, DomainEventKind, DomainSpec, DomainState, Hypervisor, HypervisorError, LiveNic,
+    OffReason,
 };
 use waifud_images::{Guest, build, default_cache_dir};
 use waifud_lab::testing;
@@ -17,6 +18,7 @@ use waifud_storage::StoragePool;
 use waifud_storage::qcow2::Qcow2Pool;
 use waifud_types::{ByteSize, Digest, InstanceId, Name, VolumeId, VolumeSource};
 
+use crate::domains::isolated_nic;
 use crate::node::{Node, QEMU, until, wait_for_event};
 
 /// The time limit of a boot: emulated, on a machine that may be busy with other tests.
@@ -152,6 +154,8 @@ async fn the_tiny_guest_starts_its_agent_and_shuts_down_on_request() {
     assert_eq!(std::fs::metadata(&stored).unwrap().uid(), 0);
     assert_eq!(std::fs::metadata(&tiny.path).unwrap().uid(), QEMU);
 
+    a_nic_comes_and_goes_while_the_guest_runs(&node, id).await;
+
     node.hypervisor.request_shutdown(id).await.unwrap();
     until("the guest's own power-off", || async {
         let seen = node.hypervisor.get(id).await.unwrap().unwrap();
@@ -201,6 +205,35 @@ async fn a_guest_that_a_full_pool_paused_continues_when_it_is_resumed() {
     })
     .await;
     node.hypervisor.ensure_absent(id).await.unwrap();
+}
+
+/// A nic is added to the running guest, which sees it and later releases it.
+async fn a_nic_comes_and_goes_while_the_guest_runs(node: &Node, id: InstanceId) {
+    node.run(["ip", "link", "add", "br-test", "type", "bridge"])
+        .unwrap();
+    node.run(["ip", "link", "set", "br-test", "up"]).unwrap();
+    let nic = isolated_nic(id, "br-test");
+    let taps = || node.run(["ls", "/sys/class/net"]).unwrap();
+    let sees = async || {
+        let command = json!({"execute": "guest-network-get-interfaces"});
+        let interfaces = ask(node, id, command).await.unwrap();
+        interfaces.to_string().contains(&nic.mac.to_string())
+    };
+    assert!(!sees().await);
+    let added = node.hypervisor.ensure_nics(id, std::slice::from_ref(&nic));
+    let expected = [(nic.tap.clone(), LiveNic::Attached)];
+    assert_eq!(added.await.unwrap(), expected.into());
+    until("the guest to see the nic", &sees).await;
+    assert!(taps().contains(nic.tap.as_str()));
+    let mut events = node.hypervisor.events();
+    until("the guest to release the nic", || async {
+        let left = node.hypervisor.ensure_nics(id, &[]).await.unwrap();
+        left.is_empty()
+    })
+    .await;
+    wait_for_event(&mut events, DomainEventKind::Changed).await;
+    assert!(!taps().contains(nic.tap.as_str()));
+    assert!(!sees().await);
 }
 
 /// Reads a small file in the guest, as the agent's readiness check does.

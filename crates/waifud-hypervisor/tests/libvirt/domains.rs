@@ -22,6 +22,17 @@ async fn libvirt_passes_the_conformance_tests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn libvirts_nics_pass_the_conformance_tests() {
+    let Some(node) = Node::up() else { return };
+    node.run(["ip", "link", "add", "br-test", "type", "bridge"])
+        .unwrap();
+    node.run(["ip", "link", "set", "br-test", "up"]).unwrap();
+    conformance::nics_are_added_and_removed(&*node.hypervisor, &Node::spec, "br-test")
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn libvirts_disks_pass_the_conformance_tests() {
     let Some(node) = Node::up() else { return };
     let mut spec = Node::spec(InstanceId::generate(), "conform-disk");
@@ -96,8 +107,9 @@ async fn domains_of_others_are_neither_listed_nor_changed() {
     assert!(node.virsh(["list", "--all"]).unwrap().contains("foreign"));
 }
 
-fn isolated_nic(id: InstanceId, bridge: &str) -> DomainNic {
+pub fn isolated_nic(id: InstanceId, bridge: &str) -> DomainNic {
     DomainNic {
+        number: 0,
         tap: TapName::of(id, 0),
         mac: "52:54:00:00:00:01".parse().unwrap(),
         bridge: bridge.to_owned(),

@@ -70,6 +70,7 @@ impl Driver {
             grow_failed: false,
             port_failed: false,
             bundle_failed: false,
+            nics_failed: false,
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) fn apply(seen: &mut Observed, step: Step) {
         }
         Step::EnsureSeed => seen.seed = true,
         Step::EnsurePort => seen.port = true,
+        Step::EnsureNics => seen.nics = true,
         Step::EnsureBundle => {
             seen.bundle = true;
             seen.assigned = true;
@@ -26,7 +27,11 @@ pub(crate) fn apply(seen: &mut Observed, step: Step) {
                 seen.domain = Some(DomainState::Off(OffReason::Unknown));
             }
         }
-        Step::Start => seen.domain = Some(DomainState::Running),
+        Step::Start => {
+            seen.domain = Some(DomainState::Running);
+            // It is started from a definition with all of them.
+            seen.nics = true;
+        }
         Step::ForceOff => {
             seen.domain = Some(DomainState::Off(OffReason::Destroyed));
         }

@@ -17,6 +17,7 @@ impl Driver {
             self.prepared = None;
             self.defined = None;
             self.seeded = Seeded::Unknown;
+            self.nics = None;
             return Ensured::default();
         };
         let choice = self.choice(want);
@@ -47,6 +48,7 @@ impl Driver {
             defined,
             seed: self.seeded == Seeded::wanted(want, by_disk),
             by_disk,
+            nics: self.nics.as_ref().is_some_and(|nics| nics.are_final(want)),
         }
     }
 

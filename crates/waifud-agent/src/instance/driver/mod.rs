@@ -12,6 +12,7 @@ mod background;
 mod circumstances;
 mod effect;
 mod ensured;
+mod nics;
 mod readiness;
 mod receive;
 mod report;
@@ -42,6 +43,7 @@ use crate::instance::datasource::{Choice, Seeded};
 use crate::instance::disks::Disks;
 use crate::instance::drift::Drift;
 use crate::instance::failure::Failure;
+use crate::instance::nics::EnsuredNics;
 use crate::instance::observe;
 use crate::instance::planner::{self, Observed, Step, Wait};
 use crate::instance::signals::Signal;
@@ -77,6 +79,8 @@ pub(crate) struct Driver {
     copied: Option<CopyPath>,
     defined: Option<DomainSpec>,
     seeded: Seeded,
+    /// The nics of the running guest, as this process last ensured them.
+    nics: Option<EnsuredNics>,
     /// How the guest finds its documents at the next start; chosen once per pass.
     choice: Option<Choice>,
     retry: Backoff,
@@ -101,6 +105,7 @@ impl Driver {
             copied: None,
             defined: None,
             seeded: Seeded::Unknown,
+            nics: None,
             choice: None,
             retry: Backoff::new(timing.retry_min, timing.retry_max),
             restart: RestartTimer::default(),
@@ -170,6 +175,9 @@ impl Driver {
                 return pause;
             }
         };
+        if !seen.is_on() {
+            self.nics = None;
+        }
         let released = match &view.desired {
             DesiredState::Release(handover) => handover.reported(),
             _ => None,
@@ -257,6 +265,7 @@ impl Driver {
                     self.record_failure(step, failure);
                     failed = true;
                     now.port_failed |= step == Step::EnsurePort;
+                    now.nics_failed |= step == Step::EnsureNics;
                     now.bundle_failed |= step == Step::EnsureBundle;
                     now.grow_failed |= step == Step::GrowDisks;
                 }
@@ -304,6 +313,6 @@ impl Driver {
 fn is_repair(step: Step) -> bool {
     matches!(
         step,
-        Step::EnsurePort | Step::EnsureBundle | Step::GrowDisks
+        Step::EnsurePort | Step::EnsureNics | Step::EnsureBundle | Step::GrowDisks
     )
 }

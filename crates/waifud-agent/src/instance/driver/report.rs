@@ -100,6 +100,7 @@ impl Driver {
             failure: self.progress.failure.as_ref(),
             next_start: self.restart.next_start,
             full_pool: self.full_pool.clone(),
+            nics: self.nics.as_ref(),
             conditions: conditions::of_instance(
                 &self.shared,
                 &view.record,

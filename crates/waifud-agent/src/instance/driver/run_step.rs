@@ -12,6 +12,7 @@ use crate::instance::datasource::Seeded;
 use crate::instance::disks;
 use crate::instance::domain_spec;
 use crate::instance::failure::Failure;
+use crate::instance::nics::EnsuredNics;
 use crate::instance::planner::{Observed, Step};
 use crate::instance::steps;
 
@@ -68,13 +69,18 @@ impl Driver {
                 if let Some(begun) = self.background.port.take() {
                     let _asked_again = begun.await;
                 }
-                let ensured = shared.network.ensure(&shared.table, self.id).await;
-                ensured.map_err(Failure::from)
+                self.ensure_ports(view, seen).await
             }
+            (DesiredState::Keep(want), Step::EnsureNics) => self.ensure_nics(want).await,
             (DesiredState::Keep(want), Step::Define) => self.define(want).await,
             (DesiredState::Keep(want), Step::Start) => {
                 self.resume_after = Some(Instant::now() + Duration::from_secs(5));
-                steps::start(&shared, want, self.choice(want), seen.is_on()).await
+                let choice = self.choice(want);
+                let started = steps::start(&shared, want, choice, seen.is_on()).await;
+                if started.is_ok() && !seen.is_on() {
+                    self.nics = Some(EnsuredNics::of_start(want));
+                }
+                started
             }
             (DesiredState::Keep(want), Step::GrowDisks) => disks::grow_disks(&shared, want).await,
             (_, Step::RequestShutdown) => {

@@ -1,6 +1,7 @@
 //! Single plans and decisions of the planner.
 
 use super::*;
+use crate::control_link::record::RemovedNic;
 
 #[test]
 fn a_creation_takes_its_steps_in_order() {
@@ -93,6 +94,7 @@ fn a_running_guest_is_still_maintained_when_every_step_fails() {
     let now = Circumstances {
         port_failed: true,
         bundle_failed: true,
+        nics_failed: true,
         grow_failed: true,
         ..fair()
     };
@@ -104,12 +106,52 @@ fn a_running_guest_is_still_maintained_when_every_step_fails() {
 }
 
 #[test]
+fn ports_of_removed_nics_are_removed_after_the_guest_has_released_them_or_is_off() {
+    let want = sample_instance("web");
+    let desired = DesiredState::Keep(Box::new(want.clone()));
+    let removed = |released| Memory {
+        removed_nics: vec![RemovedNic {
+            number: 1,
+            nic: want.spec.nics[0].clone(),
+            bridge: None,
+            released,
+        }],
+        ..Memory::default()
+    };
+    let mut seen = Observed {
+        bundle: true,
+        grown: true,
+        ..running(&want)
+    };
+    let step = |memory: &Memory, seen: &Observed| next(&desired, memory, seen, fair());
+    assert_eq!(step(&removed(false), &seen), Step::EnsureNics);
+    seen.nics = true;
+    assert_eq!(
+        step(&removed(false), &seen),
+        Step::WatchReady,
+        "the guest still has it"
+    );
+    assert_eq!(step(&removed(true), &seen), Step::EnsurePort);
+    seen.domain = Some(DomainState::Off(OffReason::Destroyed));
+    seen.defined = false;
+    (seen.image, seen.volumes, seen.seed) = (true, true, true);
+    assert_eq!(
+        step(&removed(false), &seen),
+        Step::Define,
+        "the definition may have it"
+    );
+    seen.defined = true;
+    assert_eq!(step(&removed(false), &seen), Step::EnsurePort);
+}
+
+#[test]
 fn the_disks_of_a_running_guest_are_grown_and_those_of_a_paused_one_are_not() {
     let want = sample_instance("web");
     let desired = DesiredState::Keep(Box::new(want.clone()));
     let with = |domain| Observed {
         domain: Some(domain),
         bundle: true,
+        nics: true,
         grown: false,
         ..running(&want)
     };

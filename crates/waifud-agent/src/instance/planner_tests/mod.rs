@@ -46,9 +46,9 @@ prop_compose! {
     fn observed()(
         domain in domain(),
         epoch in proptest::option::of(1_u64..4),
-        flags in any::<[bool; 13]>(),
+        flags in any::<[bool; 14]>(),
     ) -> Observed {
-        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, readiness_final, seed, by_disk, grown] =
+        let [foreign, defined, image, volumes, lost, leftovers, port, bundle, assigned, readiness_final, seed, by_disk, grown, nics] =
             flags;
         Observed {
             epoch: epoch.filter(|_| domain.is_some()).map(Epoch),
@@ -65,6 +65,7 @@ prop_compose! {
             assigned: assigned || bundle,
             readiness_final,
             grown,
+            nics,
             domain,
         }
     }
@@ -118,12 +119,13 @@ fn wanted() -> impl Strategy<Value = AgentInstance> {
 }
 
 fn circumstances() -> impl Strategy<Value = Circumstances> {
-    any::<[bool; 10]>().prop_map(|[a, b, c, d, e, f, g, h, i, j]| Circumstances {
+    any::<[bool; 11]>().prop_map(|[a, b, c, d, e, f, g, h, i, j, k]| Circumstances {
         start_allowed: a,
         restart_due: b,
         grace_over: c,
         space_returned: d,
         port_failed: e,
+        nics_failed: k,
         bundle_failed: f,
         ask_again: g,
         unconfirmed: j,
@@ -182,6 +184,7 @@ fn fair() -> Circumstances {
         ask_again: false,
         space_returned: true,
         port_failed: false,
+        nics_failed: false,
         bundle_failed: false,
         unconfirmed: false,
         host_stopping: false,
@@ -206,10 +209,13 @@ fn go(
         }
         let step = next(desired, &memory, &seen, now);
         match step {
-            Step::Idle if now.port_failed || now.bundle_failed || now.grow_failed => {
+            Step::Idle
+                if now.port_failed || now.nics_failed || now.bundle_failed || now.grow_failed =>
+            {
                 // The driver begins another pass after a pause.
                 now.grow_failed = false;
                 now.port_failed = false;
+                now.nics_failed = false;
                 now.bundle_failed = false;
             }
             // Time passes; a wait that time cannot end ends the run.
@@ -221,6 +227,7 @@ fn go(
             _ if fails.contains(&round) => {
                 if seen.is_on() {
                     now.port_failed |= step == Step::EnsurePort;
+                    now.nics_failed |= step == Step::EnsureNics;
                     now.bundle_failed |= step == Step::EnsureBundle;
                     now.grow_failed |= step == Step::GrowDisks;
                 }
@@ -288,6 +295,16 @@ proptest! {
                 prop_assert!(seen.lost.is_none() && now.start_allowed && !now.host_stopping);
                 prop_assert!(restart_policy::may_start(&memory, policy));
             }
+        }
+    }
+
+    #[test]
+    fn nics_change_only_in_a_running_guest_whose_ports_have_their_rules(
+        want in wanted(), memory in memory(), seen in observed(), now in circumstances(),
+    ) {
+        let step = next(&DesiredState::Keep(Box::new(want)), &memory, &seen, now);
+        if step == Step::EnsureNics {
+            prop_assert!(seen.domain == Some(DomainState::Running) && seen.port && !seen.nics);
         }
     }
 

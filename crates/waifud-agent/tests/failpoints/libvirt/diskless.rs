@@ -1,7 +1,7 @@
 //! The real adapter, for domains that are only a QEMU with halted CPUs: without disks and nics, with little memory. The
 //! guest is simulated: it counts as running, grows its disks and answers like a guest agent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,10 +12,10 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use waifud_hypervisor::libvirt::LibvirtHypervisor;
 use waifud_hypervisor::{
-    ByteStream, Device, DomainEvent, DomainSpec, DomainState, HostFacts, Hypervisor,
-    HypervisorError, ObservedDomain,
+    ByteStream, Device, DomainEvent, DomainNic, DomainSpec, DomainState, HostFacts, Hypervisor,
+    HypervisorError, LiveNic, ObservedDomain,
 };
-use waifud_types::{ByteSize, InstanceId, Name};
+use waifud_types::{ByteSize, InstanceId, Name, TapName};
 
 /// A guest of 2 GiB becomes one of 32 MiB.
 const SHARE: u64 = 64;
@@ -118,6 +118,19 @@ impl Hypervisor for Diskless {
         } else {
             Err(HypervisorError::NotRunning(id))
         }
+    }
+
+    /// Simulated, because there are no nics. Changing them with libvirt is tested in the adapter's own tests.
+    async fn ensure_nics(
+        &self,
+        id: InstanceId,
+        nics: &[DomainNic],
+    ) -> Result<BTreeMap<TapName, LiveNic>, HypervisorError> {
+        if !self.is_on(id).await? {
+            return Err(HypervisorError::NotRunning(id));
+        }
+        let taps = nics.iter().map(|nic| nic.tap.clone());
+        Ok(taps.map(|tap| (tap, LiveNic::Attached)).collect())
     }
 
     async fn agent_command(

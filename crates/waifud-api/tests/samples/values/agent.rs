@@ -378,6 +378,7 @@ fn instance_report() -> InstanceReport {
         ready: status.ready,
         ready_by: status.ready_by,
         addresses: status.addresses,
+        nics: Some(status.nics),
         step: status.step,
         restart_needed: status.restart_needed,
         cloud_init: status.cloud_init,

@@ -14,7 +14,7 @@ use waifud_types::spec::{
 };
 use waifud_types::status::{
     AddressFamily, AddressSource, CloudInitState, CloudInitStatus, HypervisorKind, InstanceAddress,
-    InstanceStatus, ReadyBy, StepStatus, StoppedBy,
+    InstanceStatus, NicState, NicStatus, ReadyBy, StepStatus, StoppedBy,
 };
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
@@ -110,6 +110,18 @@ pub fn kinds() -> Vec<Kind> {
                 ReadyBy::Other,
             ],
         ),
+        Kind::values(
+            "NicState",
+            [
+                NicState::Attached,
+                NicState::Adding,
+                NicState::NextStart,
+                NicState::Removing,
+                NicState::Off,
+                NicState::Other,
+            ],
+        ),
+        Kind::request("CreateNic", [("", create_nic())]),
         Kind::values("HypervisorKind", [HypervisorKind::Kvm, HypervisorKind::Tcg]),
         Kind::values(
             "StoppedBy",
@@ -240,6 +252,13 @@ pub fn status() -> InstanceStatus {
             source: AddressSource::Assigned,
             primary: true,
         }],
+        nics: vec![NicStatus {
+            name: parse("eth0"),
+            network: parse("lan"),
+            mac: parse("52:54:00:12:34:56"),
+            state: NicState::Removing,
+            reason: text("the guest has not released it yet"),
+        }],
         step: Some(StepStatus {
             name: "image".to_owned(),
             percent: Some(40),
@@ -360,16 +379,20 @@ fn create() -> CreateInstance {
         priority: 10,
         protected: true,
         mac: Some(parse("52:54:00:01:02:03")),
-        nics: vec![CreateNic {
-            network: text("lan"),
-            address: text("192.168.1.50/24"),
-            gateway: text("192.168.1.1"),
-            allow_addresses: texts(&["192.168.1.200"]),
-            mac: Some(parse("52:54:00:01:02:03")),
-        }],
+        nics: vec![create_nic()],
         publish: vec![publish()],
         firewall: firewall::set(),
         placement: placement(),
+    }
+}
+
+fn create_nic() -> CreateNic {
+    CreateNic {
+        network: text("lan"),
+        address: text("192.168.1.50/24"),
+        gateway: text("192.168.1.1"),
+        allow_addresses: texts(&["192.168.1.200"]),
+        mac: Some(parse("52:54:00:01:02:03")),
     }
 }
 

@@ -391,11 +391,6 @@ pub(super) fn new_address(
     let Some(address) = address else {
         return Ok(None);
     };
-    for (index, nic) in (0..).zip(&mut row.spec.nics) {
-        if network::is_default(&nic.network) {
-            nic.address = Some(address);
-            tx.set_lease_address(row.id, index, address)?;
-        }
-    }
+    network::set_default_address(tx, row.id, &mut row.spec, address)?;
     Ok(Some(address))
 }
