@@ -38,7 +38,7 @@ enum Wake {
     /// Names of other nodes' instances may have changed.
     Names,
     /// A frame that has no revision.
-    Frame(WatchFrame),
+    Frame(Box<WatchFrame>),
     /// waifud stops.
     Stop,
 }
@@ -123,7 +123,7 @@ impl SliceWatch {
                         self.read_names().await?;
                         continue;
                     }
-                    Wake::Frame(frame) => return Ok(Some(frame)),
+                    Wake::Frame(frame) => return Ok(Some(*frame)),
                     Wake::Stop => return Ok(None),
                 }
             }
@@ -191,9 +191,9 @@ impl SliceWatch {
             };
             tokio::select! {
                 () = self.control.stop_token().cancelled() => return Wake::Stop,
-                () = sleep_until(ping) => return Wake::Frame(WatchFrame::Ping),
+                () = sleep_until(ping) => return Wake::Frame(Box::new(WatchFrame::Ping)),
                 () = names_due => return Wake::Names,
-                order = self.registration.next() => return Wake::Frame(order),
+                order = self.registration.next() => return Wake::Frame(Box::new(order)),
                 changed = self.changes.changed() => {
                     return if changed.is_ok() { Wake::Changes } else { Wake::Stop };
                 }
