@@ -9,6 +9,7 @@ use qrcode::{EcLevel, QrCode};
 use rand::RngCore;
 use serde::Serialize;
 use waifud_api::{CreateFabricClient, FabricClient, FabricClientConfig};
+use waifud_types::Name;
 use waifud_types::fabric_client::configuration;
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -137,7 +138,7 @@ fn list(clients: &[FabricClient]) -> String {
         return String::new();
     }
     let row = |client: &FabricClient| {
-        let newer: Vec<_> = client.newer_nodes.iter().map(|n| n.as_str()).collect();
+        let newer: Vec<_> = client.newer_nodes.iter().map(Name::as_str).collect();
         vec![
             client.name.to_string(),
             client.address.to_string(),

@@ -107,16 +107,15 @@ impl Control {
     /// An unused address of the clients' network, which is reserved with the first client.
     fn free_client_address(&self, tx: &mut WriteTx<'_>) -> Result<Ipv4Addr, ControlError> {
         let range = self.config().guest_range;
-        let network = match tx.client_subnet()? {
-            Some(network) => network,
-            None => {
-                let nodes = tx.nodes("", u32::MAX)?;
-                let routes: Vec<Ipv4Net> = nodes.into_iter().flat_map(|n| n.facts.routes).collect();
-                let network = subnet::free_subnet(range, &tx.subnets()?, &routes)
-                    .ok_or_else(|| client_problems::no_subnet(range))?;
-                tx.set_client_subnet(network)?;
-                network
-            }
+        let network = if let Some(network) = tx.client_subnet()? {
+            network
+        } else {
+            let nodes = tx.nodes("", u32::MAX)?;
+            let routes: Vec<Ipv4Net> = nodes.into_iter().flat_map(|n| n.facts.routes).collect();
+            let network = subnet::free_subnet(range, &tx.subnets()?, &routes)
+                .ok_or_else(|| client_problems::no_subnet(range))?;
+            tx.set_client_subnet(network)?;
+            network
         };
         let mut taken: Vec<_> = tx.fabric_clients()?.iter().map(|row| row.address).collect();
         taken.sort_unstable();

@@ -41,7 +41,7 @@ enum Wake {
     /// Addresses in firewalls may have changed.
     Peers,
     /// A frame that has no revision.
-    Frame(WatchFrame),
+    Frame(Box<WatchFrame>),
     /// waifud stops.
     Stop,
 }
@@ -132,7 +132,7 @@ impl SliceWatch {
                         self.read_peers().await?;
                         continue;
                     }
-                    Wake::Frame(frame) => return Ok(Some(frame)),
+                    Wake::Frame(frame) => return Ok(Some(*frame)),
                     Wake::Stop => return Ok(None),
                 }
             }
@@ -238,10 +238,10 @@ impl SliceWatch {
             };
             tokio::select! {
                 () = self.control.stop_token().cancelled() => return Wake::Stop,
-                () = sleep_until(ping) => return Wake::Frame(WatchFrame::Ping),
+                () = sleep_until(ping) => return Wake::Frame(Box::new(WatchFrame::Ping)),
                 () = names_due => return Wake::Names,
                 () = self.peers.due() => return Wake::Peers,
-                order = self.registration.next() => return Wake::Frame(order),
+                order = self.registration.next() => return Wake::Frame(Box::new(order)),
                 changed = self.changes.changed() => {
                     return if changed.is_ok() { Wake::Changes } else { Wake::Stop };
                 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rtnetlink::{LinkUnspec, LinkVeth, new_connection};
@@ -329,7 +329,9 @@ impl Lab {
             .flatten()
             .flatten();
         let names = files.filter_map(|file| file.file_name().into_string().ok());
-        let configs = names.filter(|name| name.starts_with("served-") && name.ends_with(".conf"));
+        let configs = names.filter(|name| {
+            name.starts_with("served-") && Path::new(name).extension() == Some("conf".as_ref())
+        });
         configs
             .flat_map(|name| {
                 let path = self.run_dir().join(name);
