@@ -145,7 +145,10 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
             for rule in rules {
                 line("firewall", &escape(&rule.to_string()));
             }
-            line("firewall", &format!("otherwise {incoming} in, {outgoing} out"));
+            line(
+                "firewall",
+                &format!("otherwise {incoming} in, {outgoing} out"),
+            );
         }
         line(
             "template",

@@ -1,7 +1,7 @@
 //! The firewall of an instance: its change, and its rules with the packets that the node has counted.
 
-use waifud_api::{Problem, 
-    FirewallDefault, FirewallRuleState, InstanceFirewall, PeerAddresses, SetFirewall,
+use waifud_api::{
+    FirewallDefault, FirewallRuleState, InstanceFirewall, PeerAddresses, Problem, SetFirewall,
 };
 use waifud_store::{InstanceRow, NodeRow, ReadTx};
 use waifud_types::FirewallSpec;
