@@ -1,5 +1,7 @@
 //! `waifuctl firewall …`
 
+use std::fmt::Write;
+
 use waifud_api::client::ClientError;
 use waifud_api::{
     FirewallDefault, FirewallRuleState, Instance, InstanceFirewall, SetFirewall, UpdateInstance,
@@ -322,7 +324,7 @@ fn addresses(state: &FirewallRuleState) -> String {
     });
     let mut text = shown.collect::<Vec<_>>().join(",");
     if all.len() > ADDRESSES_SHOWN {
-        text.push_str(&format!(" and {} more", all.len() - ADDRESSES_SHOWN));
+        let _infallible = write!(text, " and {} more", all.len() - ADDRESSES_SHOWN);
     }
     text
 }

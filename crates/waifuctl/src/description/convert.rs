@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use waifud_api::{CreateInstance, Publish};
+use waifud_api::{CreateInstance, Publish, SetFirewall};
 use waifud_types::Secret;
+use waifud_types::firewall::{FirewallPeer, PortRange};
 use waifud_types::spec::{PlacementSpec, SpreadSpec};
 
 use super::{Description, DiskDescription, PlacementDescription, Size, SpreadDescription, nics};
@@ -64,7 +65,7 @@ pub fn request(wanted: Description, source: Source<'_>) -> Result<CreateInstance
         mac,
         nics,
         publish: publish(&wanted.publish)?,
-        firewall: wanted.firewall.unwrap_or_default(),
+        firewall: firewall(wanted.firewall.unwrap_or_default()),
         placement: PlacementSpec {
             node: placement.node,
             require: placement.require,
@@ -93,6 +94,21 @@ fn publish(wanted: &[String]) -> Result<Vec<Publish>, Failure> {
     }
     ports.sort_by_key(|port| (port.port, port.guest_port, port.protocol));
     Ok(ports)
+}
+
+/// Writes ports and peers as waifud does, so that descriptions can be compared. waifud refuses those that are invalid.
+fn firewall(mut wanted: SetFirewall) -> SetFirewall {
+    for rule in &mut wanted.rules {
+        let ports: Result<Vec<PortRange>, _> = rule.ports.iter().map(|text| text.parse()).collect();
+        if let Ok(ports) = ports {
+            let ports = PortRange::merged(ports);
+            rule.ports = ports.iter().map(ToString::to_string).collect();
+        }
+        if let Some(Ok(peer)) = rule.peer.as_deref().map(str::parse::<FirewallPeer>) {
+            rule.peer = Some(peer.to_string());
+        }
+    }
+    wanted
 }
 
 fn only<T: Default>(mut all: Vec<T>, field: &str) -> Result<T, Failure> {

@@ -265,6 +265,24 @@ fn absent_fields_of_a_description_are_not_compared() {
     assert_eq!(differs(&said, &wanted, &have), ["template", "cpus"]);
 }
 
+#[test]
+fn ports_and_peers_of_rules_are_compared_by_what_they_mean() {
+    let with = |ports: &str, peer: &str| {
+        let text = format!(
+            "template: a\nssh_keys: []\nfirewall:\n  rules:\n  - {{direction: in, action: allow, protocol: tcp, ports: [{ports}], peer: {peer}}}\n"
+        );
+        requests(&text).unwrap().remove(0).firewall
+    };
+    let one = with("'80-80', '22'", "10.0.0.1/32");
+    assert_eq!(one, with("'22', '80'", "10.0.0.1"));
+    assert_eq!(one.rules[0].ports, ["22", "80"]);
+    assert_eq!(
+        with("http", "nobody").rules[0].ports,
+        ["http"],
+        "waifud refuses it"
+    );
+}
+
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-z0-9 :#'\"\\\\\n\t-]{0,60}",

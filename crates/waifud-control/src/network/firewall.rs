@@ -113,6 +113,8 @@ mod tests {
     use super::*;
     use waifud_types::firewall::{FirewallAction, FirewallDirection};
 
+    type Change = fn(&mut SetFirewallRule);
+
     fn request() -> SetFirewallRule {
         SetFirewallRule {
             direction: FirewallDirection::In,
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn each_invalid_rule_names_its_field() {
-        let cases: [(fn(&mut SetFirewallRule), &str, &str); 9] = [
+        let cases: [(Change, &str, &str); 9] = [
             (
                 |r| r.ports = vec!["0".to_owned()],
                 "invalid-port",

@@ -175,7 +175,7 @@ fn the_table_shows_defaults_counters_and_addresses() {
         },
         rules: rules.collect(),
     };
-    let ids: Vec<_> = spec.rules.iter().map(|rule| rule.id()).collect();
+    let ids: Vec<_> = spec.rules.iter().map(FirewallRule::id).collect();
     assert_eq!(
         to_text(&firewall),
         format!(

@@ -233,7 +233,7 @@ async fn an_instance_of_a_file_is_created_before_those_that_are_to_be_near_it() 
             ("create c -t debian-12 --near No", "--near"),
         ])
         .await;
-    assert_eq!(server.names().await, ["db", "web"]);
+    assert_eq!(server.names().await, ["app", "cache", "db", "web"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,13 +18,13 @@ fn rule(text: &str, peers: Option<&[&str]>) -> PortRule {
     };
     let words: Vec<_> = text.split(' ').collect();
     let ports = words.get(3).map(|ports| ports.split(',').collect());
-    let parts = (
+    let all = (
         words[0],
         words[1],
         words.get(2).copied(),
         ports.unwrap_or_default(),
     );
-    let rule: FirewallRule = serde_json::from_value(json(parts)).unwrap();
+    let rule: FirewallRule = serde_json::from_value(json(all)).unwrap();
     PortRule {
         id: rule.id(),
         direction: rule.direction,
