@@ -97,7 +97,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Publish(args) => publish::run(context, args).await,
         Command::Firewall(command) => firewall::run(context, command).await,
         Command::Unpublish(args) => unpublish::run(context, args).await,
-        Command::Nic(command) => Box::pin(nic::run(context, command)).await,
+        Command::Nic(command) => nic::run(context, command).await,
         Command::Ip(args) => ip::run(context, &args.name).await,
         Command::Console(args) => console::run(context, args).await,
         Command::Exec(args) => exec::run(context, args).await,

@@ -112,11 +112,8 @@ async fn waited(
     let generation = instance.generation;
     let is_done =
         |now: &Instance| now.status.observed_generation >= Some(generation) && is_done(now);
-    wait::or_detach(
-        wait::until_nics(context, instance, deadline, is_done),
-        &name,
-    )
-    .await
+    let until = Box::pin(wait::until_nics(context, instance, deadline, is_done));
+    wait::or_detach(until, &name).await
 }
 
 /// Whether the node knows the present spec.

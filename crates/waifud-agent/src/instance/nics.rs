@@ -97,10 +97,7 @@ pub(crate) fn report(
     is_on: Option<bool>,
     ensured: Option<&EnsuredNics>,
 ) -> Option<Vec<NicStatus>> {
-    let live = match is_on? {
-        true => Some(&ensured?.live),
-        false => None,
-    };
+    let live = if is_on? { Some(&ensured?.live) } else { None };
     let nics = want.spec.numbered_nics().map(|(number, nic)| {
         let (state, reason) = match live {
             None => (NicState::Off, None),
