@@ -243,7 +243,7 @@ impl Nodes {
         };
         while !is_running()? {
             ensure!(begun.elapsed() < PATIENCE, "wireguard-go did not start");
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         Ok(child)
     }
