@@ -229,14 +229,14 @@ fn a_new_rule_ends_an_established_connection() {
         lab.state.ports[0].firewall.rules = vec![denied.clone()];
         lab.ensure().await;
         client.write_all(b"a forbidden text").unwrap();
-        passes(
-            &first.wire,
-            &second.namespace,
-            (own, 7),
-            b"an allowed packet",
-        );
-        let own_frames = |frame: &Vec<u8>| contains(frame, b"a forbidden text");
-        assert!(!first.wire.seen().iter().any(own_frames));
+        send(&second.namespace, (own, 7), b"an allowed packet");
+        let seen = first.wire.until("the allowed packet", |frame| {
+            contains(frame, b"an allowed packet")
+        });
+        let passed = seen
+            .iter()
+            .any(|frame| contains(frame, b"a forbidden text"));
+        assert!(!passed, "the connection goes on");
         assert!(packets(&lab, &first, &denied).await >= 1);
 
         // It continues once the rule is gone, because the client sends its text again.
