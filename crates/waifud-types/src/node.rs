@@ -165,7 +165,8 @@ pub struct NodeFacts {
     pub peer_port: Option<PeerPortFacts>,
 }
 
-/// The port at which other nodes of the cluster reach the agent of a node, to copy disks without waifud between them.
+/// The port at which other nodes of the cluster reach the agent of a node, to copy disks and images without waifud between
+/// them.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct PeerPortFacts {
     /// The addresses and ports, in order of preference. Empty if the agent does not listen.
@@ -197,8 +198,11 @@ pub mod feature {
     /// The node accepts cloud-init's reports on [`REPORT_PORT`](crate::template::REPORT_PORT).
     pub const REPORT_PORT: &str = "report-port";
 
+    /// The node sends images to other nodes at its peer port.
+    pub const PEER_IMAGES: &str = "peer-images";
+
     /// Every feature of this version.
-    pub const ALL: [&str; 3] = [MOVE, RELEASE, REPORT_PORT];
+    pub const ALL: [&str; 4] = [MOVE, PEER_IMAGES, RELEASE, REPORT_PORT];
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod images;
 mod lifecycle;
 mod link;
 mod names;
+mod peer_images;
 mod peer_port;
 mod peers;
 mod power;

@@ -21,6 +21,7 @@ mod drain;
 mod events;
 mod fabric;
 mod handover;
+mod image_tickets;
 mod image_use;
 mod instance_updates;
 mod joining;
