@@ -323,6 +323,7 @@ fn guests_of_two_nodes_reach_each_other(world: &World) -> Result<()> {
     let more = ["--node", OTHER, "--no-ssh-key", "--wait"];
     let pal = world.waifuctl.json(&creation(TINY, "pal", &more))?;
     ensure!(pal["status"]["node"] == OTHER, "{pal}");
+    an_image_was_copied(world)?;
     let address = must(world, &["ip", "web"])?;
     let ping = |count: &str| {
         let seen = must(
@@ -402,6 +403,22 @@ fn has_firewall(world: &World, node: &str) -> Result<bool> {
     let list = ["nft", "list", "table", "inet", "waifud"];
     let rules = wait::run(&mut world.lab.command(node, list)?, SOON)?;
     Ok(rules.contains("chain firewall-wf-"))
+}
+
+/// The second node has got the image from the first one, not from waifud.
+fn an_image_was_copied(world: &World) -> Result<()> {
+    let events = || world.waifuctl.json(&["events", "--limit", "1000"]);
+    wait::until("the event of a copied image", SOON, || {
+        let events = events()?;
+        let items = events["items"].as_array().context("no items")?;
+        let is_it = |event: &Value| {
+            let message = event["message"].as_str().unwrap_or_default();
+            event["kind"] == "node.image-copied"
+                && event["object"]["name"] == OTHER
+                && message.ends_with(&format!("was copied from {DEAD}"))
+        };
+        Ok(items.iter().any(is_it).then_some(()))
+    })
 }
 
 /// A guest of one node finds one of the other by its name, also while waifud is away and after its agent has started again

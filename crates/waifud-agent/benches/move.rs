@@ -2,7 +2,8 @@
 //!
 //! Both agents are complete, on fakes of everything but their link and the files of the disk: the sender reads, hashes and
 //! encrypts; the receiver decrypts, hashes, writes and syncs. Plain HTTP is as simple as it can be: one thread copies from the
-//! file to the socket, another one from the socket to a file, which it syncs. Rounds alternate.
+//! file to the socket, another one from the socket to a file, which it syncs. HTTPS is the same with TLS, without verification of
+//! what was copied. Rounds alternate.
 //!
 //! `-- --mib N --rounds N` changes the numbers (1024 and 7). `-- --dir DIR` changes where the files are.
 #![expect(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
@@ -15,6 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned,
+};
 use tokio_util::sync::CancellationToken;
 use waifud_agent::fake::{
     FakeDialer, FakeHost, FakeMetadata, FakeTunnel, FakeWaifud, fast_timing, sample_instance,
@@ -26,7 +30,10 @@ use waifud_api::agent::{AgentInstance, DiskTicket, Incoming, Release, Ticket, Ti
 use waifud_hypervisor::fake::FakeHypervisor;
 use waifud_network::fabric::fake::FakeFabric;
 use waifud_network::fake::FakeNetwork;
-use waifud_pki::{Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates};
+use waifud_pki::{
+    Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates, node_client_config,
+    node_server_config, server_name,
+};
 use waifud_storage::StoragePool as _;
 use waifud_storage::fake::{FakePool, image_bytes};
 use waifud_types::{ByteSize, NodeId, ReceiveState, VolumeId};
@@ -57,10 +64,7 @@ impl Node {
             fs::create_dir_all(&path).unwrap();
             path
         };
-        let (key, node) = (NodeKey::generate().unwrap(), NodeId::generate());
-        let request = NodeRequest::parse(&key.request().unwrap()).unwrap();
-        let certificate = ca.issue_node(&request, node).unwrap();
-        let own = Identity::from_pem(&key.to_pem(), &certificate).unwrap();
+        let (own, peer) = identity(ca);
         let root = certificates(&ca.to_pem()).unwrap().swap_remove(0);
         let listen = Some("127.0.0.1:0".parse().unwrap());
         let peers = TlsPeers::new(root, own, listen, Vec::new()).unwrap();
@@ -84,12 +88,7 @@ impl Node {
         let settings = sample_settings(path("state"), path("run"), fast_timing());
         let agent = Agent::open(settings, adapters).unwrap();
         tokio::spawn(agent.run(CancellationToken::new()));
-        let key = key.digest();
-        Self {
-            peer: NodePeer { node, key },
-            waifud,
-            pool,
-        }
+        Self { peer, waifud, pool }
     }
 
     async fn endpoint(&self) -> SocketAddr {
@@ -129,54 +128,109 @@ fn write_disk(path: &Path, mib: u64) {
     file.sync_all().unwrap();
 }
 
-/// Copies the file over plain HTTP. Returns the time until the copy is on the disk.
-fn plain_http(from: &Path, to: &Path) -> Duration {
+/// Both ends of a TLS connection between nodes.
+#[derive(Clone)]
+struct Tls {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl Tls {
+    fn new() -> Self {
+        let ca = Authority::generate().unwrap();
+        let root = certificates(&ca.to_pem()).unwrap().swap_remove(0);
+        let (own, peer) = identity(&ca);
+        Self {
+            server: node_server_config(&root, &own).unwrap(),
+            client: node_client_config(&root, &own, peer).unwrap(),
+        }
+    }
+}
+
+fn identity(ca: &Authority) -> (Identity, NodePeer) {
+    let (key, node) = (NodeKey::generate().unwrap(), NodeId::generate());
+    let request = NodeRequest::parse(&key.request().unwrap()).unwrap();
+    let certificate = ca.issue_node(&request, node).unwrap();
+    let own = Identity::from_pem(&key.to_pem(), &certificate).unwrap();
+    let key = key.digest();
+    (own, NodePeer { node, key })
+}
+
+/// Copies the file over HTTP, or HTTPS. Returns the time until the copy is on the disk.
+fn http(from: &Path, to: &Path, tls: Option<&Tls>) -> Duration {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
-    let source = from.to_owned();
+    let (source, server_tls) = (from.to_owned(), tls.cloned());
     let server = std::thread::spawn(move || {
-        let (mut socket, _) = listener.accept().unwrap();
-        let mut request = BufReader::new(socket.try_clone().unwrap());
-        let mut line = String::new();
-        while request.read_line(&mut line).unwrap() > 2 {
-            line.clear();
+        let (socket, _) = listener.accept().unwrap();
+        match server_tls {
+            None => serve(socket, &source),
+            Some(tls) => {
+                let session = ServerConnection::new(tls.server).unwrap();
+                serve(StreamOwned::new(session, socket), &source);
+            }
         }
-        let mut file = File::open(source).unwrap();
-        let length = file.metadata().unwrap().len();
-        write!(
-            socket,
-            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
-        )
-        .unwrap();
-        copy(&mut file, &mut socket).unwrap();
     });
     let begun = Instant::now();
-    let mut socket = TcpStream::connect(at).unwrap();
-    write!(socket, "GET /disk HTTP/1.1\r\nHost: {at}\r\n\r\n").unwrap();
-    let mut answer = BufReader::with_capacity(CHUNK, socket);
-    let mut line = String::new();
-    while answer.read_line(&mut line).unwrap() > 2 {
-        line.clear();
+    let socket = TcpStream::connect(at).unwrap();
+    match tls {
+        None => get(socket, to),
+        Some(tls) => {
+            let session = ClientConnection::new(Arc::clone(&tls.client), server_name()).unwrap();
+            get(StreamOwned::new(session, socket), to);
+        }
     }
-    let mut file = File::create(to).unwrap();
-    file.write_all(answer.buffer()).unwrap();
-    copy(&mut answer.into_inner(), &mut file).unwrap();
-    file.sync_all().unwrap();
     let took = begun.elapsed();
     server.join().unwrap();
     fs::remove_file(to).unwrap();
     took
 }
 
-/// By way of user space, as servers that do more than plain HTTP do it.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(()),
-            count => to.write_all(&buffer[..count])?,
-        }
+fn serve(mut socket: impl Read + Write, source: &Path) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        request.push(byte[0]);
     }
+    let mut file = File::open(source).unwrap();
+    let length = file.metadata().unwrap().len();
+    write!(
+        socket,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
+    )
+    .unwrap();
+    copy(&mut file, &mut socket, length).unwrap();
+    socket.flush().unwrap();
+}
+
+fn get(mut socket: impl Read + Write, to: &Path) {
+    write!(socket, "GET /disk HTTP/1.1\r\nHost: disk\r\n\r\n").unwrap();
+    socket.flush().unwrap();
+    let mut answer = BufReader::with_capacity(CHUNK, socket);
+    let (mut line, mut length) = (String::new(), 0);
+    while answer.read_line(&mut line).unwrap() > 2 {
+        if let Some(number) = line.strip_prefix("Content-Length: ") {
+            length = number.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut file = File::create(to).unwrap();
+    file.write_all(answer.buffer()).unwrap();
+    let rest = length - u64::try_from(answer.buffer().len()).unwrap();
+    copy(&mut answer.into_inner(), &mut file, rest).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// By way of user space, as servers that do more than plain HTTP do it.
+fn copy(from: &mut impl Read, to: &mut impl Write, mut length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    while length > 0 {
+        let count = from.read(&mut buffer)?;
+        to.write_all(&buffer[..count])?;
+        length -= u64::try_from(count).unwrap();
+    }
+    Ok(())
 }
 
 /// Two agents. The first one has released `web`.
@@ -298,19 +352,29 @@ fn main() {
     let mut cluster = runtime.block_on(Cluster::start(dir.path(), disk.clone()));
     let load = fs::read_to_string("/proc/loadavg").unwrap();
     println!("{mib} MiB without zeros, {rounds} rounds; load average before: {load}");
-    let (mut plain, mut moved) = (Vec::new(), Vec::new());
+    let (tls, copy) = (Tls::new(), dir.path().join("copy"));
+    let (mut plain, mut secure, mut moved) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {
-        let one = plain_http(&disk, &dir.path().join("copy"));
-        let other = runtime.block_on(cluster.copy());
+        let times = [
+            http(&disk, &copy, None),
+            http(&disk, &copy, Some(&tls)),
+            runtime.block_on(cluster.copy()),
+        ];
         // The first round warms up.
         if round > 0 {
-            plain.push(one);
-            moved.push(other);
+            for (all, time) in [&mut plain, &mut secure, &mut moved].into_iter().zip(times) {
+                all.push(time);
+            }
         }
     }
     let size = Duration::from_secs(mib).as_secs_f64();
     let speed = |time: Duration| size / time.as_secs_f64();
-    for (name, times) in [("plain HTTP", &mut plain), ("move", &mut moved)] {
+    let all = [
+        ("plain HTTP", &mut plain),
+        ("HTTPS", &mut secure),
+        ("move", &mut moved),
+    ];
+    for (name, times) in all {
         let middle = median(times);
         println!(
             "  {name:<10} median {:>6.0} MiB/s   slowest {:>6.0}   fastest {:>6.0}",
@@ -319,8 +383,11 @@ fn main() {
             speed(times[0]),
         );
     }
-    let share = speed(median(&mut moved)) / speed(median(&mut plain));
+    let [plain, secure, moved] =
+        [&mut plain, &mut secure, &mut moved].map(|times| speed(median(times)));
+    let share = moved / plain;
     let verdict = if share >= TARGET { "met" } else { "missed" };
+    println!("  {:.0} % of HTTPS", moved / secure * 100.0);
     println!(
         "  {:.0} % of plain HTTP; target: at least {:.0} %: {verdict}",
         share * 100.0,

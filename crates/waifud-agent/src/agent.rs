@@ -31,7 +31,8 @@ use crate::instance::signals::{Signal, Signals};
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
 use crate::node::{background_tasks, facts, sweep};
-use crate::peer_port::avoided::AvoidedPaths;
+use crate::peer_port::avoided::Avoided;
+use crate::peer_port::images::PeerImages;
 use crate::peer_port::tickets::Tickets;
 use crate::peer_port::{PortStatus, server};
 use crate::settings::{BootAlone, Settings};
@@ -113,6 +114,7 @@ impl Agent {
         let is_moved = known
             .zip(adapters.host.hardware())
             .is_some_and(|(known, now)| known != now);
+        let node_checks = Arc::new(NodeChecks::default());
         let shared = Arc::new(Shared {
             network: Network::new(adapters.network.clone(), adapters.fabric, settings.clone()),
             metadata: Metadata::new(
@@ -126,14 +128,18 @@ impl Agent {
             instances: InstanceParts::new(
                 adapters.hypervisor.clone(),
                 files,
-                Images::new(adapters.link.clone()),
+                Images::new(
+                    adapters.link.clone(),
+                    PeerImages::new(adapters.link.clone(), adapters.peers.clone()),
+                    node_checks.clone(),
+                ),
                 settings.boot_alone == BootAlone::Start && !is_moved,
                 &table.records(),
             ),
             reports,
             stream_requests,
             pools,
-            node_checks: NodeChecks::default(),
+            node_checks,
             settings,
             hypervisor: adapters.hypervisor,
             guest_network: adapters.network,
@@ -141,7 +147,7 @@ impl Agent {
             peers: adapters.peers,
             port: PortStatus::default(),
             tickets: Tickets::default(),
-            avoided_paths: AvoidedPaths::default(),
+            avoided_paths: Avoided::default(),
             clock: adapters.clock,
             host: adapters.host,
             table,

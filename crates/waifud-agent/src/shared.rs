@@ -22,7 +22,7 @@ use crate::interfaces::{
 use crate::network::Network;
 use crate::node::checks::NodeChecks;
 use crate::peer_port::PortStatus;
-use crate::peer_port::avoided::AvoidedPaths;
+use crate::peer_port::avoided::Avoided;
 use crate::peer_port::tickets::Tickets;
 use crate::settings::Settings;
 use crate::streams::GuestDialer;
@@ -65,7 +65,8 @@ pub(crate) struct Shared {
     pub peers: Arc<dyn PeerNetwork>,
     pub port: PortStatus,
     pub tickets: Tickets,
-    pub avoided_paths: AvoidedPaths,
+    /// Instances whose disks go through waifud for now.
+    pub avoided_paths: Avoided<InstanceId>,
     pub clock: Arc<dyn Clock>,
     pub host: Arc<dyn HostPower>,
     pub instances: InstanceParts,
@@ -76,7 +77,7 @@ pub(crate) struct Shared {
     pub reports: Arc<Reports>,
     pub stream_requests: StreamRequests,
     pub signals: Signals,
-    pub node_checks: NodeChecks,
+    pub node_checks: Arc<NodeChecks>,
 }
 
 /// The node's pools by name.

@@ -8,6 +8,8 @@
 //! | `GET /v1/agent/watch?since=REVISION` | NDJSON, one [`WatchFrame`] a line, for as long as the connection lives |
 //! | `POST /v1/agent/report` [`AgentReport`] | 204 once it is durable |
 //! | `GET /v1/agent/images/{digest}` | the image's bytes |
+//! | `POST /v1/agent/images/{digest}/tickets` | [`ImageTickets`]: the same bytes, from nodes that have them ([`crate::node_to_node`]) |
+//! | `POST /v1/agent/images/{digest}/copied` [`ImageCopied`] | 204 |
 //! | `GET /v1/agent/bundles/{digest}` | the encrypted bundle's bytes |
 //! | `GET /v1/agent/moves/{instance}/disks/{index}?from=BYTES` | a disk of an instance that the node receives ([`crate::disk_transfer`]) |
 //! | `POST /v1/agent/moves/{instance}/disks/{index}/ticket` | [`DiskTicket`]: the same disk, from the node that has it ([`crate::node_to_node`]) |
@@ -36,6 +38,9 @@
 //!
 //! During a move, the node that receives the instance has an object [`Incoming`] in its slice, and reports
 //! [`AgentReport::receiving`]. A node that can send and receive disks has the feature `move` in its facts.
+//!
+//! A node gets images from other nodes, if waifud knows any that have them, or else from waifud. A node that can send images
+//! has the feature `peer-images` in its facts.
 //!
 //! The client's certificate identifies the node; [`crate::join`] describes how a node gets one. Reports are the
 //! heartbeat: the agent sends one, possibly empty, at least every 10 seconds.
@@ -76,7 +81,9 @@ pub use self::mesh_clients::{MeshClient, MeshClients};
 pub use self::names::{ALL_NAMES, InstanceName, NAMES_HEADER, NodeNames, WatchStart};
 pub use self::redis::RedisAccess;
 pub use self::slice::{NodeSlice, Peer, SliceKey, SliceObject};
-pub use self::ticket::{DiskTicket, Ticket, TicketOrder};
+pub use self::ticket::{
+    DiskTicket, ImageCopied, ImageTicket, ImageTicketOrder, ImageTickets, Ticket, TicketOrder,
+};
 use crate::PeerAddresses;
 use crate::stream::StreamOrder;
 
@@ -189,6 +196,10 @@ pub enum WatchFrame {
     Stream(StreamOrder),
     /// Another node was given a ticket for a disk of this one. Has no revision and is not sent again.
     Ticket(TicketOrder),
+    /// Another node was given a ticket for an image that this one has. Only for nodes with the feature `peer-images`. Has no
+    /// revision and is not sent again.
+    #[serde(rename = "image-ticket")]
+    ImageTicket(ImageTicketOrder),
     /// Keeps the connection alive.
     Ping,
 }
@@ -205,7 +216,11 @@ impl WatchFrame {
             | Self::Tombstone { revision, .. }
             | Self::Release { revision, .. }
             | Self::Sync { revision } => Some(revision),
-            Self::Names { .. } | Self::Stream(_) | Self::Ticket(_) | Self::Ping => None,
+            Self::Names { .. }
+            | Self::Stream(_)
+            | Self::Ticket(_)
+            | Self::ImageTicket(_)
+            | Self::Ping => None,
         }
     }
 }

@@ -21,14 +21,14 @@ use tokio_util::task::AbortOnDropHandle;
 use waifud_types::{Digest, InstanceId};
 
 mod stream;
+mod tickets;
 
 pub use stream::AgentStream;
 
 use crate::{
     Problem,
     agent::{
-        AgentReport, DiskTicket, Hello, NAMES_HEADER, OwnNode, SliceObject, WatchFrame, WatchStart,
-        Welcome,
+        AgentReport, Hello, NAMES_HEADER, OwnNode, SliceObject, WatchFrame, WatchStart, Welcome,
     },
     join::{JOIN_TOKEN_HEADER, JoinRequest, Joined},
 };
@@ -264,17 +264,6 @@ impl AgentClient {
         let path = format!("/v1/agent/moves/{instance}/disks/{index}?from={from}");
         let open = self.open(Method::GET, &path, Bytes::new(), None).await?;
         Ok(DiskBody(open))
-    }
-
-    /// Requests a ticket for a disk of an instance that the node receives, to copy it from the node that has it.
-    pub async fn disk_ticket(
-        &self,
-        instance: InstanceId,
-        index: u32,
-    ) -> Result<DiskTicket, AgentClientError> {
-        let path = format!("/v1/agent/moves/{instance}/disks/{index}/ticket");
-        let open = self.open(Method::POST, &path, Bytes::new(), None).await?;
-        self.json(open).await
     }
 
     fn unreachable(&self, source: io::Error) -> AgentClientError {
@@ -546,7 +535,7 @@ fn unknown_kind(line: &[u8]) -> Option<String> {
             .map(|object| object.kind)
             .or(kinds.kind)
             .filter(|kind| !SliceObject::KINDS.contains(&kind.as_str())),
-        "tombstone" | "release" | "sync" | "ticket" | "ping" => None,
+        "tombstone" | "release" | "sync" | "ticket" | "image-ticket" | "ping" => None,
         // This also applies to a kind of stream that only a newer waifud knows.
         _ => Some(kinds.frame),
     }

@@ -1,7 +1,7 @@
 //! The format in which one node sends a disk to another one during a move. Integers are unsigned and big-endian.
 //!
 //! ```text
-//! header   8 bytes  "wfdisk01"
+//! header   8 bytes  "wfdisk02"
 //!          u64      length of the file in bytes
 //!          u64      bytes of it that are allocated, for progress
 //! block    u8       1
@@ -10,7 +10,7 @@
 //!          bytes
 //! alive    u8       2
 //! end      u8       0
-//!          32 bytes SHA-256 of the file's blocks
+//!          32 bytes BLAKE3 of the file's blocks
 //! ```
 //!
 //! `alive` shows that the sender still reads: it skips what is zero, and what the receiver of a resumed transfer has.
@@ -18,9 +18,11 @@
 //! Blocks are sent in the order of their offsets. A block that consists of zeros is not sent. The hash covers, for every
 //! block that does not consist of zeros, its offset (u64), its length (u32) and its bytes, in the same order. So it is the
 //! hash of the contents, whatever the source's filesystem has allocated, and the receiver of a resumed transfer computes the
-//! first part from what it has.
+//! first part from what it has. It is there to notice damage: the connection proves who sends. A format with another hash has
+//! another number in its first bytes, and is refused.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use waifud_kit::buffers::{Buffer, BufferPool};
 use waifud_types::ByteSize;
 
 /// Bytes of a block, except for the last one of a file.
@@ -29,10 +31,11 @@ pub const BLOCK: u64 = 1 << 20;
 /// The length of the hash in bytes.
 pub const HASH: usize = 32;
 
-const MAGIC: &[u8; 8] = b"wfdisk01";
+const MAGIC: &[u8; 8] = b"wfdisk02";
 const HEADER_LENGTH: usize = MAGIC.len() + 8 + 8;
 const BLOCK_TAG: u8 = 1;
-const BLOCK_HEADER: usize = 1 + 8 + 4;
+/// The bytes before those of a block.
+pub const BLOCK_HEADER: usize = 1 + 8 + 4;
 const END_TAG: u8 = 0;
 const ALIVE_TAG: u8 = 2;
 
@@ -57,7 +60,7 @@ pub enum DiskFrame {
     Alive,
     /// The last one.
     End {
-        /// SHA-256 of the file's blocks.
+        /// BLAKE3 of the file's blocks.
         hash: [u8; HASH],
     },
 }
@@ -98,28 +101,88 @@ impl DiskFrame {
 }
 
 /// The bytes to send of a block.
-pub fn encode_block(offset: u64, bytes: &[u8]) -> Bytes {
+fn encode_block(offset: u64, bytes: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(BLOCK_HEADER + bytes.len());
-    out.put_u8(BLOCK_TAG);
-    out.put_u64(offset);
-    out.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.put_slice(&block_header(offset, bytes.len()));
     out.put_slice(bytes);
     out.freeze()
 }
 
+/// The bytes to send before those of a block of this length.
+pub fn block_header(offset: u64, length: usize) -> [u8; BLOCK_HEADER] {
+    let mut header = [0; BLOCK_HEADER];
+    let mut out = header.as_mut_slice();
+    out.put_u8(BLOCK_TAG);
+    out.put_u64(offset);
+    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    header
+}
+
 /// Splits received bytes into frames, and checks that the blocks are in order and inside the file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DiskDecoder {
+    /// What follows the last frame, or the block that arrives.
     buffer: BytesMut,
     length: Option<u64>,
     /// The end of the last block.
     at: u64,
+    block: Option<ArrivingBlock>,
+    blocks: BufferPool,
+}
+
+/// A block of which a part may be missing.
+#[derive(Debug)]
+struct ArrivingBlock {
+    offset: u64,
+    buffer: Buffer,
+    length: usize,
+    filled: usize,
+}
+
+impl Default for DiskDecoder {
+    fn default() -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            length: None,
+            at: 0,
+            block: None,
+            blocks: BufferPool::new(usize::try_from(BLOCK).unwrap_or(usize::MAX)),
+        }
+    }
 }
 
 impl DiskDecoder {
     /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+        let rest = self.fill(bytes);
+        self.buffer.extend_from_slice(rest);
+    }
+
+    /// Adds bytes to the block that arrives. Returns those after it.
+    fn fill<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let Some(space) = self.space() else {
+            return bytes;
+        };
+        let count = space.len().min(bytes.len());
+        let (now, rest) = bytes.split_at(count);
+        if let Some(space) = space.get_mut(..count) {
+            space.copy_from_slice(now);
+        }
+        self.filled(count);
+        rest
+    }
+
+    /// Where the next received bytes belong, while a block arrives; then [`filled`](Self::filled). Otherwise `None`.
+    pub fn space(&mut self) -> Option<&mut [u8]> {
+        let block = self.block.as_mut()?;
+        block.buffer.as_mut().get_mut(block.filled..block.length)
+    }
+
+    /// Bytes were written to the beginning of [`space`](Self::space).
+    pub fn filled(&mut self, count: usize) {
+        if let Some(block) = &mut self.block {
+            block.filled = block.length.min(block.filled.saturating_add(count));
+        }
     }
 
     /// The next frame; `None` until more bytes have arrived.
@@ -127,6 +190,9 @@ impl DiskDecoder {
         let Some(length) = self.length else {
             return self.header();
         };
+        if self.block.is_some() {
+            return Ok(self.arrived());
+        }
         match self.buffer.first() {
             None => Ok(None),
             Some(&END_TAG) => Ok(self.end()),
@@ -168,17 +234,28 @@ impl DiskDecoder {
         if size == 0 || size > BLOCK || offset % BLOCK != 0 || offset < self.at || !fits {
             return Err(DiskFrameError::InvalidBlock { offset });
         }
-        let whole = BLOCK_HEADER.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
-        if self.buffer.len() < whole {
-            return Ok(None);
-        }
-        let mut block = self.buffer.split_to(whole);
-        block.advance(BLOCK_HEADER);
+        self.buffer.advance(BLOCK_HEADER);
         self.at = offset.saturating_add(size);
-        Ok(Some(DiskFrame::Block {
+        self.block = Some(ArrivingBlock {
             offset,
-            bytes: block.freeze(),
-        }))
+            buffer: self.blocks.get(),
+            length: usize::try_from(size).unwrap_or(usize::MAX),
+            filled: 0,
+        });
+        let arrived = std::mem::take(&mut self.buffer);
+        let rest = self.fill(&arrived).len();
+        self.buffer = arrived;
+        self.buffer.advance(self.buffer.len() - rest);
+        Ok(self.arrived())
+    }
+
+    /// The block that arrives, if it is complete.
+    fn arrived(&mut self) -> Option<DiskFrame> {
+        let block = self.block.take_if(|block| block.filled == block.length)?;
+        Some(DiskFrame::Block {
+            offset: block.offset,
+            bytes: Bytes::from_owner(block.buffer).slice(..block.length),
+        })
     }
 
     fn end(&mut self) -> Option<DiskFrame> {
@@ -231,6 +308,30 @@ mod tests {
             let mut received = Vec::new();
             for piece in wire.chunks(pieces) {
                 decoder.push(piece);
+                received.extend(all(&mut decoder).unwrap());
+            }
+            prop_assert_eq!(&received, &sent);
+
+            // The same, with blocks that are received in their place.
+            let mut decoder = DiskDecoder::default();
+            let mut received = Vec::new();
+            let mut rest = wire.as_slice();
+            while !rest.is_empty() {
+                let next = match decoder.space() {
+                    Some(space) => {
+                        let count = space.len().min(pieces).min(rest.len());
+                        let (now, next) = rest.split_at(count);
+                        space[..count].copy_from_slice(now);
+                        decoder.filled(count);
+                        next
+                    }
+                    None => {
+                        let (now, next) = rest.split_at(pieces.min(rest.len()));
+                        decoder.push(now);
+                        next
+                    }
+                };
+                rest = next;
                 received.extend(all(&mut decoder).unwrap());
             }
             prop_assert_eq!(received, sent);

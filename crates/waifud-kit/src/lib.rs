@@ -2,6 +2,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
+//! | [`buffers`] | large buffers that are used again |
 //! | [`clock`] | the time, through a trait that simulations replace |
 //! | [`config`] | reading a TOML configuration file |
 //! | [`config_page`] | a test that a configuration file is documented completely |
@@ -19,6 +20,7 @@
 //! | [`terminal`] | text from elsewhere made safe for a terminal |
 //! | [`testing`] | skipping a test where the machine cannot run it; sample texts, filesystems, numbers and the log for tests |
 
+pub mod buffers;
 pub mod clock;
 pub mod config;
 pub mod config_page;

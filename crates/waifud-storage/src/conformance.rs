@@ -24,6 +24,7 @@ pub fn volume_id(disk: &str) -> VolumeId {
 pub async fn run_all(pool: &dyn StoragePool) -> Result<(), Violation> {
     images_are_imported_once_and_verified(pool).await?;
     invalid_images_are_refused_and_leave_no_files(pool).await?;
+    published_bytes_are_those_that_were_imported(pool).await?;
     volumes_are_cloned_grown_and_never_shrunk(pool).await?;
     volumes_without_image_or_smaller_than_it_are_refused(pool).await?;
     absent_images_and_volumes_can_be_removed(pool).await?;
@@ -51,6 +52,27 @@ pub async fn stage(
         .await
         .map_err(|error| Violation(format!("writing to {}: {error}", path.display())))?;
     Ok(path)
+}
+
+async fn published_bytes_are_those_that_were_imported(
+    pool: &dyn StoragePool,
+) -> Result<(), Violation> {
+    let (bytes, image) = image_bytes(ByteSize::mib(8), 4);
+    let open = async || pool.open_image(image).await.map_err(failed("open_image"));
+    let before = open().await?;
+    expect(before.is_none(), "a missing image has no bytes", &before)?;
+    stage(pool, image, &bytes).await?;
+    let imported = pool.import_image(image).await;
+    imported.map_err(failed("import_image"))?;
+    // A pool that converts images has none.
+    if let Some(mut file) = open().await? {
+        let mut published = Vec::new();
+        let read = file.read_to_end(&mut published);
+        read.map_err(|error| Violation(error.to_string()))?;
+        expect(published == bytes, "the bytes are the published ones", &())?;
+    }
+    let removed = pool.ensure_image_absent(image).await;
+    removed.map_err(failed("ensure_image_absent"))
 }
 
 async fn images_are_imported_once_and_verified(pool: &dyn StoragePool) -> Result<(), Violation> {

@@ -52,6 +52,8 @@ pub struct FakePool {
 struct State {
     /// The virtual size of each image.
     images: BTreeMap<Digest, ByteSize>,
+    /// What [`FakePool::open_image`] opens.
+    published: BTreeMap<Digest, PathBuf>,
     volumes: BTreeMap<VolumeId, (Digest, ByteSize)>,
     /// The number of each volume's creation.
     numbers: BTreeMap<VolumeId, u64>,
@@ -120,6 +122,11 @@ impl FakePool {
     /// Sets the file that every volume contains when it is opened.
     pub fn set_contents(&self, file: impl Into<PathBuf>) {
         self.state().contents = Some(file.into());
+    }
+
+    /// Sets the file that is sent as an image, which may contain other bytes than the image.
+    pub fn publish(&self, image: Digest, file: impl Into<PathBuf>) {
+        self.state().published.insert(image, file.into());
     }
 
     fn source(&self, id: &VolumeId) -> VolumeSource {
@@ -288,6 +295,13 @@ impl StoragePool for FakePool {
         }
         let _may_be_absent = std::fs::remove_file(&staged);
         outcome
+    }
+
+    async fn open_image(&self, image: Digest) -> Result<Option<File>, StorageError> {
+        let path = self.state().published.get(&image).cloned();
+        let open =
+            |path: PathBuf| File::open(&path).map_err(|error| io_error("open", &path, error));
+        path.map(open).transpose()
     }
 
     async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError> {

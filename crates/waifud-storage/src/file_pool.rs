@@ -22,6 +22,9 @@ pub trait VolumeFormat: Sized + Send + Sync + 'static {
     /// The format of volumes, as the hypervisor opens them.
     const FORMAT: DiskFormat;
 
+    /// Whether the file of an image contains the bytes as they were published.
+    const KEEPS_PUBLISHED_BYTES: bool;
+
     /// Checks that the filesystem is suitable. Blocking.
     fn open(config: &FilePoolConfig, layout: &Layout) -> Result<Self, StorageError>;
 
@@ -174,6 +177,21 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
         }
         let removed = blocking(move || layout.remove(&layout.staged(image))).await;
         outcome.and(removed)
+    }
+
+    async fn open_image(&self, image: Digest) -> Result<Option<File>, StorageError> {
+        if !F::KEEPS_PUBLISHED_BYTES {
+            return Ok(None);
+        }
+        let layout = self.layout();
+        blocking(move || {
+            let path = layout.image(image);
+            if !layout.exists(&path)? {
+                return Ok(None);
+            }
+            layout.open_regular(&path).map(Some)
+        })
+        .await
     }
 
     async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError> {

@@ -184,6 +184,12 @@ pub trait StoragePool: Send + Sync {
     /// again.
     async fn import_image(&self, image: Digest) -> Result<(), StorageError>;
 
+    /// Opens the image's bytes as they were published, to read them; `None` if the pool does not have them, or has only
+    /// converted ones.
+    async fn open_image(&self, _image: Digest) -> Result<Option<std::fs::File>, StorageError> {
+        Ok(None)
+    }
+
     /// Removes the image. Fails with `Tool` or `Io` while volumes need it, which standalone volumes do not.
     async fn ensure_image_absent(&self, image: Digest) -> Result<(), StorageError>;
 

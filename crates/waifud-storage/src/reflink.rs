@@ -154,6 +154,7 @@ fn probe(layout: &Layout) -> Result<(), StorageError> {
 impl VolumeFormat for Clones {
     const KIND: PoolKind = PoolKind::Reflink;
     const FORMAT: DiskFormat = DiskFormat::Raw;
+    const KEEPS_PUBLISHED_BYTES: bool = false;
 
     /// Fails on a filesystem without reflinks.
     fn open(config: &FilePoolConfig, layout: &Layout) -> Result<Self, StorageError> {

@@ -168,7 +168,8 @@ pub struct NodeFacts {
     pub dns: Option<DnsFacts>,
 }
 
-/// The port at which other nodes of the cluster reach the agent of a node, to copy disks without waifud between them.
+/// The port at which other nodes of the cluster reach the agent of a node, to copy disks and images without waifud between
+/// them.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct PeerPortFacts {
     /// The addresses and ports, in order of preference. Empty if the agent does not listen.
@@ -210,13 +211,17 @@ pub mod feature {
     /// subnet may be on other nodes.
     pub const KEEP_ADDRESS: &str = "keep-address";
 
+    /// The node sends images to other nodes at its peer port.
+    pub const PEER_IMAGES: &str = "peer-images";
+
     /// Every feature of this version.
-    pub const ALL: [&str; 7] = [
+    pub const ALL: [&str; 8] = [
         FABRIC_CLIENTS,
         FIREWALL,
         KEEP_ADDRESS,
         MOVE,
         NICS,
+        PEER_IMAGES,
         RELEASE,
         REPORT_PORT,
     ];

@@ -258,7 +258,10 @@ impl Table {
         let mut inner = self.inner();
         let (revision, affected) = match frame {
             // Neither belongs to the slice.
-            WatchFrame::Ping | WatchFrame::Stream(_) | WatchFrame::Ticket(_) => {
+            WatchFrame::Ping
+            | WatchFrame::Stream(_)
+            | WatchFrame::Ticket(_)
+            | WatchFrame::ImageTicket(_) => {
                 return Ok(Affected::None);
             }
             WatchFrame::Names { nodes } => {

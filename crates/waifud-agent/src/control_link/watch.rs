@@ -161,6 +161,10 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
                 shared.stream_requests.add(order);
                 continue;
             }
+            WatchFrame::ImageTicket(order) => {
+                shared.tickets.add(order);
+                continue;
+            }
             WatchFrame::Ticket(order) => {
                 shared.tickets.add(order);
                 continue;

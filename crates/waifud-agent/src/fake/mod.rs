@@ -30,7 +30,7 @@ use crate::{BootAlone, Settings, Timing};
 pub use dialer::FakeDialer;
 pub use host::FakeHost;
 pub use metadata::{FakeMetadata, FakeTunnel};
-pub use waifud::{DiskFault, FakeWaifud, StreamOutcome, TicketIssuer};
+pub use waifud::{DiskFault, FakeWaifud, ImageTicketIssuer, StreamOutcome, TicketIssuer};
 
 /// Parses a text that is known to be valid.
 fn name(text: &str) -> Name {

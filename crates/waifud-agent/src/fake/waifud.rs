@@ -1,6 +1,7 @@
 //! An in-memory waifud: keeps one node's slice and a history, and records the requests that it received.
 
 mod link;
+mod tickets;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,9 +12,9 @@ use async_trait::async_trait;
 use tokio::io::DuplexStream;
 use tokio::sync::{oneshot, watch};
 use waifud_api::agent::{
-    AgentInstance, DiskTicket, Incoming, InstanceName, InstanceReport, MeshClients, NodeNames,
-    NodeSlice, Peer, Receiving, RedisAccess, Release, Released, SliceKey, SliceObject, TicketOrder,
-    Tombstone, Unmanaged, WatchFrame,
+    AgentInstance, DiskTicket, ImageTicketOrder, ImageTickets, Incoming, InstanceName,
+    InstanceReport, MeshClients, NodeNames, NodeSlice, Peer, Receiving, RedisAccess, Release,
+    Released, SliceKey, SliceObject, TicketOrder, Tombstone, Unmanaged, WatchFrame,
 };
 use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
@@ -59,6 +60,10 @@ struct State {
     disk_fault: Option<DiskFault>,
     /// Tickets for disks, which are issued with new random bits each time.
     tickets: Option<TicketIssuer>,
+    /// The same for images.
+    image_tickets: Option<ImageTicketIssuer>,
+    /// Where the node has got images from.
+    copied: Vec<(Digest, NodeId)>,
     peers: BTreeMap<NodeId, Peer>,
     names: BTreeMap<NodeId, NodeNames>,
     images: BTreeMap<Digest, Vec<u8>>,
@@ -81,6 +86,9 @@ pub type StreamOutcome = Result<DuplexStream, StreamRefusal>;
 
 /// Issues a ticket for a disk of an instance.
 pub type TicketIssuer = Arc<dyn Fn(InstanceId, u32) -> DiskTicket + Send + Sync>;
+
+/// Issues tickets for an image.
+pub type ImageTicketIssuer = Arc<dyn Fn(Digest) -> ImageTickets + Send + Sync>;
 
 /// What happens to a disk on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +114,8 @@ enum Change {
     Stream(StreamOrder),
     /// Sent once, to the watches that are open then.
     Ticket(TicketOrder),
+    /// Sent once, to the watches that are open then.
+    ImageTicket(ImageTicketOrder),
 }
 
 impl Default for FakeWaifud {
@@ -148,6 +158,8 @@ impl FakeWaifud {
             transfers: Vec::new(),
             disk_fault: None,
             tickets: None,
+            image_tickets: None,
+            copied: Vec::new(),
             peers: BTreeMap::new(),
             names: BTreeMap::new(),
             images: BTreeMap::new(),
@@ -293,11 +305,6 @@ impl FakeWaifud {
     /// Sets what happens to transfers of disks.
     pub fn set_disk_fault(&self, fault: Option<DiskFault>) {
         lock(&self.state).disk_fault = fault;
-    }
-
-    /// Sets who issues tickets for disks. Without one, they are refused.
-    pub fn set_ticket_issuer(&self, issuer: TicketIssuer) {
-        lock(&self.state).tickets = Some(issuer);
     }
 
     /// The offset that each transfer of a disk began at.
@@ -447,11 +454,6 @@ impl FakeWaifud {
         lock(&self.state).boot
     }
 
-    /// Announces a ticket to the node.
-    pub fn announce_ticket(&self, order: TicketOrder) {
-        self.change(Change::Ticket(order), |_| ());
-    }
-
     /// Requests a stream from the node. The receiver fails if the node does not answer.
     pub fn request_stream(&self, order: StreamOrder) -> oneshot::Receiver<StreamOutcome> {
         let (sender, receiver) = oneshot::channel();
@@ -541,6 +543,7 @@ impl State {
             },
             Change::Stream(order) => WatchFrame::Stream(*order),
             Change::Ticket(order) => WatchFrame::Ticket(*order),
+            Change::ImageTicket(order) => WatchFrame::ImageTicket(*order),
             Change::Tombstone(id) => WatchFrame::Tombstone {
                 revision,
                 tombstone: self.tombstones.get(id)?.clone(),

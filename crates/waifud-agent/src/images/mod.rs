@@ -1,5 +1,7 @@
 //! Downloads and imports images into pools, once for all instances that wait for an image.
 //!
+//! Other nodes that have the image are asked first, then waifud, which continues where they ended.
+//!
 //! The first caller starts the work and later ones join it. It is canceled when the last caller goes away. Downloaded data
 //! stays in the staging file, where the download resumes.
 
@@ -18,6 +20,8 @@ use waifud_types::{ByteSize, Digest, Name};
 use crate::blocking;
 use crate::failpoints;
 use crate::interfaces::{ControlLink, Destination, LinkError};
+use crate::node::checks::NodeChecks;
+use crate::peer_port::images::{Fetched, PeerImages};
 
 /// Why an image is not in the pool.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -35,16 +39,31 @@ struct Job {
     percent: watch::Receiver<u8>,
 }
 
+/// Where images come from.
+struct Sources {
+    link: Arc<dyn ControlLink>,
+    peers: PeerImages,
+    checks: Arc<NodeChecks>,
+}
+
 /// The images of a node; see the module documentation.
 pub struct Images {
-    link: Arc<dyn ControlLink>,
+    sources: Arc<Sources>,
     jobs: Mutex<BTreeMap<(Name, Digest), Job>>,
 }
 
 impl Images {
-    pub fn new(link: Arc<dyn ControlLink>) -> Self {
+    pub(crate) fn new(
+        link: Arc<dyn ControlLink>,
+        peers: PeerImages,
+        checks: Arc<NodeChecks>,
+    ) -> Self {
         Self {
-            link,
+            sources: Arc::new(Sources {
+                link,
+                peers,
+                checks,
+            }),
             jobs: Mutex::default(),
         }
     }
@@ -88,7 +107,7 @@ impl Images {
             return (work, job.percent.clone());
         }
         let (sender, percent) = watch::channel(0);
-        let work = fetch_and_import(self.link.clone(), pool.clone(), image, size, sender)
+        let work = fetch_and_import(self.sources.clone(), pool.clone(), image, size, sender)
             .boxed()
             .shared();
         if let Some(weak) = work.downgrade() {
@@ -103,7 +122,7 @@ impl Images {
 }
 
 async fn fetch_and_import(
-    link: Arc<dyn ControlLink>,
+    sources: Arc<Sources>,
     pool: Arc<dyn StoragePool>,
     image: Digest,
     size: ByteSize,
@@ -128,26 +147,61 @@ async fn fetch_and_import(
     // A complete file of a failed import is not downloaded again: the import verifies its digest anyway.
     let path = staged.clone();
     let facts = blocking::on_a_thread(move || path.symlink_metadata()).await;
+    let to = Destination {
+        file: &staged,
+        progress: &report,
+    };
+    let failed = |error| fetch_error(error, &pool, image);
+    let mut fetched = Fetched::default();
     if !facts.is_ok_and(|facts| facts.is_file() && facts.len() == size.bytes()) {
-        let to = Destination {
-            file: &staged,
-            progress: &report,
-        };
-        failpoints::IMAGE_FETCH
-            .around(link.fetch_image(image, to))
+        fetched = failpoints::IMAGE_FETCH
+            .around(sources.fetch(image, size, to))
             .await
-            .map_err(|error| ImageError {
-                lasting: error.is_final(),
-                message: match error {
-                    LinkError::NoRoom { .. } => no_room(pool.name()),
-                    other => format!("cannot fetch image {}: {other}", image.short()),
-                },
-            })?;
+            .map_err(failed)?;
     }
-    failpoints::IMAGE_IMPORT
-        .around(pool.import_image(image))
-        .await
-        .map_err(|error| storage_error(&error))
+    let import = || failpoints::IMAGE_IMPORT.around(pool.import_image(image));
+    let mut imported = import().await;
+    if matches!(imported, Err(StorageError::DigestMismatch { .. })) && !fetched.sources.is_empty() {
+        // The pool has removed the file. A part of it may have been right, but nothing says which one.
+        tracing::warn!(%image, sources = ?fetched.sources, "other nodes have sent something else than the image; fetching it from waifud");
+        sources.peers.avoid(&fetched.sources);
+        fetched = Fetched::default();
+        sources.link.fetch_image(image, to).await.map_err(failed)?;
+        imported = import().await;
+    }
+    imported.map_err(|error| storage_error(&error))?;
+    // Other nodes may get it from this one now.
+    sources.checks.request_facts();
+    if let Some(source) = fetched.sources.last().filter(|_| fetched.is_complete) {
+        sources.peers.tell(image, *source).await;
+    }
+    Ok(())
+}
+
+impl Sources {
+    /// Completes the file: from other nodes, and what they do not send from waifud.
+    async fn fetch(
+        &self,
+        image: Digest,
+        size: ByteSize,
+        to: Destination<'_>,
+    ) -> Result<Fetched, LinkError> {
+        let fetched = self.peers.fetch(image, size, to).await?;
+        if !fetched.is_complete {
+            self.link.fetch_image(image, to).await?;
+        }
+        Ok(fetched)
+    }
+}
+
+fn fetch_error(error: LinkError, pool: &Arc<dyn StoragePool>, image: Digest) -> ImageError {
+    ImageError {
+        lasting: error.is_final(),
+        message: match error {
+            LinkError::NoRoom { .. } => no_room(pool.name()),
+            other => format!("cannot fetch image {}: {other}", image.short()),
+        },
+    }
 }
 
 fn no_room(pool: &Name) -> String {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, WatchStart, Welcome};
+use waifud_api::agent::{
+    AgentReport, DiskTicket, Hello, ImageCopied, ImageTickets, WatchFrame, WatchStart, Welcome,
+};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_types::{Digest, InstanceId, Timestamp};
@@ -73,6 +75,30 @@ pub trait FrameStream: Send {
 pub trait ByteChunks: Send {
     /// The next bytes; `None` at the end.
     async fn chunk(&mut self) -> Result<Option<Bytes>, LinkError>;
+
+    /// The next bytes, in `space` where that saves a copy. `space` must not be empty.
+    async fn read(&mut self, space: &mut [u8]) -> Result<Arrived, LinkError> {
+        let _elsewhere = space;
+        self.chunk().await.map(Arrived::of)
+    }
+}
+
+/// What has arrived.
+#[derive(Debug)]
+pub enum Arrived {
+    /// This many bytes, in the given space.
+    Read(usize),
+    /// These bytes.
+    Chunk(Bytes),
+    /// Nothing more will arrive.
+    End,
+}
+
+impl Arrived {
+    /// From [`ByteChunks::chunk`].
+    pub fn of(chunk: Option<Bytes>) -> Self {
+        chunk.map_or(Self::End, Self::Chunk)
+    }
 }
 
 /// Where a download goes.
@@ -108,6 +134,16 @@ pub trait ControlLink: Send + Sync {
 
     /// Downloads the image to the file, resuming after its present content. The digest is verified at the import.
     async fn fetch_image(&self, image: Digest, to: Destination<'_>) -> Result<(), LinkError>;
+
+    /// Tickets for an image, to copy it from other nodes. None if there are no such nodes.
+    async fn image_tickets(&self, _image: Digest) -> Result<ImageTickets, LinkError> {
+        Ok(ImageTickets::default())
+    }
+
+    /// Tells waifud which node has sent an image.
+    async fn image_copied(&self, _image: Digest, _copied: ImageCopied) -> Result<(), LinkError> {
+        Ok(())
+    }
 
     /// Opens a disk of an instance that this node receives, without the blocks before byte `from`.
     async fn fetch_disk(

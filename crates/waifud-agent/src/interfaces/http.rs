@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::fs::OpenOptions;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
-use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, WatchStart, Welcome};
+use waifud_api::agent::{
+    AgentReport, DiskTicket, Hello, ImageCopied, ImageTickets, WatchFrame, WatchStart, Welcome,
+};
 use waifud_api::agent_client::{AgentClient, AgentClientError, DiskBody, WatchStream};
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
@@ -126,6 +128,15 @@ impl ControlLink for HttpLink {
         Ok(Box::new(HttpDisk(disk.map_err(link_error)?)))
     }
 
+    async fn image_tickets(&self, image: Digest) -> Result<ImageTickets, LinkError> {
+        self.client.image_tickets(image).await.map_err(link_error)
+    }
+
+    async fn image_copied(&self, image: Digest, copied: ImageCopied) -> Result<(), LinkError> {
+        let told = self.client.image_copied(image, copied).await;
+        told.map_err(link_error)
+    }
+
     async fn disk_ticket(&self, instance: InstanceId, index: u32) -> Result<DiskTicket, LinkError> {
         let ticket = self.client.disk_ticket(instance, index).await;
         ticket.map_err(link_error)
@@ -164,7 +175,8 @@ impl FrameStream for HttpFrames {
     }
 }
 
-fn file_error(path: &Path, source: std::io::Error) -> LinkError {
+/// An error of a file that is written.
+pub(crate) fn file_error(path: &Path, source: std::io::Error) -> LinkError {
     let path = path.to_owned();
     match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => LinkError::NoRoom { path },

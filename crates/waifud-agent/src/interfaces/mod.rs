@@ -9,9 +9,10 @@ mod metadata;
 mod peers;
 mod tls_peers;
 
-pub use control::{ByteChunks, ControlLink, Destination, FrameStream, LinkError};
+pub use control::{Arrived, ByteChunks, ControlLink, Destination, FrameStream, LinkError};
 pub use host::HostPower;
 pub use http::HttpLink;
+pub(crate) use http::file_error;
 pub use metadata::{MetadataError, MetadataService, MetadataTunnel, TunnelUp};
 pub use peers::{IncomingPeer, NoPeers, PeerConnection, PeerListener, PeerNetwork};
 pub use tls_peers::TlsPeers;

@@ -22,7 +22,9 @@ use super::peers::{IncomingPeer, PeerListener, PeerNetwork};
 const OUTSIDE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 
 /// Bytes read from a socket at once.
-const SOCKET_READ: usize = 128 << 10;
+const SOCKET_READ: usize = 256 << 10;
+/// Bytes that are encrypted and written to a socket at once.
+const SOCKET_WRITE: usize = 256 << 10;
 
 /// [`PeerNetwork`] over TLS.
 pub struct TlsPeers {
@@ -130,8 +132,9 @@ impl PeerListener for Listener {
             address: address.ip().to_canonical(),
             handshake: Box::pin(async move {
                 stream.set_nodelay(true)?;
-                let stream = tls.accept(buffered(stream)).await?;
-                let (_, session) = stream.get_ref();
+                let mut stream = tls.accept(buffered(stream)).await?;
+                let (_, session) = stream.get_mut();
+                session.set_buffer_limit(Some(SOCKET_WRITE));
                 let certificate = session.peer_certificates().and_then(<[_]>::first);
                 let certificate = certificate.ok_or(io::ErrorKind::PermissionDenied)?;
                 let peer = NodePeer::of(certificate).map_err(io::Error::other)?;

@@ -1,5 +1,6 @@
-//! Listens on the peer port, and sends disks to nodes that have a ticket.
+//! Listens on the peer port, and sends disks and images to nodes that have a ticket.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +8,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use waifud_api::node_to_node::{DiskRequest, REQUEST_LENGTH, encode_answer};
+use waifud_api::node_to_node::{PeerRequest, REQUEST_LENGTH, encode_answer};
 use waifud_hypervisor::ByteStream;
 
 use super::PortState;
 use super::admission::{Admission, TransferPermit, Unproven};
+use super::tickets::Order;
 use crate::interfaces::{IncomingPeer, PeerListener};
 use crate::shared::Shared;
 use crate::transfer::send;
@@ -111,7 +113,7 @@ async fn answered(
     let (node, mut wire) = timeout(HANDSHAKE, peer.handshake).await??;
     let mut bytes = [0; REQUEST_LENGTH];
     timeout(REQUEST, wire.read_exact(&mut bytes)).await??;
-    let request = DiskRequest::decode(&bytes).map_err(io::Error::other)?;
+    let request = PeerRequest::decode(&bytes).map_err(io::Error::other)?;
     let refuse = async |mut wire: Box<dyn ByteStream>, reason: &str| {
         let answer = encode_answer(Some(reason));
         timeout(REQUEST, async {
@@ -124,46 +126,69 @@ async fn answered(
     let order = match shared.tickets.redeem(&request, node).await {
         Ok(order) => order,
         Err(error) => {
-            tracing::warn!(node = %node.node, %address, instance = %request.instance, "refused a disk at the peer port: {error}");
+            tracing::warn!(node = %node.node, %address, ?request, "refused a request at the peer port: {error}");
             return refuse(wire, "the ticket is not valid here").await;
         }
     };
     let Some(permit) = unproven.begin_transfer() else {
-        return refuse(wire, "the node already sends the maximum number of disks").await;
+        return refuse(wire, "the node already sends the maximum number of files").await;
     };
-    let opened = send::open_released(
-        &shared.table,
-        &shared.pools,
-        order.instance,
-        order.epoch,
-        order.index,
-    );
-    let file = match timeout(OPEN, opened).await? {
+    let file = match timeout(OPEN, open(shared, &order)).await? {
         Ok(file) => file,
         Err(refusal) => {
-            tracing::warn!(instance = %order.instance, "refused a disk at the peer port: {}", refusal.message);
-            return refuse(wire, &refusal.message).await;
+            tracing::warn!(?order, "refused a request at the peer port: {refusal}");
+            return refuse(wire, &refusal).await;
         }
     };
     timeout(REQUEST, wire.write_all(&encode_answer(None))).await??;
-    tracing::info!(instance = %order.instance, disk = order.index, to = %address, "sending a disk directly");
+    tracing::info!(?order, to = %address, "sending a file directly");
     Ok(Some(Transfer {
         file,
-        from: request.from,
+        from: request.from(),
+        order,
         wire,
         _permit: permit,
     }))
 }
 
+/// Opens what a ticket is for, or says why that is not possible.
+async fn open(shared: &Shared, order: &Order) -> Result<File, String> {
+    match order {
+        Order::Disk(order) => send::open_released(
+            &shared.table,
+            &shared.pools,
+            order.instance,
+            order.epoch,
+            order.index,
+        )
+        .await
+        .map_err(|refusal| refusal.message),
+        Order::Image(order) => {
+            for pool in shared.pools.values() {
+                match pool.open_image(order.image).await {
+                    Ok(Some(file)) => return Ok(file),
+                    Ok(None) => {}
+                    Err(error) => return Err(waifud_kit::error::with_causes(&error)),
+                }
+            }
+            Err("the node does not have the image as it was published".to_owned())
+        }
+    }
+}
+
 struct Transfer {
-    file: std::fs::File,
+    file: File,
     from: u64,
+    order: Order,
     wire: Box<dyn ByteStream>,
     _permit: TransferPermit,
 }
 
 impl Transfer {
     async fn run(self) {
-        send::send(self.file, self.from, self.wire).await;
+        match self.order {
+            Order::Disk(_) => send::send(self.file, self.from, self.wire).await,
+            Order::Image(_) => send::send_image(self.file, self.from, self.wire).await,
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! The tickets that waifud has issued for disks of this node.
+//! The tickets that waifud has issued for disks and images of this node.
 //!
-//! A ticket is valid once, for [`Ticket::VALID`], for one disk, and for one node with one key. It is announced over the watch
+//! A ticket is valid once, for [`Ticket::VALID`], for one disk or image, and for one node with one key. It is announced over the watch
 //! while the other node already connects, so it may arrive a moment later than the connection.
 
 use std::collections::HashMap;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-use waifud_api::agent::{Ticket, TicketOrder};
-use waifud_api::node_to_node::DiskRequest;
+use waifud_api::agent::{ImageTicketOrder, Ticket, TicketOrder};
+use waifud_api::node_to_node::PeerRequest;
 use waifud_kit::sync::lock;
 use waifud_pki::NodePeer;
 use waifud_types::Digest;
@@ -30,21 +30,72 @@ pub(crate) enum TicketError {
     /// Another node, or another key of the same node, has it.
     #[error("the ticket was issued to another node")]
     OtherNode,
-    /// It is for another disk.
-    #[error("the ticket is for another disk")]
-    OtherDisk,
+    /// It is for another disk, or for an image.
+    #[error("the ticket is for something else")]
+    OtherObject,
+}
+
+/// What a ticket was issued for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    Disk(TicketOrder),
+    Image(ImageTicketOrder),
+}
+
+impl From<TicketOrder> for Order {
+    fn from(order: TicketOrder) -> Self {
+        Self::Disk(order)
+    }
+}
+
+impl From<ImageTicketOrder> for Order {
+    fn from(order: ImageTicketOrder) -> Self {
+        Self::Image(order)
+    }
+}
+
+impl Order {
+    /// The digest of the ticket, and for how many seconds it is valid.
+    fn ticket(&self) -> (Digest, u64) {
+        match self {
+            Self::Disk(order) => (order.ticket, order.valid_s),
+            Self::Image(order) => (order.ticket, order.valid_s),
+        }
+    }
+
+    fn receiver(&self) -> NodePeer {
+        let (node, key) = match self {
+            Self::Disk(order) => (order.receiver, order.receiver_key),
+            Self::Image(order) => (order.receiver, order.receiver_key),
+        };
+        NodePeer { node, key }
+    }
+
+    fn is_for(&self, request: &PeerRequest) -> bool {
+        match (self, request) {
+            (Self::Disk(order), PeerRequest::Disk(request)) => {
+                (order.instance, order.index) == (request.instance, request.index)
+            }
+            // The order says which image.
+            (Self::Image(_), PeerRequest::Image(_)) => true,
+            (Self::Disk(_), PeerRequest::Image(_)) | (Self::Image(_), PeerRequest::Disk(_)) => {
+                false
+            }
+        }
+    }
 }
 
 /// Tickets by their digests.
 #[derive(Debug, Default)]
 pub(crate) struct Tickets {
-    valid: Mutex<HashMap<Digest, (TicketOrder, Instant)>>,
+    valid: Mutex<HashMap<Digest, (Order, Instant)>>,
     arrived: Notify,
 }
 
 impl Tickets {
     /// Adds a ticket that waifud has announced.
-    pub fn add(&self, order: TicketOrder) {
+    pub fn add(&self, order: impl Into<Order>) {
+        let order = order.into();
         let now = Instant::now();
         {
             let mut valid = lock(&self.valid);
@@ -53,18 +104,15 @@ impl Tickets {
                 tracing::warn!("too many tickets at once; ignoring this one");
                 return;
             }
-            let valid_for = Duration::from_secs(order.valid_s).min(Ticket::VALID);
-            valid.insert(order.ticket, (order, now + valid_for));
+            let (ticket, valid_s) = order.ticket();
+            let valid_for = Duration::from_secs(valid_s).min(Ticket::VALID);
+            valid.insert(ticket, (order, now + valid_for));
         }
         self.arrived.notify_waiters();
     }
 
     /// Uses the ticket of a request, which may still be on its way.
-    pub async fn redeem(
-        &self,
-        request: &DiskRequest,
-        by: NodePeer,
-    ) -> Result<TicketOrder, TicketError> {
+    pub async fn redeem(&self, request: &PeerRequest, by: NodePeer) -> Result<Order, TicketError> {
         let redeemed = async {
             loop {
                 let arrived = self.arrived.notified();
@@ -80,19 +128,19 @@ impl Tickets {
     }
 
     /// An attempt of another node does not use the ticket up.
-    fn redeem_now(&self, request: &DiskRequest, by: NodePeer) -> Result<TicketOrder, TicketError> {
-        let digest = request.ticket.digest();
+    fn redeem_now(&self, request: &PeerRequest, by: NodePeer) -> Result<Order, TicketError> {
+        let digest = request.ticket().digest();
         let mut valid = lock(&self.valid);
         let (order, until) = *valid.get(&digest).ok_or(TicketError::Unknown)?;
         if Instant::now() >= until {
             return Err(TicketError::Unknown);
         }
-        if (order.receiver, order.receiver_key) != (by.node, by.key) {
+        if order.receiver() != by {
             return Err(TicketError::OtherNode);
         }
         valid.remove(&digest);
-        if (order.instance, order.index) != (request.instance, request.index) {
-            return Err(TicketError::OtherDisk);
+        if !order.is_for(request) {
+            return Err(TicketError::OtherObject);
         }
         Ok(order)
     }
@@ -100,11 +148,12 @@ impl Tickets {
 
 #[cfg(test)]
 mod tests {
+    use waifud_api::node_to_node::{DiskRequest, ImageRequest};
     use waifud_types::{Epoch, InstanceId, NodeId};
 
     use super::*;
 
-    fn issued() -> (TicketOrder, DiskRequest, NodePeer) {
+    fn issued() -> (Order, PeerRequest, NodePeer) {
         let ticket = Ticket::from_bytes([7; 32]);
         let instance = InstanceId::generate();
         let peer = NodePeer {
@@ -126,7 +175,24 @@ mod tests {
             index: 0,
             from: 0,
         };
-        (order, request, peer)
+        (order.into(), PeerRequest::Disk(request), peer)
+    }
+
+    /// The disk's ticket and request, as they are for an image.
+    fn of_image(order: Order, request: PeerRequest) -> (Order, PeerRequest) {
+        let (Order::Disk(order), PeerRequest::Disk(request)) = (order, request) else {
+            panic!("not of a disk");
+        };
+        let order = ImageTicketOrder {
+            ticket: order.ticket,
+            image: Digest::of(b"image"),
+            receiver: order.receiver,
+            receiver_key: order.receiver_key,
+            valid_s: order.valid_s,
+        };
+        let (ticket, from) = (request.ticket, request.from);
+        let request = PeerRequest::Image(ImageRequest { ticket, from });
+        (order.into(), request)
     }
 
     #[tokio::test(start_paused = true)]
@@ -167,21 +233,26 @@ mod tests {
     async fn a_ticket_for_one_disk_is_none_for_another() {
         let (order, request, peer) = issued();
         let instance = InstanceId::generate();
-        for other in [
-            DiskRequest {
-                index: 1,
-                ..request
-            },
-            DiskRequest {
-                instance,
-                ..request
-            },
+        let PeerRequest::Disk(disk) = request else {
+            panic!("not of a disk");
+        };
+        let (image, of_image) = of_image(order, request);
+        for (order, other) in [
+            (order, PeerRequest::Disk(DiskRequest { index: 1, ..disk })),
+            (order, PeerRequest::Disk(DiskRequest { instance, ..disk })),
+            (order, of_image),
+            (image, request),
         ] {
             let tickets = Tickets::default();
             tickets.add(order);
             let refused = tickets.redeem(&other, peer).await;
-            assert_eq!(refused, Err(TicketError::OtherDisk));
+            assert_eq!(refused, Err(TicketError::OtherObject));
         }
+        let tickets = Tickets::default();
+        tickets.add(image);
+        assert_eq!(tickets.redeem(&of_image, peer).await, Ok(image));
+        let again = tickets.redeem(&of_image, peer).await;
+        assert_eq!(again, Err(TicketError::Unknown));
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,7 +269,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_tickets_is_limited_and_expired_ones_do_not_count() {
-        let (order, ..) = issued();
+        let (Order::Disk(order), ..) = issued() else {
+            panic!("not of a disk");
+        };
         let tickets = Tickets::default();
         let add = |count: usize| {
             for number in 0..count {

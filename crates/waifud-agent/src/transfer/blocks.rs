@@ -4,15 +4,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use bytes::Bytes;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
-use waifud_api::disk_transfer::{BLOCK, HASH};
-use waifud_kit::sha256::Hasher;
+use waifud_api::disk_transfer::{BLOCK, BLOCK_HEADER, HASH, block_header};
+use waifud_kit::buffers::{Buffer, BufferPool};
 use waifud_types::ByteSize;
 
 /// The hash of a file's blocks.
 #[derive(Clone, Default)]
-pub(super) struct BlockHasher(Hasher);
+pub(super) struct BlockHasher(blake3::Hasher);
 
 impl BlockHasher {
     /// Adds a block.
@@ -25,7 +26,7 @@ impl BlockHasher {
 
     /// The hash of all blocks.
     pub(super) fn finish(self) -> [u8; HASH] {
-        self.0.finish()
+        self.0.finalize().into()
     }
 }
 
@@ -42,14 +43,60 @@ pub(super) fn sizes(file: &File) -> io::Result<(ByteSize, ByteSize)> {
     Ok((ByteSize(length), ByteSize(length)))
 }
 
+/// A block that was read, with space for the bytes that are sent before it.
+pub(crate) struct ReadBlock {
+    buffers: BufferPool,
+    buffer: Buffer,
+    length: usize,
+}
+
+impl ReadBlock {
+    fn new() -> io::Result<Self> {
+        let block = usize::try_from(BLOCK).map_err(io::Error::other)?;
+        let buffers = BufferPool::new(BLOCK_HEADER + block);
+        Ok(Self {
+            buffer: buffers.get(),
+            buffers,
+            length: 0,
+        })
+    }
+
+    /// Space for a block of this length.
+    fn space(&mut self, length: usize) -> &mut [u8] {
+        self.length = length;
+        let after = self.buffer.as_mut().get_mut(BLOCK_HEADER..);
+        after
+            .and_then(|it| it.get_mut(..length))
+            .unwrap_or_default()
+    }
+
+    /// The bytes of the block.
+    pub fn bytes(&self) -> &[u8] {
+        let after = self.buffer.as_ref().get(BLOCK_HEADER..);
+        after
+            .and_then(|it| it.get(..self.length))
+            .unwrap_or_default()
+    }
+
+    /// The block as it is sent. It is not copied, so the bytes are gone here.
+    pub fn take_frame(&mut self, offset: u64) -> Bytes {
+        let header = block_header(offset, self.length);
+        if let Some(to) = self.buffer.as_mut().first_chunk_mut() {
+            *to = header;
+        }
+        let buffer = std::mem::replace(&mut self.buffer, self.buffers.get());
+        Bytes::from_owner(buffer).slice(..BLOCK_HEADER + self.length)
+    }
+}
+
 /// Calls `each` with the blocks before byte `end` that are not in a hole, in order, until it returns false: `None` for a
 /// block of zeros. `end` is the end of the file or a multiple of the size of a block. Blocks.
 pub(super) fn for_each_block(
     file: &File,
     end: u64,
-    mut each: impl FnMut(u64, Option<&[u8]>) -> bool,
+    mut each: impl FnMut(u64, Option<&mut ReadBlock>) -> bool,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; usize::try_from(BLOCK).map_err(io::Error::other)?];
+    let mut read = ReadBlock::new()?;
     let mut offset = 0;
     while offset < end {
         let Some(data) = next_data(file, offset)? else {
@@ -60,9 +107,13 @@ pub(super) fn for_each_block(
             return Ok(());
         }
         let length = usize::try_from(BLOCK.min(end - offset)).map_err(io::Error::other)?;
-        let block = buffer.get_mut(..length).unwrap_or_default();
-        file.read_exact_at(block, offset)?;
-        let block = Some(&*block).filter(|block| !is_zero(block));
+        let space = read.space(length);
+        file.read_exact_at(space, offset)?;
+        let block = if is_zero(space) {
+            None
+        } else {
+            Some(&mut read)
+        };
         if !each(offset, block) {
             return Ok(());
         }

@@ -17,7 +17,7 @@ use waifud_types::{ByteSize, CopyPath, ReceiveState, VolumeId};
 use super::blocks::{BlockHasher, for_each_block};
 use super::writer::BlockWriter;
 use crate::instance::failure::Failure;
-use crate::interfaces::ByteChunks;
+use crate::interfaces::{Arrived, ByteChunks};
 use crate::peer_port::direct;
 use crate::shared::{Pools, Shared};
 use crate::{blocking, failpoints};
@@ -268,14 +268,20 @@ impl Arriving<'_> {
                 .map_err(|error| damaged(&error.to_string()))?;
             let Some(frame) = frame else {
                 let disk = &transfer.disk.name;
-                let chunk = body.chunk().await;
-                let chunk = chunk
-                    .map_err(|error| Failure::passing(format!("cannot copy {disk}: {error}")))?;
-                let Some(chunk) = chunk else {
-                    let why = transfer.describe("the transfer was interrupted");
-                    return Err(Failure::passing(why).into());
+                let arrived = match decoder.space() {
+                    Some(space) => body.read(space).await,
+                    None => body.chunk().await.map(Arrived::of),
                 };
-                decoder.push(&chunk);
+                let arrived = arrived
+                    .map_err(|error| Failure::passing(format!("cannot copy {disk}: {error}")))?;
+                match arrived {
+                    Arrived::Read(count) => decoder.filled(count),
+                    Arrived::Chunk(chunk) => decoder.push(&chunk),
+                    Arrived::End => {
+                        let why = transfer.describe("the transfer was interrupted");
+                        return Err(Failure::passing(why).into());
+                    }
+                }
                 continue;
             };
             match frame {
@@ -333,9 +339,9 @@ async fn resume(file: &Arc<File>) -> Result<(u64, BlockHasher, u64), CopyError> 
         let mut hasher = BlockHasher::default();
         let mut had = 0_u64;
         for_each_block(&file, from, |offset, block| {
-            if let Some(bytes) = block {
-                hasher.add(offset, bytes);
-                had = had.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
+            if let Some(block) = block {
+                hasher.add(offset, block.bytes());
+                had = had.saturating_add(u64::try_from(block.bytes().len()).unwrap_or(0));
             }
             true
         })?;

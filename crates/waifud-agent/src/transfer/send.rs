@@ -1,19 +1,21 @@
-//! Sends a disk of an instance that this node has released.
+//! Sends a disk of an instance that this node has released, or an image.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use waifud_api::disk_transfer::{DiskFrame, encode_block};
+use waifud_api::disk_transfer::DiskFrame;
 use waifud_api::stream::{RefusalReason, StreamRefusal};
 use waifud_hypervisor::ByteStream;
+use waifud_kit::buffers::BufferPool;
 use waifud_types::{Epoch, InstanceId, VolumeId};
 
-use super::blocks::{BlockHasher, for_each_block, sizes};
+use super::blocks::{BlockHasher, ReadBlock, for_each_block, sizes};
 use crate::blocking;
 use crate::control_link::record::DesiredState;
 use crate::control_link::table::Table;
@@ -24,6 +26,9 @@ const STALLED: Duration = Duration::from_mins(1);
 
 /// Frames that are read ahead.
 const READ_AHEAD: usize = 4;
+
+/// Bytes of an image that are read at once.
+const IMAGE_READ: usize = 1 << 20;
 
 /// After this many blocks that were read and not sent, the sender shows that it still reads. waifud and the receiver give a
 /// silent connection up.
@@ -68,15 +73,44 @@ pub(crate) async fn open_released(
         .map_err(|error| refusal(RefusalReason::Other, waifud_kit::error::with_causes(&error)))
 }
 
-/// Sends the file to its end, without the blocks before byte `from`, which the receiver has. Ends early when the receiver
-/// goes away, or reads nothing.
+/// Sends the disk to its end, without the blocks before byte `from`, which the receiver has. Ends early when the receiver goes away,
+/// or reads nothing.
 pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
+    send_what_is_read(wire, move |ready| {
+        each_frame(&file, from, |frame| blocking::send(ready, frame.encode()))
+    })
+    .await;
+}
+
+/// Sends the bytes of a file from byte `from` on. Ends early as [`send`] does.
+pub(crate) async fn send_image(file: File, from: u64, wire: Box<dyn ByteStream>) {
+    send_what_is_read(wire, move |ready| {
+        let buffers = BufferPool::new(IMAGE_READ);
+        let mut at = from;
+        loop {
+            let mut buffer = buffers.get();
+            let count = file.read_at(buffer.as_mut(), at)?;
+            let bytes = Bytes::from_owner(buffer).slice(..count);
+            if count == 0 || !blocking::send(ready, bytes) {
+                return Ok(());
+            }
+            at = at.saturating_add(u64::try_from(count).unwrap_or(0));
+        }
+    })
+    .await;
+}
+
+/// Sends what `read` passes to the channel. `read` blocks, and ends when the channel is closed.
+async fn send_what_is_read(
+    wire: Box<dyn ByteStream>,
+    read: impl FnOnce(&mpsc::Sender<Bytes>) -> io::Result<()> + Send + 'static,
+) {
     let (mut gone, mut wire) = tokio::io::split(wire);
     let mut ignored = [0; 64];
     let disconnected =
         async { while gone.read(&mut ignored).await.is_ok_and(|count| count > 0) {} };
     let (frames, mut ready) = blocking::channel(READ_AHEAD);
-    let read = blocking::on_a_thread(move || read(&file, from, &frames));
+    let read = blocking::on_a_thread(move || read(&frames));
     let write = async {
         while let Some(frame) = ready.recv().await {
             timeout(STALLED, wire.write_all(&frame)).await??;
@@ -86,8 +120,8 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
     tokio::select! {
         sent = async { tokio::try_join!(read, write) } => {
             if let Err(error) = sent {
-                // Without the last frame, the receiver notices that the disk is incomplete.
-                tracing::warn!(%error, "sending a disk failed");
+                // Without its end, the receiver notices that the file is incomplete.
+                tracing::warn!(%error, "sending a file failed");
             }
         }
         () = disconnected => {}
@@ -95,33 +129,30 @@ pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
     let _gone_already = timeout(STALLED, wire.shutdown()).await;
 }
 
-/// Reads the file, and sends its frames to the channel until the other end is closed. Blocks.
-fn read(file: &File, from: u64, ready: &mpsc::Sender<Bytes>) -> io::Result<()> {
-    each_frame(file, from, |frame| blocking::send(ready, frame.encode()))
-}
-
 /// A frame as it is read from a file: the bytes of a block are not copied.
-#[derive(Clone, Copy)]
 pub(crate) enum ReadFrame<'a> {
-    Block { offset: u64, bytes: &'a [u8] },
+    Block {
+        offset: u64,
+        block: &'a mut ReadBlock,
+    },
     Other(&'a DiskFrame),
 }
 
 impl ReadFrame<'_> {
     pub fn encode(self) -> Bytes {
         match self {
-            Self::Block { offset, bytes } => encode_block(offset, bytes),
+            Self::Block { offset, block } => block.take_frame(offset),
             Self::Other(frame) => frame.encode(),
         }
     }
 
-    pub fn to_frame(self) -> DiskFrame {
+    pub fn to_frame(&self) -> DiskFrame {
         match self {
-            Self::Block { offset, bytes } => DiskFrame::Block {
-                offset,
-                bytes: Bytes::copy_from_slice(bytes),
+            Self::Block { offset, block } => DiskFrame::Block {
+                offset: *offset,
+                bytes: Bytes::copy_from_slice(block.bytes()),
             },
-            Self::Other(frame) => frame.clone(),
+            Self::Other(frame) => (*frame).clone(),
         }
     }
 }
@@ -141,13 +172,13 @@ pub(crate) fn each_frame(
     let mut is_open = true;
     let mut silent = 0;
     for_each_block(file, length.bytes(), |offset, block| {
-        if let Some(bytes) = block {
-            hasher.add(offset, bytes);
+        if let Some(block) = &block {
+            hasher.add(offset, block.bytes());
         }
         silent += 1;
         match block.filter(|_| offset >= from) {
-            Some(bytes) => {
-                is_open = each(ReadFrame::Block { offset, bytes });
+            Some(block) => {
+                is_open = each(ReadFrame::Block { offset, block });
                 silent = 0;
             }
             None if silent >= SILENT_BLOCKS => {

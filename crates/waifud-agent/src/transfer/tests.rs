@@ -123,8 +123,8 @@ proptest! {
         // What a receiver computes: the blocks that it has, then those that arrive.
         let mut hasher = BlockHasher::default();
         for_each_block(&source, from, |offset, block| {
-            if let Some(bytes) = block {
-                hasher.add(offset, bytes);
+            if let Some(block) = block {
+                hasher.add(offset, block.bytes());
             }
             true
         }).unwrap();

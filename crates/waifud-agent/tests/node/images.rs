@@ -62,6 +62,20 @@ async fn the_node_reports_the_images_in_its_pools() {
 }
 
 #[tokio::test]
+async fn an_imported_image_is_reported_at_once() {
+    let node = TestNode::started_after(|node| {
+        node.settings.timing.facts = Duration::from_hours(1);
+    });
+    node.run_one("web").await;
+    let image = node.instance("other").spec.image;
+    node.until("the image is reported", async || {
+        let facts = node.waifud.facts();
+        facts.is_some_and(|facts| facts.pools[0].images == Some(vec![image]))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_image_is_removed_when_no_instance_needs_it_any_more() {
     let node = node_with_a_short_grace_period();
     let id = node.run_one("web").await;

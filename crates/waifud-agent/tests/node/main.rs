@@ -18,6 +18,7 @@ mod lifecycle;
 mod link;
 mod names;
 mod nics;
+mod peer_images;
 mod peer_port;
 mod peers;
 mod power;

@@ -13,7 +13,7 @@ use waifud_agent::interfaces::{PeerNetwork, TlsPeers};
 use waifud_api::agent::{AgentInstance, DiskTicket, Release, Ticket, TicketOrder};
 use waifud_api::disk_transfer::{BLOCK, DiskFrame};
 use waifud_api::node_to_node::{
-    ANSWER_HEAD, DiskRequest, REQUEST_LENGTH, encode_answer, refusal_length,
+    ANSWER_HEAD, DiskRequest, PeerRequest, REQUEST_LENGTH, encode_answer, refusal_length,
 };
 use waifud_hypervisor::ByteStream;
 use waifud_kit::sync::lock;
@@ -26,7 +26,7 @@ use crate::test_node::TestNode;
 const LOCAL: &str = "127.0.0.1:0";
 
 /// A node of this CA: its identity, and its connections to others.
-fn member(ca: &Authority) -> (NodePeer, Arc<TlsPeers>) {
+pub fn member(ca: &Authority) -> (NodePeer, Arc<TlsPeers>) {
     listening(ca, LOCAL)
 }
 
@@ -44,7 +44,7 @@ fn listening(ca: &Authority, listen: &str) -> (NodePeer, Arc<TlsPeers>) {
 
 impl TestNode {
     /// Where the node says that it listens.
-    async fn until_listening(&self) -> SocketAddr {
+    pub async fn until_listening(&self) -> SocketAddr {
         let endpoints = || self.waifud.facts()?.peer_port?.endpoints.first().copied();
         self.until("an open peer port", async || endpoints().is_some())
             .await;
@@ -198,7 +198,7 @@ async fn a_ticket_is_worth_one_transfer_of_one_disk_to_one_node() {
     let mut wire = source.ask(&of_birch, request).await.unwrap().unwrap();
     let mut disk = Vec::new();
     wire.read_to_end(&mut disk).await.unwrap();
-    assert!(disk.starts_with(b"wfdisk01"));
+    assert!(disk.starts_with(b"wfdisk02"));
     source.refused(&of_birch, request, INVALID).await;
 
     let expired = source.request(source.issue(birch, 0));
@@ -344,7 +344,7 @@ async fn play_source(
             let (_, mut wire) = incoming.handshake.await.unwrap();
             let mut request = [0; REQUEST_LENGTH];
             wire.read_exact(&mut request).await.unwrap();
-            let from = DiskRequest::decode(&request).unwrap().from;
+            let from = PeerRequest::decode(&request).unwrap().from();
             lock(&begins).push(from);
             wire.write_all(&encode_answer(None)).await.unwrap();
             for frame in frames(from) {

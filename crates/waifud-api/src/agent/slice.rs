@@ -167,6 +167,7 @@ mod tests {
             WatchFrame::Names { .. }
             | WatchFrame::Stream(_)
             | WatchFrame::Ticket(_)
+            | WatchFrame::ImageTicket(_)
             | WatchFrame::Ping => false,
         }
     }

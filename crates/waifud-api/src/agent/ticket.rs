@@ -1,4 +1,4 @@
-//! Tickets, with which one node gets a disk from another one at its peer port ([`crate::node_to_node`]).
+//! Tickets, with which one node gets a disk or an image from another one at its peer port ([`crate::node_to_node`]).
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waifud_types::{Digest, Epoch, InstanceId, NodeId};
+use waifud_types::{Digest, Epoch, InstanceId, Name, NodeId};
 
 use crate::stream::StreamId;
 
-/// The right to one transfer of one disk: 256 random bits, 64 hexadecimal digits on the wire. It is worth something only to
+/// The right to one transfer of one disk or image: 256 random bits, 64 hexadecimal digits on the wire. It is worth something only to
 /// the node that it was issued to. `Debug` prints only its beginning.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
@@ -74,4 +74,50 @@ pub struct TicketOrder {
     pub receiver_key: Digest,
     /// For how many seconds after the order the ticket is valid; [`Ticket::VALID`] at most.
     pub valid_s: u64,
+}
+
+/// Answer of `POST /v1/agent/images/{digest}/tickets`, for a node that needs the image.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ImageTickets {
+    /// Nodes that have the image, each with a ticket, in the order in which to ask them. May be empty.
+    pub sources: Vec<ImageTicket>,
+}
+
+/// A node that has an image, and the ticket for it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImageTicket {
+    /// The ticket.
+    pub ticket: Ticket,
+    /// Id of the node that has the image.
+    pub source: NodeId,
+    /// Its name.
+    #[schema(value_type = String)]
+    pub source_name: Name,
+    /// SHA-256 of the public key of that node, which it must prove to have.
+    pub source_key: Digest,
+    /// Where that node listens, in order of preference.
+    #[schema(value_type = Vec<String>)]
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// A ticket for an image that waifud has issued, for a node that has it. It is valid once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImageTicketOrder {
+    /// The digest of the ticket.
+    pub ticket: Digest,
+    /// The image: SHA-256 of the published bytes.
+    pub image: Digest,
+    /// Id of the node that may use the ticket.
+    pub receiver: NodeId,
+    /// SHA-256 of the public key of that node, which it must prove to have.
+    pub receiver_key: Digest,
+    /// For how many seconds after the order the ticket is valid; [`Ticket::VALID`] at most.
+    pub valid_s: u64,
+}
+
+/// Body of `POST /v1/agent/images/{digest}/copied`: the node has got the image from another node, and verified it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImageCopied {
+    /// Id of the node that has sent it.
+    pub source: NodeId,
 }

@@ -23,9 +23,10 @@ const NOT_BODIES: [(&str, &str); 4] = [
     ("ServerUrl", "in waifuctl's configuration"),
 ];
 /// Types without a schema that occur in the samples of others.
-const WITHIN_OTHERS: [&str; 8] = [
+const WITHIN_OTHERS: [&str; 9] = [
     "CloudInitEvent",
     "Held",
+    "ImageTicket",
     "Observation",
     "Observed",
     "Page",

@@ -93,6 +93,8 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/v1/agent/watch", Node),
     ("POST", "/v1/agent/report", Node),
     ("GET", "/v1/agent/images/{digest}", Node),
+    ("POST", "/v1/agent/images/{digest}/tickets", Node),
+    ("POST", "/v1/agent/images/{digest}/copied", Node),
     ("GET", "/v1/agent/bundles/{digest}", Node),
     ("GET", "/v1/agent/moves/{instance}/disks/{index}", Node),
     (

@@ -11,11 +11,14 @@ use axum::{Extension, Router};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::AsyncSeekExt;
 use tokio_util::io::ReaderStream;
-use waifud_api::agent::{AgentReport, Hello, NAMES_HEADER, OwnNode, Welcome};
+use waifud_api::agent::{
+    AgentReport, Hello, ImageCopied, ImageTickets, NAMES_HEADER, OwnNode, Welcome,
+};
 use waifud_api::join::{
     INSTALL_PATH, JOIN_TOKEN_HEADER, JoinRequest, Joined, PACKAGES_PATH, PackageKind,
 };
 use waifud_api::stream::{STREAM_PROTOCOL, StreamId, StreamRefusal};
+use waifud_pki::NodePeer;
 
 use super::answers::NoStore;
 use super::body::{Json, small_json};
@@ -43,6 +46,8 @@ pub fn routes() -> Router<Control> {
         .route("/v1/agent/watch", get(watch))
         .route("/v1/agent/report", post(report))
         .route("/v1/agent/images/{digest}", get(image))
+        .route("/v1/agent/images/{digest}/tickets", post(image_tickets))
+        .route("/v1/agent/images/{digest}/copied", post(image_copied))
         .route("/v1/agent/bundles/{digest}", get(bundle))
         .route(
             "/v1/agent/moves/{instance}/disks/{index}",
@@ -196,6 +201,41 @@ async fn image(
 ) -> Result<Response, Refusal> {
     let path = control.image_for(agent.node, digest(&text)?).await?;
     file(&path, &headers).await
+}
+
+/// Tickets for an image that the node needs, to copy it from other nodes.
+async fn image_tickets(
+    State(control): State<Control>,
+    agent: AgentPeer,
+    Path(text): Path<String>,
+    params: Params,
+) -> Result<NoStore<Json<ImageTickets>>, Refusal> {
+    params.finish()?;
+    let receiver = NodePeer {
+        node: agent.node,
+        key: agent.key,
+    };
+    let tickets = control.issue_image_tickets(receiver, digest(&text)?);
+    Ok(NoStore(Json(tickets.await?)))
+}
+
+/// The node has got an image from another one.
+async fn image_copied(
+    State(control): State<Control>,
+    agent: AgentPeer,
+    Path(text): Path<String>,
+    Json(copied): Json<ImageCopied>,
+) -> Result<StatusCode, Refusal> {
+    let AgentPeer {
+        node,
+        peer,
+        request_id,
+        ..
+    } = agent;
+    control
+        .record_image_copied(node, digest(&text)?, copied.source, peer, &request_id)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A file, from the requested offset.

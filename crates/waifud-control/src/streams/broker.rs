@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use waifud_api::Problem;
-use waifud_api::agent::{TicketOrder, WatchFrame};
+use waifud_api::agent::WatchFrame;
 use waifud_api::stream::{StreamId, StreamKind, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
 use waifud_types::{Epoch, InstanceId, NodeId};
@@ -177,12 +177,11 @@ impl StreamBroker {
             .unwrap_or_else(|_| Err(stream_problems::agent_timeout()))
     }
 
-    /// Announces a ticket to the node that has the disk.
-    pub(crate) fn announce(&self, node: NodeId, order: TicketOrder) -> Result<(), Problem> {
+    /// Announces a ticket to the node that has the disk or the image.
+    pub(crate) fn announce(&self, node: NodeId, ticket: WatchFrame) -> Result<(), Problem> {
         let state = self.state();
         let registration = state.registrations.get(&node);
-        let sent = registration
-            .is_some_and(|(_, watch)| watch.try_send(WatchFrame::Ticket(order)).is_ok());
+        let sent = registration.is_some_and(|(_, watch)| watch.try_send(ticket).is_ok());
         drop(state);
         if sent {
             Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
-use waifud_api::agent::{DiskTicket, Ticket, TicketOrder};
+use waifud_api::agent::{DiskTicket, Ticket, TicketOrder, WatchFrame};
 use waifud_api::stream::StreamKind;
 use waifud_pki::NodePeer;
 use waifud_store::{InstanceRow, ReadTx};
@@ -97,7 +97,8 @@ impl Control {
                 Ok::<_, ControlError>((order, issued))
             })
             .await?;
-        self.stream_broker().announce(issued.source, order)?;
+        self.stream_broker()
+            .announce(issued.source, WatchFrame::Ticket(order))?;
         Ok(issued)
     }
 }

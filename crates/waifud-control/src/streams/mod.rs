@@ -7,6 +7,7 @@ mod broker;
 mod disk;
 mod guard;
 mod guest_command;
+mod image;
 mod log;
 mod open;
 pub(crate) mod problems;

@@ -24,6 +24,7 @@ mod fabric;
 mod fabric_clients;
 mod firewall;
 mod handover;
+mod image_tickets;
 mod image_use;
 mod instance_updates;
 mod joining;

@@ -149,6 +149,7 @@ fn check_header(
 impl VolumeFormat for Overlays {
     const KIND: PoolKind = PoolKind::Qcow2;
     const FORMAT: DiskFormat = DiskFormat::Qcow2;
+    const KEEPS_PUBLISHED_BYTES: bool = true;
 
     fn open(config: &FilePoolConfig, _: &Layout) -> Result<Self, StorageError> {
         // The guest's QEMU can write anything to a volume, so the tool that grows it runs with QEMU's rights only.

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use waifud_api::agent::{AgentReport, DiskTicket, Hello, WatchFrame, WatchStart, Welcome};
+use waifud_api::agent::{
+    AgentReport, DiskTicket, Hello, ImageCopied, ImageTickets, WatchFrame, WatchStart, Welcome,
+};
 use waifud_api::disk_transfer::DiskFrame;
 use waifud_api::stream::{StreamId, StreamRefusal};
 use waifud_hypervisor::ByteStream;
@@ -182,6 +184,16 @@ impl ControlLink for FakeWaifud {
         }
         let chunks = sent.iter().map(DiskFrame::encode).collect();
         Ok(Box::new(Chunks(chunks)))
+    }
+
+    async fn image_tickets(&self, image: Digest) -> Result<ImageTickets, LinkError> {
+        let issuer = self.online()?.image_tickets.clone();
+        Ok(issuer.map_or_else(ImageTickets::default, |issuer| issuer(image)))
+    }
+
+    async fn image_copied(&self, image: Digest, copied: ImageCopied) -> Result<(), LinkError> {
+        self.online()?.copied.push((image, copied.source));
+        Ok(())
     }
 
     async fn disk_ticket(&self, instance: InstanceId, index: u32) -> Result<DiskTicket, LinkError> {

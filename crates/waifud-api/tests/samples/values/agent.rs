@@ -1,10 +1,11 @@
 //! The protocol between waifud and node agents, and commands for guest agents.
 
 use waifud_api::agent::{
-    AgentInstance, AgentReport, BundleRef, DiskTicket, Hello, Incoming, InstanceName,
-    InstanceReport, MeshClient, MeshClients, MessageOrder, NodeNames, NodeSlice, OwnNode, Peer,
-    Receiving, RedisAccess, Release, Released, RescueImage, SliceKey, SliceObject, Ticket,
-    TicketOrder, Tombstone, Unmanaged, WatchFrame, Welcome,
+    AgentInstance, AgentReport, BundleRef, DiskTicket, Hello, ImageCopied, ImageTicket,
+    ImageTicketOrder, ImageTickets, Incoming, InstanceName, InstanceReport, MeshClient,
+    MeshClients, MessageOrder, NodeNames, NodeSlice, OwnNode, Peer, Receiving, RedisAccess,
+    Release, Released, RescueImage, SliceKey, SliceObject, Ticket, TicketOrder, Tombstone,
+    Unmanaged, WatchFrame, Welcome,
 };
 use waifud_api::guest_command::{ExecRequest, ExecResult, GuestAnswer, GuestCommand, SetPassword};
 use waifud_api::join::{JoinRequest, Joined};
@@ -62,6 +63,24 @@ pub fn kinds() -> Vec<Kind> {
                 source: parse(NODE),
                 source_key: digest(0x4e),
                 endpoints: vec![parse("192.0.2.3:7374"), parse("[2001:db8::3]:7374")],
+            },
+        ),
+        Kind::one(
+            "ImageTickets",
+            ImageTickets {
+                sources: vec![ImageTicket {
+                    ticket: Ticket::from_bytes([0xa5; 32]),
+                    source: parse(NODE),
+                    source_name: parse("alder"),
+                    source_key: digest(0x4e),
+                    endpoints: vec![parse("192.0.2.3:7374")],
+                }],
+            },
+        ),
+        Kind::one(
+            "ImageCopied",
+            ImageCopied {
+                source: parse(NODE),
             },
         ),
         Kind::values("StreamRefusal", refusals.clone()),
@@ -191,6 +210,16 @@ fn frames() -> Vec<(&'static str, WatchFrame)> {
                 instance: parse(INSTANCE),
                 epoch: Epoch(3),
                 index: 1,
+                receiver: parse(NODE),
+                receiver_key: digest(0x4e),
+                valid_s: 30,
+            }),
+        ),
+        (
+            "image-ticket",
+            WatchFrame::ImageTicket(ImageTicketOrder {
+                ticket: digest(0x7c),
+                image: digest(0x1a),
                 receiver: parse(NODE),
                 receiver_key: digest(0x4e),
                 valid_s: 30,
