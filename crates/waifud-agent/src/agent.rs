@@ -208,7 +208,7 @@ impl Agent {
                 () = stop.cancelled() => break,
                 Some((id, signal)) = spawn.recv() => {
                     let driver = Driver::new(shared.clone(), id, signal);
-                    let handle = tasks.spawn(async move { Some(driver.run().await) });
+                    let handle = tasks.spawn(async move { Some(Box::pin(driver.run()).await) });
                     purposes.insert(handle.id(), Purpose::Driver(id));
                 }
                 Some(ended) = tasks.join_next_with_id() => {

@@ -317,19 +317,16 @@ mod tests {
             let mut received = Vec::new();
             let mut rest = wire.as_slice();
             while !rest.is_empty() {
-                let next = match decoder.space() {
-                    Some(space) => {
-                        let count = space.len().min(pieces).min(rest.len());
-                        let (now, next) = rest.split_at(count);
-                        space[..count].copy_from_slice(now);
-                        decoder.filled(count);
-                        next
-                    }
-                    None => {
-                        let (now, next) = rest.split_at(pieces.min(rest.len()));
-                        decoder.push(now);
-                        next
-                    }
+                let next = if let Some(space) = decoder.space() {
+                    let count = space.len().min(pieces).min(rest.len());
+                    let (now, next) = rest.split_at(count);
+                    space[..count].copy_from_slice(now);
+                    decoder.filled(count);
+                    next
+                } else {
+                    let (now, next) = rest.split_at(pieces.min(rest.len()));
+                    decoder.push(now);
+                    next
                 };
                 rest = next;
                 received.extend(all(&mut decoder).unwrap());

@@ -65,8 +65,8 @@ async fn a_node_that_needs_an_image_gets_tickets_for_nodes_that_have_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_cannot_send_an_image_are_not_named() {
-    let (it, has_image, path) = cluster().await;
     type Change = fn(&mut NodeFacts);
+    let (it, has_image, path) = cluster().await;
     let changes: [Change; 5] = [
         |facts| facts.features.retain(|known| known != feature::PEER_IMAGES),
         |facts| facts.peer_port = Some(PeerPortFacts::default()),

@@ -57,7 +57,7 @@ impl Server {
         let facts = json!({"arch": "x86_64", "cpu_model": "a CPU", "hypervisor": {"kind": "tcg", "reason": "no /dev/kvm"},
             "agent_version": "0.1.0", "capacity": {"cpus": 8, "memory_bytes": 8_u64 << 30},
             "used": {"cpus": 0, "memory_bytes": 0}, "pools": [pool], "bridges": ["br0"], "routes": [], "conditions": [],
-            "labels": {}, "features": ["firewall"]});
+            "labels": {}, "features": ["firewall", "nics"]});
         let hello = json!({"name": "alder", "facts": facts, "now": jiff::Timestamp::now(), "boot_id": null});
         let body = serde_json::to_vec(&hello).unwrap();
         self.as_node(peer, "/v1/agent/hello", body).await;
@@ -209,6 +209,9 @@ const LINES: &[(&str, i32, &str)] = &[
     ("network add lan --bridge br0", 0, "lan"),
     ("network list", 0, "lan"),
     ("network show lan", 0, "br0"),
+    ("nic list web", 0, "eth0"),
+    ("nic add web --network nowhere", 1, "nowhere"),
+    ("nic remove web eth0", 1, "first nic"),
     ("network delete lan", 0, "lan: deleted"),
     ("fabric show", 0, "fabric: none (default)"),
     ("fabric set static", 0, "fabric: static"),
