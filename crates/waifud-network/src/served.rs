@@ -51,7 +51,7 @@ pub(crate) fn configuration(
 }
 
 /// The names of all guests in the format of `/etc/hosts`, with the domain only: names without dots belong to the network of
-/// whoever asks. The first line identifies the `load`, see [`mark`].
+/// the machine that asks. The first line identifies the `load`, see [`mark`].
 pub(crate) fn names(state: &NetworkState, load: u64) -> String {
     let mut text = format!("0.0.0.0 {}\n", mark(load));
     let here = named(state).map(|port| (port.address, &port.name));

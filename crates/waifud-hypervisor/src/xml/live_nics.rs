@@ -24,7 +24,7 @@ pub fn live_nics(xml: &str) -> Result<Vec<LiveNicDevice>, XmlError> {
     Ok(nics.filter_map(device).collect())
 }
 
-/// Whether a domain's XML has a nic with this MAC address, whoever added it.
+/// Whether a domain's XML has a nic with this MAC address, also one that an administrator added.
 pub fn has_nic(xml: &str, mac: MacAddr) -> Result<bool, XmlError> {
     let domain = Element::parse(xml)?;
     let devices = domain.get("devices").map_or(&[][..], |d| &d.children);
