@@ -191,6 +191,7 @@ fn an_instance_moves(world: &World) -> Result<()> {
         "firewall",
         "deny",
         "web",
+        "--in",
         "--protocol",
         "tcp",
         "--port",
