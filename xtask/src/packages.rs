@@ -67,18 +67,16 @@ const LINES: &[Line] = &[
     ),
     (For::Lab, "openssl", "creates the certificate of Redis"),
     (For::Lab, "iperf3", "measures the mesh between nodes"),
-    (For::Lab, "wireguard-go", "what the mesh is compared with"),
+    (
+        For::Lab,
+        "wireguard-go",
+        "what the mesh is compared with, and a client of it that is not ours",
+    ),
     (For::Lab, "wireguard-tools", "configures wireguard-go"),
     (For::Demo, "openssh-client", "logs in to guests"),
     (For::Test, "iputils-ping", "checks the lab's network"),
     (For::Lab, "ovmf", "boots guests with UEFI"),
     (For::Test, "iptables", "simulates Docker and ufw"),
-    (
-        For::Test,
-        "wireguard-go",
-        "a client of the mesh that is not ours",
-    ),
-    (For::Test, "wireguard-tools", "configures that client"),
     (
         For::Test,
         "unbound",

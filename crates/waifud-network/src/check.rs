@@ -374,11 +374,9 @@ fn is_host_of(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use waifud_types::firewall::{FirewallProtocol, FirewallRule};
 
     use super::*;
-    use crate::PortRule;
-    use crate::samples::{lan_port, state};
+    use crate::samples::{lan_port, port_rule, state};
 
     #[track_caller]
     fn refused(state: &NetworkState, words: &str) {
@@ -410,28 +408,17 @@ mod tests {
 
     #[test]
     fn rules_that_nft_would_refuse_are_refused() {
-        let with = |protocol: Option<FirewallProtocol>, times: usize| {
+        let with = |words: &str, times: usize| {
             let mut state = state(2);
-            let json = serde_json::json!({
-                "direction": "in", "action": "allow", "protocol": protocol, "ports": ["22"], "peer": null,
-            });
-            let rule: FirewallRule = serde_json::from_value(json).unwrap();
-            let rule = PortRule {
-                id: rule.id(),
-                direction: rule.direction,
-                action: rule.action,
-                protocol: rule.protocol,
-                ports: rule.ports,
-                peers: None,
-            };
+            let rule = port_rule(words, None);
             state.ports[1].firewall.rules = vec![rule; times];
             state
         };
-        check(&with(Some(FirewallProtocol::Tcp), 1)).unwrap();
+        check(&with("in allow tcp 22", 1)).unwrap();
         let words = "a firewall rule of guest-1 (";
-        refused(&with(Some(FirewallProtocol::Tcp), 2), words);
-        refused(&with(Some(FirewallProtocol::Icmp), 1), words);
-        refused(&with(None, 1), words);
+        refused(&with("in allow tcp 22", 2), words);
+        refused(&with("in allow icmp 22", 1), words);
+        refused(&with("in allow - 22", 1), words);
     }
 
     #[test]

@@ -12,10 +12,9 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use waifud_types::firewall::FirewallRule;
 
-use crate::samples::remote;
-use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation, PortRule};
+use crate::samples::{port_rule, remote};
+use crate::{GuestNetwork, NetworkError, NetworkState, PortCounters, PortObservation};
 
 /// Introduces a contradiction into a valid state.
 type Contradiction = fn(&mut NetworkState);
@@ -77,23 +76,9 @@ pub async fn ports_come_and_go(network: &dyn GuestNetwork, state: &NetworkState)
 /// Each rule of a guest has a counter, from zero on; those of other guests and removed ones have none.
 pub async fn every_rule_of_a_firewall_is_counted(network: &dyn GuestNetwork, state: &NetworkState) {
     let mut filtered = state.clone();
-    let rule = |port: &str| {
-        let json = serde_json::json!({
-            "direction": "in", "action": "allow", "protocol": "tcp", "ports": [port], "peer": null,
-        });
-        let rule: FirewallRule = serde_json::from_value(json).unwrap();
-        PortRule {
-            id: rule.id(),
-            direction: rule.direction,
-            action: rule.action,
-            protocol: rule.protocol,
-            ports: rule.ports,
-            peers: None,
-        }
-    };
-    let rules = vec![rule("22"), rule("80-90")];
+    let rules = ["in allow tcp 22", "in allow tcp 80-90"].map(|words| port_rule(words, None));
     let zeros: BTreeMap<_, _> = rules.iter().map(|rule| (rule.id, 0)).collect();
-    filtered.ports[0].firewall.rules = rules;
+    filtered.ports[0].firewall.rules = rules.to_vec();
     for _ in 0..2 {
         network.ensure(&filtered).await.unwrap();
         for (index, port) in filtered.ports.iter().enumerate() {

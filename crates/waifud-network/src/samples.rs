@@ -5,9 +5,12 @@
     reason = "for tests: every text here is valid"
 )]
 
+use waifud_types::firewall::FirewallRule;
 use waifud_types::{InstanceId, MacAddr, TapName};
 
-use crate::{IDENTITIES, LanPort, NetworkState, Port, PortFirewall, RemoteName, RemoteSubnet};
+use crate::{
+    IDENTITIES, LanPort, NetworkState, Port, PortFirewall, PortRule, RemoteName, RemoteSubnet,
+};
 
 fn instance(network: u8, index: u8) -> InstanceId {
     let mut id = format!("{network:02x}").repeat(15);
@@ -82,5 +85,27 @@ pub fn state(guests: u8) -> NetworkState {
         refuse_reports: false,
         remote_subnets: Vec::new(),
         remote_names: [].into(),
+    }
+}
+
+/// A firewall rule as words: direction, action, then a protocol (`-` for any) and ports separated by commas, if it has some. For
+/// example `in allow tcp 22,80-90`.
+pub fn port_rule(words: &str, peers: Option<&[&str]>) -> PortRule {
+    let mut words = words.split(' ');
+    let json = serde_json::json!({
+        "direction": words.next(),
+        "action": words.next(),
+        "protocol": words.next().filter(|word| *word != "-"),
+        "ports": words.next().map_or_else(Vec::new, |ports| ports.split(',').collect()),
+        "peer": null,
+    });
+    let rule: FirewallRule = serde_json::from_value(json).unwrap();
+    PortRule {
+        id: rule.id(),
+        direction: rule.direction,
+        action: rule.action,
+        protocol: rule.protocol,
+        ports: rule.ports,
+        peers: peers.map(|peers| peers.iter().map(|net| net.parse().unwrap()).collect()),
     }
 }

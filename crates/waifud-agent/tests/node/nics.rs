@@ -108,8 +108,14 @@ async fn a_nic_that_the_guest_holds_is_gone_when_the_guest_is_off_or_stays_if_it
     node.hypervisor.set_holds_nics(id, true);
     remove(&node, id, 1);
     until(&node, id, 1, Some(NicState::Removing)).await;
-    // The agent forgets nothing.
+    // The agent forgets nothing, and applies the port of the nic that the guest has, too.
+    let before = node.hypervisor.calls(Op::EnsureNics);
     node.restart().await;
+    node.until("the nics to be ensured again", async || {
+        node.hypervisor.calls(Op::EnsureNics) > before
+    })
+    .await;
+    assert!(has_port(&node, id, 1) && guest_has(&node, id, 1));
     let report = until(&node, id, 1, Some(NicState::Removing)).await;
     assert_eq!(nic(&report, 2).unwrap().state, NicState::Attached);
     add(&node, id, 1);

@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waifud_agent::interfaces::{PeerNetwork, TlsPeers};
 use waifud_api::agent::{ImageTicket, ImageTicketOrder, ImageTickets, Ticket};
-use waifud_api::node_to_node::{
-    ANSWER_HEAD, ImageRequest, PeerRequest, REQUEST_LENGTH, encode_answer, refusal_length,
-};
+use waifud_api::node_to_node::{ANSWER_HEAD, ImageRequest, refusal_length};
 use waifud_hypervisor::ByteStream;
 use waifud_kit::sync::lock;
 use waifud_pki::{Authority, NodePeer};
 use waifud_types::{ByteSize, Digest, InstanceId};
 
-use crate::peer_port::member;
+use crate::peer_port::{member, play_source};
 use crate::test_node::TestNode;
 
 fn image() -> (Vec<u8>, Digest) {
@@ -172,29 +170,6 @@ async fn a_ticket_is_worth_one_transfer_of_its_image_to_one_node() {
     assert!(why.contains("does not have the image"), "{why}");
 }
 
-/// Plays a node that sends a part of the image in each connection. Records where each began.
-async fn play(peers: Arc<TlsPeers>, begins: Arc<Mutex<Vec<u64>>>, part: usize) -> SocketAddr {
-    let mut listener = peers.listen().await.unwrap().unwrap();
-    let at = peers.endpoints([127, 0, 0, 1].into())[0];
-    tokio::spawn(async move {
-        loop {
-            let incoming = listener.accept().await.unwrap();
-            let (_, mut wire) = incoming.handshake.await.unwrap();
-            let mut request = [0; REQUEST_LENGTH];
-            wire.read_exact(&mut request).await.unwrap();
-            let from = PeerRequest::decode(&request).unwrap().from();
-            lock(&begins).push(from);
-            wire.write_all(&encode_answer(None)).await.unwrap();
-            let from = usize::try_from(from).unwrap();
-            let (bytes, _) = image();
-            let end = bytes.len().min(from + part);
-            wire.write_all(&bytes[from..end]).await.unwrap();
-            let _gone = wire.shutdown().await;
-        }
-    });
-    at
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_node_continues_where_one_ended() {
     let ca = Authority::generate().unwrap();
@@ -203,7 +178,12 @@ async fn the_next_node_continues_where_one_ended() {
     let mut tickets = ImageTickets::default();
     for part in [1000, 2000, length] {
         let (source, peers) = member(&ca);
-        let at = play(peers, Arc::clone(&begins), part).await;
+        let at = play_source(peers, Arc::clone(&begins), move |from| {
+            let from = usize::try_from(from).unwrap();
+            let (bytes, _) = image();
+            bytes[from..bytes.len().min(from + part)].to_vec()
+        })
+        .await;
         let ticket = Ticket::from_bytes([7; 32]);
         tickets.sources.push(named(ticket, source, at));
     }

@@ -330,11 +330,12 @@ async fn without_a_direct_path_disks_go_through_waifud() {
     }
 }
 
-/// Plays a node that sends these frames, and then ends the connection. Records where each transfer began.
-async fn play_source(
+/// Plays a node that sends these bytes, from the position that is asked for, and then ends the connection. Records where each
+/// transfer began.
+pub async fn play_source(
     peers: Arc<TlsPeers>,
     begins: Arc<Mutex<Vec<u64>>>,
-    frames: impl Fn(u64) -> Vec<DiskFrame> + Send + 'static,
+    bytes_from: impl Fn(u64) -> Vec<u8> + Send + 'static,
 ) -> SocketAddr {
     let mut listener = peers.listen().await.unwrap().unwrap();
     let at = peers.endpoints([127, 0, 0, 1].into())[0];
@@ -347,13 +348,19 @@ async fn play_source(
             let from = PeerRequest::decode(&request).unwrap().from();
             lock(&begins).push(from);
             wire.write_all(&encode_answer(None)).await.unwrap();
-            for frame in frames(from) {
-                wire.write_all(&frame.encode()).await.unwrap();
-            }
+            wire.write_all(&bytes_from(from)).await.unwrap();
             let _gone = wire.shutdown().await;
         }
     });
     at
+}
+
+/// Frames as a node sends them.
+fn encoded(frames: impl IntoIterator<Item = DiskFrame>) -> Vec<u8> {
+    frames
+        .into_iter()
+        .flat_map(|frame| frame.encode())
+        .collect()
 }
 
 fn header() -> DiskFrame {
@@ -375,7 +382,7 @@ async fn wrong_bytes_of_a_node_are_refused_and_the_disk_comes_through_waifud() {
     let (source, peers) = member(&ca);
     let begins = Arc::default();
     let at = play_source(peers, Arc::clone(&begins), |_| {
-        vec![header(), block(0), DiskFrame::End { hash: [0; 32] }]
+        encoded([header(), block(0), DiskFrame::End { hash: [0; 32] }])
     })
     .await;
     let node = receiver(&ca, source, at).await;
@@ -394,8 +401,8 @@ async fn a_direct_transfer_that_breaks_continues_directly_where_it_ended() {
     let begins = Arc::default();
     // One block a connection; the third one has nothing more to send.
     let at = play_source(peers, Arc::clone(&begins), |from| match from / BLOCK {
-        number @ 0..2 => vec![header(), block(number)],
-        _ => vec![header()],
+        number @ 0..2 => encoded([header(), block(number)]),
+        _ => encoded([header()]),
     })
     .await;
     let node = receiver(&ca, source, at).await;

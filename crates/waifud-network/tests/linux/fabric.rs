@@ -10,9 +10,10 @@ use waifud_network::fabric::{Fabric, conformance};
 use waifud_network::linux::LinuxFabric;
 use waifud_types::FabricKind;
 
+use crate::datagrams::{send, source};
 use crate::frames::contains;
 use crate::lab::on_a_node;
-use crate::namespace::{Namespace, can_run};
+use crate::namespace::can_run;
 use crate::nodes::{InProcess, MESH, Node, Underlay, ping};
 use crate::wire::{Wire, eventually};
 
@@ -39,20 +40,6 @@ fn others(nodes: &[Node], of: &Node) -> Vec<waifud_network::fabric::FabricPeer> 
 
 fn reaches(from: &Node, to: &Node) -> bool {
     ping(&from.guest, to.guest_address(), 1) == 1
-}
-
-fn send(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr, text: &[u8]) {
-    namespace.run(|| {
-        let socket = UdpSocket::bind((from, 9)).unwrap();
-        socket.send_to(text, (to, 9)).unwrap();
-    });
-}
-
-/// The source address of the packet with this text.
-fn source(wire: &Wire, text: &[u8]) -> Ipv4Addr {
-    let seen = wire.until("the packet", |frame| contains(frame, text));
-    let octets: [u8; 4] = seen.last().unwrap()[26..30].try_into().unwrap();
-    octets.into()
 }
 
 fn routes(node: &Node) -> String {

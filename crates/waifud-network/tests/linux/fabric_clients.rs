@@ -13,6 +13,7 @@ use waifud_types::fabric_client::configuration;
 use waifud_types::{FabricClientPeer, FabricKind};
 use waifud_wireguard::PrivateKey;
 
+use crate::datagrams;
 use crate::frames::contains;
 use crate::lab::veth;
 use crate::namespace::{Namespace, can_run};
@@ -122,10 +123,7 @@ impl Client {
     }
 
     fn send(&self, from: Ipv4Addr, to: Ipv4Addr, text: &[u8]) {
-        self.namespace.run(|| {
-            let socket = UdpSocket::bind((from, 9)).unwrap();
-            socket.send_to(text, (to, 9)).unwrap();
-        });
+        datagrams::send(&self.namespace, from, to, text);
     }
 }
 

@@ -12,6 +12,7 @@
     reason = "tests may panic"
 )]
 
+mod datagrams;
 mod dhcp;
 mod dial;
 mod dns;

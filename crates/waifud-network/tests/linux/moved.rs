@@ -1,11 +1,12 @@
 //! Guests that moved to another node and kept their address: packets between them, their former neighbors and other nodes.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use waifud_network::GuestNetwork;
 use waifud_network::samples::remote;
 use waifud_types::FabricKind;
 
+use crate::datagrams::{send, source};
 use crate::dns::{A, ask_at};
 use crate::frames::contains;
 use crate::lab::{METADATA, on_a_node};
@@ -56,20 +57,6 @@ impl Cluster {
 
 fn answers(from: &Namespace, to: Ipv4Addr) {
     eventually(&format!("{to} answers"), || ping(from, to, 1) == 1);
-}
-
-fn send(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr, text: &[u8]) {
-    namespace.run(|| {
-        let socket = UdpSocket::bind((from, 9)).unwrap();
-        socket.send_to(text, (to, 9)).unwrap();
-    });
-}
-
-/// The source address of the packet with this text.
-fn source(wire: &Wire, text: &[u8]) -> Ipv4Addr {
-    let seen = wire.until("the packet", |frame| contains(frame, text));
-    let octets: [u8; 4] = seen.last().unwrap()[26..30].try_into().unwrap();
-    octets.into()
 }
 
 /// Everything that a moved guest and others do with its address.

@@ -1,10 +1,11 @@
 //! Guest subnets of other nodes: whose source address is kept, and which packets from there are forwarded.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 
 use waifud_network::samples::remote;
 use waifud_network::{GuestNetwork, RemoteSubnet};
 
+use crate::datagrams::{send, source};
 use crate::frames::contains;
 use crate::lab::{Lab, OUTSIDE, UPLINK, on_a_node};
 use crate::lifecycle::drifts;
@@ -20,20 +21,6 @@ const FABRIC: (Ipv4Addr, Ipv4Addr) = (
     Ipv4Addr::new(198, 51, 100, 1),
     Ipv4Addr::new(198, 51, 100, 2),
 );
-
-fn send(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr, text: &[u8]) {
-    namespace.run(|| {
-        let socket = UdpSocket::bind((from, 9)).unwrap();
-        socket.send_to(text, (to, 9)).unwrap();
-    });
-}
-
-/// The source address of the packet with this text.
-fn source(wire: &Wire, text: &[u8]) -> Ipv4Addr {
-    let seen = wire.until("the packet", |frame| contains(frame, text));
-    let octets: [u8; 4] = seen.last().unwrap()[26..30].try_into().unwrap();
-    octets.into()
-}
 
 /// The node does not drop packets by their return path, so that only our rules decide.
 pub fn disable_return_path_filter(lab: &Lab) {

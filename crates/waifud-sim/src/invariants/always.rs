@@ -193,7 +193,8 @@ fn an_instance_never_runs_on_two_nodes(
     Ok(())
 }
 
-/// waifud forgets an instance only when nothing of it is left on any node.
+/// waifud forgets an instance only when nothing of it is left on any node, except copies that were given up with a machine: one
+/// that was being deleted there may be confirmed by the other node of its move after the machine was removed.
 fn an_instance_stays_in_the_database_until_its_node_confirms(
     world: &World,
     nodes: &[Snapshot<'_>],
@@ -204,7 +205,9 @@ fn an_instance_stays_in_the_database_until_its_node_confirms(
         for id in volumes.chain(at.domains.keys()) {
             hold!(
                 world,
-                database.instances.contains_key(id) || is_unknown(world, *id),
+                database.instances.contains_key(id)
+                    || is_unknown(world, *id)
+                    || world.has_given_up(at.node, *id),
                 an_instance_stays_in_the_database_until_its_node_confirms,
                 "waifud has forgotten {id}, of which something is on {}",
                 at.node.name

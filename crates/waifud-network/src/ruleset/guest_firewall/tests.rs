@@ -2,38 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use waifud_types::firewall::{FirewallProtocol, FirewallRule};
+use waifud_types::firewall::FirewallProtocol;
 
 use super::*;
 use crate::ruleset::lan::Learned;
 use crate::ruleset::{HostSide, tables};
-use crate::samples::state;
+use crate::samples::{port_rule, state};
 use crate::{FirewallCounters, PortCounters, PortFirewall};
-
-fn rule(text: &str, peers: Option<&[&str]>) -> PortRule {
-    let json = |(direction, action, protocol, ports): (&str, &str, Option<&str>, Vec<&str>)| {
-        serde_json::json!({
-            "direction": direction, "action": action, "protocol": protocol, "ports": ports, "peer": null,
-        })
-    };
-    let words: Vec<_> = text.split(' ').collect();
-    let ports = words.get(3).map(|ports| ports.split(',').collect());
-    let all = (
-        words[0],
-        words[1],
-        words.get(2).copied(),
-        ports.unwrap_or_default(),
-    );
-    let rule: FirewallRule = serde_json::from_value(json(all)).unwrap();
-    PortRule {
-        id: rule.id(),
-        direction: rule.direction,
-        action: rule.action,
-        protocol: rule.protocol,
-        ports: rule.ports,
-        peers: peers.map(|peers| peers.iter().map(|net| net.parse().unwrap()).collect()),
-    }
-}
 
 #[test]
 fn the_rules_of_two_guests_match_their_snapshot() {
@@ -42,13 +17,13 @@ fn the_rules_of_two_guests_match_their_snapshot() {
         incoming: FirewallAction::Deny,
         outgoing: FirewallAction::Allow,
         rules: vec![
-            rule("in allow tcp 22,8000-8010", Some(&["10.144.2.3/32"])),
-            rule("in allow icmp", None),
-            rule(
+            port_rule("in allow tcp 22,8000-8010", Some(&["10.144.2.3/32"])),
+            port_rule("in allow icmp", None),
+            port_rule(
                 "out deny udp 53",
                 Some(&["192.0.2.0/25", "192.0.2.128/25", "198.51.100.1/32"]),
             ),
-            rule("in allow", Some(&[])),
+            port_rule("in allow", Some(&[])),
         ],
     };
     state.ports[1].firewall.outgoing = FirewallAction::Deny;
@@ -70,7 +45,7 @@ fn the_rules_of_two_guests_match_their_snapshot() {
 
 #[test]
 fn a_rule_with_protocol_ports_and_peers_has_all_conditions() {
-    let of = |text, peers| conditions(&rule(text, peers));
+    let of = |text, peers| conditions(&port_rule(text, peers));
     assert_eq!(of("in allow", None).as_deref(), Some(""));
     assert_eq!(
         of("in allow tcp 22", Some(&["10.0.0.0/8"])).as_deref(),
@@ -110,7 +85,7 @@ fn a_firewall_only_adds_to_the_rules() {
     filtered.ports[1].firewall = PortFirewall {
         incoming: FirewallAction::Deny,
         outgoing: FirewallAction::Deny,
-        rules: vec![rule("in allow", None), rule("out allow", None)],
+        rules: vec![port_rule("in allow", None), port_rule("out allow", None)],
     };
     let (plain, filtered) = (of(&state(3)), of(&filtered));
     let mut rest = filtered.lines();
