@@ -110,13 +110,17 @@ impl World {
     }
 
     /// Forgets the copies on nodes that were given up and of which nothing is left, also if the instance was placed on the same
-    /// node again.
+    /// node again. A deleted one is not: the node has not learned of its removal yet.
     pub(super) fn note_destroyed_copies(&self) {
+        let is_deleted = |id| {
+            let promise = self.promises.of(id);
+            promise.is_some_and(|promise| promise.deleted)
+        };
         for (name, id, ordered) in self.abandoned.all() {
             let mut members = self.members();
             let at = members.find(|node| node.name == name);
             let is_gone = at.is_some_and(|node| {
-                !node.instances().contains(&id) || (ordered && node.is_given(id))
+                !node.instances().contains(&id) || (ordered && node.is_given(id) && !is_deleted(id))
             });
             if is_gone {
                 self.abandoned.remove(&name, id);
