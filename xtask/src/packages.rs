@@ -70,7 +70,7 @@ const LINES: &[Line] = &[
     (
         For::Lab,
         "wireguard-go",
-        "what the mesh is compared with, and a client of it that is not ours",
+        "what the mesh is compared with, and a foreign client of it",
     ),
     (For::Lab, "wireguard-tools", "configures wireguard-go"),
     (For::Demo, "openssh-client", "logs in to guests"),

@@ -68,6 +68,11 @@ impl Failure {
         }
     }
 
+    /// The HTTP status of a refusal of waifud; 0 for all other failures.
+    pub fn status(&self) -> u16 {
+        self.problem.status
+    }
+
     /// A usage error.
     pub fn usage(error: &clap::Error) -> Self {
         use clap::error::{ContextKind, ContextValue};

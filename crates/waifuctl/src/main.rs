@@ -9,6 +9,7 @@ mod cli;
 mod columns;
 mod commands;
 mod complete;
+mod concurrent_change;
 mod confirm;
 mod context;
 mod contexts;

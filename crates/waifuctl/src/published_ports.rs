@@ -3,23 +3,11 @@
 //! The list is read, changed and sent back with its generation, so that concurrent changes are not lost. Then the instance
 //! is polled until the node has applied the ports: only the node knows whether a program listens there.
 
-use std::time::{Duration, Instant};
-
-use waifud_api::client::ClientError;
 use waifud_api::{Instance, Publish, UpdateInstance};
-use waifud_types::InstanceState;
 
+use crate::concurrent_change::{change_present, until_observed};
 use crate::context::Context;
 use crate::failure::Failure;
-
-/// Maximum number of attempts if other clients change the instance concurrently.
-pub const TRIES: u32 = 5;
-
-/// How long to wait for the node, which normally applies a change within milliseconds.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The first and the longest pause between two reads.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// The result of a change.
 pub struct Changed {
@@ -39,75 +27,41 @@ pub fn key(port: &Publish) -> (u16, waifud_types::spec::Protocol) {
     (port.port, port.protocol)
 }
 
-/// Edits the list of published ports, repeating the edit if another client changes it first.
+/// Edits the list of published ports.
 pub async fn change(
     context: &Context,
     name: &str,
     edit: impl Fn(&mut Vec<Publish>) -> Result<Option<Publish>, Failure>,
 ) -> Result<Changed, Failure> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let instance = context.client.instance(name).await?;
+    change_present(context, name, async |instance| {
         let before: Vec<Publish> = instance.spec.publish.iter().map(Publish::from).collect();
         let mut ports = before.clone();
         let taken = edit(&mut ports)?;
         for port in &mut ports {
             port.guest_port.get_or_insert(port.port);
         }
-        if ports == before {
-            return Ok(Changed {
-                instance,
-                before: taken,
-            });
-        }
-        let change = UpdateInstance {
-            publish: Some(ports),
-            ..UpdateInstance::default()
+        let instance = if ports == before {
+            instance
+        } else {
+            let change = UpdateInstance {
+                publish: Some(ports),
+                ..UpdateInstance::default()
+            };
+            let generation = Some(instance.generation);
+            let changed = context.client.update_instance(name, &change, generation);
+            changed.await?
         };
-        let generation = Some(instance.generation);
-        match context
-            .client
-            .update_instance(name, &change, generation)
-            .await
-        {
-            Err(ClientError::Problem(problem)) if problem.status == 412 && tries < TRIES => {}
-            outcome => {
-                return Ok(Changed {
-                    instance: outcome?,
-                    before: taken,
-                });
-            }
-        }
-    }
+        Ok(Changed {
+            instance,
+            before: taken,
+        })
+    })
+    .await
 }
 
 /// Waits until the node has applied the ports or is unreachable.
 pub async fn until_applied(context: &Context, instance: Instance) -> Result<Instance, Failure> {
     until_observed(context, instance, is_applied).await
-}
-
-/// Waits until the node has observed the last change and the condition holds, or it is unreachable.
-pub async fn until_observed(
-    context: &Context,
-    mut instance: Instance,
-    condition: fn(&Instance) -> bool,
-) -> Result<Instance, Failure> {
-    let generation = instance.generation;
-    let id = instance.id.to_string();
-    let deadline = Instant::now() + TIMEOUT;
-    let mut pause = PAUSES.0;
-    loop {
-        let status = &instance.status;
-        let reachable = status.node.is_some() && status.state != InstanceState::Unknown;
-        let applied = status.observed_generation >= Some(generation) && condition(&instance);
-        if applied || !reachable || Instant::now() >= deadline {
-            return Ok(instance);
-        }
-        tokio::time::sleep(pause).await;
-        pause = PAUSES.1.min(pause * 2);
-        instance = context.client.instance(&id).await?;
-    }
 }
 
 /// Whether the node has applied the ports as far as possible.

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use waifud_api::client::ClientError;
 use waifud_api::{
     FirewallDefault, FirewallRuleState, Instance, InstanceFirewall, SetFirewall, UpdateInstance,
 };
@@ -12,10 +11,10 @@ use waifud_types::firewall::{
 use waifud_types::{FirewallSpec, InstanceState};
 
 use crate::cli::{FirewallCommand, FirewallRemoveArgs, FirewallRuleArgs};
+use crate::concurrent_change::{change_present, until_observed};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
-use crate::published_ports::{TRIES, until_observed};
 use crate::text::escape;
 
 /// How many addresses of a peer are shown; `--json` has all.
@@ -84,16 +83,13 @@ fn print(context: &Context, instance: &Instance, text: &str) -> Result<(), Failu
     })
 }
 
-/// Edits the firewall, repeating the edit if another client changes the instance first, and waits for the node.
+/// Edits the firewall, and waits for the node.
 async fn change(
     context: &Context,
     name: &str,
     edit: impl Fn(&mut FirewallSpec) -> Result<(), Failure>,
 ) -> Result<Instance, Failure> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let instance = context.client.instance(name).await?;
+    let instance = change_present(context, name, async |instance| {
         let mut firewall = instance.spec.firewall.clone();
         edit(&mut firewall)?;
         if firewall == instance.spec.firewall {
@@ -104,26 +100,16 @@ async fn change(
             ..UpdateInstance::default()
         };
         let generation = Some(instance.generation);
-        match context
-            .client
-            .update_instance(name, &change, generation)
-            .await
-        {
-            Err(ClientError::Problem(problem)) if problem.status == 412 && tries < TRIES => {}
-            outcome => {
-                let instance = outcome?;
-                let is_on = matches!(
-                    instance.status.state,
-                    InstanceState::Running | InstanceState::Paused
-                );
-                // Otherwise, the rules are in force before the guest starts.
-                return if is_on {
-                    until_observed(context, instance, is_applied).await
-                } else {
-                    Ok(instance)
-                };
-            }
+        let changed = context.client.update_instance(name, &change, generation);
+        Ok(changed.await?)
+    })
+    .await?;
+    // For a guest that is off, the rules are in force before it starts.
+    match instance.status.state {
+        InstanceState::Running | InstanceState::Paused => {
+            until_observed(context, instance, is_applied).await
         }
+        _ => Ok(instance),
     }
 }
 

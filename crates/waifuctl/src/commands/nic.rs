@@ -2,20 +2,17 @@
 
 use serde::Serialize;
 use waifud_api::Instance;
-use waifud_api::client::ClientError;
 use waifud_types::spec::NicSpec;
 use waifud_types::status::{AddressSource, NicState, NicStatus};
 use waifud_types::{MacAddr, Name};
 
 use crate::cli::{NicAddArgs, NicCommand, NicRemoveArgs, WaitOptions};
+use crate::concurrent_change::change_present;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
 use crate::text::escape;
 use crate::wait::{self, Deadline};
-
-/// Maximum number of attempts if other clients change the instance concurrently.
-const TRIES: u32 = 5;
 
 /// Changes or lists the nics of an instance.
 pub async fn run(context: &Context, command: NicCommand) -> Result<(), Failure> {
@@ -39,16 +36,12 @@ async fn add(context: &Context, args: NicAddArgs) -> Result<(), Failure> {
     }
     request.mac = args.mac.or(request.mac);
     request.allow_addresses = args.allow_address;
-    let mut tries = 0;
-    let (before, added) = loop {
-        tries += 1;
-        let before = context.client.instance(&args.name).await?;
-        // With the generation, so that a repeated request does not add a second nic.
-        match context.client.add_nic(&before, &request).await {
-            Err(ClientError::Problem(problem)) if problem.status == 412 && tries < TRIES => {}
-            outcome => break (before, outcome?),
-        }
-    };
+    // With the generation, so that a repeated request does not add a second nic.
+    let (before, added) = change_present(context, &args.name, async |before| {
+        let added = context.client.add_nic(&before, &request).await?;
+        Ok((before, added))
+    })
+    .await?;
     let has = |nic: &&NicSpec| before.spec.nics.iter().any(|other| other.name == nic.name);
     let Some(nic) = added.spec.nics.iter().find(|nic| !has(nic)).cloned() else {
         return Err(Failure::input(

@@ -277,7 +277,7 @@ fn ports_and_peers_of_rules_are_compared_by_what_they_mean() {
     assert_eq!(one, with("'22', '80'", "10.0.0.1"));
     assert_eq!(one.rules[0].ports, ["22", "80"]);
     assert_eq!(
-        with("http", "nobody").rules[0].ports,
+        with("http", "missing").rules[0].ports,
         ["http"],
         "waifud refuses it"
     );

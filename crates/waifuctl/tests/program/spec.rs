@@ -376,9 +376,13 @@ async fn a_wait_ends_with_3_at_its_deadline_and_with_0_when_it_is_reached() {
         "--json",
     ];
     assert_eq!(read(&server.run(&late, 3).await)["code"], "deadline");
-    server.run(&["wait", "nobody", "--for", "running"], 1).await;
+    server
+        .run(&["wait", "missing", "--for", "running"], 1)
+        .await;
     // A misspelled name is not a deletion.
-    server.run(&["wait", "nobody", "--for", "deleted"], 1).await;
+    server
+        .run(&["wait", "missing", "--for", "deleted"], 1)
+        .await;
     let mut waiting = server.command(&["wait", "web", "--for", "deleted", "--json"]);
     let waiting = waiting.stdout(Stdio::piped()).spawn().unwrap();
     server.run(&["delete", "web", "--yes"], 0).await;

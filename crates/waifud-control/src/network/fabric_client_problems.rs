@@ -16,7 +16,7 @@ pub fn no_mesh(kind: FabricKind) -> Problem {
     .hint("choose the fabric wireguard, or set routes to the guests on your router")
 }
 
-/// There is no such client.
+/// No client has the name.
 pub fn unknown(name: &str) -> Problem {
     problems::not_found("fabric client", name).hint("list the clients of the fabric")
 }

@@ -131,7 +131,10 @@ mod tests {
         assert!(note(&one, &mut sent), "nothing was sent before");
         assert!(!note(&one, &mut sent));
         assert!(note(&web(&["10.144.1.3/32"]), &mut sent));
-        assert!(note(&web(&[]), &mut sent), "its rules name nobody any more");
+        assert!(
+            note(&web(&[]), &mut sent),
+            "its rules name no instance any more"
+        );
         assert!(!note(&web(&[]), &mut sent));
         assert!(sent.is_empty());
     }

@@ -137,7 +137,7 @@ async fn invalid_firewalls_are_refused_and_change_nothing() {
             field("peer"),
         ),
         (
-            rule(|r| r["peer"] = json!("instance:nobody")),
+            rule(|r| r["peer"] = json!("instance:missing")),
             "unknown-peer",
             field("peer"),
         ),
@@ -379,7 +379,7 @@ async fn rules_are_shown_with_their_addresses_and_packets() {
         serde_json::to_value(counts).unwrap()
     );
     server
-        .get("/v1/instances/nobody/firewall")
+        .get("/v1/instances/missing/firewall")
         .await
         .expect(404);
 }

@@ -2,7 +2,7 @@
 //!
 //! They are not the guests' dnsmasq, and each has an address of its own, so a port that another program has, or an address
 //! that the host lacks, affects nothing else. Like the guests' dnsmasq they run as daemons, so names resolve while agentd
-//! restarts. A process is ours if a pid file of ours names it and its command line has our configuration file.
+//! restarts. The agent recognizes a process that it has started by its pid file, and by the configuration file in its command line.
 
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};

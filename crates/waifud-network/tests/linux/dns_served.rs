@@ -63,7 +63,7 @@ fn names_of_all_guests_are_served_and_nothing_else() {
             assert_eq!(ask(&lab, name, kind), found(answer), "{name}");
         }
         for (name, kind) in [
-            ("nobody.waifu.internal", A),
+            ("missing.waifu.internal", A),
             ("200.1.144.10.in-addr.arpa", PTR),
             ("200.2.144.10.in-addr.arpa", PTR),
         ] {
@@ -218,7 +218,7 @@ fn resolves_guests(outside: &Namespace) {
             PTR,
             found("guest-0.waifu.internal"),
         ),
-        ("nobody.waifu.internal", A, (NO_SUCH_NAME, None)),
+        ("missing.waifu.internal", A, (NO_SUCH_NAME, None)),
     ] {
         let mut last = None;
         eventually(&format!("{name} resolves"), || {

@@ -134,9 +134,9 @@ const LINES: &[(&str, i32, &str)] = &[
     ),
     ("firewall deny web --to fd00::1", 1, "--to"),
     (
-        "firewall deny web --to instance:nobody",
+        "firewall deny web --to instance:missing",
         1,
-        "no instance nobody",
+        "no instance missing",
     ),
     (
         "firewall list web",
