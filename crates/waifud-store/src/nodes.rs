@@ -100,6 +100,12 @@ impl ReadTx<'_> {
         self.first("SELECT * FROM nodes WHERE name = ?1", [wanted], node)
     }
 
+    /// The node with exactly this subnet of guests.
+    pub fn node_with_subnet(&self, subnet: Ipv4Net) -> Result<Option<NodeRow>, StoreError> {
+        let sql = "SELECT * FROM nodes WHERE subnet = ?1";
+        self.first(sql, [subnet.to_string()], node)
+    }
+
     /// Nodes by name, after `after`.
     pub fn nodes(&self, after: &str, limit: u32) -> Result<Vec<NodeRow>, StoreError> {
         self.all(

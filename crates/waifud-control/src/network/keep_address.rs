@@ -20,10 +20,11 @@ pub(crate) fn has_address(spec: &InstanceSpec) -> bool {
 }
 
 /// The subnet of the instance's address on a node whose subnet is `own`: it belongs to the subnet of the instance's present node,
-/// `present`, or to another one from which the instance had come. `None` if it belongs to `own`.
+/// `present`, or to another one from which the instance had come. `None` if it belongs to `own`, and without an address on
+/// `default`.
 pub(crate) fn home_on(row: &InstanceRow, present: Ipv4Net, own: Ipv4Net) -> Option<Ipv4Net> {
     let home = row.home.unwrap_or(present);
-    (home != own).then_some(home)
+    (home != own && has_address(&row.spec)).then_some(home)
 }
 
 /// Whether the fabric leads to single addresses. One node needs no fabric, and the default of several does.
@@ -38,9 +39,8 @@ pub(crate) fn is_carried(tx: &ReadTx<'_>, home: Ipv4Net) -> Result<bool, StoreEr
         return Ok(false);
     }
     // A node that does not know of the address as one that is elsewhere would drop its packets.
-    let nodes = tx.nodes("", u32::MAX)?;
-    let mut at_home = nodes.iter().filter(|node| node.subnet == home);
-    Ok(at_home.all(|node| node.facts.has(feature::KEEP_ADDRESS)))
+    let at_home = tx.node_with_subnet(home)?;
+    Ok(at_home.is_none_or(|node| node.facts.has(feature::KEEP_ADDRESS)))
 }
 
 /// Whether the instance keeps its address on `target`. True without an address on `default`.
@@ -50,9 +50,6 @@ pub(crate) fn can_keep(
     source: &NodeRow,
     target: &NodeRow,
 ) -> Result<bool, StoreError> {
-    if !has_address(&row.spec) {
-        return Ok(true);
-    }
     let Some(home) = home_on(row, source.subnet, target.subnet) else {
         return Ok(true);
     };

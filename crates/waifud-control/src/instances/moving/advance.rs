@@ -224,6 +224,7 @@ impl Control {
         parts
             .take_over(target.id)
             .map_err(|error| instance_problems::handover_refused(&row.name, error))?;
+        let had_home = row.home.is_some();
         let address = if moving.new_address {
             row.home = None;
             new_address(tx, &mut row, &target)?
@@ -264,7 +265,9 @@ impl Control {
         tx.set_status(row.id, &row.status)?;
         row.node = Some(target.id);
         row.owner.name = Some(target.name.clone());
-        tx.set_home(row.id, row.home, &[moving.source, target.id], revision)?;
+        if had_home || row.home.is_some() {
+            tx.set_home(row.id, row.home, &[moving.source, target.id], revision)?;
+        }
         self.put_bundle(tx, &row, &target)?;
         tx.set_move_state(row.id, MoveState::Starting, revision)?;
         self.move_progress().forget(row.id);
@@ -343,15 +346,12 @@ fn facts(row: &InstanceRow, moving: &MoveRow, parts: &Ownership) -> MoveFacts {
 }
 
 /// The subnet of an address that an instance keeps when it comes from `source` to `target`, if it is not that of `target`.
-pub(super) fn kept_home(
+fn kept_home(
     tx: &ReadTx<'_>,
     row: &InstanceRow,
     source: NodeId,
     target: &NodeRow,
 ) -> Result<Option<Ipv4Net>, ControlError> {
-    if row.home.is_none() && !network::keep_address::has_address(&row.spec) {
-        return Ok(None);
-    }
     let Some(source) = tx.node(source)? else {
         return Err(ControlError::Inconsistent(format!(
             "{} moves from a node that does not exist",

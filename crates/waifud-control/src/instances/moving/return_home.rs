@@ -90,13 +90,7 @@ impl Control {
             row.home = None;
             super::advance::new_address(tx, &mut row, &source)?;
         } else {
-            row.home = row
-                .home
-                .map_or_else(
-                    || network::keep_address::has_address(&row.spec).then_some(removed.subnet),
-                    Some,
-                )
-                .filter(|home| *home != source.subnet);
+            row.home = network::keep_address::home_on(&row, removed.subnet, source.subnet);
         }
         tx.set_home(row.id, row.home, &[source.id], revision)?;
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;

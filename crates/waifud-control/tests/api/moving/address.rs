@@ -35,6 +35,13 @@ async fn peer(it: &Cluster, node: &Agent) -> Peer {
     rows.map(|row| row.peer).find(|peer| peer.id == id).unwrap()
 }
 
+/// When each node's peer changed last.
+async fn peer_revisions(it: &Cluster) -> Vec<u64> {
+    let rows = it.server.control.store();
+    let rows = rows.read(|tx| tx.peers(NodeId::generate(), 0)).await;
+    rows.unwrap().iter().map(|row| row.peer_revision).collect()
+}
+
 /// The destinations of the routes to guests, with the node that each leads to.
 async fn routes(it: &Cluster) -> Vec<(String, String)> {
     let fabric = it.server.get("/v1/fabric").await.expect(200).json();
@@ -161,7 +168,9 @@ async fn a_move_without_a_way_to_keep_the_address_needs_consent() {
     for agent in [&mut it.alder, &mut it.birch] {
         agent.watch_from_now().await;
     }
+    let before = peer_revisions(&it).await;
     it.advance_to("starting").await;
+    assert_eq!(peer_revisions(&it).await, before, "no node need know");
     let shown = it.shown().await;
     let address = shown.spec.nics[0].address.unwrap();
     assert_eq!(address.octets()[..3], [10, 144, 2]);
