@@ -47,6 +47,7 @@ fn a_guest_on_the_home_networks_bridge_gets_an_address_and_its_documents() -> Re
         home::outside(world, &["ping", "-c", "1", "-W", "5", &guest.address])?;
         other_addresses_are_dropped(&guest)?;
         a_flushed_firewall_is_restored(&guest)?;
+        a_nic_comes_and_goes(&guest)?;
         world.delete(NAME)?;
         let left = home::traces(world)?;
         ensure!(left.is_empty(), "left behind:\n{left}");
@@ -72,6 +73,39 @@ fn other_addresses_are_dropped(guest: &Guest<'_>) -> Result<()> {
         after > before,
         "no dropped packet was counted: {before}, {after}"
     );
+    Ok(())
+}
+
+/// The running guest gets a second nic, with an address by DHCP, and releases it.
+fn a_nic_comes_and_goes(guest: &Guest<'_>) -> Result<()> {
+    let waifuctl = &guest.world.waifuctl;
+    let waits = ["--wait", "--timeout", "2m"];
+    let add = [&["nic", "add", NAME, "--network", "default"][..], &waits];
+    let added = waifuctl.json(&add.concat())?;
+    let nic = &added["spec"]["nics"][1];
+    let address = nic["address"].as_str().unwrap_or_default();
+    ensure!(
+        added["status"]["nics"][1]["state"] == "attached",
+        "{added:#}"
+    );
+    let mac = nic["mac"].as_str().unwrap_or_default();
+    let seen = guest.run("cat /sys/class/net/eth1/address")?;
+    ensure!(seen.trim() == mac, "{seen:?} instead of {mac}");
+    // The script that would configure the nic is left out: it would replace the default route.
+    let ask = "ip link set eth1 up; udhcpc -i eth1 -n -q -t 10 -s /bin/true 2>&1";
+    let lease = guest.run(ask)?;
+    ensure!(lease.contains(address), "no lease of {address}: {lease}");
+    let remove = [&["nic", "remove", NAME, "eth1"][..], &waits];
+    let removed = waifuctl.json(&remove.concat())?;
+    ensure!(
+        removed["status"]["nics"]
+            .as_array()
+            .is_some_and(|nics| nics.len() == 1),
+        "{removed:#}"
+    );
+    let left = guest.run("ls /sys/class/net")?;
+    ensure!(!left.contains("eth1"), "{left}");
+    ensure!(guest.run_when_up("hostname")?.trim() == NAME);
     Ok(())
 }
 
