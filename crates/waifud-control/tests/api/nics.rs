@@ -10,7 +10,7 @@ use waifud_api::agent::{AgentInstance, InstanceReport};
 use waifud_types::node::feature;
 use waifud_types::status::{NicState, NicStatus};
 use waifud_types::template::Datasource;
-use waifud_types::{ByteSize, InstanceState};
+use waifud_types::{ByteSize, InstanceState, NodeId};
 
 use crate::common::{Agent, Answer, Server, facts, report};
 
@@ -361,4 +361,59 @@ async fn the_addresses_of_a_lost_instances_nics_are_free() {
     let path = "/v1/nodes/alder?force=true&confirm_off=true";
     server.delete(path).await.expect(204);
     assert_eq!(users(&server, "lan").await, 0);
+}
+
+#[tokio::test]
+async fn an_instance_with_rules_gets_no_nic_on_a_bridge() {
+    let (server, _agent, _) = with_lan().await;
+    let closed = json!({"firewall": {"in": "deny"}});
+    server.patched("web", &closed).await;
+    let before = server.footprint().await;
+    let refused = add(&server, "web", &on("lan")).await;
+    refused.refused(422, "firewall-needs-default-network", "spec.firewall");
+    assert_eq!(server.footprint().await, before);
+}
+
+/// What other nodes are told of the addresses of a node's guests, and when that changed last.
+async fn told(server: &Server, node: NodeId) -> (Vec<ipnet::Ipv4Net>, u64) {
+    let rows = server.control.store();
+    let rows = rows.read(|tx| tx.peers(NodeId::generate(), 0)).await;
+    let mut rows = rows.unwrap().into_iter();
+    let row = rows.find(|row| row.peer.id == node).unwrap();
+    (row.peer.extra, row.peer_revision)
+}
+
+#[tokio::test]
+async fn the_address_that_a_removed_nic_had_kept_after_a_move_is_free_on_all_nodes() {
+    let (server, agent, _) = with_lan().await;
+    let body = json!({"name": "db", "template": "debian-12", "nics": [{"network": "lan"}, {"network": "default"}]});
+    let db = server.created(&body).await;
+    has(&agent, &db, &[]).await;
+    // As after a move from another node, to which the subnet belongs.
+    let (id, node) = (db.id, agent.id);
+    let revision = server.control.store().revision();
+    let moved = server.control.store().write(move |tx| {
+        tx.set_home(
+            id,
+            Some("10.144.1.0/24".parse().unwrap()),
+            &[node],
+            revision,
+        )
+    });
+    moved.await.unwrap();
+    let address = db.spec.nics[1].address.unwrap();
+    let (extra, before) = told(&server, agent.id).await;
+    assert_eq!(extra, [ipnet::Ipv4Net::from(address)]);
+
+    let removed = removed(&server, "db", "eth1").await;
+    let (extra, _) = told(&server, agent.id).await;
+    assert_eq!(
+        extra,
+        [ipnet::Ipv4Net::from(address)],
+        "the guest may have it"
+    );
+    has(&agent, &removed, &[]).await;
+    let (extra, after) = told(&server, agent.id).await;
+    assert_eq!(extra, []);
+    assert!(after > before, "every watch sends the peer again");
 }
