@@ -28,6 +28,7 @@ mod run;
 pub mod sources;
 mod tiny;
 mod tree;
+mod unpacked;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,7 @@ use anyhow::Result;
 pub use cloud_init::cloud_init_package;
 pub use guest::Guest;
 pub use sources::apt_sources;
+pub use unpacked::unpacked;
 
 /// A finished image.
 #[derive(Clone, Debug)]

@@ -84,6 +84,11 @@ const LINES: &[Line] = &[
     ),
     (
         For::Test,
+        "libsystemd-shared",
+        "libraries of systemd-resolved, which asks nodes about guests' names and is not installed",
+    ),
+    (
+        For::Test,
         "btrfs-progs",
         "creates a filesystem that supports reflinks",
     ),

@@ -148,7 +148,8 @@ fn unbound(domain: &str, reverse_zones: &[String], servers: &[SocketAddr]) -> St
     text
 }
 
-/// A domain that begins with a tilde decides where names are resolved, and is not added to names without dots.
+/// A domain that begins with a tilde decides where names are resolved, and is not added to names without dots. All servers that are
+/// configured globally are taken for equal, so nodes can stand only beside servers of links, as DHCP sets them.
 fn systemd_resolved(domain: &str, reverse_zones: &[String], servers: &[SocketAddr]) -> String {
     let servers = servers.iter().map(|server| match server.port() {
         PORT => server.ip().to_string(),
@@ -156,7 +157,8 @@ fn systemd_resolved(domain: &str, reverse_zones: &[String], servers: &[SocketAdd
     });
     let zones = zones(domain, reverse_zones).map(|zone| format!("~{zone}"));
     format!(
-        "# /etc/systemd/resolved.conf.d/waifud.conf\n[Resolve]\nDNS={}\nDomains={}\n",
+        "# /etc/systemd/resolved.conf.d/waifud.conf; other DNS servers must be those of links, not \"Global\" in: resolvectl status\n\
+         [Resolve]\nDNS={}\nDomains={}\n",
         servers.collect::<Vec<_>>().join(" "),
         zones.collect::<Vec<_>>().join(" ")
     )
@@ -245,7 +247,8 @@ forward-zone:
         );
         assert_eq!(
             text(Resolver::SystemdResolved),
-            "# /etc/systemd/resolved.conf.d/waifud.conf\n[Resolve]\n\
+            "# /etc/systemd/resolved.conf.d/waifud.conf; other DNS servers must be those of links, not \"Global\" in: resolvectl \
+             status\n[Resolve]\n\
              DNS=192.168.1.10 192.168.1.11:5353\n\
              Domains=~waifu.internal ~144.10.in-addr.arpa ~145.10.in-addr.arpa\n"
         );

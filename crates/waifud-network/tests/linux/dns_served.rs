@@ -207,9 +207,9 @@ impl Running {
     }
 }
 
-/// Whether the resolver answers for guests, with one of two servers off.
-fn resolves_guests(outside: &Namespace) {
-    let resolver = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 53);
+/// Whether the resolver at this loopback address answers for guests, with one of two servers off.
+fn resolves_guests(outside: &Namespace, resolver: [u8; 4]) {
+    let resolver = SocketAddrV4::new(resolver.into(), 53);
     let patience = Duration::from_secs(1);
     for (name, kind, answer) in [
         ("guest-0.waifu.internal", A, found("10.144.1.11")),
@@ -255,7 +255,7 @@ fn dnsmasq_with_the_printed_lines_resolves_guests_while_a_server_is_off() {
             let config = format!("--conf-file={}", config.display());
             let arguments = ["--keep-in-foreground", &config];
             let _running = Running::start(&lab.outside, "/usr/sbin/dnsmasq", &arguments);
-            resolves_guests(&lab.outside);
+            resolves_guests(&lab.outside, [127, 0, 0, 1]);
         }
     });
 }
@@ -282,6 +282,68 @@ fn unbound_with_the_printed_lines_resolves_guests_while_a_server_is_off() {
         std::fs::write(&config, text).unwrap();
         let arguments = ["-d", "-p", "-c", config.to_str().unwrap()];
         let _running = Running::start(&lab.outside, unbound, &arguments);
-        resolves_guests(&lab.outside);
+        resolves_guests(&lab.outside, [127, 0, 0, 1]);
+    });
+}
+
+/// Runs systemd-resolved without systemd, with its configuration in $1, the state of the link $2 as systemd-networkd writes it,
+/// and its libraries in $4.
+const RESOLVED: &str = r#"
+mount -t tmpfs none /run && mount -t tmpfs none /etc/systemd && mount --bind /dev/null /etc/resolv.conf
+{ cat /etc/passwd; echo systemd-resolve:x:65533:65533::/:/usr/sbin/nologin; } >/run/passwd
+mount --bind /run/passwd /etc/passwd
+mkdir -p /etc/systemd/resolved.conf.d /run/systemd/resolve /run/systemd/netif/links
+cp "$1" /etc/systemd/resolved.conf.d/waifud.conf
+printf 'ADMIN_STATE=configured\nOPER_STATE=routable\nDNS=127.0.0.2\n' >"/run/systemd/netif/links/$2"
+chown 65533:65533 /run/systemd/resolve
+LD_LIBRARY_PATH=$4 exec "$3"
+"#;
+
+/// Answers every question with the address 192.0.2.99, as the resolver of a home does for other names.
+fn answer_others(outside: &Namespace) {
+    let socket = outside.run(|| UdpSocket::bind("127.0.0.2:53").unwrap());
+    std::thread::spawn(move || {
+        let mut packet = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut packet) {
+            // The question ends with the root's label, the type and the class (RFC 1035, section 4.1.2).
+            let question = packet.get(12..length).unwrap();
+            let end = question.iter().position(|byte| *byte == 0).unwrap() + 5;
+            let mut answer = packet[..2].to_vec();
+            answer.extend([0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+            answer.extend(&question[..end]);
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
+            socket.send_to(&answer, from).unwrap();
+        }
+    });
+}
+
+#[test]
+fn systemd_resolved_with_the_printed_lines_resolves_guests_while_a_server_is_off() {
+    let packages = ["systemd-resolved", "libsystemd-shared"];
+    let unpacked = waifud_images::unpacked("bookworm", &packages);
+    if skip_if(unpacked.as_ref().err().map(|error| format!("{error:#}"))) {
+        return;
+    }
+    let unpacked = unpacked.unwrap();
+    on_a_node(1, |lab| async move {
+        let network = serving(&lab, &[DNS]);
+        network.ensure(&lab.state).await.unwrap();
+        answer_others(&lab.outside);
+        let directory = tempfile::tempdir().unwrap();
+        let lines = lines(Resolver::SystemdResolved, directory.path());
+        let link = lab.outside.run(|| nix::net::if_::if_nametoindex("eth0"));
+        let link = link.unwrap().to_string();
+        let program = unpacked.join("lib/systemd/systemd-resolved");
+        let libraries = unpacked.join("usr/lib/x86_64-linux-gnu/systemd");
+        let script = ["-m", "sh", "-ec", RESOLVED, "resolved", &lines, &link];
+        let paths = [&program, &libraries].map(|path| path.to_str().unwrap());
+        let arguments = [&script[..], &paths].concat();
+        let _running = Running::start(&lab.outside, "unshare", &arguments);
+        resolves_guests(&lab.outside, [127, 0, 0, 53]);
+        let resolver = SocketAddrV4::new([127, 0, 0, 53].into(), 53);
+        for _ in 0..4 {
+            let other = ask_at(&lab.outside, resolver, "example.org", A, PATIENCE);
+            assert_eq!(other.unwrap(), found("192.0.2.99"));
+        }
     });
 }
