@@ -1,5 +1,6 @@
 //! waifuctl against a fake waifud that counts requests and scripts the states of one instance.
 
+mod concurrent;
 mod deletions;
 mod doctor;
 mod downloads;
