@@ -31,6 +31,8 @@ const WAIFUD: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 2), 7373);
 const NODE: &str = "larch";
 /// The instance on it.
 const GUEST: &str = "nested";
+/// All programs of the machine, except those of apt.
+const WITHOUT_APT: &str = "/root/without-apt";
 /// The pin of another key.
 const OTHER_PIN: &str = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
@@ -128,7 +130,7 @@ fn changes_nothing_again(machine: &Machine<'_>, line: &str) -> Result<()> {
 }
 
 /// A machine that has lost its key cannot use the same line again. With a new one it becomes the same node, with a new
-/// key.
+/// key. Meanwhile, waifud's files are removed, and there is no apt, as on hosts that do not run Debian.
 fn gets_a_new_key(machine: &Machine<'_>, line: &str) -> Result<()> {
     let world = machine.world;
     let id = || -> Result<Value> {
@@ -143,8 +145,20 @@ fn gets_a_new_key(machine: &Machine<'_>, line: &str) -> Result<()> {
         refused.contains("another machine has already used it"),
         "{refused}"
     );
-    machine.run(&printed(world)?)?;
+    let unpacked = "find /usr -path '*waifud*' -type f | sort";
+    let files = machine.run(unpacked)?;
+    machine.run(&format!(
+        "systemctl stop waifud-metadatad && {unpacked} | xargs rm && mkdir {WITHOUT_APT} && \
+         ln -s /usr/sbin/* /usr/bin/* {WITHOUT_APT} && rm {WITHOUT_APT}/apt-get {WITHOUT_APT}/dpkg-query && \
+         stat -c '%n %a' / /usr /usr/sbin >/root/modes"
+    ))?;
+    let line = printed(world)?.replace("sudo sh", &format!("env PATH={WITHOUT_APT} sh"));
+    let output = machine.run(&line)?;
+    ensure!(output.contains("is unpacked into /usr"), "{output}");
     ensure!(id()? == before, "another node was created");
+    let again = machine.run(unpacked)?;
+    ensure!(files == again, "before: {files}\nunpacked: {again}");
+    machine.run("stat -c '%n %a' / /usr /usr/sbin | diff /root/modes -")?;
     is_ready(machine)?;
     // Only the node itself can confirm this, with its new key.
     let delete = ["delete", GUEST, "--yes", "--wait", "--timeout", "5m"];

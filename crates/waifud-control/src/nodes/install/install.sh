@@ -106,12 +106,18 @@ install_deb() {
 }
 
 install_tarball() {
+    if [ "$(waifud-agentd --version 2>/dev/null || true)" = "waifud-agentd $version" ]; then
+        say "waifud $version is already installed"
+        return
+    fi
     say "downloading waifud $version"
     download tarball "$dir/waifud.tar.gz"
-    tar --extract --gzip --file "$dir/waifud.tar.gz" --directory / --no-same-owner --strip-components 1
+    tar --extract --gzip --file "$dir/waifud.tar.gz" --directory / --no-same-owner --no-overwrite-dir --strip-components 1
     systemd-sysusers waifud.conf
     mkdir -p /etc/waifud
     systemctl daemon-reload
+    # After an upgrade. Not waifud-guests, because stopping it would stop guests.
+    systemctl try-restart waifud-metadatad.service waifud-agentd.service
 }
 
 main() {
