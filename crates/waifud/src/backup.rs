@@ -16,6 +16,7 @@ mod archive;
 mod owner;
 mod regular;
 mod restore;
+mod settings;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -30,9 +31,10 @@ use waifud_types::disk_space::FULL_BELOW;
 
 use crate::config::Config;
 
-use self::regular::Target;
+use self::regular::{Plan, Target};
 
 pub use restore::{RestoreArguments, refuse_half_restored, remove_unpacked, restore};
+pub use settings::BackupSettings;
 
 /// The name of the database file in the state directory and in a backup.
 pub const DATABASE: &str = "waifud.db";
@@ -48,7 +50,7 @@ const PARTIAL: (&str, &str) = (".waifud-backup-", ".partial");
 #[derive(Args, Debug)]
 pub struct BackupArguments {
     /// The file to create; it must not exist. It contains user-data and keys: protect it accordingly
-    #[arg(required_unless_present = "to", conflicts_with = "to")]
+    #[arg(required_unless_present_any = ["to", "scheduled"], conflicts_with = "to")]
     file: Option<PathBuf>,
     /// Create a file with the present time in its name in this directory, here or over SSH, and read it back
     #[arg(long, value_name = "DIR|[USER@]HOST:DIR")]
@@ -63,18 +65,34 @@ pub struct BackupArguments {
     /// and new instances need them for templates that cannot be downloaded again
     #[arg(long)]
     with_images: bool,
+    /// Make the backups of section [backup] in the configuration file, as waifud-backup.service does
+    #[arg(long, conflicts_with_all = ["file", "to", "every", "keep", "with_images"])]
+    scheduled: bool,
 }
 
-/// Creates a backup, or one after the other. waifud may be running.
-pub fn backup(config: &Config, arguments: &BackupArguments) -> anyhow::Result<()> {
-    match (&arguments.file, arguments.every) {
-        (Some(file), _) => {
-            let summary = to_file(config, file, arguments.with_images)?;
-            eprintln!("{}: {summary}", file.display());
-            Ok(())
-        }
-        (None, None) => regular::once(config, arguments, jiff::Timestamp::now()),
-        (None, Some(pause)) => regular::repeat(config, arguments, pause),
+/// Creates a backup, or one after the other. waifud may be running. `file` is the configuration file, if it was given.
+pub fn backup(
+    config: &Config,
+    file: Option<&Path>,
+    arguments: &BackupArguments,
+) -> anyhow::Result<()> {
+    if let Some(file) = &arguments.file {
+        let summary = to_file(config, file, arguments.with_images)?;
+        eprintln!("{}: {summary}", file.display());
+        return Ok(());
+    }
+    let plan = match &arguments.to {
+        Some(target) => Plan {
+            target: target.clone(),
+            every: arguments.every,
+            keep: arguments.keep,
+            with_images: arguments.with_images,
+        },
+        None => config.backup.required(file)?,
+    };
+    match plan.every {
+        None => regular::once(config, &plan, jiff::Timestamp::now()),
+        Some(pause) => regular::repeat(config, &plan, pause),
     }
 }
 

@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::addresses::check_url;
+use crate::backup::BackupSettings;
 use crate::duration::duration;
 use crate::redis::RedisSettings;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub installation: PathBuf,
     /// A Redis that caches encrypted bundles.
     pub redis: RedisSettings,
+    /// Regular backups.
+    pub backup: BackupSettings,
 }
 
 impl Default for Config {
@@ -60,6 +63,7 @@ impl Default for Config {
             downloads_from_loopback: false,
             installation: PathBuf::from("/"),
             redis: RedisSettings::default(),
+            backup: BackupSettings::default(),
         }
     }
 }
@@ -90,6 +94,7 @@ impl Config {
             check_url(url).map_err(|why| format!("advertise: {why}"))?;
         }
         config.redis.check()?;
+        config.backup.check()?;
         Ok(Self {
             guest_range: config.guest_range.trunc(),
             ..config
@@ -130,6 +135,13 @@ mod tests {
             ("guest_range = '10.0.0.0/25'", "guest_range", "/24"),
             ("listen = ['localhost']", "listen", "socket address"),
             ("advertise = ['waifud.lan']", "advertise", "https://"),
+            ("[backup]\nkeep = 3", "backup.to", "missing"),
+            ("[backup]\nto = 'birch:-rf'", "backup.to", "SSH"),
+            (
+                "[backup]\nto = '/srv/backup'\nevery = '1s'",
+                "backup.every",
+                "1m",
+            ),
         ] {
             let error = parse(bad).unwrap_err();
             assert!(error.contains(key) && error.contains(why), "{error}");

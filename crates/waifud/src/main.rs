@@ -63,7 +63,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let config = Config::load(arguments.config.as_deref())?;
     match &arguments.command {
-        Some(Command::Backup(arguments)) => return backup::backup(&config, arguments),
+        Some(Command::Backup(backup)) => {
+            return backup::backup(&config, arguments.config.as_deref(), backup);
+        }
         Some(Command::Restore(arguments)) => return backup::restore(&config, arguments),
         Some(Command::Openapi | Command::Init(_)) | None => {}
     }

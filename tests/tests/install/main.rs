@@ -37,6 +37,8 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         steps.done("installed");
         set_up(&machine)?;
         steps.done("set up");
+        backed_up(&machine)?;
+        steps.done("backed up over SSH");
         guest(&machine)?;
         confined(&machine)?;
         steps.done("a guest inside");
@@ -147,6 +149,42 @@ fn confined(machine: &Machine<'_>) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// The unit for regular backups writes over SSH, here to the same machine, and a backup can be restored.
+fn backed_up(machine: &Machine<'_>) -> Result<()> {
+    // Without a directory, the unit ends and says why.
+    machine.run("systemctl enable --now waifud-backup")?;
+    machine.until(
+        "the unit to end",
+        "systemctl show -P ActiveState waifud-backup",
+        |state| state.trim() == "failed",
+    )?;
+    machine.prints(
+        "journalctl -u waifud-backup -o cat",
+        "set `to` in section [backup] of /etc/waifud/waifud.toml",
+    )?;
+    machine.run(
+        "install -d -m 0700 /root/backups && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 && \
+         cat /root/.ssh/id_ed25519.pub >>/root/.ssh/authorized_keys && \
+         ssh-keyscan -t ed25519 127.0.0.1 >>/root/.ssh/known_hosts",
+    )?;
+    machine.run(
+        "printf '\\n[backup]\\nto = \"root@127.0.0.1:/root/backups\"\\n' >>/etc/waifud/waifud.toml && \
+         systemctl restart waifud-backup",
+    )?;
+    let made = "find /root/backups -name 'waifud-*.tar'";
+    machine.until("a backup over SSH", made, |files| {
+        files.lines().count() == 1
+    })?;
+    machine.prints("stat -c '%U %a' /root/backups/waifud-*.tar", "root 600")?;
+    machine.until(
+        "waifuctl doctor to show it",
+        "waifuctl doctor || true",
+        |checks| checks.contains("in root@127.0.0.1:/root/backups: the last one is from"),
+    )?;
+    machine.run("systemctl is-active waifud-backup")?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ const PROGRAMS: [(&str, &str); 4] = [
 ];
 
 /// Files of the repository and their places.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     (
         "packaging/systemd/waifud.service",
         "usr/lib/systemd/system/waifud.service",
@@ -34,6 +34,10 @@ const FILES: [(&str, &str); 11] = [
     (
         "packaging/systemd/waifud-guests.service",
         "usr/lib/systemd/system/waifud-guests.service",
+    ),
+    (
+        "packaging/systemd/waifud-backup.service",
+        "usr/lib/systemd/system/waifud-backup.service",
     ),
     ("packaging/sysusers.conf", "usr/lib/sysusers.d/waifud.conf"),
     (

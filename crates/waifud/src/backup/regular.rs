@@ -1,4 +1,4 @@
-//! `waifud backup --to`: a new file in a directory, here or on another machine over SSH, which is read back; then older ones
+//! `waifud backup --to` and `--scheduled`: a new file in a directory, here or on another machine over SSH, which is read back; then older ones
 //! are removed. With `--every`, again and again.
 //!
 //! Only files with the name of such a backup are ever removed, and only after the new one was read back. On the other machine,
@@ -17,11 +17,11 @@ use jiff::Timestamp;
 use waifud_api::BackupState;
 use waifud_kit::durable;
 
-use super::{BackupArguments, archive, owner, to_file};
+use super::{archive, owner, to_file};
 use crate::config::Config;
 
 /// The shortest time between two backups.
-const EVERY_MIN: Duration = Duration::from_mins(1);
+pub const EVERY_MIN: Duration = Duration::from_mins(1);
 /// After a failure, the next attempt is made this soon, if the next backup is not due earlier.
 const RETRY: Duration = Duration::from_mins(1);
 /// An unfinished file of a process that was killed is removed when it is this old.
@@ -43,6 +43,19 @@ pub enum Target {
         /// The directory there.
         dir: String,
     },
+}
+
+/// The backups to make.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// Where they are written to.
+    pub target: Target,
+    /// The time between two; one only if it is `None`.
+    pub every: Option<Duration>,
+    /// How many are kept; all if it is `None`.
+    pub keep: Option<u32>,
+    /// Whether they include the image files.
+    pub with_images: bool,
 }
 
 impl FromStr for Target {
@@ -93,7 +106,7 @@ pub fn every(text: &str) -> Result<Duration, String> {
 }
 
 /// Makes backups until SIGTERM or SIGINT. A backup that has begun is completed.
-pub fn repeat(config: &Config, arguments: &BackupArguments, pause: Duration) -> Result<()> {
+pub fn repeat(config: &Config, plan: &Plan, pause: Duration) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     // No other thread runs while the user is changed.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -103,7 +116,7 @@ pub fn repeat(config: &Config, arguments: &BackupArguments, pause: Duration) -> 
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         loop {
-            let next = match once(config, arguments, Timestamp::now()) {
+            let next = match once(config, plan, Timestamp::now()) {
                 Ok(()) => pause,
                 Err(error) => {
                     eprintln!("error: {error:#}");
@@ -120,32 +133,27 @@ pub fn repeat(config: &Config, arguments: &BackupArguments, pause: Duration) -> 
 }
 
 /// Makes one backup, reads it back, and removes older ones. The outcome is recorded for `waifuctl doctor`.
-pub fn once(config: &Config, arguments: &BackupArguments, now: Timestamp) -> Result<()> {
-    let target = arguments.to.as_ref().context("there is no --to")?;
-    let outcome = make(config, arguments, target, now);
+pub fn once(config: &Config, plan: &Plan, now: Timestamp) -> Result<()> {
+    let outcome = make(config, plan, now);
     let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
-    if let Err(error) = record(config, arguments, target, now, error) {
+    if let Err(error) = record(config, plan, now, error) {
         eprintln!("warning: waifuctl doctor does not see this backup: {error:#}");
     }
     outcome
 }
 
-fn make(
-    config: &Config,
-    arguments: &BackupArguments,
-    target: &Target,
-    now: Timestamp,
-) -> Result<()> {
+fn make(config: &Config, plan: &Plan, now: Timestamp) -> Result<()> {
+    let target = &plan.target;
     let name = format!("{PREFIX}{}{SUFFIX}", now.strftime(TIME));
     let made = match target {
         Target::Directory(dir) => {
-            remove_left_overs(dir).and_then(|()| in_directory(config, arguments, &dir.join(&name)))
+            remove_left_overs(dir).and_then(|()| in_directory(config, plan, &dir.join(&name)))
         }
-        Target::Ssh { host, dir } => over_ssh(config, arguments, host, dir, &name),
+        Target::Ssh { host, dir } => over_ssh(config, plan, host, dir, &name),
     };
     let summary = made.with_context(|| format!("no backup was made in {target}"))?;
     eprintln!("{target}: {name}, {summary}, read back");
-    let Some(keep) = arguments.keep else {
+    let Some(keep) = plan.keep else {
         return Ok(());
     };
     let removed = remove_older(target, keep, &name)
@@ -157,24 +165,18 @@ fn make(
 }
 
 /// Writes the outcome to the state directory, where waifud reads it.
-fn record(
-    config: &Config,
-    arguments: &BackupArguments,
-    target: &Target,
-    now: Timestamp,
-    error: Option<String>,
-) -> Result<()> {
+fn record(config: &Config, plan: &Plan, now: Timestamp, error: Option<String>) -> Result<()> {
     owner::as_owner_of(&config.state_dir, || {
         let file = config.state_dir.join(BackupState::FILE);
         let before = fs::read(&file).ok();
         let before = before.and_then(|text| serde_json::from_slice::<BackupState>(&text).ok());
         let state = BackupState {
-            target: target.to_string(),
+            target: plan.target.to_string(),
             last_at: match &error {
                 None => Some(now),
                 Some(_) => before.and_then(|before| before.last_at),
             },
-            every_s: arguments.every.map(|every| every.as_secs()),
+            every_s: plan.every.map(|every| every.as_secs()),
             error,
         };
         let text = serde_json::to_vec_pretty(&state)?;
@@ -183,8 +185,8 @@ fn record(
     })
 }
 
-fn in_directory(config: &Config, arguments: &BackupArguments, file: &Path) -> Result<String> {
-    let summary = to_file(config, file, arguments.with_images)?;
+fn in_directory(config: &Config, plan: &Plan, file: &Path) -> Result<String> {
+    let summary = to_file(config, file, plan.with_images)?;
     let read = File::open(file).context("cannot open it");
     if let Err(error) = read.and_then(archive::verify) {
         // It is not a backup, and must not count as one.
@@ -214,18 +216,12 @@ fn remove_left_overs(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn over_ssh(
-    config: &Config,
-    arguments: &BackupArguments,
-    host: &str,
-    dir: &str,
-    name: &str,
-) -> Result<String> {
+fn over_ssh(config: &Config, plan: &Plan, host: &str, dir: &str, name: &str) -> Result<String> {
     let local = tempfile::Builder::new()
         .prefix(".waifud-backup-")
         .tempdir()?;
     let file = local.path().join(name);
-    let summary = to_file(config, &file, arguments.with_images)?;
+    let summary = to_file(config, &file, plan.with_images)?;
     // The other machine's shell. Names have no characters that are special in it.
     let partial = format!("{dir}/.{name}.partial");
     let write = format!(

@@ -267,6 +267,40 @@ async fn repeated_backups_go_on_after_a_failure() {
 }
 
 #[tokio::test]
+async fn scheduled_backups_are_those_of_the_configuration_file() {
+    let home = Home::used().await;
+    home.refuses(
+        &["backup", "--scheduled"],
+        &["there are no regular backups", "[backup]", "waifud.toml"],
+    );
+    let dir = home.path("backups");
+    std::fs::create_dir(&dir).unwrap();
+    let older = with_older_backups(&dir);
+    home.configure(&format!(
+        "[backup]\nto = {:?}\nevery = '6h'\nkeep = 2",
+        dir.display().to_string()
+    ));
+    home.refuses(
+        &["backup", "--scheduled", "--keep", "3"],
+        &["--scheduled", "--keep"],
+    );
+    let mut command = kit::command(&home.path("waifud.toml"));
+    let child = command.args(["backup", "--scheduled"]).spawn();
+    let mut running = kit::Process(child.unwrap());
+    let begun = std::time::Instant::now();
+    while backups_in(&dir).0.contains(&older[1].to_owned()) {
+        assert!(begun.elapsed() < kit::DEADLINE, "nothing was removed");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(running.ended().await.success());
+    let (names, others) = backups_in(&dir);
+    assert_eq!((names.len(), others), (2, 2), "{names:?}");
+    assert_eq!(names[0], older[2]);
+    assert_eq!(home.backup_state().await.every_s, Some(6 * 60 * 60));
+}
+
+#[tokio::test]
 async fn options_of_regular_backups_need_a_directory() {
     let home = Home::used().await;
     let file = home.backup_file();
