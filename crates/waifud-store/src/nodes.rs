@@ -158,6 +158,12 @@ impl ReadTx<'_> {
             .transpose()
     }
 
+    /// Whether every node has reported its unmanaged objects since the database was restored.
+    pub fn all_swept(&self) -> Result<bool, StoreError> {
+        let unswept = self.first("SELECT 1 AS found FROM nodes WHERE swept = 0 LIMIT 1", [], |_| Ok(()))?;
+        Ok(unswept.is_none())
+    }
+
     /// Every node's subnet, those of removed nodes included, and those that an instance elsewhere has an address of.
     pub fn subnets(&self) -> Result<Vec<Ipv4Net>, StoreError> {
         self.all(

@@ -61,6 +61,13 @@ impl ReadTx<'_> {
         })
     }
 
+    /// Instances that their node has released, or was told to release, and that are not being moved or deleted.
+    pub fn released_without_move(&self) -> Result<Vec<InstanceId>, StoreError> {
+        self.all(RELEASED_WITHOUT_MOVE, [], |row| {
+            instance_id(row, "instance")
+        })
+    }
+
     /// The instances that left the slice of a node after `since`, with the revision, oldest first.
     pub fn left_slice(
         &self,
@@ -95,8 +102,13 @@ fn left_kind(node: NodeId) -> String {
     format!("instance of {node}")
 }
 
-// Both repeat the condition of the index.
+// All of them repeat the condition of the index.
 const HANDOVERS: &str = "SELECT instance FROM ownership WHERE node = ?1 AND role <> 'owner'";
+const RELEASED_WITHOUT_MOVE: &str =
+    "SELECT o.instance FROM ownership o JOIN instances i ON i.id = o.instance AND i.node = o.node
+   WHERE o.role <> 'owner' AND o.role <> 'receiving' AND i.deleting = 0
+     AND NOT EXISTS (SELECT 1 FROM moves m WHERE m.instance = i.id)
+   ORDER BY o.instance";
 const RELEASES: &str = "SELECT o.* FROM ownership o JOIN instances i ON i.id = o.instance
    WHERE o.node = ?1 AND o.slice_revision > ?2 AND o.role <> 'owner' AND o.role <> 'receiving' AND i.deleting = 0
    ORDER BY o.slice_revision";

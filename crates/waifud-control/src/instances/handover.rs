@@ -19,19 +19,31 @@ use crate::{Control, ControlError};
 impl Control {
     /// Orders the owner of an instance to release it. With `stop` the node shuts the guest down. Refused if the node's agent
     /// does not know releases: it would ignore the order.
+    ///
+    /// Without `stop`, a running guest keeps what the node has applied, for example published ports, and changes do not reach
+    /// the node any more. So that is refused until the node has reported the latest one: waifud would give ports that were
+    /// unpublished to other instances while the node still forwards them.
     pub async fn begin_release(
         &self,
         instance: InstanceId,
         stop: bool,
         cause: Cause,
     ) -> Result<(), ControlError> {
-        self.change_ownership(instance, "instance.releasing", cause, move |parts, node| {
-            if !node.facts.has(feature::RELEASE) {
-                return Err(node_problems::agent_too_old(&node.name).into());
-            }
-            parts.begin_release(node.id, stop)?;
-            Ok("its node was told to release it")
-        })
+        self.change_ownership(
+            instance,
+            "instance.releasing",
+            cause,
+            move |parts, row, node| {
+                if !node.facts.has(feature::RELEASE) {
+                    return Err(node_problems::agent_too_old(&node.name).into());
+                }
+                if !stop && row.status.observed_generation < Some(row.generation) {
+                    return Err(instance_problems::handover_unobserved(&row.name, &node.name).into());
+                }
+                parts.begin_release(node.id, stop)?;
+                Ok("its node was told to release it")
+            },
+        )
         .await
     }
 
@@ -45,7 +57,7 @@ impl Control {
             instance,
             "instance.release-withdrawn",
             cause,
-            |parts, node| {
+            |parts, _, node| {
                 parts.withdraw_release(node.id)?;
                 Ok("the release was withdrawn: the instance stays on its node")
             },
@@ -60,7 +72,9 @@ impl Control {
         instance: InstanceId,
         kind: &'static str,
         cause: Cause,
-        change: impl FnOnce(&mut Ownership, &NodeRow) -> Result<&'static str, Refused> + Send + 'static,
+        change: impl FnOnce(&mut Ownership, &InstanceRow, &NodeRow) -> Result<&'static str, Refused>
+        + Send
+        + 'static,
     ) -> Result<(), ControlError> {
         let control = self.clone();
         self.store()
@@ -80,7 +94,7 @@ impl Control {
                 let before = ownership(tx, &row)?;
                 require_confirmed(tx, &row, &before)?;
                 let mut parts = before.clone();
-                let message = change(&mut parts, &node).map_err(refused)?;
+                let message = change(&mut parts, &row, &node).map_err(refused)?;
                 let event = event_builder::event(
                     control.now(),
                     kind,
@@ -176,7 +190,7 @@ impl From<Problem> for Refused {
 
 /// After a restore the database may not contain the newest owner. Until every node is confirmed, and the nodes with a part
 /// have reported what is on them, another node may run a newer copy.
-pub(super) fn require_confirmed(
+pub(crate) fn require_confirmed(
     tx: &ReadTx<'_>,
     row: &InstanceRow,
     parts: &Ownership,
@@ -221,6 +235,24 @@ pub(crate) fn node_with_newer_copy(
     Ok(None)
 }
 
+/// Refuses a change of the published ports of a guest that runs on a node which gives the instance up: the change would not reach
+/// the node, which forwards the former ports until the guest is off.
+pub(super) fn require_not_releasing(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<(), ControlError> {
+    let Some(node) = row.node else {
+        return Ok(());
+    };
+    let part = tx.part_in(row.id, node)?;
+    let may_run = part.is_some_and(|part| match part.role {
+        OwnershipRole::Releasing => true,
+        OwnershipRole::Released => !part.off,
+        OwnershipRole::Owner | OwnershipRole::Receiving => false,
+    });
+    if may_run && let Some(node) = tx.node(node)? {
+        return Err(instance_problems::releasing(&row.name, &node.name).into());
+    }
+    Ok(())
+}
+
 /// Whether a node reports a release, or that a released guest is off, which is not stored yet.
 pub(crate) fn is_new_release(
     tx: &ReadTx<'_>,
@@ -233,7 +265,7 @@ pub(crate) fn is_new_release(
     Ok(ownership(tx, &row)?.record_released(node, released.epoch, released.off))
 }
 
-pub(super) fn ownership(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<Ownership, StoreError> {
+pub(crate) fn ownership(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<Ownership, StoreError> {
     Ok(Ownership {
         epoch: row.epoch,
         floor: tx.epoch_floor()?,

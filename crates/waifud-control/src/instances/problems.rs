@@ -140,6 +140,21 @@ pub fn handover_unreported(name: &Name, node: &Name) -> Problem {
     no_handover(name, &why, hint)
 }
 
+/// The node has not applied the latest change of an instance whose guest is to keep running there.
+pub fn handover_unobserved(name: &Name, node: &Name) -> Problem {
+    let why = format!("node {node} has not reported the latest change of it");
+    let hint = Hint::on(&HintAction::Explain, HintKind::Instance, name.as_str());
+    no_handover(name, &why, hint)
+}
+
+/// The published ports are to be changed while the guest runs on a node that gives the instance up.
+pub fn releasing(name: &Name, node: &Name) -> Problem {
+    let title = format!("{name} still runs on {node}, which gives it up");
+    Problem::new(409, "releasing", title)
+        .field("publish")
+        .hint("wait until the guest is off")
+}
+
 fn no_handover(name: &Name, why: &str, hint: Hint) -> Problem {
     let title = format!("cannot hand over {name}: {why}");
     Problem::new(409, "handover-refused", title).hint(hint)

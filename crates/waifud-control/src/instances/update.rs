@@ -115,6 +115,9 @@ impl Control {
         {
             super::moving::require_not_moving(&row)?;
         }
+        if row.spec.publish != before.publish {
+            super::handover::require_not_releasing(tx, &row)?;
+        }
         if resize::differs(&before, &row.spec) {
             resize::reserve(tx, &row, &before)?;
         }

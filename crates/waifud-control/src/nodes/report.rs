@@ -130,11 +130,13 @@ impl Control {
         for released in &report.released {
             self.record_released(tx, &row, *released, cause)?;
         }
+        let mut may_give_back = false;
         if let Some(list) = &report.unmanaged {
             let list = older_copies::with_releasing(tx, &row, list)?;
             if unmanaged_list_changed(tx, &list, &row)? {
                 // The node's addresses are known now, or an address is free again.
                 capacities_changed = true;
+                may_give_back = true;
                 cost += list_cost(&list);
                 tx.emit(&self.event(
                     "node.unmanaged",
@@ -150,7 +152,10 @@ impl Control {
             }
             self.release_older_copies(tx, &row, &list, cause)?;
         }
-        self.take_over_epochs(tx, &row, report, cause)?;
+        may_give_back |= self.take_over_epochs(tx, &row, report, cause)?;
+        if may_give_back {
+            self.give_back(tx, cause)?;
+        }
         let reported = by_id(report);
         for instance in reported_rows(tx, node, report)? {
             if let Some(of_instance) = reported.get(&instance.id) {

@@ -233,6 +233,7 @@ impl Control {
                 if let Some(row) = tx.node(row.id)? {
                     let unmanaged = tx.unmanaged_on(row.id)?;
                     control.release_older_copies(tx, &row, &unmanaged, &cause)?;
+                    control.give_back(tx, &cause)?;
                 }
                 Ok(())
             })

@@ -5,7 +5,7 @@ use waifud_api::agent::{AgentReport, Release, Released, Tombstone, WatchFrame};
 use waifud_control::Cause;
 use waifud_store::StoreError;
 use waifud_types::ownership::{OwnershipRole, Part};
-use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState, NodeId};
+use waifud_types::{ByteSize, Epoch, Generation, InstanceId, InstanceState, NodeId};
 
 use super::common::{Agent, Server, facts, report, tombstone};
 
@@ -329,6 +329,9 @@ async fn a_node_with_a_released_copy_can_be_removed_and_the_owner_keeps_the_inst
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_without_stop_is_stored_when_recorded_and_again_when_the_guest_is_off() {
     let (server, mut agent, web) = with_instance().await;
+    agent
+        .report_instance(report(web.id, InstanceState::Running))
+        .await;
     server.release_with(web.id, false).await;
     assert!(!next_release(&mut agent).await.stop);
     for (off, events) in [(false, 1), (false, 1), (true, 2), (false, 2)] {
@@ -342,6 +345,47 @@ async fn a_release_without_stop_is_stored_when_recorded_and_again_when_the_guest
         let released = kinds.iter().filter(|kind| *kind == "instance.released");
         assert_eq!(released.count(), events, "{kinds:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_that_a_released_guest_still_has_are_not_given_to_another_instance() {
+    let (server, agent, web) = with_instance().await;
+    server.create_instance("other").await;
+    let publish = |ports: &[u16]| {
+        let ports = ports.iter().map(|port| serde_json::json!({"port": port}));
+        serde_json::json!({"publish": ports.collect::<Vec<_>>()})
+    };
+    let on_web = async |ports: &[u16]| server.patch("/v1/instances/web", &publish(ports)).await;
+    let reported = async |generation: u64| {
+        let mut running = report(web.id, InstanceState::Running);
+        running.observed_generation = Generation(generation);
+        agent.report_instance(running).await;
+    };
+    on_web(&[8080, 8081]).await.expect(200);
+    reported(2).await;
+    // The node has not applied this when it is to release the instance without stopping the guest.
+    on_web(&[8081]).await.expect(200);
+    let release = async |stop| {
+        let release = server.control.begin_release(web.id, stop, Cause::system());
+        release.await.map_err(|error| error.to_string())
+    };
+    let refused = release(false).await.unwrap_err();
+    let why = "node alder has not reported the latest change of it";
+    assert!(refused.contains(why), "{refused}");
+    reported(3).await;
+    release(false).await.unwrap();
+    // From now on, changes do not reach the node.
+    for off in [false, true] {
+        let refused = on_web(&[]).await.expect(409).problem();
+        assert_eq!(refused.code, "releasing");
+        assert_eq!(refused.field.as_deref(), Some("publish"));
+        let other = server.patch("/v1/instances/other", &publish(&[8081])).await;
+        assert_eq!(other.expect(409).problem().code, "port-taken");
+        agent.report(&released_report(&web, 1, off)).await;
+    }
+    on_web(&[]).await.expect(200);
+    let other = server.patch("/v1/instances/other", &publish(&[8081])).await;
+    other.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use waifud_api::agent::{
-    AgentInstance, AgentReport, InstanceReport, Released, Unmanaged, WatchFrame,
+    AgentInstance, AgentReport, InstanceReport, Released, SliceObject, Unmanaged, WatchFrame,
 };
 use waifud_control::Cause;
 use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState, OwnershipRole};
@@ -51,6 +51,39 @@ async fn restored_with_newer_copy() -> (Server, Agent, Newer) {
     agent.watch_from_now().await;
     assert_eq!(epoch(&today, web.id).await, Epoch::FIRST);
     (today, agent, Newer { copy, unmanaged })
+}
+
+/// A report that a copy is released and off.
+fn released(instance: InstanceId, epoch: Epoch) -> AgentReport {
+    AgentReport {
+        released: vec![Released {
+            instance,
+            epoch,
+            off: true,
+        }],
+        ..AgentReport::default()
+    }
+}
+
+/// The part of the only node in an instance.
+async fn part(server: &Server, id: InstanceId) -> (OwnershipRole, Epoch) {
+    let store = server.control.store();
+    let parts = store.read(move |tx| tx.ownership(id)).await.unwrap();
+    assert_eq!(parts.len(), 1, "{parts:?}");
+    (parts[0].role, parts[0].epoch)
+}
+
+/// The epoch in which the node receives the instance next.
+async fn next_epoch(agent: &mut Agent) -> Epoch {
+    loop {
+        if let WatchFrame::Put {
+            object: SliceObject::Instance(instance),
+            ..
+        } = agent.frame().await
+        {
+            return instance.epoch;
+        }
+    }
 }
 
 async fn epoch(server: &Server, id: InstanceId) -> Epoch {
@@ -117,20 +150,6 @@ async fn a_deletion_that_was_ordered_before_the_report_reaches_the_newer_copy() 
 async fn the_epoch_of_a_copy_that_another_node_may_have_taken_over_is_not_used() {
     let (server, agent, newer) = restored_with_newer_copy().await;
     let id = newer.copy.id;
-    // The node has released it.
-    let released = Released {
-        instance: id,
-        epoch: newer.copy.epoch,
-        off: true,
-    };
-    agent
-        .report(&AgentReport {
-            instances: vec![newer.managed()],
-            released: vec![released],
-            ..AgentReport::default()
-        })
-        .await;
-    assert_eq!(epoch(&server, id).await, Epoch::FIRST);
     // Another node has an even newer copy.
     let birch = server.join("birch", ByteSize::gib(8)).await;
     let mut newest = newer.unmanaged.clone();
@@ -204,4 +223,72 @@ async fn a_release_that_was_withdrawn_after_the_backup_does_not_count_after_a_re
     let parts = parts.read(move |tx| tx.ownership(web.id)).await.unwrap();
     assert_eq!(parts[0].role, OwnershipRole::Owner);
     is_changed_and_deleted(&today, agent, &newer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_reaches_a_copy_that_was_released_after_the_backup() {
+    for deleted_first in [false, true] {
+        let (server, mut agent, newer) = restored_with_newer_copy().await;
+        let id = newer.copy.id;
+        if deleted_first {
+            server.delete("/v1/instances/web").await.expect(202);
+            assert_eq!(agent.tombstone().await.epoch, Epoch::FIRST);
+        }
+        agent.report(&released(id, newer.copy.epoch)).await;
+        assert_eq!(
+            part(&server, id).await,
+            (OwnershipRole::Released, newer.copy.epoch)
+        );
+        if !deleted_first {
+            server.delete("/v1/instances/web").await.expect(202);
+        }
+        the_copy_is_destroyed(&server, &mut agent, &newer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_was_released_after_the_backup_returns_to_its_node_once_every_node_is_confirmed()
+ {
+    // The database contains the epoch of the release, or an older one.
+    for raised in [false, true] {
+        let (server, mut agent, newer) = restored_with_newer_copy().await;
+        let id = newer.copy.id;
+        let own = if raised {
+            newer.copy.epoch
+        } else {
+            Epoch::FIRST
+        };
+        agent.report_unmanaged(Vec::new()).await;
+        agent.report(&released(id, own)).await;
+        assert_eq!(part(&server, id).await, (OwnershipRole::Released, own));
+        let confirm = "/v1/nodes/alder/confirm";
+        server.post(confirm, &json!({})).await.expect(200);
+        let (role, epoch) = part(&server, id).await;
+        assert_eq!(role, OwnershipRole::Owner);
+        assert!(epoch > newer.copy.epoch, "{epoch}");
+        assert_eq!(next_epoch(&mut agent).await, epoch);
+        // A late report changes nothing.
+        agent.report(&released(id, own)).await;
+        assert_eq!(part(&server, id).await, (OwnershipRole::Owner, epoch));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_instance_does_not_return_to_its_node_before_every_node_has_reported() {
+    let (server, agent, newer) = restored_with_newer_copy().await;
+    let id = newer.copy.id;
+    agent.report_unmanaged(Vec::new()).await;
+    let birch = server.join("birch", ByteSize::gib(8)).await;
+    for node in ["alder", "birch"] {
+        let confirm = format!("/v1/nodes/{node}/confirm");
+        server.post(&confirm, &json!({})).await.expect(200);
+    }
+    agent.report(&released(id, Epoch::FIRST)).await;
+    let released = (OwnershipRole::Released, Epoch::FIRST);
+    assert_eq!(part(&server, id).await, released);
+    // It was handed over to the other node after the backup.
+    birch.report_unmanaged(vec![newer.unmanaged.clone()]).await;
+    assert_eq!(part(&server, id).await, released);
+    birch.report_unmanaged(Vec::new()).await;
+    assert_eq!(part(&server, id).await.0, OwnershipRole::Owner);
 }
