@@ -11,7 +11,6 @@ use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
 use waifud_types::{Epoch, InstanceId, InstanceState};
 
-use crate::events::event_builder::{self, EventExt};
 use crate::{Control, ControlError};
 
 /// An instance, and the newer epoch of the copy on the node that owns it.
@@ -84,17 +83,15 @@ impl Control {
         cause: &Cause,
     ) -> Result<(), ControlError> {
         for NewerCopy { row, part, epoch } in newer_copies(tx, node, report)? {
-            let event = self
-                .event(
-                    "instance.newer-copy",
-                    event_builder::instance(row.id, &row.name),
-                    cause,
-                    format!(
-                        "the copy on {} is newer than the restored database; waifud manages that copy",
-                        node.name
-                    ),
-                )
-                .generation(row.generation);
+            let event = self.instance_event(
+                "instance.newer-copy",
+                &row,
+                cause,
+                format!(
+                    "the copy on {} is newer than the restored database; waifud manages that copy",
+                    node.name
+                ),
+            );
             let revision = tx.emit(&event)?;
             tx.set_epoch(row.id, epoch, revision)?;
             let owner = Part {
