@@ -303,6 +303,21 @@ impl Client {
         self.json(request).await
     }
 
+    /// Sends a request about an instance, if it has not changed since it was read.
+    async fn post_if_unchanged(
+        &self,
+        instance: &Instance,
+        action: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<Instance, ClientError> {
+        let path = ["instances", &instance.id.to_string(), action];
+        let request = self
+            .request(Method::POST, &path)
+            .header("if-match", format!("\"{}\"", instance.generation))
+            .json(body);
+        self.json(request).await
+    }
+
     /// Deletes an instance and waits up to `wait` for its end.
     pub async fn delete_instance(
         &self,

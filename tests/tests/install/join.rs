@@ -149,7 +149,7 @@ fn gets_a_new_key(machine: &Machine<'_>, line: &str) -> Result<()> {
     let files = machine.run(unpacked)?;
     machine.run(&format!(
         "systemctl stop waifud-metadatad && {unpacked} | xargs rm && mkdir {WITHOUT_APT} && \
-         ln -s /usr/sbin/* /usr/bin/* {WITHOUT_APT} && rm {WITHOUT_APT}/apt-get {WITHOUT_APT}/dpkg-query && \
+         ln -sf /usr/sbin/* /usr/bin/* {WITHOUT_APT} && rm {WITHOUT_APT}/apt-get {WITHOUT_APT}/dpkg-query && \
          stat -c '%n %a' / /usr /usr/sbin >/root/modes"
     ))?;
     let line = printed(world)?.replace("sudo sh", &format!("env PATH={WITHOUT_APT} sh"));

@@ -12,12 +12,7 @@ impl Client {
         instance: &Instance,
         request: &MoveInstance,
     ) -> Result<Instance, ClientError> {
-        let path = ["instances", &instance.id.to_string(), "move"];
-        let request = self
-            .request(Method::POST, &path)
-            .header("if-match", format!("\"{}\"", instance.generation))
-            .json(request);
-        self.json(request).await
+        self.post_if_unchanged(instance, "move", request).await
     }
 
     /// Cancels the move of an instance.

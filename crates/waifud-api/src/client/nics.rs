@@ -12,12 +12,7 @@ impl Client {
         instance: &Instance,
         nic: &CreateNic,
     ) -> Result<Instance, ClientError> {
-        let path = ["instances", &instance.id.to_string(), "nics"];
-        let request = self
-            .request(Method::POST, &path)
-            .header("if-match", format!("\"{}\"", instance.generation))
-            .json(nic);
-        self.json(request).await
+        self.post_if_unchanged(instance, "nics", nic).await
     }
 
     /// Removes a nic, named by its name or MAC address, from an instance.

@@ -1,7 +1,5 @@
 //! Recreating instances whose node was removed.
 
-use reqwest::Method;
-
 use super::{Client, ClientError};
 use crate::{Instance, RecreateInstance};
 
@@ -12,11 +10,6 @@ impl Client {
         instance: &Instance,
         request: &RecreateInstance,
     ) -> Result<Instance, ClientError> {
-        let path = ["instances", &instance.id.to_string(), "recreate"];
-        let request = self
-            .request(Method::POST, &path)
-            .header("if-match", format!("\"{}\"", instance.generation))
-            .json(request);
-        self.json(request).await
+        self.post_if_unchanged(instance, "recreate", request).await
     }
 }

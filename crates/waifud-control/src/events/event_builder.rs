@@ -1,7 +1,7 @@
 //! Builders for events and their objects.
 
 use serde_json::Value;
-use waifud_store::{NewEvent, TokenRow};
+use waifud_store::{InstanceRow, NewEvent, TokenRow};
 use waifud_types::event::{Cause, ObjectRef};
 use waifud_types::{Digest, Generation, Incarnation, InstanceId, Name, NodeId, Timestamp};
 
@@ -54,6 +54,18 @@ impl Control {
         message: impl Into<String>,
     ) -> NewEvent {
         event(self.now(), kind, object, cause, message)
+    }
+
+    /// An event about an instance, with its generation, that happens now.
+    pub(crate) fn instance_event(
+        &self,
+        kind: &'static str,
+        row: &InstanceRow,
+        cause: &Cause,
+        message: impl Into<String>,
+    ) -> NewEvent {
+        self.event(kind, instance(row.id, &row.name), cause, message)
+            .generation(row.generation)
     }
 }
 

@@ -14,7 +14,6 @@ use waifud_types::{Digest, Epoch};
 
 use super::handover::is_older_copy;
 use super::{IfMatch, find};
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 use crate::{Control, ControlError};
 
@@ -96,16 +95,12 @@ impl Control {
             .name
             .as_ref()
             .map_or("its node", |name| name.as_str());
-        let revision = tx.emit(
-            &self
-                .event(
-                    "instance.deleting",
-                    event_builder::instance(row.id, &row.name),
-                    cause,
-                    format!("{on} was told to destroy it"),
-                )
-                .generation(row.generation),
-        )?;
+        let revision = tx.emit(&self.instance_event(
+            "instance.deleting",
+            row,
+            cause,
+            format!("{on} was told to destroy it"),
+        ))?;
         let tombstone = Tombstone {
             instance: row.id,
             name: row.name.clone(),
@@ -172,16 +167,7 @@ impl Control {
         cause: &Cause,
         message: &str,
     ) -> Result<Digest, ControlError> {
-        let revision = tx.emit(
-            &self
-                .event(
-                    "instance.deleted",
-                    event_builder::instance(row.id, &row.name),
-                    cause,
-                    message,
-                )
-                .generation(row.generation),
-        )?;
+        let revision = tx.emit(&self.instance_event("instance.deleted", row, cause, message))?;
         if row.home.is_some() {
             // No other node may send packets there for the next instance with the address.
             tx.set_home(row.id, None, row.node.as_slice(), revision)?;

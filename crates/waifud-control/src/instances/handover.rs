@@ -11,7 +11,6 @@ use waifud_types::node::feature;
 use waifud_types::ownership::{HandoverError, Ownership, OwnershipRole, Part};
 use waifud_types::{Epoch, InstanceId, Name, NodeId};
 
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError};
@@ -95,14 +94,8 @@ impl Control {
                 require_confirmed(tx, &row, &before)?;
                 let mut parts = before.clone();
                 let message = change(&mut parts, &row, &node).map_err(refused)?;
-                let event = event_builder::event(
-                    control.now(),
-                    kind,
-                    event_builder::instance(row.id, &row.name),
-                    &cause,
-                    message,
-                );
-                let revision = tx.emit(&event.generation(row.generation))?;
+                let event = control.instance_event(kind, &row, &cause, message);
+                let revision = tx.emit(&event)?;
                 let changed = parts.parts.iter();
                 for part in changed.filter(|part| !before.parts.contains(part)) {
                     tx.set_part(row.id, part, revision)?;
@@ -136,17 +129,16 @@ impl Control {
         } else {
             "; the guest still runs"
         };
-        let event = event_builder::event(
-            self.now(),
+        let event = self.instance_event(
             "instance.released",
-            event_builder::instance(row.id, &row.name),
+            &row,
             cause,
             format!(
                 "{} has released it and will not start it again{running}",
                 node.name
             ),
         );
-        let revision = tx.emit(&event.generation(row.generation))?;
+        let revision = tx.emit(&event)?;
         if let Some(part) = parts.part(node.id) {
             if part.off && is_older_copy(&part, &row) {
                 // Its disks stay there, as those of an unmanaged instance.

@@ -29,16 +29,38 @@ pub(crate) mod view;
 pub mod why;
 mod why_cloud_init;
 
-use waifud_store::{InstanceRow, ReadTx};
+use waifud_store::{InstanceRow, ReadTx, WriteTx};
 use waifud_types::Generation;
 
-use crate::ControlError;
+use crate::{Control, ControlError};
 
 /// The instance with the name or id, or a problem.
 pub(crate) fn find(tx: &ReadTx<'_>, name_or_id: &str) -> Result<InstanceRow, ControlError> {
     match tx.find_instance(name_or_id)? {
         Some(row) => Ok(row),
         None => Err(crate::problems::not_found("instance", name_or_id).into()),
+    }
+}
+
+impl Control {
+    /// Finds an instance and changes it in one transaction, if it meets the condition.
+    async fn change_instance<T: Send + 'static>(
+        &self,
+        name_or_id: &str,
+        if_match: IfMatch,
+        change: impl FnOnce(&Self, &mut WriteTx<'_>, InstanceRow) -> Result<T, ControlError>
+        + Send
+        + 'static,
+    ) -> Result<T, ControlError> {
+        let control = self.clone();
+        let wanted = name_or_id.to_owned();
+        self.store()
+            .write(move |tx| {
+                let row = find(tx, &wanted)?;
+                if_match.check(row.generation)?;
+                change(&control, tx, row)
+            })
+            .await
     }
 }
 

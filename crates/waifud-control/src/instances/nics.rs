@@ -12,8 +12,7 @@ use waifud_types::node::feature;
 use waifud_types::spec::NicSpec;
 
 use super::new_spec::choose_macs;
-use super::{IfMatch, find, moving};
-use crate::events::event_builder::{self, EventExt};
+use super::{IfMatch, moving};
 use crate::instances::problems as instance_problems;
 use crate::network::networks::unusable;
 use crate::network::nics::{WantedNic, check_added};
@@ -30,16 +29,11 @@ impl Control {
         if_match: IfMatch,
         cause: Cause,
     ) -> Result<Instance, ControlError> {
-        let control = self.clone();
-        let wanted = name_or_id.to_owned();
-        self.store()
-            .write(move |tx| {
-                let row = find(tx, &wanted)?;
-                if_match.check(row.generation)?;
-                let row = control.add_nic_in(tx, row, &request, &cause)?;
-                Ok(control.instance_view(row))
-            })
-            .await
+        self.change_instance(name_or_id, if_match, move |control, tx, row| {
+            let row = control.add_nic_in(tx, row, &request, &cause)?;
+            Ok(control.instance_view(row))
+        })
+        .await
     }
 
     /// Removes a nic, named by its name or MAC address, from an instance. Repeating the request changes nothing until the nic
@@ -51,16 +45,12 @@ impl Control {
         if_match: IfMatch,
         cause: Cause,
     ) -> Result<Instance, ControlError> {
-        let control = self.clone();
-        let (wanted, nic) = (name_or_id.to_owned(), nic.to_owned());
-        self.store()
-            .write(move |tx| {
-                let row = find(tx, &wanted)?;
-                if_match.check(row.generation)?;
-                let row = control.remove_nic_in(tx, row, &nic, &cause)?;
-                Ok(control.instance_view(row))
-            })
-            .await
+        let nic = nic.to_owned();
+        self.change_instance(name_or_id, if_match, move |control, tx, row| {
+            let row = control.remove_nic_in(tx, row, &nic, &cause)?;
+            Ok(control.instance_view(row))
+        })
+        .await
     }
 
     fn add_nic_in(
@@ -210,9 +200,8 @@ impl Control {
         cause: &Cause,
     ) -> Result<InstanceRow, ControlError> {
         row.generation = row.generation.next();
-        let object = event_builder::instance(row.id, &row.name);
-        let event = self.event("instance.updated", object, cause, message);
-        let revision = tx.emit(&event.generation(row.generation))?;
+        let event = self.instance_event("instance.updated", &row, cause, message);
+        let revision = tx.emit(&event)?;
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
         if has_left_home(tx, &row)? {
             row.home = None;

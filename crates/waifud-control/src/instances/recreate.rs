@@ -10,8 +10,7 @@ use waifud_types::ownership::Ownership;
 use waifud_types::status::InstanceStatus;
 use waifud_types::{InstanceState, Name, WaitReason};
 
-use super::{IfMatch, find};
-use crate::events::event_builder::{self, EventExt};
+use super::IfMatch;
 use crate::instances::problems as instance_problems;
 use crate::network;
 use crate::{Control, ControlError};
@@ -25,16 +24,11 @@ impl Control {
         if_match: IfMatch,
         cause: Cause,
     ) -> Result<Instance, ControlError> {
-        let control = self.clone();
-        let wanted = name_or_id.to_owned();
         let (recreated, former) = self
-            .store()
-            .write(move |tx| {
-                let row = find(tx, &wanted)?;
-                if_match.check(row.generation)?;
+            .change_instance(name_or_id, if_match, move |control, tx, row| {
                 let rescue = row.spec.rescue.as_ref().map(|rescue| rescue.image);
                 let row = control.recreate_in(tx, row, request, &cause)?;
-                Ok::<_, ControlError>((control.instance_view(row), rescue))
+                Ok((control.instance_view(row), rescue))
             })
             .await?;
         // Its rescue may have been the last user of this image.
@@ -77,14 +71,12 @@ impl Control {
         row.generation = row.generation.next();
         row.epoch = next_epoch(tx, &row)?;
         row.status = InstanceStatus::pending(None);
-        let event = self
-            .event(
-                "instance.recreated",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                format!("with new disks; those on {lost_on} are given up"),
-            )
-            .generation(row.generation);
+        let event = self.instance_event(
+            "instance.recreated",
+            &row,
+            cause,
+            format!("with new disks; those on {lost_on} are given up"),
+        );
         let revision = tx.emit(&event)?;
         tx.set_lost(row.id, None)?;
         tx.set_spec(row.id, &row.spec, row.generation, revision)?;
@@ -108,14 +100,7 @@ impl Control {
         row.status = InstanceStatus::pending(None);
         row.status.state = InstanceState::Failed;
         row.status.set_wait(&reason);
-        let event = self
-            .event(
-                "instance.lost",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                reason.to_string(),
-            )
-            .generation(row.generation);
+        let event = self.instance_event("instance.lost", &row, cause, reason.to_string());
         let revision = tx.emit(&event)?;
         // Older copies stay on their nodes as unmanaged. First, so that none of them is taken for the last owner.
         for part in tx.ownership(row.id)? {

@@ -6,8 +6,7 @@ use waifud_types::event::Cause;
 use waifud_types::status::StoppedBy;
 use waifud_types::{Digest, InstanceState};
 
-use super::{IfMatch, amend, find, firewall, power, rescue, resize};
-use crate::events::event_builder::{self, EventExt};
+use super::{IfMatch, amend, firewall, power, rescue, resize};
 use crate::instances::problems as instance_problems;
 use crate::instances::validate::{self, CheckedUserData};
 use crate::network;
@@ -31,20 +30,15 @@ impl Control {
         let user_data = change.user_data.clone().map(validate::user_data);
         let user_data = user_data.transpose()?;
         amend::check(&change)?;
-        let control = self.clone();
-        let wanted = name_or_id.to_owned();
         let (updated, former) = self
-            .store()
-            .write(move |tx| {
-                let row = find(tx, &wanted)?;
-                if_match.check(row.generation)?;
+            .change_instance(name_or_id, if_match, move |control, tx, row| {
                 if row.deleting {
                     return Err(instance_problems::deleting(&row.name).into());
                 }
                 let before = rescue_image(&row);
                 let row = control.update_in(tx, row, &change, user_data.as_ref(), &cause)?;
                 let former = before.filter(|image| rescue_image(&row) != Some(*image));
-                Ok::<_, ControlError>((control.instance_view(row), former))
+                Ok((control.instance_view(row), former))
             })
             .await?;
         // An ended rescue may have been the last user of its image.
@@ -124,14 +118,7 @@ impl Control {
         if spec_changed {
             row.generation = row.generation.next();
         }
-        let event = self
-            .event(
-                "instance.updated",
-                event_builder::instance(row.id, &row.name),
-                cause,
-                changes.join(", "),
-            )
-            .generation(row.generation);
+        let event = self.instance_event("instance.updated", &row, cause, changes.join(", "));
         let revision = tx.emit(&event)?;
         if labels_changed {
             tx.set_labels(row.id, &row.labels)?;

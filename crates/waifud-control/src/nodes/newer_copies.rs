@@ -15,7 +15,6 @@ use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
 use waifud_types::{Epoch, InstanceId, InstanceState, NodeId};
 
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::{ownership, require_confirmed};
 use crate::{Control, ControlError};
 
@@ -137,14 +136,7 @@ impl Control {
                     node.name
                 )
             };
-            let event = self
-                .event(
-                    "instance.newer-copy",
-                    event_builder::instance(row.id, &row.name),
-                    cause,
-                    message,
-                )
-                .generation(row.generation);
+            let event = self.instance_event("instance.newer-copy", &row, cause, message);
             let revision = tx.emit(&event)?;
             tx.set_epoch(row.id, part.epoch, revision)?;
             tx.set_part(row.id, &part, revision)?;
@@ -187,14 +179,12 @@ impl Control {
             let Some(part) = parts.part(node) else {
                 continue;
             };
-            let event = self
-                .event(
-                    "instance.release-withdrawn",
-                    event_builder::instance(row.id, &row.name),
-                    cause,
-                    "the restored database contains no move of it: the instance stays on its node",
-                )
-                .generation(row.generation);
+            let event = self.instance_event(
+                "instance.release-withdrawn",
+                &row,
+                cause,
+                "the restored database contains no move of it: the instance stays on its node",
+            );
             let revision = tx.emit(&event)?;
             tx.set_part(row.id, &part, revision)?;
             tx.set_epoch(row.id, parts.epoch, revision)?;

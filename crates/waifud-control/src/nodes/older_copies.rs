@@ -14,7 +14,6 @@ use waifud_types::node::feature;
 use waifud_types::ownership::{OwnershipRole, Part};
 use waifud_types::{Epoch, InstanceId};
 
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::handover::is_older_copy;
 use crate::{Control, ControlError};
 
@@ -81,17 +80,15 @@ impl Control {
         cause: &Cause,
     ) -> Result<(), ControlError> {
         for (row, epoch) in older_copies(tx, node, unmanaged)? {
-            let event = self
-                .event(
-                    "instance.older-copy",
-                    event_builder::instance(row.id, &row.name),
-                    cause,
-                    format!(
-                        "{} has an older copy of it; that guest is shut down and its disks are kept",
-                        node.name
-                    ),
-                )
-                .generation(row.generation);
+            let event = self.instance_event(
+                "instance.older-copy",
+                &row,
+                cause,
+                format!(
+                    "{} has an older copy of it; that guest is shut down and its disks are kept",
+                    node.name
+                ),
+            );
             let revision = tx.emit(&event)?;
             let part = Part {
                 node: node.id,

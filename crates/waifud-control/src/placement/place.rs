@@ -11,7 +11,7 @@ use waifud_types::event::Cause;
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{Coded, Epoch, Name, NodeId, Verdict, WaitReason};
 
-use crate::events::event_builder::{self, EventExt};
+use crate::events::event_builder::EventExt;
 use crate::instances::documents;
 use crate::network;
 use crate::placement::{Choice, PlacementRequest, choose};
@@ -97,17 +97,16 @@ impl Control {
             nodes => format!("the best of {nodes} nodes"),
         };
         choice.verdicts.truncate(VERDICTS_KEPT);
-        let event = self.event(
-            "instance.placed",
-            event_builder::instance(row.id, &row.name),
-            cause,
-            match address.or_else(|| row.spec.nics.iter().find_map(|nic| nic.address)) {
-                Some(address) => format!("on {} ({why}), {address}", node.name),
-                None => format!("on {} ({why})", node.name),
-            },
-        )
-        .generation(row.generation)
-        .details(serde_json::json!({ "node": node.name, "address": address, "verdicts": choice.verdicts }));
+        let message = match address.or_else(|| row.spec.nics.iter().find_map(|nic| nic.address)) {
+            Some(address) => format!("on {} ({why}), {address}", node.name),
+            None => format!("on {} ({why})", node.name),
+        };
+        let details = serde_json::json!({
+            "node": node.name, "address": address, "verdicts": choice.verdicts,
+        });
+        let event = self
+            .instance_event("instance.placed", &row, cause, message)
+            .details(details);
         let revision = tx.emit(&event)?;
         row.placement = StoredVerdicts::new(&choice.verdicts)?;
         let placement = PlacementRow {
@@ -189,13 +188,12 @@ impl Control {
         tx.set_status(row.id, &row.status)?;
         if emit && row.status.reason != before {
             let event = self
-                .event(
+                .instance_event(
                     "instance.waiting",
-                    event_builder::instance(row.id, &row.name),
+                    row,
                     cause,
                     row.status.reason.clone().unwrap_or_default(),
                 )
-                .generation(row.generation)
                 .reason("insufficient-capacity")
                 .details(serde_json::json!({ "cause": row.status.cause }));
             tx.emit(&event)?;

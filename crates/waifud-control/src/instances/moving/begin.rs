@@ -8,9 +8,9 @@ use waifud_types::ownership::{Ownership, OwnershipRole};
 use waifud_types::{InstanceState, MoveState, ReceiveState};
 
 use super::destination;
+use crate::instances::IfMatch;
 use crate::instances::handover::{ownership, require_confirmed};
 use crate::instances::problems as instance_problems;
-use crate::instances::{IfMatch, find};
 use crate::network;
 use crate::nodes::problems as node_problems;
 use crate::{Control, ControlError};
@@ -24,25 +24,19 @@ impl Control {
         if_match: IfMatch,
         cause: Cause,
     ) -> Result<Instance, ControlError> {
-        let control = self.clone();
-        let wanted = name_or_id.to_owned();
-        self.store()
-            .write(move |tx| {
-                let row = find(tx, &wanted)?;
-                if_match.check(row.generation)?;
-                if let Some(moving) = &row.moving {
-                    let same =
-                        request.to.is_none() || request.to.as_ref() == Some(&moving.target_name);
-                    if same && moving.state != MoveState::Canceling {
-                        return Ok(control.instance_view(row));
-                    }
-                    let to = &moving.target_name;
-                    return Err(instance_problems::is_moving(&row.name, to).into());
+        self.change_instance(name_or_id, if_match, move |control, tx, row| {
+            if let Some(moving) = &row.moving {
+                let same = request.to.is_none() || request.to.as_ref() == Some(&moving.target_name);
+                if same && moving.state != MoveState::Canceling {
+                    return Ok(control.instance_view(row));
                 }
-                let row = control.begin_move_in(tx, row, &request, &cause)?;
-                Ok::<_, ControlError>(control.instance_view(row))
-            })
-            .await
+                let to = &moving.target_name;
+                return Err(instance_problems::is_moving(&row.name, to).into());
+            }
+            let row = control.begin_move_in(tx, row, &request, &cause)?;
+            Ok(control.instance_view(row))
+        })
+        .await
     }
 
     /// Begins a move of an instance that is not being moved.

@@ -7,9 +7,9 @@ use waifud_types::MoveState;
 use waifud_types::event::Cause;
 use waifud_types::ownership::OwnershipRole;
 
-use crate::instances::find;
 use crate::instances::handover::{ownership, require_confirmed};
 use crate::instances::problems as instance_problems;
+use crate::instances::{IfMatch, find};
 use crate::{Control, ControlError};
 
 impl Control {
@@ -19,28 +19,24 @@ impl Control {
         name_or_id: &str,
         cause: Cause,
     ) -> Result<Instance, ControlError> {
-        let control = self.clone();
-        let wanted = name_or_id.to_owned();
-        self.store()
-            .write(move |tx| {
-                let row = find(tx, &wanted)?;
-                if row.deleting {
-                    return Err(instance_problems::deleting(&row.name).into());
+        self.change_instance(name_or_id, IfMatch::Any, move |control, tx, row| {
+            if row.deleting {
+                return Err(instance_problems::deleting(&row.name).into());
+            }
+            let Some(moving) = row.moving.clone() else {
+                return Err(instance_problems::not_moving(&row.name).into());
+            };
+            let to = moving.target_name.clone();
+            match moving.state {
+                MoveState::Canceling => Ok(control.instance_view(row)),
+                state if state.can_be_canceled() => {
+                    control.cancel_move_in(tx, &row, &moving, &cause)?;
+                    Ok(control.instance_view(find(tx, &row.id.to_string())?))
                 }
-                let Some(moving) = row.moving.clone() else {
-                    return Err(instance_problems::not_moving(&row.name).into());
-                };
-                let to = moving.target_name.clone();
-                match moving.state {
-                    MoveState::Canceling => Ok(control.instance_view(row)),
-                    state if state.can_be_canceled() => {
-                        control.cancel_move_in(tx, &row, &moving, &cause)?;
-                        Ok::<_, ControlError>(control.instance_view(find(tx, &row.id.to_string())?))
-                    }
-                    _ => Err(instance_problems::already_moved(&row.name, &to).into()),
-                }
-            })
-            .await
+                _ => Err(instance_problems::already_moved(&row.name, &to).into()),
+            }
+        })
+        .await
     }
 
     /// Cancels a move that can be canceled.
