@@ -5,7 +5,7 @@
 //! instance. It sends the instance, or its tombstone, in exactly that epoch: a node that has recorded the release of its
 //! copy ignores this, and no second guest starts.
 
-use waifud_api::agent::{AgentReport, Tombstone};
+use waifud_api::agent::AgentReport;
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
@@ -103,12 +103,7 @@ impl Control {
             };
             tx.set_part(row.id, &owner, revision)?;
             if row.deleting {
-                let tombstone = Tombstone {
-                    instance: row.id,
-                    name: row.name,
-                    epoch,
-                };
-                tx.put_tombstone(node.id, &tombstone, self.now(), revision)?;
+                self.order_destruction(tx, &row, node.id, epoch, revision)?;
             }
         }
         Ok(())
