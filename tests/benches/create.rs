@@ -5,8 +5,10 @@
 //! - *waifud*: `POST /v1/instances` until the event `instance.started` arrives;
 //! - *bare*: the same overlay, `defineXML` and `create`, with the XML of waifud's domain.
 //!
-//! The image is in the pool before the first round. `-- --rounds N` changes the number of rounds (30).
+//! The image is in the pool before the first round. `-- --rounds N` changes the number of rounds (30). `-- --trace` also prints
+//! what the agent did in these rounds and when, from its log at level `debug`, which costs time itself.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,27 +23,29 @@ use waifud_lab::{Lab, LabOptions, wait};
 use waifud_storage::FilePoolConfig;
 use waifud_storage::StoragePool;
 use waifud_storage::qcow2::Qcow2Pool;
-use waifud_types::{ByteSize, InstanceId, VolumeId};
+use waifud_types::{ByteSize, InstanceId, Timestamp, VolumeId};
 
 const POOL: &str = "/var/lib/waifud-agent/pools/main";
 const SOCKET: &str = "/run/waifud/waifud.sock";
+const AGENT_LOG: &str = "/var/log/waifud/waifud-agentd.log";
 const LIMIT: Duration = Duration::from_mins(1);
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
+    let traced = args.iter().any(|a| a == "--trace");
     let rounds = args
         .iter()
         .position(|a| a == "--rounds")
         .and_then(|i| args.get(i + 1))
         .map_or(Ok(30), |n| n.parse())?;
     if args.iter().any(|a| a == "inside") {
-        return tokio::runtime::Runtime::new()?.block_on(inside(rounds));
+        return tokio::runtime::Runtime::new()?.block_on(inside(rounds, traced));
     }
-    outside(rounds)
+    outside(rounds, traced)
 }
 
 /// Starts the lab and runs this program again inside it.
-fn outside(rounds: usize) -> Result<()> {
+fn outside(rounds: usize, traced: bool) -> Result<()> {
     let me = std::env::current_exe()?;
     // target/release/deps/create-123
     let bin_dir = me
@@ -56,7 +60,9 @@ fn outside(rounds: usize) -> Result<()> {
             eprintln!("{line}");
         },
     )?;
+    let level = ("RUST_LOG".to_owned(), "info,waifud_agent=debug".to_owned());
     let lab = Lab::up(&LabOptions {
+        env: traced.then_some(level).into_iter().collect(),
         init_exe: Some(bin_dir.join("xtask")),
         bin_dir: Some(bin_dir.clone()),
         ..LabOptions::with_daemons()
@@ -67,7 +73,10 @@ fn outside(rounds: usize) -> Result<()> {
         .arg(&tiny.qcow2);
     wait::run(&mut add, LIMIT)?;
     let me = me.display().to_string();
-    let mut command = lab.command("alder", [&me, "inside", "--rounds", &rounds.to_string()])?;
+    let rounds = rounds.to_string();
+    let mut arguments = vec![me.as_str(), "inside", "--rounds", &rounds];
+    arguments.extend(traced.then_some("--trace"));
+    let mut command = lab.command("alder", arguments)?;
     let status = command.status()?;
     lab.down()?;
     ensure!(
@@ -78,7 +87,7 @@ fn outside(rounds: usize) -> Result<()> {
 }
 
 /// Runs both variants, one after the other, `rounds` times.
-async fn inside(rounds: usize) -> Result<()> {
+async fn inside(rounds: usize, traced: bool) -> Result<()> {
     let client = Client::unix(Path::new(SOCKET))?;
     let libvirt = Connect::open(Some("qemu:///system"))?;
     let qemu = User::from_name("libvirt-qemu")?.context("the node has no user libvirt-qemu")?;
@@ -93,12 +102,15 @@ async fn inside(rounds: usize) -> Result<()> {
         .get_xml_desc(0x2 /* inactive */)?;
     delete(&client, "sample").await?;
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let mut begun = Vec::new();
     for round in 0..rounds {
+        begun.push(Timestamp::now());
         let (time, _) = by_waifud(&client, &format!("bench{round}")).await?;
         ours.push(time);
         delete(&client, &format!("bench{round}")).await?;
         bare.push(by_hand(&libvirt, &pool, owner, &xml, &sample).await?);
     }
+    let times = ours.clone();
     let (ours, bare) = (Spread::of(ours), Spread::of(bare));
     println!("create to running, {rounds} rounds each, interleaved, one libvirtd (milliseconds)");
     println!(
@@ -123,7 +135,60 @@ async fn inside(rounds: usize) -> Result<()> {
             "  waifud's share of the {name}: {share:.1} ms; target: under {target:.0} ms: {verdict}"
         );
     }
+    if traced {
+        let rounds: Vec<_> = begun.into_iter().zip(times).collect();
+        print_trace(&std::fs::read_to_string(AGENT_LOG)?, &rounds);
+    }
     Ok(())
+}
+
+/// Prints the median of when the agent had done each step, and of how long it took. The times count from the beginning of a
+/// round, a few milliseconds before the request.
+fn print_trace(log: &str, rounds: &[(Timestamp, Duration)]) {
+    let mut steps: BTreeMap<String, (Vec<Duration>, Vec<Duration>)> = BTreeMap::new();
+    for (begun, time) in rounds {
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for (at, label, took) in log.lines().filter_map(step) {
+            let Ok(after) = Duration::try_from(at.duration_since(*begun)) else {
+                continue;
+            };
+            // The last report is acknowledged while the event is on its way.
+            if after > *time + Duration::from_millis(20) {
+                break;
+            }
+            let count = seen.entry(label.clone()).or_default();
+            *count += 1;
+            let (ended, durations) = steps.entry(format!("{label} {count}")).or_default();
+            ended.push(after);
+            durations.push(took);
+        }
+    }
+    let mut rows: Vec<_> = steps
+        .into_iter()
+        .filter(|(_, (ended, _))| ended.len() * 2 > rounds.len())
+        .map(|(label, (ended, took))| (Spread::of(ended).median, Spread::of(took).median, label))
+        .collect();
+    rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+    println!("  done after, took, of the agent (medians)");
+    for (ended, took, label) in rows {
+        println!("  {ended:>8.1} {took:>8.1}  {label}");
+    }
+}
+
+/// The time, the name and the duration of a step in a line of the agent's log.
+fn step(line: &str) -> Option<(Timestamp, String, Duration)> {
+    let (at, rest) = line.split_once(' ')?;
+    let took = rest.split_once("took=")?.1.split(' ').next()?;
+    let name = match rest.split_once("step=\"") {
+        Some((_, name)) => name.split('"').next()?,
+        None => rest.split_once(": ")?.1.split(' ').next()?,
+    };
+    let units = [("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9), ("s", 1.0)];
+    let (number, unit) = units
+        .iter()
+        .find_map(|(unit, seconds)| Some((took.strip_suffix(unit)?, seconds)))?;
+    let took = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()?;
+    Some((at.parse().ok()?, name.to_owned(), took))
 }
 
 /// The time from the request until the event `instance.started`.

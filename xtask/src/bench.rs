@@ -22,6 +22,8 @@ enum Bench {
     Move,
     /// metadata requests per second and p99 through the tunnel
     Metadata,
+    /// a pass over 100,000 instances that wait for a node, and requests meanwhile
+    Pending,
 }
 
 impl Bench {
@@ -29,7 +31,7 @@ impl Bench {
     fn package(self) -> &'static str {
         match self {
             Self::Create | Self::Memory => "waifud-tests",
-            Self::Creates | Self::List => "waifud",
+            Self::Creates | Self::List | Self::Pending => "waifud",
             Self::Fabric => "waifud-wireguard",
             Self::Metadata => "waifud-metadatad",
             Self::Move => "waifud-agent",

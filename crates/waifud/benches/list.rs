@@ -2,6 +2,7 @@
 //!
 //! `-- --instances N --rounds N` changes the numbers (1,000 and 50).
 
+#[expect(dead_code, reason = "each bench uses a part of it")]
 mod kit;
 
 use std::path::Path;

@@ -255,11 +255,14 @@ impl Reports {
         };
         let with_facts = take_flag(&mut inner.facts_pending);
         let with_unmanaged = take_flag(&mut inner.unmanaged_pending);
-        let destroyed = inner.take_destroyed(left);
+        let most = left.min(bounds::DESTROYED_MAX);
+        let destroyed = take_pending(&mut inner.destroyed_pending, &inner.destroyed, most);
         left -= destroyed.len();
-        let released = inner.take_released(left);
+        let most = left.min(bounds::RELEASED_MAX);
+        let released = take_pending(&mut inner.released_pending, &inner.released, most);
         left -= released.len();
-        let receiving = inner.take_receiving(left);
+        let most = left.min(bounds::RECEIVING_MAX);
+        let receiving = take_pending(&mut inner.receiving_pending, &inner.receiving, most);
         let instances = inner.take_instances(left - receiving.len());
         let mut report = AgentReport {
             facts: inner.facts.clone().filter(|_| with_facts),
@@ -375,41 +378,6 @@ impl Inner {
             || self.evidence_pending.iter().any(known)
     }
 
-    /// Takes at most `most` pending tombstones.
-    fn take_destroyed(&mut self, most: usize) -> Vec<Tombstone> {
-        let mut taken = Vec::new();
-        while taken.len() < most.min(bounds::DESTROYED_MAX) {
-            let Some(id) = self.destroyed_pending.pop_first() else {
-                break;
-            };
-            taken.extend(self.destroyed.get(&id).cloned());
-        }
-        taken
-    }
-
-    /// Takes at most `most` pending releases.
-    fn take_released(&mut self, most: usize) -> Vec<Released> {
-        let mut taken = Vec::new();
-        while taken.len() < most.min(bounds::RELEASED_MAX) {
-            let Some(id) = self.released_pending.pop_first() else {
-                break;
-            };
-            taken.extend(self.released.get(&id));
-        }
-        taken
-    }
-
-    fn take_receiving(&mut self, most: usize) -> Vec<Receiving> {
-        let mut taken = Vec::new();
-        while taken.len() < most.min(bounds::RECEIVING_MAX) {
-            let Some(id) = self.receiving_pending.pop_first() else {
-                break;
-            };
-            taken.extend(self.receiving.get(&id).cloned());
-        }
-        taken
-    }
-
     /// Takes at most `most` pending instances, and only as many as fit into a report.
     fn take_instances(&mut self, most: usize) -> Vec<InstanceReport> {
         let pending_instances = self.pending_instances.union(&self.evidence_pending);
@@ -459,6 +427,21 @@ fn size(report: &InstanceReport) -> usize {
         Ok(()) => counter.0,
         Err(_) => usize::MAX,
     }
+}
+
+/// Takes at most `most` pending entries.
+fn take_pending<T: Clone>(
+    pending: &mut BTreeSet<InstanceId>,
+    entries: &BTreeMap<InstanceId, T>,
+    most: usize,
+) -> Vec<T> {
+    let mut taken = Vec::new();
+    while taken.len() < most
+        && let Some(id) = pending.pop_first()
+    {
+        taken.extend(entries.get(&id).cloned());
+    }
+    taken
 }
 
 #[cfg(test)]

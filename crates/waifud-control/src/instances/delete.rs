@@ -10,7 +10,7 @@ use waifud_api::agent::Tombstone;
 use waifud_store::{InstanceRow, NodeRow, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
-use waifud_types::{Digest, Epoch};
+use waifud_types::{Digest, Epoch, NodeId, Revision};
 
 use super::handover::is_older_copy;
 use super::{IfMatch, find};
@@ -101,11 +101,6 @@ impl Control {
             cause,
             format!("{on} was told to destroy it"),
         ))?;
-        let tombstone = Tombstone {
-            instance: row.id,
-            name: row.name.clone(),
-            epoch: row.epoch,
-        };
         tx.mark_deleting(row.id)?;
         // From now on, the reason and the step are about the destruction.
         row.deleting = true;
@@ -122,10 +117,27 @@ impl Control {
                 // Given up when the instance was recreated: it stays where it is, as unmanaged.
                 tx.leave_slice(row.id, part.node, revision)?;
             } else {
-                tx.put_tombstone(part.node, &tombstone, self.now(), revision)?;
+                self.order_destruction(tx, row, part.node, row.epoch, revision)?;
             }
         }
         Ok(())
+    }
+
+    /// Orders a node to destroy its copy of an instance in this epoch.
+    pub(crate) fn order_destruction(
+        &self,
+        tx: &mut WriteTx<'_>,
+        row: &InstanceRow,
+        node: NodeId,
+        epoch: Epoch,
+        revision: Revision,
+    ) -> Result<(), ControlError> {
+        let tombstone = Tombstone {
+            instance: row.id,
+            name: row.name.clone(),
+            epoch,
+        };
+        Ok(tx.put_tombstone(node, &tombstone, self.now(), revision)?)
     }
 
     /// Ends the part of a node that has destroyed its copy of this epoch, if the instance is being deleted or another node

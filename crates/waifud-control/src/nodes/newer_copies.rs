@@ -9,7 +9,7 @@
 //! counts it, so that a deletion reaches the copy. No move waits for it, so the node gets the instance back
 //! ([`Control::give_back`]) once every node is confirmed and has reported that it has no newer copy.
 
-use waifud_api::agent::{AgentReport, Released, Tombstone};
+use waifud_api::agent::{AgentReport, Released};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::ownership::{OwnershipRole, Part};
@@ -141,12 +141,7 @@ impl Control {
             tx.set_epoch(row.id, part.epoch, revision)?;
             tx.set_part(row.id, &part, revision)?;
             if row.deleting {
-                let tombstone = Tombstone {
-                    instance: row.id,
-                    name: row.name,
-                    epoch: part.epoch,
-                };
-                tx.put_tombstone(node.id, &tombstone, self.now(), revision)?;
+                self.order_destruction(tx, &row, node.id, part.epoch, revision)?;
             }
         }
         Ok(any)

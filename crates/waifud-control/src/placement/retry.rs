@@ -59,6 +59,8 @@ struct Walk {
     /// Classes that cannot be placed, with the reason if other instances of the class do not have it yet.
     failed: HashMap<String, Option<WaitReason>>,
     events: usize,
+    evaluated: usize,
+    seen: usize,
     /// The recorded reasons may be outdated, so each instance is evaluated.
     thorough: bool,
 }
@@ -91,6 +93,7 @@ impl Control {
             thorough: thorough | self.retry_queue().take_all(),
             ..Walk::default()
         };
+        let begun = Instant::now();
         loop {
             let control = self.clone();
             let started = Instant::now();
@@ -102,10 +105,16 @@ impl Control {
                     Ok::<_, ControlError>((more, walk))
                 })
                 .await?;
+            walk = returned;
             if !more {
+                let Walk {
+                    seen, evaluated, ..
+                } = walk;
+                if seen > 0 {
+                    tracing::debug!(seen, evaluated, took = ?begun.elapsed(), "tried waiting instances again");
+                }
                 return Ok(());
             }
-            walk = returned;
             tokio::time::sleep(started.elapsed()).await;
         }
     }
@@ -125,12 +134,15 @@ impl Control {
             let failed = walk.failed.get(&waiting.class);
             if let Some(None) = failed {
                 walk.after = waiting.place;
+                walk.seen += 1;
                 continue;
             }
             if evaluated == STEP {
                 return Ok(true);
             }
             evaluated += 1;
+            walk.evaluated += 1;
+            walk.seen += 1;
             walk.after = waiting.place;
             let Some(mut row) = tx.instance(waiting.id)? else {
                 continue;

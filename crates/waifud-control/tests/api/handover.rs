@@ -95,7 +95,7 @@ async fn move_to_birch(server: &Server, alder: &mut Agent, web: &Instance) {
 }
 
 async fn report_released(agent: &Agent, instance: &Instance, epoch: u64) {
-    agent.report(&released_report(instance, epoch, true)).await;
+    agent.report_released(instance.id, Epoch(epoch)).await;
 }
 
 fn released_report(instance: &Instance, epoch: u64, off: bool) -> AgentReport {

@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use waifud_api::Instance;
 use waifud_api::agent::{
-    AgentInstance, AgentReport, Release, Released, SliceKey, SliceObject, Tombstone, Unmanaged,
-    WatchFrame,
+    AgentInstance, Release, SliceKey, SliceObject, Tombstone, Unmanaged, WatchFrame,
 };
 use waifud_api::hint::{HintAction, HintKind};
 use waifud_types::{ByteSize, InstanceState, OwnershipRole, WaitReason};
@@ -350,16 +349,7 @@ async fn the_older_copy_of_a_recreated_instance_is_shut_down_kept_and_deleted_on
     );
     alder.put().await;
 
-    let released = Released {
-        instance: record.id,
-        epoch: record.epoch,
-        off: true,
-    };
-    let done = AgentReport {
-        released: vec![released],
-        ..AgentReport::default()
-    };
-    alder.report(&done).await;
+    alder.report_released(record.id, record.epoch).await;
     // It leaves the slice, so the node reports it again.
     match alder.frame().await {
         WatchFrame::Delete { key, .. } => assert_eq!(key, SliceKey::Instance(record.id)),

@@ -198,16 +198,7 @@ async fn a_release_that_was_withdrawn_after_the_backup_does_not_count_after_a_re
         .begin_release(web.id, true, Cause::system());
     begin.await.unwrap();
     agent.frame().await;
-    let released = Released {
-        instance: web.id,
-        epoch: copy.epoch,
-        off: true,
-    };
-    let report = AgentReport {
-        released: vec![released],
-        ..AgentReport::default()
-    };
-    agent.report(&report).await;
+    agent.report_released(web.id, copy.epoch).await;
     let today = restored(&yesterday).await;
     let withdraw = yesterday.control.withdraw_release(web.id, Cause::system());
     withdraw.await.unwrap();

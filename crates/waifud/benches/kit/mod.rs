@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use waifud_agent::Membership;
 use waifud_agent::interfaces::{ControlLink, HttpLink};
 use waifud_api::agent::{AgentReport, Hello, WatchFrame, WatchStart};
-use waifud_api::client::Client;
+use waifud_api::client::{Client, ListQuery};
 use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_api::{CreateInstance, CreateTemplate};
 use waifud_types::{Digest, Timestamp};
+
+/// The file with its output.
+const LOG: &str = "log";
 
 /// A report at least every 10 seconds is the heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -36,6 +39,11 @@ impl Drop for Waifud {
 impl Waifud {
     /// Starts the built program. Its state is in the target directory, since a temporary directory may be in memory.
     pub fn start() -> Result<Self> {
+        Self::start_with("")
+    }
+
+    /// Starts it with further lines in its configuration file.
+    pub fn start_with(settings: &str) -> Result<Self> {
         let program = Path::new(env!("CARGO_BIN_EXE_waifud"));
         let parent = program.parent().context("the program has no directory")?;
         let dir = tempfile::Builder::new()
@@ -44,30 +52,58 @@ impl Waifud {
         let home = dir.path().display();
         let config = dir.path().join("waifud.toml");
         let text = format!(
-            "socket = '{home}/u.sock'\nstate_dir = '{home}/state'\nlisten = ['127.0.0.1:0']\n"
+            "socket = '{home}/u.sock'\nstate_dir = '{home}/state'\nlisten = ['127.0.0.1:0']\n{settings}"
         );
         std::fs::write(&config, text)?;
-        let mut child = Command::new(program)
-            .arg("--config")
-            .arg(&config)
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
-        let waifud = Self { child, dir };
-        // It prints its address once it listens. Later output goes to a file, as to the journal under systemd.
-        loop {
-            let line = lines.next().context("waifud ended")??;
-            if line.contains("listen=[") {
-                break;
-            }
-        }
-        let mut log = std::fs::File::create(waifud.dir.path().join("log"))?;
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let _disk_may_be_full = writeln!(log, "{line}");
-            }
-        });
-        Ok(waifud)
+        let child = launch(dir.path())?;
+        Ok(Self { child, dir })
+    }
+
+    /// Stops it as systemd does, and starts it again with the same state. Returns the time from the new process to its first
+    /// answer.
+    pub async fn restart(&mut self) -> Result<Duration> {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into()?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        self.child.wait()?;
+        let begun = Instant::now();
+        self.child = launch(self.dir.path())?;
+        let list = ListQuery {
+            limit: Some(1),
+            ..ListQuery::default()
+        };
+        self.client()?.instances(&list).await?;
+        Ok(begun.elapsed())
+    }
+
+    /// Its processor time so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name may contain spaces. User and system time are fields 14 and 15 (proc(5)).
+        let fields = stat.rsplit(')').next().context("an invalid stat file")?;
+        let ticks: Vec<u64> = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        // The unit is a hundredth of a second, whatever the kernel's own ticks are.
+        Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 10))
+    }
+
+    /// Its resident memory in MiB: at present, and at its peak.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let mib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            anyhow::Ok(number.context("no such line")?.parse::<u64>()? / 1024)
+        };
+        Ok((mib("VmRSS:")?, mib("VmHWM:")?))
+    }
+
+    /// What it has logged since it listens.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.dir.path().join(LOG))?)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -117,6 +153,30 @@ impl Waifud {
         }
         Ok(received)
     }
+}
+
+/// Starts the program with the configuration file in this directory, and returns once it listens. Later output goes to a file,
+/// as to the journal under systemd.
+fn launch(dir: &Path) -> Result<Child> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_waifud"))
+        .arg("--config")
+        .arg(dir.join("waifud.toml"))
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+    loop {
+        let line = lines.next().context("waifud ended")??;
+        if line.contains("listen=[") {
+            break;
+        }
+    }
+    let mut log = std::fs::File::create(dir.join(LOG))?;
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _disk_may_be_full = writeln!(log, "{line}");
+        }
+    });
+    Ok(child)
 }
 
 fn hello(name: &str) -> Result<Hello> {

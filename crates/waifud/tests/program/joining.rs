@@ -10,9 +10,9 @@ use waifud_api::agent::{AgentReport, Hello, SliceObject, WatchFrame, WatchStart}
 use waifud_api::client::ListQuery;
 use waifud_api::join::{CreateJoinToken, JoinToken};
 use waifud_pki::{Authority, NodeKey};
-use waifud_types::node::{HypervisorFacts, NodeFacts, Resources};
+use waifud_types::node::{HypervisorFacts, NodeFacts, PoolFacts, Resources};
 use waifud_types::status::HypervisorKind;
-use waifud_types::{Name, Timestamp};
+use waifud_types::{ByteSize, Name, PoolKind, Timestamp};
 
 pub fn name() -> Name {
     "alder".parse().unwrap()
@@ -58,6 +58,25 @@ pub async fn token(waifud: &Waifud) -> JoinToken {
         .await
         .unwrap();
     JoinToken::parse(made.token.expose()).unwrap()
+}
+
+/// Joins a node whose key is in `home`, and sends its hello with this capacity and one pool.
+pub async fn join_ready(waifud: &Waifud, name: Name, home: &Path, capacity: Resources) -> HttpLink {
+    let member = Membership::join(home, &token(waifud).await, &[], name).await;
+    let link = HttpLink::of(member.unwrap()).unwrap();
+    let mut hello = hello();
+    hello.facts.capacity = capacity;
+    hello.facts.pools = vec![PoolFacts {
+        name: "main".parse().unwrap(),
+        kind: PoolKind::Qcow2,
+        size_bytes: ByteSize::gib(500),
+        used_bytes: ByteSize(0),
+        promised_bytes: ByteSize(0),
+        health: "ok".into(),
+        images: None,
+    }];
+    link.hello(&hello).await.unwrap();
+    link
 }
 
 fn key_in(dir: &Path) -> NodeKey {

@@ -7,10 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use waifud_api::CreateTemplate;
-use waifud_api::client::Client;
-use waifud_pki::Authority;
-use waifud_types::Digest;
+use waifud_api::client::{Client, Trust};
+use waifud_api::{CreateTemplate, CreateToken};
+use waifud_pki::{Authority, certificates, client_config};
+use waifud_types::{Digest, Role, Secret};
 
 /// Longer than any step of these tests takes. A test that reaches it has failed.
 pub const DEADLINE: Duration = Duration::from_mins(1);
@@ -151,6 +151,24 @@ impl Waifud {
     /// A client at the unix socket.
     pub fn client(&self) -> Client {
         Client::unix(&self.dir.path().join("u.sock")).unwrap()
+    }
+
+    /// A client over HTTPS that trusts the authority of this waifud only.
+    pub fn https_client(&self, token: Option<Secret<String>>) -> Client {
+        let ca = std::fs::read_to_string(self.pki().join("ca.crt")).unwrap();
+        let tls = client_config(&certificates(&ca).unwrap()[0], None).unwrap();
+        let url = format!("https://{}", self.at).parse().unwrap();
+        Client::https(&url, &Trust::Only(tls), token).unwrap()
+    }
+
+    /// Creates a token for an operator.
+    pub async fn operator_token(&self, name: &str) -> Secret<String> {
+        let request = CreateToken {
+            name: name.to_owned(),
+            role: Role::Operator,
+            expires_in_s: None,
+        };
+        self.client().create_token(&request).await.unwrap().secret
     }
 
     pub fn pki(&self) -> PathBuf {

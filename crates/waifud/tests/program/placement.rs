@@ -4,39 +4,22 @@ use std::collections::BTreeMap;
 
 use futures::future::join_all;
 use tokio::time::timeout;
-use waifud_agent::Membership;
-use waifud_agent::interfaces::{ControlLink, HttpLink};
-use waifud_api::client::{Client, ClientError, ListQuery, Trust};
-use waifud_api::{CreateInstance, CreateToken};
-use waifud_pki::{certificates, client_config};
-use waifud_types::node::{PoolFacts, Resources};
-use waifud_types::{ByteSize, PoolKind, Role};
+use waifud_api::CreateInstance;
+use waifud_api::client::{ClientError, ListQuery};
+use waifud_types::ByteSize;
+use waifud_types::node::Resources;
 
-use crate::joining::{hello, token};
+use crate::joining::join_ready;
 use crate::kit::{DEADLINE, Waifud, upload_template};
 
 /// Joins a node with so much memory. It must be kept, since its directory holds the key.
 async fn join(waifud: &Waifud, name: &str, memory: ByteSize) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
-    let token = token(waifud).await;
-    let name = name.parse().unwrap();
-    let member = Membership::join(home.path(), &token, &[], name).await;
-    let link = HttpLink::of(member.unwrap()).unwrap();
-    let mut hello = hello();
-    hello.facts.capacity = Resources {
+    let capacity = Resources {
         cpus: 8,
         memory_bytes: memory,
     };
-    hello.facts.pools = vec![PoolFacts {
-        name: "main".parse().unwrap(),
-        kind: PoolKind::Qcow2,
-        size_bytes: ByteSize::gib(500),
-        used_bytes: ByteSize(0),
-        promised_bytes: ByteSize(0),
-        health: "ok".into(),
-        images: None,
-    }];
-    link.hello(&hello).await.unwrap();
+    join_ready(waifud, name.parse().unwrap(), home.path(), capacity).await;
     home
 }
 
@@ -50,16 +33,8 @@ async fn creates_at_once_over_https_never_overfill_a_node() {
         join(&waifud, "alder", alder).await,
         join(&waifud, "birch", birch).await,
     ];
-    let request = CreateToken {
-        name: "laptop".to_owned(),
-        role: Role::Operator,
-        expires_in_s: None,
-    };
-    let secret = local.create_token(&request).await.unwrap().secret;
-    let ca = std::fs::read_to_string(waifud.pki().join("ca.crt")).unwrap();
-    let tls = client_config(&certificates(&ca).unwrap()[0], None).unwrap();
-    let url = format!("https://{}", waifud.at).parse().unwrap();
-    let client = Client::https(&url, &Trust::Only(tls), Some(secret)).unwrap();
+    let secret = waifud.operator_token("laptop").await;
+    let client = waifud.https_client(Some(secret));
 
     let requests = (0..100).map(|n| {
         let client = &client;

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use waifud_agent::Membership;
 use waifud_agent::interfaces::{ControlLink, FrameStream, HttpLink};
 use waifud_api::agent::{
     AgentReport, NodeSlice, RedisAccess, SliceObject, Tombstone, WatchFrame, WatchStart,
@@ -15,10 +14,10 @@ use waifud_api::{CreateInstance, RedisState};
 use waifud_redis::testing::{
     READER, READER_PASSWORD, RealRedis, SlowRelay, WRITER, WRITER_PASSWORD,
 };
-use waifud_types::node::{PoolFacts, Resources};
-use waifud_types::{ByteSize, Digest, PoolKind, Secret};
+use waifud_types::node::Resources;
+use waifud_types::{ByteSize, Digest, Secret};
 
-use crate::joining::{hello, token};
+use crate::joining::{join_ready, name};
 use crate::kit::{DEADLINE, Waifud, upload_template};
 
 /// What the section `[redis]` has.
@@ -72,24 +71,11 @@ impl Cluster {
         let passwords = tempfile::tempdir().unwrap();
         let waifud = Waifud::start_with(&setting.text(redis, passwords.path()));
         let home = tempfile::tempdir().unwrap();
-        let (token, name) = (token(&waifud).await, "alder".parse().unwrap());
-        let member = Membership::join(home.path(), &token, &[], name).await;
-        let link = HttpLink::of(member.unwrap()).unwrap();
-        let mut hello = hello();
-        hello.facts.capacity = Resources {
+        let capacity = Resources {
             cpus: 64,
             memory_bytes: ByteSize::gib(64),
         };
-        hello.facts.pools = vec![PoolFacts {
-            name: "main".parse().unwrap(),
-            kind: PoolKind::Qcow2,
-            size_bytes: ByteSize::gib(500),
-            used_bytes: ByteSize(0),
-            promised_bytes: ByteSize(0),
-            health: "ok".into(),
-            images: None,
-        }];
-        link.hello(&hello).await.unwrap();
+        let link = join_ready(&waifud, name(), home.path(), capacity).await;
         upload_template(waifud.dir.path(), &waifud.client()).await;
         Self {
             waifud,

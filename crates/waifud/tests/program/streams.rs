@@ -4,14 +4,13 @@ use std::io::ErrorKind;
 
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
-use waifud_agent::Membership;
 use waifud_agent::interfaces::{ControlLink, FrameStream, HttpLink};
 use waifud_api::agent::{AgentReport, InstanceReport, WatchFrame, WatchStart};
 use waifud_api::client::ClientStream;
-use waifud_types::node::{PoolFacts, Resources};
-use waifud_types::{ByteSize, InstanceState, PoolKind};
+use waifud_types::node::Resources;
+use waifud_types::{ByteSize, InstanceState};
 
-use crate::joining::{hello, name, token};
+use crate::joining::{join_ready, name};
 use crate::kit::{DEADLINE, Waifud, upload_template};
 
 /// A waifud with a running instance on a node whose agent is the test.
@@ -28,24 +27,11 @@ impl StreamTest {
         let client = waifud.client();
         upload_template(waifud.dir.path(), &client).await;
         let membership = tempfile::tempdir().unwrap();
-        let token = token(&waifud).await;
-        let member = Membership::join(membership.path(), &token, &[], name()).await;
-        let link = HttpLink::of(member.unwrap()).unwrap();
-        let mut hello = hello();
-        hello.facts.capacity = Resources {
+        let capacity = Resources {
             cpus: 8,
             memory_bytes: ByteSize::gib(8),
         };
-        hello.facts.pools = vec![PoolFacts {
-            name: "main".parse().unwrap(),
-            kind: PoolKind::Qcow2,
-            size_bytes: ByteSize::gib(500),
-            used_bytes: ByteSize(0),
-            promised_bytes: ByteSize(0),
-            health: "ok".into(),
-            images: None,
-        }];
-        link.hello(&hello).await.unwrap();
+        let link = join_ready(&waifud, name(), membership.path(), capacity).await;
         let request = serde_json::from_str(r#"{"name": "web", "template": "debian-12"}"#);
         let web = client
             .create_instance(&request.unwrap(), "a")

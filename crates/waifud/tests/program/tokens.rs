@@ -1,9 +1,7 @@
 //! The real program over HTTPS: what a token grants access to, and that no secret appears in its log at level `trace`.
 
 use crate::kit::Waifud;
-use waifud_api::CreateToken;
-use waifud_api::client::{Client, ClientError, ListQuery, Trust};
-use waifud_pki::{certificates, client_config};
+use waifud_api::client::{ClientError, ListQuery};
 use waifud_types::{Role, Secret};
 
 fn status(error: &ClientError) -> u16 {
@@ -14,19 +12,9 @@ fn status(error: &ClientError) -> u16 {
 async fn a_token_grants_access_over_https_and_never_appears_in_the_log() {
     let mut waifud = Waifud::start_with("log = 'trace'");
     let local = waifud.client();
-    let request = CreateToken {
-        name: "laptop".to_owned(),
-        role: Role::Operator,
-        expires_in_s: None,
-    };
-    let secret = local.create_token(&request).await.unwrap().secret;
-    let ca = std::fs::read_to_string(waifud.pki().join("ca.crt")).unwrap();
-    let tls = client_config(&certificates(&ca).unwrap()[0], None).unwrap();
-    let url = format!("https://{}", waifud.at).parse().unwrap();
-    let client = |token: Option<&str>| {
-        let token = token.map(|token| Secret::new(token.to_owned()));
-        Client::https(&url, &Trust::Only(tls.clone()), token).unwrap()
-    };
+    let secret = waifud.operator_token("laptop").await;
+    let client =
+        |token: Option<&str>| waifud.https_client(token.map(|token| Secret::new(token.to_owned())));
 
     let me = client(Some(secret.expose())).whoami().await.unwrap();
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Lets moves go on, after reports of both nodes.
 
 use ipnet::Ipv4Net;
-use waifud_api::agent::{AgentReport, Receiving, Tombstone};
+use waifud_api::agent::{AgentReport, Receiving};
 use waifud_store::{InstanceRow, MoveRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::moving::{MoveFacts, MoveStep, next};
@@ -171,7 +171,7 @@ impl Control {
         parts
             .begin_release(owner, true)
             .map_err(|error| instance_problems::handover_refused(&row.name, error))?;
-        let event = self.move_event(
+        let event = self.instance_event(
             "instance.releasing",
             row,
             cause,
@@ -194,7 +194,7 @@ impl Control {
         moving: &MoveRow,
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        let event = self.move_event(
+        let event = self.instance_event(
             "instance.copying",
             row,
             cause,
@@ -247,7 +247,7 @@ impl Control {
             Some(CopyPath::Waifud) => "; its disks were copied through waifud",
             Some(CopyPath::Other) | None => "",
         };
-        let event = self.move_event(
+        let event = self.instance_event(
             "instance.handed-over",
             &row,
             cause,
@@ -284,7 +284,7 @@ impl Control {
         parts: &Ownership,
         cause: &Cause,
     ) -> Result<(), ControlError> {
-        let event = self.move_event(
+        let event = self.instance_event(
             "instance.moved",
             row,
             cause,
@@ -292,12 +292,7 @@ impl Control {
         );
         let revision = tx.emit(&event)?;
         if let Some(part) = parts.part(moving.source) {
-            let tombstone = Tombstone {
-                instance: row.id,
-                name: row.name.clone(),
-                epoch: part.epoch,
-            };
-            tx.put_tombstone(moving.source, &tombstone, self.now(), revision)?;
+            self.order_destruction(tx, row, moving.source, part.epoch, revision)?;
         }
         tx.set_move_state(row.id, MoveState::Removing, revision)?;
         Ok(())
@@ -320,7 +315,7 @@ impl Control {
                 format!("nothing of it is left on {}", moving.source_name),
             ),
         };
-        let event = self.move_event(kind, row, cause, message);
+        let event = self.instance_event(kind, row, cause, message);
         tx.emit(&event)?;
         tx.end_move(row.id)?;
         self.move_progress().forget(row.id);

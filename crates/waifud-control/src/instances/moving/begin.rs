@@ -59,7 +59,7 @@ impl Control {
         let part = parts
             .part(target.id)
             .ok_or_else(|| ControlError::Inconsistent("a receiving node has no part".to_owned()))?;
-        let event = self.move_event(
+        let event = self.instance_event(
             "instance.moving",
             &row,
             cause,

@@ -1,7 +1,6 @@
 //! Cancels a move: the old node stays the owner, and the new one deletes what it has received.
 
 use waifud_api::Instance;
-use waifud_api::agent::Tombstone;
 use waifud_store::{InstanceRow, MoveRow, WriteTx};
 use waifud_types::MoveState;
 use waifud_types::event::Cause;
@@ -56,7 +55,7 @@ impl Control {
                 .withdraw_release(moving.source)
                 .map_err(|error| instance_problems::handover_refused(&row.name, error))?;
         }
-        let event = self.move_event(
+        let event = self.instance_event(
             "instance.move-canceled",
             row,
             cause,
@@ -68,12 +67,7 @@ impl Control {
             tx.set_epoch(row.id, parts.epoch, revision)?;
         }
         if let Some(part) = parts.part(moving.target) {
-            let tombstone = Tombstone {
-                instance: row.id,
-                name: row.name.clone(),
-                epoch: part.epoch,
-            };
-            tx.put_tombstone(moving.target, &tombstone, self.now(), revision)?;
+            self.order_destruction(tx, row, moving.target, part.epoch, revision)?;
         }
         tx.set_move_state(row.id, MoveState::Canceling, revision)?;
         self.move_progress().forget(row.id);

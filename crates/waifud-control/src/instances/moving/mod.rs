@@ -13,9 +13,8 @@ mod return_home;
 
 use waifud_api::agent::Receiving;
 use waifud_api::{InstanceMove, Problem};
-use waifud_store::{InstanceRow, MoveRow, NewEvent};
+use waifud_store::{InstanceRow, MoveRow};
 use waifud_types::WaitReason;
-use waifud_types::event::Cause;
 use waifud_types::status::StepStatus;
 
 pub(crate) use advance::advances;
@@ -24,7 +23,6 @@ pub(crate) use progress::MoveProgress;
 pub(crate) use return_home::can_return;
 
 use crate::Control;
-use crate::events::event_builder::{self, EventExt};
 use crate::instances::problems as instance_problems;
 
 /// Refuses a change that the receiving node would not notice, until it owns the instance.
@@ -99,18 +97,5 @@ impl Control {
     /// The move of an instance as the API shows it.
     pub(crate) fn move_view(&self, row: &InstanceRow) -> Option<InstanceMove> {
         view(row, self.move_progress())
-    }
-
-    /// An event about the move of an instance.
-    fn move_event(
-        &self,
-        kind: &'static str,
-        row: &InstanceRow,
-        cause: &Cause,
-        message: impl Into<String>,
-    ) -> NewEvent {
-        let object = event_builder::instance(row.id, &row.name);
-        self.event(kind, object, cause, message)
-            .generation(row.generation)
     }
 }

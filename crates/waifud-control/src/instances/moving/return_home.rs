@@ -55,7 +55,7 @@ impl Control {
             return Ok(());
         };
         let home = moving.source_name.clone();
-        let event = self.move_event(
+        let event = self.instance_event(
             "instance.returned",
             &row,
             cause,

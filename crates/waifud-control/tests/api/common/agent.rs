@@ -7,13 +7,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
 use waifud_api::agent::{
-    AgentInstance, AgentReport, BundleRef, Hello, InstanceReport, NAMES_HEADER, SliceKey,
+    AgentInstance, AgentReport, BundleRef, Hello, InstanceReport, NAMES_HEADER, Released, SliceKey,
     SliceObject, Tombstone, Unmanaged, WatchFrame,
 };
 use waifud_cloudinit::Documents;
 use waifud_control::Peer;
 use waifud_types::node::NodeFacts;
-use waifud_types::{Digest, NodeId};
+use waifud_types::{Digest, Epoch, InstanceId, NodeId};
 
 use super::{Answer, DEADLINE, call, collect};
 
@@ -116,6 +116,20 @@ impl Agent {
     pub async fn report_unmanaged(&self, unmanaged: Vec<Unmanaged>) {
         self.report(&AgentReport {
             unmanaged: Some(unmanaged),
+            ..AgentReport::default()
+        })
+        .await;
+    }
+
+    /// Reports that it has recorded the release of an instance, whose guest is off.
+    pub async fn report_released(&self, instance: InstanceId, epoch: Epoch) {
+        let released = Released {
+            instance,
+            epoch,
+            off: true,
+        };
+        self.report(&AgentReport {
+            released: vec![released],
             ..AgentReport::default()
         })
         .await;
