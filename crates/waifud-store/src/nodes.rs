@@ -160,7 +160,11 @@ impl ReadTx<'_> {
 
     /// Whether every node has reported its unmanaged objects since the database was restored.
     pub fn all_swept(&self) -> Result<bool, StoreError> {
-        let unswept = self.first("SELECT 1 AS found FROM nodes WHERE swept = 0 LIMIT 1", [], |_| Ok(()))?;
+        let unswept = self.first(
+            "SELECT 1 AS found FROM nodes WHERE swept = 0 LIMIT 1",
+            [],
+            |_| Ok(()),
+        )?;
         Ok(unswept.is_none())
     }
 
