@@ -1,7 +1,8 @@
 //! The format in which one node sends a disk to another one during a move. Integers are unsigned and big-endian.
 //!
 //! ```text
-//! header   8 bytes  "wfdisk02"
+//! header   8 bytes  "wfdisk03"
+//!          u8       format of the file: 1 qcow2, 2 raw
 //!          u64      length of the file in bytes
 //!          u64      bytes of it that are allocated, for progress
 //! block    u8       1
@@ -13,6 +14,7 @@
 //!          32 bytes BLAKE3 of the file's blocks
 //! ```
 //!
+//! The file is that of the volume as the sender's pool stores it. A receiver whose pool stores volumes in another format converts it.
 //! `alive` shows that the sender still reads: it skips what is zero, and what the receiver of a resumed transfer has.
 //!
 //! Blocks are sent in the order of their offsets. A block that consists of zeros is not sent. The hash covers, for every
@@ -23,7 +25,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use waifud_kit::buffers::{Buffer, BufferPool};
-use waifud_types::ByteSize;
+use waifud_types::{ByteSize, DiskFormat};
 
 /// Bytes of a block, except for the last one of a file.
 pub const BLOCK: u64 = 1 << 20;
@@ -31,8 +33,10 @@ pub const BLOCK: u64 = 1 << 20;
 /// The length of the hash in bytes.
 pub const HASH: usize = 32;
 
-const MAGIC: &[u8; 8] = b"wfdisk02";
-const HEADER_LENGTH: usize = MAGIC.len() + 8 + 8;
+const MAGIC: &[u8; 8] = b"wfdisk03";
+const HEADER_LENGTH: usize = MAGIC.len() + 1 + 8 + 8;
+const QCOW2: u8 = 1;
+const RAW: u8 = 2;
 const BLOCK_TAG: u8 = 1;
 /// The bytes before those of a block.
 pub const BLOCK_HEADER: usize = 1 + 8 + 4;
@@ -44,6 +48,8 @@ const ALIVE_TAG: u8 = 2;
 pub enum DiskFrame {
     /// The first one.
     Header {
+        /// Format of the file.
+        format: DiskFormat,
         /// Length of the file.
         length: ByteSize,
         /// Bytes of it that are allocated.
@@ -84,8 +90,16 @@ impl DiskFrame {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         match self {
-            Self::Header { length, allocated } => {
+            Self::Header {
+                format,
+                length,
+                allocated,
+            } => {
                 out.put_slice(MAGIC);
+                out.put_u8(match format {
+                    DiskFormat::Qcow2 => QCOW2,
+                    DiskFormat::Raw => RAW,
+                });
                 out.put_u64(length.bytes());
                 out.put_u64(allocated.bytes());
             }
@@ -214,10 +228,16 @@ impl DiskDecoder {
             return Ok(None);
         }
         self.buffer.advance(MAGIC.len());
+        let format = match self.buffer.get_u8() {
+            QCOW2 => DiskFormat::Qcow2,
+            RAW => DiskFormat::Raw,
+            _ => return Err(DiskFrameError::UnknownFormat),
+        };
         let length = self.buffer.get_u64();
         let allocated = self.buffer.get_u64();
         self.length = Some(length);
         Ok(Some(DiskFrame::Header {
+            format,
             length: ByteSize(length),
             allocated: ByteSize(allocated),
         }))
@@ -281,6 +301,7 @@ mod tests {
 
     fn header(length: u64) -> DiskFrame {
         DiskFrame::Header {
+            format: DiskFormat::Raw,
             length: ByteSize(length),
             allocated: ByteSize(length / 2),
         }
@@ -373,6 +394,13 @@ mod tests {
     fn another_format_is_refused_at_its_first_bytes() {
         let mut decoder = DiskDecoder::default();
         decoder.push(b"HT");
+        assert_eq!(decoder.frame(), Err(DiskFrameError::UnknownFormat));
+
+        // A file in a format that only a newer version knows.
+        let mut bytes = header(BLOCK).encode().to_vec();
+        bytes[MAGIC.len()] = 3;
+        let mut decoder = DiskDecoder::default();
+        decoder.push(&bytes);
         assert_eq!(decoder.frame(), Err(DiskFrameError::UnknownFormat));
     }
 }

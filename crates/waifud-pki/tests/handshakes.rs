@@ -4,13 +4,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::string::Ia5String;
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
 };
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection,
+};
 use waifud_pki::{
     Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates, client_config, join_config,
     node_client_config, node_server_config, server_config, server_name,
@@ -202,6 +206,62 @@ fn two_nodes_know_each_other_by_id_and_key() {
         let own = client(&birch_identity, other);
         shake(server(), own, server_name()).unwrap_err();
     }
+}
+
+/// The clock of a machine.
+#[derive(Debug)]
+struct Clock(Duration);
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(self.0))
+    }
+}
+
+#[test]
+fn a_machine_with_a_wrong_clock_joins_and_connects_and_is_connected_to() {
+    const DAY: Duration = Duration::from_hours(24);
+    let ca = Authority::generate().unwrap();
+    let (alder, alder_identity) = node(&ca);
+    let (_, birch_identity) = node(&ca);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    // Never set, a day off in both directions, and years ahead.
+    let yesterday = now.saturating_sub(DAY);
+    for wrong in [DAY, yesterday, now + DAY, now + 3650 * DAY] {
+        let late = |config: Arc<ClientConfig>| {
+            let mut config = Arc::unwrap_or_clone(config);
+            config.time_provider = Arc::new(Clock(wrong));
+            Arc::new(config)
+        };
+        let join = join_config(ca.fingerprint()).unwrap();
+        shake(server(&ca), late(join), server_name()).unwrap();
+        let member = client_config(ca.certificate(), Some(&birch_identity)).unwrap();
+        shake(server(&ca), late(member), server_name()).unwrap();
+
+        let peer = || node_client_config(ca.certificate(), &birch_identity, alder).unwrap();
+        let listening = || node_server_config(ca.certificate(), &alder_identity).unwrap();
+        shake(listening(), late(peer()), server_name()).unwrap();
+        let mut listening = Arc::unwrap_or_clone(listening());
+        listening.time_provider = Arc::new(Clock(wrong));
+        shake(Arc::new(listening), peer(), server_name()).unwrap();
+    }
+}
+
+#[test]
+fn nodes_encrypt_what_they_send_to_each_other_with_aes_128() {
+    let ca = Authority::generate().unwrap();
+    let (alder, alder_identity) = node(&ca);
+    let (_, birch_identity) = node(&ca);
+    let server = node_server_config(ca.certificate(), &alder_identity).unwrap();
+    let client = node_client_config(ca.certificate(), &birch_identity, alder).unwrap();
+    let mut server = ServerConnection::new(server).unwrap();
+    let mut client = ClientConnection::new(client, server_name()).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        transfer(&mut client, &mut server).unwrap();
+        transfer(&mut server, &mut client).unwrap();
+    }
+    let suite = server.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, CipherSuite::TLS13_AES_128_GCM_SHA256);
 }
 
 #[test]

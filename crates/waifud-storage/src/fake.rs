@@ -15,7 +15,7 @@ use waifud_kit::sync::lock;
 use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, VolumeSource, qcow2};
 
 use crate::format::empty_image;
-use crate::{ObservedVolume, PoolUsage, StorageError, StoragePool, check_size};
+use crate::{ObservedVolume, PoolUsage, ReceivedVolume, StorageError, StoragePool, check_size};
 
 /// The methods of the trait, for which failures can be scripted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,6 +59,8 @@ struct State {
     numbers: BTreeMap<VolumeId, u64>,
     /// What was written to each volume last.
     marks: BTreeMap<VolumeId, u64>,
+    /// The format that each received volume arrived in.
+    received: BTreeMap<VolumeId, DiskFormat>,
     /// How many volumes were created.
     created: u64,
     full: bool,
@@ -160,6 +162,11 @@ impl FakePool {
         if state.volumes.contains_key(id) {
             state.marks.insert(id.clone(), mark);
         }
+    }
+
+    /// The format in which a volume arrived from another node; `None` if it did not.
+    pub fn received_format(&self, id: &VolumeId) -> Option<DiskFormat> {
+        self.state().received.get(id).copied()
     }
 
     /// The images in it.
@@ -420,7 +427,12 @@ impl StoragePool for FakePool {
             .map_err(|source| io_error("open", &path, source))
     }
 
-    async fn complete_incoming(&self, id: &VolumeId, image: Digest) -> Result<(), StorageError> {
+    /// The files of all fake volumes have the same format.
+    async fn complete_incoming(
+        &self,
+        id: &VolumeId,
+        received: ReceivedVolume,
+    ) -> Result<(), StorageError> {
         self.faults.pass(Op::CompleteIncoming).await?;
         let path = self.incoming_path(id);
         match (path.exists(), self.state().volumes.contains_key(id)) {
@@ -433,7 +445,10 @@ impl StoragePool for FakePool {
         std::fs::remove_file(&path).map_err(|source| io_error("remove", &path, source))?;
         let mark = bytes.get(MARK_AT..).and_then(|end| end.first_chunk());
         let mark = mark.map_or(0, |mark| u64::from_be_bytes(*mark));
-        self.state().create(id, image, header.virtual_size, mark);
+        let (image, size) = (received.image, header.virtual_size);
+        let mut state = self.state();
+        state.create(id, image, size, mark);
+        state.received.insert(id.clone(), received.format);
         Ok(())
     }
 
@@ -536,7 +551,12 @@ mod tests {
         let mut sent = from.open_volume(&id).await.unwrap();
         let mut received = to.open_incoming(&id).await.unwrap();
         std::io::copy(&mut sent, &mut received).unwrap();
-        to.complete_incoming(&id, image).await.unwrap();
+        let volume = ReceivedVolume {
+            image,
+            format: from.format(),
+            largest: size,
+        };
+        to.complete_incoming(&id, volume).await.unwrap();
         let copy = to.volume_facts()[&id];
         assert_eq!((copy.size, copy.mark), (size, 7));
     }

@@ -12,7 +12,9 @@ use waifud_types::{ByteSize, Digest, DiskFormat, Name, PoolKind, VolumeId, Volum
 use crate::import::Verified;
 use crate::layout::{Layout, blocking};
 use crate::tool::Tool;
-use crate::{FilePoolConfig, ObservedVolume, PoolUsage, StorageError, StoragePool, import};
+use crate::{
+    FilePoolConfig, ObservedVolume, PoolUsage, ReceivedVolume, StorageError, StoragePool, import,
+};
 
 /// The part that depends on the kind of pool: how images and volumes are stored.
 #[async_trait]
@@ -21,9 +23,6 @@ pub trait VolumeFormat: Sized + Send + Sync + 'static {
     const KIND: PoolKind;
     /// The format of volumes, as the hypervisor opens them.
     const FORMAT: DiskFormat;
-
-    /// Whether the file of an image contains the bytes as they were published.
-    const KEEPS_PUBLISHED_BYTES: bool;
 
     /// Checks that the filesystem is suitable. Blocking.
     fn open(config: &FilePoolConfig, layout: &Layout) -> Result<Self, StorageError>;
@@ -43,6 +42,15 @@ pub trait VolumeFormat: Sized + Send + Sync + 'static {
         id: VolumeId,
         image: Digest,
     ) -> Result<Option<PathBuf>, StorageError>;
+
+    /// Converts a received volume in another format to the unfinished volume, which is durable on return. The received file may
+    /// contain anything that the guest of another node could write to it.
+    async fn convert(
+        &self,
+        volumes: &Volumes,
+        id: &VolumeId,
+        received: ReceivedVolume,
+    ) -> Result<(), StorageError>;
 
     /// Checks the header of a received volume, which the guest of another node could write to: it may refer to no other
     /// file than the image. Blocking.
@@ -119,6 +127,16 @@ impl<F: VolumeFormat> FilePool<F> {
         self.volumes.layout.clone()
     }
 
+    /// Whether the file was received, and is no volume yet.
+    async fn is_incoming(&self, id: &VolumeId) -> Result<bool, StorageError> {
+        let (layout, id) = (self.layout(), id.clone());
+        let found = move || {
+            let arrived = layout.exists(&layout.incoming(&id))?;
+            Ok(arrived && !layout.exists(&layout.volume(&id))?)
+        };
+        blocking(found).await
+    }
+
     /// Verifies and inspects the staged file, then stores it as an image.
     async fn import(&self, image: Digest) -> Result<(), StorageError> {
         let layout = &self.volumes.layout;
@@ -180,12 +198,9 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
     }
 
     async fn open_image(&self, image: Digest) -> Result<Option<File>, StorageError> {
-        if !F::KEEPS_PUBLISHED_BYTES {
-            return Ok(None);
-        }
         let layout = self.layout();
         blocking(move || {
-            let path = layout.image(image);
+            let path = layout.published(image);
             if !layout.exists(&path)? {
                 return Ok(None);
             }
@@ -201,6 +216,7 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
         blocking(move || {
             let _guards = (images, volumes);
             F::check_unused(&layout, image)?;
+            layout.remove(&layout.published(image))?;
             layout.remove(&layout.image(image))
         })
         .await
@@ -241,7 +257,7 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
     async fn ensure_volume_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
         let id = id.clone();
         let remove = move |layout: &Layout| {
-            layout.remove(&layout.incoming(&id))?;
+            remove_incoming(layout, &id)?;
             layout.remove(&layout.volume(&id))
         };
         self.volumes.exclusively(remove).await
@@ -263,15 +279,28 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
         self.volumes.exclusively(open).await
     }
 
-    async fn complete_incoming(&self, id: &VolumeId, image: Digest) -> Result<(), StorageError> {
+    async fn complete_incoming(
+        &self,
+        id: &VolumeId,
+        received: ReceivedVolume,
+    ) -> Result<(), StorageError> {
+        let converts = received.format != F::FORMAT;
+        if converts && self.is_incoming(id).await? {
+            // Other volumes are created and removed meanwhile.
+            self.format.convert(&self.volumes, id, received).await?;
+        }
         let id = id.clone();
         let complete = move |layout: &Layout| {
-            let received = layout.exists(&layout.incoming(&id))?;
-            match (received, layout.exists(&layout.volume(&id))?) {
+            let arrived = layout.exists(&layout.incoming(&id))?;
+            match (arrived, layout.exists(&layout.volume(&id))?) {
                 (false, true) => Ok(()),
                 (true, true) => Err(StorageError::VolumeExists(id)),
+                (_, false) if converts => {
+                    layout.rename(&layout.unfinished_volume(&id), &layout.volume(&id))?;
+                    layout.remove(&layout.incoming(&id))
+                }
                 (_, false) => {
-                    F::check_incoming(layout, &id, image)?;
+                    F::check_incoming(layout, &id, received.image)?;
                     layout.complete_incoming(&id)
                 }
             }
@@ -286,7 +315,13 @@ impl<F: VolumeFormat> StoragePool for FilePool<F> {
 
     async fn ensure_incoming_absent(&self, id: &VolumeId) -> Result<(), StorageError> {
         let id = id.clone();
-        let remove = move |layout: &Layout| layout.remove(&layout.incoming(&id));
+        let remove = move |layout: &Layout| remove_incoming(layout, &id);
         self.volumes.exclusively(remove).await
     }
+}
+
+/// Removes what was received of a volume, and what was converted of it.
+fn remove_incoming(layout: &Layout, id: &VolumeId) -> Result<(), StorageError> {
+    layout.remove(&layout.unfinished_volume(id))?;
+    layout.remove(&layout.incoming(id))
 }

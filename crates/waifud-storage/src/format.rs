@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use waifud_types::ByteSize;
+use waifud_types::{ByteSize, DiskFormat};
 
 /// 64 KiB, the default of `qemu-img create`.
 pub(crate) const CLUSTER_BITS: u32 = 16;
@@ -23,9 +23,9 @@ const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 /// The longest name of a backing file that the format allows.
 const BACKING_NAME_MAX: usize = 1023;
 
-/// The backing file of an overlay; it must be qcow2.
+/// The backing file of an overlay.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Backing<'a>(pub &'a Path);
+pub(crate) struct Backing<'a>(pub &'a Path, pub DiskFormat);
 
 /// Why a file cannot be written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,8 +47,8 @@ pub(crate) fn empty_image(
     use std::os::unix::ffi::OsStrExt;
 
     let size = size.bytes().div_ceil(512).saturating_mul(512);
-    let backing = backing.map(|Backing(path)| path.as_os_str().as_bytes());
-    if backing.is_some_and(|name| name.len() > BACKING_NAME_MAX) {
+    let backing = backing.map(|Backing(path, format)| (path.as_os_str().as_bytes(), format));
+    if backing.is_some_and(|(name, _)| name.len() > BACKING_NAME_MAX) {
         return Err(FormatError::BackingNameTooLong);
     }
 
@@ -82,15 +82,16 @@ pub(crate) fn empty_image(
     header.extend(HEADER_LENGTH.to_be_bytes());
     header.extend([0_u8; 8]); // zlib, padding
 
-    if backing.is_some() {
-        extension(&mut header, EXTENSION_BACKING_FORMAT, b"qcow2");
+    if let Some((_, format)) = backing {
+        let format = format.as_str().as_bytes();
+        extension(&mut header, EXTENSION_BACKING_FORMAT, format);
     }
     if !note.is_empty() {
         // An extension type that the format does not define, so tools keep and ignore it.
         extension(&mut header, 0x7761_6966, note);
     }
     header.extend([0_u8; 8]); // end of the extensions
-    if let Some(name) = backing {
+    if let Some((name, _)) = backing {
         let offset = u64::try_from(header.len()).map_err(|_| FormatError::TooLarge)?;
         let length = u32::try_from(name.len()).map_err(|_| FormatError::BackingNameTooLong)?;
         overwrite(&mut header, backing_at, &offset.to_be_bytes());
@@ -143,7 +144,12 @@ mod tests {
     #[test]
     fn the_header_of_an_overlay_is_refused_for_images() {
         let path = Path::new("/images/a.qcow2");
-        let overlay = empty_image(ByteSize::gib(2), Some(Backing(path)), b"").unwrap();
+        let overlay = empty_image(
+            ByteSize::gib(2),
+            Some(Backing(path, DiskFormat::Qcow2)),
+            b"",
+        )
+        .unwrap();
         assert_eq!(qcow2::parse(&overlay), Err(qcow2::Qcow2Error::BackingFile));
     }
 
@@ -156,7 +162,11 @@ mod tests {
     #[test]
     fn a_backing_name_that_is_too_long_is_refused() {
         let long = format!("/{}", "a".repeat(1100));
-        let refused = empty_image(ByteSize::mib(1), Some(Backing(Path::new(&long))), b"");
+        let refused = empty_image(
+            ByteSize::mib(1),
+            Some(Backing(Path::new(&long), DiskFormat::Qcow2)),
+            b"",
+        );
         assert_eq!(refused, Err(FormatError::BackingNameTooLong));
     }
 

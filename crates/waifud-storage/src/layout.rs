@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! images/<64 hex digits>.SUFFIX      0444  complete and verified; the name is the digest of the published bytes
+//! images/<64 hex digits>.qcow2       0444  in pools of raw files: the published bytes, to send them to other nodes
 //! images/.new-<64 hex digits>        0600  unfinished; removed when the pool is opened
 //! staging/<64 hex digits>.part       0600  a download, possibly incomplete; removed after a week without progress
 //! volumes/<instance>.<disk>.SUFFIX   0600  an overlay (`.qcow2`) or a clone (`.raw`) of an image
 //! volumes/.new-<instance>.<disk>     0600  unfinished; removed when the pool is opened
-//! volumes/.incoming-<instance>.<disk> 0600 a volume that is being received from another node
+//! volumes/.incoming-<instance>.<disk> 0600 a volume that is being received from another node, in the format of its pool
 //! ```
 //!
 //! A file under its final name is complete, because it is renamed last.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -73,6 +74,7 @@ impl Layout {
                 }
             }
         }
+        layout.remove_converted()?;
         for name in layout.names(&layout.staging())? {
             let path = layout.staging().join(name);
             let age = path.metadata().and_then(|metadata| metadata.modified());
@@ -82,6 +84,16 @@ impl Layout {
             }
         }
         Ok(layout)
+    }
+
+    /// Removes received files that were converted to volumes before a crash.
+    fn remove_converted(&self) -> Result<(), StorageError> {
+        for id in self.incoming_files()? {
+            if self.exists(&self.volume(&id))? {
+                self.remove(&self.incoming(&id))?;
+            }
+        }
+        Ok(())
     }
 
     /// A directory with contents keeps its mode, because it may be used for other purposes too, except that QEMU's user
@@ -145,6 +157,12 @@ impl Layout {
             .join(format!("{}.{}", image.hex(), self.format))
     }
 
+    /// The path of the image's published bytes: the image itself in pools of qcow2 files.
+    pub(crate) fn published(&self, image: Digest) -> PathBuf {
+        let name = format!("{}.{}", image.hex(), DiskFormat::Qcow2);
+        self.images().join(name)
+    }
+
     /// The path of an image that must be in the pool.
     pub(crate) fn existing_image(&self, image: Digest) -> Result<PathBuf, StorageError> {
         let path = self.image(image);
@@ -178,9 +196,14 @@ impl Layout {
         self.volumes().join(format!("{UNFINISHED}{id}"))
     }
 
+    /// The name of a volume that is being received, in the directory of volumes.
+    pub(crate) fn incoming_name(id: &VolumeId) -> String {
+        format!("{INCOMING}{id}")
+    }
+
     /// The path of a volume that is being received.
     pub(crate) fn incoming(&self, id: &VolumeId) -> PathBuf {
-        self.volumes().join(format!("{INCOMING}{id}"))
+        self.volumes().join(Self::incoming_name(id))
     }
 
     /// The volumes that are being received.
@@ -333,6 +356,23 @@ impl Layout {
             .map_err(|error| self.io("write", &path, error))
     }
 
+    /// Writes the unfinished file of a volume. It is not synced.
+    pub(crate) fn write_unfinished_volume(
+        &self,
+        id: &VolumeId,
+        bytes: &[u8],
+    ) -> Result<(), StorageError> {
+        let path = self.unfinished_volume(id);
+        let write = || {
+            let mut file = create_file(&path)?;
+            if let Some((uid, gid)) = self.owner {
+                fchown(&file, Some(uid), Some(gid))?;
+            }
+            file.write_all(bytes)
+        };
+        write().map_err(|error| self.io("write", &path, error))
+    }
+
     /// Renames a file durably.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
         durable::rename(from, to).map_err(|error| self.io("rename a file to", to, error))
@@ -366,6 +406,18 @@ impl Layout {
             pool: self.pool.clone(),
         }
     }
+}
+
+/// Creates an empty file that only we can access. Replaces the contents of a file that a crash left.
+pub(crate) fn create_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
 }
 
 /// Runs file operations on a thread for blocking work. They complete even if the caller is dropped.

@@ -93,6 +93,18 @@ pub enum StorageError {
         /// The image that it was created from.
         image: Digest,
     },
+    /// The header of a received volume states a size that the instance has no disk of.
+    #[error(
+        "the header of received volume {volume} states a size of {size}, but its disk has at most {largest}"
+    )]
+    TooLarge {
+        /// The volume.
+        volume: VolumeId,
+        /// The stated size.
+        size: ByteSize,
+        /// The maximum.
+        largest: ByteSize,
+    },
     /// A volume is to be received that exists.
     #[error("volume {0} exists already; a received volume does not replace it")]
     VolumeExists(VolumeId),
@@ -129,6 +141,17 @@ pub enum StorageError {
     },
 }
 
+/// A volume that has arrived from another node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReceivedVolume {
+    /// The image that it is a clone of, if it needs one.
+    pub image: Digest,
+    /// The format of the received file, which the sender has stated.
+    pub format: DiskFormat,
+    /// The largest acceptable size that a guest sees.
+    pub largest: ByteSize,
+}
+
 /// Fails if a volume of this size is smaller than its image.
 fn check_size(size: ByteSize, minimum: ByteSize) -> Result<(), StorageError> {
     if size < minimum {
@@ -147,6 +170,7 @@ impl StorageError {
             | Self::TooSmall { .. }
             | Self::NoReflinks { .. }
             | Self::OtherImage { .. }
+            | Self::TooLarge { .. }
             | Self::VolumeExists(_)
             | Self::Tool { .. }
             | Self::Io { .. } => false,
@@ -184,8 +208,7 @@ pub trait StoragePool: Send + Sync {
     /// again.
     async fn import_image(&self, image: Digest) -> Result<(), StorageError>;
 
-    /// Opens the image's bytes as they were published, to read them; `None` if the pool does not have them, or has only
-    /// converted ones.
+    /// Opens the image's bytes as they were published, to read them; `None` if the pool does not have them.
     async fn open_image(&self, _image: Digest) -> Result<Option<std::fs::File>, StorageError> {
         Ok(None)
     }
@@ -220,14 +243,19 @@ pub trait StoragePool: Send + Sync {
     /// Opens a volume for reading, to send it to another node. Its guest must be off.
     async fn open_volume(&self, id: &VolumeId) -> Result<File, StorageError>;
 
-    /// Opens the file to write a volume of another node to, in the same format. It may contain the beginning of the volume
-    /// from an interrupted transfer. It is no volume before [`StoragePool::complete_incoming`]. Refused if the volume
+    /// Opens the file to write a volume of another node to, in the format of that node's pool. It may contain the beginning
+    /// of the volume from an interrupted transfer. It is no volume before [`StoragePool::complete_incoming`]. Refused if the volume
     /// exists.
     async fn open_incoming(&self, id: &VolumeId) -> Result<File, StorageError>;
 
-    /// Makes the received file a volume, which must be a clone of `image`, or need no image. The change is durable on return. Succeeds if
-    /// that was done before.
-    async fn complete_incoming(&self, id: &VolumeId, image: Digest) -> Result<(), StorageError>;
+    /// Makes the received file a volume, which must be a clone of the image, or need no image. A file in another format is
+    /// converted, which the image has to be in the pool for. The change is durable on return. Succeeds if that was done before.
+    /// After a failure, the received file is still there.
+    async fn complete_incoming(
+        &self,
+        id: &VolumeId,
+        received: ReceivedVolume,
+    ) -> Result<(), StorageError>;
 
     /// Every volume of which a part was received.
     async fn incoming(&self) -> Result<Vec<VolumeId>, StorageError>;

@@ -17,6 +17,8 @@ use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
+use waifud_types::ByteSize;
+
 use crate::StorageError;
 use crate::layout::Layout;
 
@@ -31,6 +33,8 @@ const OUTPUT_MAX: u64 = 64 << 10;
 /// Limit of the address space: enough for the libraries and for the refcounts of the largest known images, and far
 /// below a host's memory.
 const ADDRESS_SPACE: u64 = 2 << 30;
+/// Bytes of a volume that the tool handles in a second, at least.
+const SLOWEST: u64 = 8 << 20;
 /// Limit of descriptors: the image, the outputs and an event loop.
 const OPEN_FILES: u64 = 64;
 
@@ -97,6 +101,15 @@ impl Tool {
             user,
             timeout,
             write_limit: 0,
+        }
+    }
+
+    /// The same tool, with time to read and write a volume of this size.
+    pub(crate) fn for_volume(&self, size: ByteSize) -> Self {
+        let seconds = Duration::from_secs(size.bytes() / SLOWEST);
+        Self {
+            timeout: self.timeout.saturating_add(seconds),
+            ..self.clone()
         }
     }
 

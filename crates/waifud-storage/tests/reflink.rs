@@ -5,6 +5,7 @@
 )]
 
 mod common;
+mod kinds;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -21,7 +21,8 @@ use waifud_kit::sync::lock;
 use waifud_types::spec::{DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy};
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
-    ByteSize, Digest, Epoch, FirewallSpec, Generation, InstanceId, MacAddr, Name, PowerSpec, Secret,
+    ByteSize, Digest, DiskFormat, Epoch, FirewallSpec, Generation, InstanceId, MacAddr, Name,
+    PowerSpec, Secret,
 };
 
 use crate::transfer::send;
@@ -158,7 +159,7 @@ pub fn encoded_disk(contents: &[u8], from: u64) -> std::io::Result<Vec<Bytes>> {
     let mut file = std::fs::File::from(memfd_create("disk", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(contents)?;
     let mut chunks = Vec::new();
-    send::each_frame(&file, from, |frame| {
+    send::each_frame(&file, DiskFormat::Qcow2, from, |frame| {
         chunks.push(frame.encode());
         true
     })?;

@@ -1,5 +1,6 @@
 //! An in-memory waifud: keeps one node's slice and a history, and records the requests that it received.
 
+mod disks;
 mod link;
 mod tickets;
 
@@ -20,7 +21,7 @@ use waifud_api::stream::{StreamId, StreamOrder, StreamRefusal};
 use waifud_kit::sync::lock;
 use waifud_types::node::NodeFacts;
 use waifud_types::{
-    BootId, Digest, FabricKind, Incarnation, InstanceId, MacAddr, NodeId, Revision,
+    BootId, Digest, DiskFormat, FabricKind, Incarnation, InstanceId, MacAddr, NodeId, Revision,
 };
 
 use super::name;
@@ -58,6 +59,8 @@ struct State {
     transfers: Vec<u64>,
     /// What happens to transfers of disks.
     disk_fault: Option<DiskFault>,
+    /// The format that the sender of disks states.
+    disk_format: DiskFormat,
     /// Tickets for disks, which are issued with new random bits each time.
     tickets: Option<TicketIssuer>,
     /// The same for images.
@@ -157,6 +160,7 @@ impl FakeWaifud {
             disks: BTreeMap::new(),
             transfers: Vec::new(),
             disk_fault: None,
+            disk_format: DiskFormat::Qcow2,
             tickets: None,
             image_tickets: None,
             copied: Vec::new(),
@@ -295,21 +299,6 @@ impl FakeWaifud {
     /// The last report about an instance that the node receives.
     pub fn receiving(&self, id: InstanceId) -> Option<Receiving> {
         lock(&self.state).receiving.get(&id).cloned()
-    }
-
-    /// Sends a file as a disk.
-    pub fn add_disk(&self, id: InstanceId, index: u32, file: PathBuf) {
-        lock(&self.state).disks.insert((id, index), file);
-    }
-
-    /// Sets what happens to transfers of disks.
-    pub fn set_disk_fault(&self, fault: Option<DiskFault>) {
-        lock(&self.state).disk_fault = fault;
-    }
-
-    /// The offset that each transfer of a disk began at.
-    pub fn transfers(&self) -> Vec<u64> {
-        lock(&self.state).transfers.clone()
     }
 
     /// Adds this tombstone.

@@ -215,6 +215,7 @@ pub(crate) fn storage_error(error: &StorageError) -> ImageError {
         | StorageError::ImageRefused { .. }
         | StorageError::TooSmall { .. }
         | StorageError::OtherImage { .. }
+        | StorageError::TooLarge { .. }
         | StorageError::VolumeExists(_) => true,
         StorageError::NoSpace { .. }
         | StorageError::NoImage(_)

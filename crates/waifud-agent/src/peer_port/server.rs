@@ -133,8 +133,8 @@ async fn answered(
     let Some(permit) = unproven.begin_transfer() else {
         return refuse(wire, "the node already sends the maximum number of files").await;
     };
-    let file = match timeout(OPEN, open(shared, &order)).await? {
-        Ok(file) => file,
+    let content = match timeout(OPEN, open(shared, &order)).await? {
+        Ok(content) => content,
         Err(refusal) => {
             tracing::warn!(?order, "refused a request at the peer port: {refusal}");
             return refuse(wire, &refusal).await;
@@ -143,16 +143,15 @@ async fn answered(
     timeout(REQUEST, wire.write_all(&encode_answer(None))).await??;
     tracing::info!(?order, to = %address, "sending a file directly");
     Ok(Some(Transfer {
-        file,
+        content,
         from: request.from(),
-        order,
         wire,
         _permit: permit,
     }))
 }
 
 /// Opens what a ticket is for, or says why that is not possible.
-async fn open(shared: &Shared, order: &Order) -> Result<File, String> {
+async fn open(shared: &Shared, order: &Order) -> Result<Content, String> {
     match order {
         Order::Disk(order) => send::open_released(
             &shared.table,
@@ -162,11 +161,12 @@ async fn open(shared: &Shared, order: &Order) -> Result<File, String> {
             order.index,
         )
         .await
+        .map(Content::Disk)
         .map_err(|refusal| refusal.message),
         Order::Image(order) => {
             for pool in shared.pools.values() {
                 match pool.open_image(order.image).await {
-                    Ok(Some(file)) => return Ok(file),
+                    Ok(Some(file)) => return Ok(Content::Image(file)),
                     Ok(None) => {}
                     Err(error) => return Err(waifud_kit::error::with_causes(&error)),
                 }
@@ -176,19 +176,24 @@ async fn open(shared: &Shared, order: &Order) -> Result<File, String> {
     }
 }
 
+/// What is sent.
+enum Content {
+    Disk(send::OpenDisk),
+    Image(File),
+}
+
 struct Transfer {
-    file: File,
+    content: Content,
     from: u64,
-    order: Order,
     wire: Box<dyn ByteStream>,
     _permit: TransferPermit,
 }
 
 impl Transfer {
     async fn run(self) {
-        match self.order {
-            Order::Disk(_) => send::send(self.file, self.from, self.wire).await,
-            Order::Image(_) => send::send_image(self.file, self.from, self.wire).await,
+        match self.content {
+            Content::Disk(disk) => send::send(disk, self.from, self.wire).await,
+            Content::Image(file) => send::send_image(file, self.from, self.wire).await,
         }
     }
 }

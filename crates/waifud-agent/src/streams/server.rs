@@ -89,7 +89,7 @@ async fn serve(server: Arc<StreamServer>, request: StreamOrder) {
             guest_command::serve(&server.hypervisor, request.instance, wire).await;
         }
         StreamTarget::Log(tail) => log::send(tail, wire).await,
-        StreamTarget::Disk { file, from } => send::send(file, from, wire).await,
+        StreamTarget::Disk { disk, from } => send::send(disk, from, wire).await,
         StreamTarget::Bytes(bytes) => log::send_bytes(&bytes, wire).await,
     }
     tracing::info!(instance = %request.instance, kind, "stream closed");

@@ -1,6 +1,5 @@
 //! Opens the target of a stream request, after checking it.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
@@ -41,7 +40,7 @@ pub(super) enum StreamTarget {
     Bytes(Vec<u8>),
     /// A disk of an instance that this node has released.
     Disk {
-        file: File,
+        disk: send::OpenDisk,
         /// The receiver has everything before this byte.
         from: u64,
     },
@@ -60,9 +59,9 @@ pub(super) async fn open(
     };
     if let StreamKind::Disk { index, from } = request.kind {
         let (table, pools) = (&server.table, &server.pools);
-        let file = send::open_released(table, pools, request.instance, request.epoch, index);
+        let disk = send::open_released(table, pools, request.instance, request.epoch, index);
         return Ok(StreamTarget::Disk {
-            file: file.await?,
+            disk: disk.await?,
             from,
         });
     }

@@ -1,6 +1,7 @@
 //! Receives the disks of an instance from another node.
 //!
-//! A disk is written to a file that is no volume yet. An interrupted transfer continues where it ended: the bytes that are
+//! A disk arrives in the format of the other node's pool, and the pool here converts it if necessary. It is written to a file that is
+//! no volume yet. An interrupted transfer continues where it ended: the bytes that are
 //! there are hashed again, and the hash of the complete file must be the one that the sender has computed. If not, the file
 //! is deleted, and the transfer begins again.
 
@@ -10,9 +11,9 @@ use std::sync::Arc;
 
 use waifud_api::agent::{Incoming, Receiving};
 use waifud_api::disk_transfer::{BLOCK, DiskDecoder, DiskFrame, HASH};
-use waifud_storage::StoragePool;
+use waifud_storage::{ReceivedVolume, StoragePool};
 use waifud_types::spec::DiskSpec;
-use waifud_types::{ByteSize, CopyPath, ReceiveState, VolumeId};
+use waifud_types::{ByteSize, CopyPath, DiskFormat, ReceiveState, VolumeId};
 
 use super::blocks::{BlockHasher, for_each_block};
 use super::writer::BlockWriter;
@@ -132,9 +133,14 @@ impl Transfer<'_> {
             .around(self.copy(&file, &progress))
             .await;
         match received {
-            Ok(bytes) => {
+            Ok((bytes, format)) => {
+                let received = ReceivedVolume {
+                    image: self.incoming.image,
+                    format,
+                    largest: ByteSize(largest(self.disk)),
+                };
                 failpoints::DISK_COMPLETE
-                    .around(pool.complete_incoming(&id, self.incoming.image))
+                    .around(pool.complete_incoming(&id, received))
                     .await?;
                 Ok(bytes)
             }
@@ -146,12 +152,12 @@ impl Transfer<'_> {
         }
     }
 
-    /// Writes the disk to the file, beginning with what it contains.
+    /// Writes the disk to the file, beginning with what it contains. Returns its format, too.
     async fn copy(
         &self,
         file: &Arc<File>,
         progress: &(impl Fn(Bytes) + Send + Sync),
-    ) -> Result<Bytes, CopyError> {
+    ) -> Result<(Bytes, DiskFormat), CopyError> {
         let (from, hasher, had) = resume(file).await?;
         let (body, path) = self.open(from).await?;
         let progress = |bytes| {
@@ -168,6 +174,7 @@ impl Transfer<'_> {
             writer: BlockWriter::new(Arc::clone(file), hasher),
             bytes: Bytes::default(),
             length: 0,
+            format: None,
         };
         let ended = arriving.read(body, &progress).await;
         let has_progress = arriving.bytes.done > 0;
@@ -185,10 +192,14 @@ impl Transfer<'_> {
                 to.sync_all()
             });
             synced.await.map_err(|error| self.write_error(&error))?;
-            Ok(Bytes {
+            let Some(format) = arriving.format else {
+                return Err(CopyError::Damaged(self.describe("it has no header")));
+            };
+            let bytes = Bytes {
                 done: had.saturating_add(arriving.bytes.done),
                 ..arriving.bytes
-            })
+            };
+            Ok((bytes, format))
         };
         let complete = complete.await;
         // A direct path that delivers nothing, or something else, is not taken again at once.
@@ -250,6 +261,8 @@ struct Arriving<'a> {
     bytes: Bytes,
     /// The length of the complete file.
     length: u64,
+    /// The format that the sender has stated.
+    format: Option<DiskFormat>,
 }
 
 impl Arriving<'_> {
@@ -285,10 +298,15 @@ impl Arriving<'_> {
                 continue;
             };
             match frame {
-                DiskFrame::Header { length, allocated } => {
+                DiskFrame::Header {
+                    format,
+                    length,
+                    allocated,
+                } => {
                     if length.bytes() > largest(transfer.disk) || length.bytes() < self.from {
                         return Err(damaged("the file has an impossible size"));
                     }
+                    self.format = Some(format);
                     self.length = length.bytes();
                     self.bytes.total = allocated.bytes();
                 }

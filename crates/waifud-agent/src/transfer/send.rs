@@ -13,7 +13,7 @@ use waifud_api::disk_transfer::DiskFrame;
 use waifud_api::stream::{RefusalReason, StreamRefusal};
 use waifud_hypervisor::ByteStream;
 use waifud_kit::buffers::BufferPool;
-use waifud_types::{Epoch, InstanceId, VolumeId};
+use waifud_types::{DiskFormat, Epoch, InstanceId, VolumeId};
 
 use super::blocks::{BlockHasher, ReadBlock, for_each_block, sizes};
 use crate::blocking;
@@ -34,6 +34,12 @@ const IMAGE_READ: usize = 1 << 20;
 /// silent connection up.
 const SILENT_BLOCKS: u32 = 32;
 
+/// A disk that may be sent.
+pub(crate) struct OpenDisk {
+    pub file: File,
+    pub format: DiskFormat,
+}
+
 /// Opens a disk for the node that receives the instance. The release of this epoch must be complete, so that the guest is off
 /// and stays off.
 pub(crate) async fn open_released(
@@ -42,7 +48,7 @@ pub(crate) async fn open_released(
     instance: InstanceId,
     epoch: Epoch,
     index: u32,
-) -> Result<File, StreamRefusal> {
+) -> Result<OpenDisk, StreamRefusal> {
     let refusal = |reason, message: String| StreamRefusal { reason, message };
     let refused = |message: &str| refusal(RefusalReason::NotHere, message.to_owned());
     let view = table.view(instance);
@@ -68,16 +74,21 @@ pub(crate) async fn open_released(
         instance,
         disk: disk.name.clone(),
     };
-    pool.open_volume(&id)
-        .await
-        .map_err(|error| refusal(RefusalReason::Other, waifud_kit::error::with_causes(&error)))
+    let file = pool.open_volume(&id).await;
+    let file = file
+        .map_err(|error| refusal(RefusalReason::Other, waifud_kit::error::with_causes(&error)))?;
+    let format = pool.format();
+    Ok(OpenDisk { file, format })
 }
 
 /// Sends the disk to its end, without the blocks before byte `from`, which the receiver has. Ends early when the receiver goes away,
 /// or reads nothing.
-pub(crate) async fn send(file: File, from: u64, wire: Box<dyn ByteStream>) {
+pub(crate) async fn send(disk: OpenDisk, from: u64, wire: Box<dyn ByteStream>) {
     send_what_is_read(wire, move |ready| {
-        each_frame(&file, from, |frame| blocking::send(ready, frame.encode()))
+        let OpenDisk { file, format } = disk;
+        each_frame(&file, format, from, |frame| {
+            blocking::send(ready, frame.encode())
+        })
     })
     .await;
 }
@@ -160,11 +171,16 @@ impl ReadFrame<'_> {
 /// Calls `each` with the frames of a file, without the blocks before byte `from`, until it returns false. Blocks.
 pub(crate) fn each_frame(
     file: &File,
+    format: DiskFormat,
     from: u64,
     mut each: impl FnMut(ReadFrame<'_>) -> bool,
 ) -> io::Result<()> {
     let (length, allocated) = sizes(file)?;
-    let header = DiskFrame::Header { length, allocated };
+    let header = DiskFrame::Header {
+        format,
+        length,
+        allocated,
+    };
     if !each(ReadFrame::Other(&header)) {
         return Ok(());
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use waifud_api::disk_transfer::{BLOCK, DiskFrame};
+use waifud_types::DiskFormat;
 
 use super::blocks::{BlockHasher, for_each_block};
-use super::send::{each_frame, send};
+use super::send::{OpenDisk, each_frame, send};
 
 /// A file of this length with some bytes at offsets.
 fn file(length: u64, parts: &[(u64, Vec<u8>)]) -> File {
@@ -22,7 +23,7 @@ fn file(length: u64, parts: &[(u64, Vec<u8>)]) -> File {
 
 fn sent(file: &File, from: u64) -> Vec<DiskFrame> {
     let mut all = Vec::new();
-    each_frame(file, from, |frame| {
+    each_frame(file, DiskFormat::Raw, from, |frame| {
         all.push(frame.to_frame());
         true
     })
@@ -91,7 +92,11 @@ async fn a_sender_gives_a_receiver_up_that_reads_nothing() {
     tokio::time::pause();
     let data = file(100 * BLOCK, &[(0, vec![1; 100 << 20])]);
     let (wire, _silent) = tokio::io::duplex(1 << 16);
-    let sending = tokio::spawn(send(data, 0, Box::new(wire)));
+    let disk = OpenDisk {
+        file: data,
+        format: DiskFormat::Raw,
+    };
+    let sending = tokio::spawn(send(disk, 0, Box::new(wire)));
     // The thread that reads the file keeps the clock from going on by itself.
     while !sending.is_finished() {
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -129,6 +129,37 @@ async fn a_full_state_directory_stops_no_guest_loses_nothing_and_is_reported() {
 }
 
 #[tokio::test]
+async fn a_release_waits_for_space_and_the_guest_runs_until_it_is_recorded() {
+    let name = "disk_full::a_release_waits_for_space_and_the_guest_runs_until_it_is_recorded";
+    let Some(at) = inside(name) else { return };
+    let mut node = TestNode::new();
+    node.settings.state_dir = at.join("state");
+    fs::create_dir(&node.settings.state_dir).unwrap();
+    node.start();
+    let id = node.run_one("web").await;
+    fill(&at);
+    node.release(id, true);
+    node.until("the node reports that it is full", async || {
+        state_dir(&node).is_some_and(|it| it.reason == "full" && !it.message.contains("almost"))
+    })
+    .await;
+    node.until_observed_again().await;
+    assert!(node.waifud.released().is_empty());
+    assert_eq!(node.domain(id).await, Some(DomainState::Running));
+    // It still owns the instance.
+    node.restart().await;
+    node.until_observed_again().await;
+    assert!(node.waifud.released().is_empty());
+    assert_eq!(node.domain(id).await, Some(DomainState::Running));
+    make_room(&at);
+    node.until("released", async || {
+        node.waifud.released().iter().any(|released| released.off)
+    })
+    .await;
+    assert_eq!((node.hypervisor.starts(), node.volumes().await), (1, 1));
+}
+
+#[tokio::test]
 async fn a_pool_that_fills_up_while_a_disk_arrives_is_named_and_the_copy_continues() {
     let name =
         "disk_full::a_pool_that_fills_up_while_a_disk_arrives_is_named_and_the_copy_continues";

@@ -21,7 +21,7 @@ fn order(instance: &AgentInstance, stop: bool) -> Release {
 
 impl TestNode {
     /// Orders the release of an instance, and returns the instance as it was in the slice.
-    fn release(&self, id: InstanceId, stop: bool) -> AgentInstance {
+    pub fn release(&self, id: InstanceId, stop: bool) -> AgentInstance {
         let instance = self.waifud.instance(id).unwrap();
         self.waifud.release(order(&instance, stop));
         instance
@@ -45,7 +45,7 @@ impl TestNode {
     }
 
     /// Waits until the agent has observed its instances a few more times.
-    async fn until_observed_again(&self) {
+    pub async fn until_observed_again(&self) {
         let calls = self.hypervisor.calls(Op::Get);
         self.until("observed a few times", async || {
             self.hypervisor.calls(Op::Get) > calls + 5
@@ -54,7 +54,7 @@ impl TestNode {
     }
 
     /// Crashes the host and boots it without waifud. Returns after the node has had the time to start its guests.
-    async fn boot_alone(&mut self) {
+    pub async fn boot_alone(&mut self) {
         self.kill().await;
         self.hypervisor.host_crash();
         self.waifud.set_online(false);

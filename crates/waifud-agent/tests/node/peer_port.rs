@@ -18,7 +18,7 @@ use waifud_api::node_to_node::{
 use waifud_hypervisor::ByteStream;
 use waifud_kit::sync::lock;
 use waifud_pki::{Authority, Identity, NodeKey, NodePeer, NodeRequest, certificates};
-use waifud_types::{ByteSize, CopyPath, InstanceId, NodeId, ReceiveState};
+use waifud_types::{ByteSize, CopyPath, DiskFormat, InstanceId, NodeId, ReceiveState};
 
 use crate::receive::{copy, elsewhere};
 use crate::test_node::TestNode;
@@ -198,7 +198,7 @@ async fn a_ticket_is_worth_one_transfer_of_one_disk_to_one_node() {
     let mut wire = source.ask(&of_birch, request).await.unwrap().unwrap();
     let mut disk = Vec::new();
     wire.read_to_end(&mut disk).await.unwrap();
-    assert!(disk.starts_with(b"wfdisk02"));
+    assert!(disk.starts_with(b"wfdisk03"));
     source.refused(&of_birch, request, INVALID).await;
 
     let expired = source.request(source.issue(birch, 0));
@@ -365,6 +365,7 @@ fn encoded(frames: impl IntoIterator<Item = DiskFrame>) -> Vec<u8> {
 
 fn header() -> DiskFrame {
     DiskFrame::Header {
+        format: DiskFormat::Qcow2,
         length: ByteSize(8 * BLOCK),
         allocated: ByteSize(4 * BLOCK),
     }

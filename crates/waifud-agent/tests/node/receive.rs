@@ -8,12 +8,14 @@ use waifud_agent::fake::DiskFault;
 use waifud_api::agent::{AgentInstance, Incoming, Release, Tombstone};
 use waifud_api::disk_transfer::{BLOCK, DiskDecoder, DiskFrame};
 use waifud_api::stream::{RefusalReason, StreamId, StreamKind, StreamOrder};
+use waifud_hypervisor::DomainState;
+use waifud_hypervisor::fake::Op as HypervisorOp;
 use waifud_storage::fake::{Op as PoolOp, image_bytes};
 use waifud_storage::{StorageError, StoragePool as _};
 use waifud_types::status::StoppedBy;
-use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState, ReceiveState};
+use waifud_types::{ByteSize, DiskFormat, Epoch, InstanceId, InstanceState, ReceiveState};
 
-use crate::test_node::TestNode;
+use crate::test_node::{TestNode, keep_busy, until_complete_before_the_kill};
 
 /// The blocks of the disk that have data.
 const DATA: [u64; 4] = [1, 2, 3, 6];
@@ -138,6 +140,27 @@ async fn an_interrupted_transfer_continues_where_it_ended() {
 }
 
 #[tokio::test]
+async fn a_disk_from_a_pool_of_another_kind_is_converted_from_the_format_that_its_node_states() {
+    for (format, interrupted) in [
+        (DiskFormat::Qcow2, false),
+        (DiskFormat::Raw, false),
+        (DiskFormat::Raw, true),
+    ] {
+        let node = TestNode::started();
+        let (instance, incoming) = elsewhere(&node);
+        node.waifud.set_disk_format(format);
+        if interrupted {
+            node.waifud.set_disk_fault(Some(DiskFault::EndsAfter(3)));
+        }
+        node.waifud.put_incoming(copy(&incoming));
+        node.until_receiving(instance.id, ReceiveState::Received)
+            .await;
+        let volume = node.pool.volume_facts().into_keys().next().unwrap();
+        assert_eq!(node.pool.received_format(&volume), Some(format));
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_disk_is_never_used_and_is_copied_again_from_its_beginning() {
     let node = TestNode::started();
     let (_, incoming) = elsewhere(&node);
@@ -232,6 +255,63 @@ async fn what_is_received_survives_a_kill_at_each_operation_of_the_pool() {
         node.until_ready(id).await;
         assert_eq!(node.pool.volume_facts().len(), 1, "{operation:?}");
     }
+}
+
+#[tokio::test]
+async fn a_power_cut_before_the_handover_starts_no_guest_and_one_after_it_does() {
+    let (mut node, kept) = TestNode::with_instance("db").await;
+    let (instance, incoming) = elsewhere(&node);
+    let id = instance.id;
+    node.waifud.put_incoming(copy(&incoming));
+    node.until_receiving(id, ReceiveState::Received).await;
+    let starts = node.hypervisor.starts();
+    // The node boots without waifud: it has all disks, and does not own them.
+    node.boot_alone().await;
+    node.until("its own guest is started", async || {
+        node.domain(kept).await == Some(DomainState::Running)
+    })
+    .await;
+    node.until_observed_again().await;
+    assert_eq!(node.hypervisor.starts(), starts + 1);
+    assert_eq!((node.domain(id).await, node.volumes().await), (None, 2));
+
+    node.waifud.set_online(true);
+    node.hypervisor.hang(HypervisorOp::EnsureStarted);
+    let calls = node.hypervisor.calls(HypervisorOp::EnsureStarted);
+    node.hand_over(instance);
+    node.until("about to start", async || {
+        node.hypervisor.calls(HypervisorOp::EnsureStarted) > calls
+    })
+    .await;
+    node.kill().await;
+    node.hypervisor.release(HypervisorOp::EnsureStarted);
+    node.boot_alone().await;
+    node.until("started by the owner, without waifud", async || {
+        node.domain(id).await == Some(DomainState::Running)
+    })
+    .await;
+    assert_eq!(node.volumes().await, 2, "the received disk");
+}
+
+#[tokio::test]
+async fn a_handover_continues_after_the_agent_is_killed_at_any_point() {
+    until_complete_before_the_kill(async |pause| {
+        let node = TestNode::started();
+        let (instance, incoming) = elsewhere(&node);
+        let id = instance.id;
+        node.waifud.put_incoming(copy(&incoming));
+        node.until_receiving(id, ReceiveState::Received).await;
+        node.hand_over(instance);
+        keep_busy(pause).await;
+        let complete = node.waifud.status(id).is_some_and(|status| status.ready);
+        node.restart().await;
+        node.until_ready(id).await;
+        assert_eq!(node.hypervisor.starts(), 1, "killed after {pause:?}");
+        assert_eq!(node.volumes().await, 1);
+        node.kill().await;
+        complete
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -337,7 +417,7 @@ async fn only_disks_of_released_instances_are_sent() {
         frames.push(frame);
     }
     assert!(
-        matches!(frames.first(), Some(DiskFrame::Header { length, .. }) if length > &ByteSize(0))
+        matches!(frames.first(), Some(DiskFrame::Header { format: DiskFormat::Qcow2, length, .. }) if length > &ByteSize(0))
     );
     assert!(matches!(frames.last(), Some(DiskFrame::End { .. })));
     assert!(frames.len() > 2);

@@ -454,16 +454,6 @@ pub fn still_has_part(name: &Name, node: &Name) -> Problem {
         .hint("wait until the copy is deleted, and try again")
 }
 
-/// The pool of the requested node is of another kind.
-pub fn other_pool_kind(name: &Name, pool: &Name, node: &Name) -> Problem {
-    cannot_move(
-        name,
-        &format!("pool {pool} of {node} is of another kind than that of its present node"),
-    )
-    .field("to")
-    .hint("choose a node whose pool is of the same kind")
-}
-
 /// The instance has to stay on its node.
 pub fn pinned(name: &Name, node: &Name) -> Problem {
     cannot_move(name, &format!("it was created for {node}"))

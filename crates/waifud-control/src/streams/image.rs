@@ -2,8 +2,8 @@
 
 use waifud_api::agent::{ImageTicket, ImageTicketOrder, ImageTickets, Ticket, WatchFrame};
 use waifud_pki::NodePeer;
+use waifud_types::Digest;
 use waifud_types::node::{NodeFacts, feature};
-use waifud_types::{Digest, PoolKind};
 
 use crate::{Control, ControlError, problems};
 
@@ -72,8 +72,8 @@ impl Control {
     }
 }
 
-/// Whether a node can send the image: it has the bytes as they were published, and listens. A pool with reflinks has converted
-/// them.
+/// Whether a node can send the image: it has it, and listens. A node whose pool does not have the published bytes, because an earlier
+/// version converted them, refuses.
 fn sends(facts: &NodeFacts, image: Digest) -> bool {
     let listens = facts
         .peer_port
@@ -81,7 +81,7 @@ fn sends(facts: &NodeFacts, image: Digest) -> bool {
         .is_some_and(|port| !port.endpoints.is_empty());
     let has = facts.pools.iter().any(|pool| {
         let images = pool.images.as_deref().unwrap_or_default();
-        pool.kind != PoolKind::Reflink && images.contains(&image)
+        images.contains(&image)
     });
     listens && has && facts.has(feature::PEER_IMAGES)
 }

@@ -91,6 +91,31 @@ async fn other_hardware_is_refused_while_the_node_is_in_contact_and_accepted_aft
     refused(&agent, &restarted).await;
 }
 
+/// Some boards have no serial number of their own, and machines that were made from one image have one machine-id. Nodes are told
+/// apart by their keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_with_the_same_hardware_id_are_two_nodes() {
+    let server = Server::start().await;
+    for name in ["alder", "birch"] {
+        let agent = server.admit(name).await;
+        let machine = Machine::new(Some(1));
+        let hello = Hello {
+            hardware: machine.hardware,
+            boot_id: Some(machine.boot),
+            ..hello(name, ByteSize::gib(8))
+        };
+        agent.hello(&hello).await.expect(200);
+        agent.report(&machine.report()).await;
+    }
+    let nodes = server.items("/v1/nodes").await;
+    assert_eq!(nodes.len(), 2);
+    assert_ne!(nodes[0]["subnets"], nodes[1]["subnets"]);
+    for node in &nodes {
+        assert_eq!(node["state"], "ready", "{node}");
+    }
+    assert_eq!(duplicates(&server).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_returns_after_a_later_boot_is_the_node_and_the_other_one_is_refused() {
     let server = Server::start().await;

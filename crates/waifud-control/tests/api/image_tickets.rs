@@ -67,13 +67,11 @@ async fn a_node_that_needs_an_image_gets_tickets_for_nodes_that_have_it() {
 async fn nodes_that_cannot_send_an_image_are_not_named() {
     type Change = fn(&mut NodeFacts);
     let (it, has_image, path) = cluster().await;
-    let changes: [Change; 5] = [
+    let changes: [Change; 4] = [
         |facts| facts.features.retain(|known| known != feature::PEER_IMAGES),
         |facts| facts.peer_port = Some(PeerPortFacts::default()),
         |facts| facts.pools[0].images = None,
         |facts| facts.pools[0].images = Some(vec![Digest::of(b"another")]),
-        // It has converted the bytes.
-        |facts| facts.pools[0].kind = PoolKind::Reflink,
     ];
     for (number, change) in changes.into_iter().enumerate() {
         it.alder.report_facts(has_image.clone()).await;
@@ -83,6 +81,15 @@ async fn nodes_that_cannot_send_an_image_are_not_named() {
         it.alder.report_facts(other).await;
         assert_eq!(tickets(&it, &path).await.sources.len(), 0, "{number}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_sends_images_from_pools_of_any_kind() {
+    let (it, mut has_image, path) = cluster().await;
+    has_image.pools[0].kind = PoolKind::Reflink;
+    it.alder.report_facts(has_image).await;
+    let source = &tickets(&it, &path).await.sources[0];
+    assert_eq!(source.source, it.alder.id);
 }
 
 #[tokio::test(flavor = "multi_thread")]

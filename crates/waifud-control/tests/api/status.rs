@@ -399,6 +399,39 @@ async fn a_report_that_arrives_after_a_newer_one_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_clock_is_a_day_off_is_ready_and_gets_instances_and_its_skew_is_shown() {
+    const DAY: i32 = 24 * 60 * 60;
+    for off in [-DAY, DAY] {
+        let (server, clock) = Server::with_manual_clock().await;
+        server.template().await;
+        let mut agent = server.join("alder", ByteSize::gib(8)).await;
+        agent.watch_from_now().await;
+        let process = ProcessId::generate();
+        let made = |number, instances| AgentReport {
+            now: Timestamp::from_second(clock.now().as_second() + i64::from(off)).ok(),
+            order: Some(MessageOrder { process, number }),
+            instances,
+            ..AgentReport::default()
+        };
+        agent.report(&made(1, Vec::new())).await;
+        let web = server.create_instance("web").await;
+        assert_eq!(agent.put().await.id, web.id);
+        clock.forward(Duration::from_secs(20));
+        let running = report(web.id, InstanceState::Running);
+        agent.report(&made(2, vec![running])).await;
+        server.control.check_contacts().await.unwrap();
+        let node = server.get("/v1/nodes/alder").await.json();
+        assert_eq!(node["state"], "ready", "{node}");
+        let skew = node["clock_skew_s"].as_f64().unwrap();
+        assert!((skew - f64::from(off)).abs() < 2.0, "{skew}");
+        let contact: Timestamp = node["last_contact"].as_str().unwrap().parse().unwrap();
+        assert_eq!(contact, clock.now(), "by waifud's own clock");
+        let shown = server.get("/v1/instances/web").await.instance();
+        assert_eq!(shown.status.state, InstanceState::Running);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_clock_was_set_back_stays_in_contact() {
     let (server, clock) = Server::with_manual_clock().await;
     let agent = server.join("alder", ByteSize::gib(8)).await;

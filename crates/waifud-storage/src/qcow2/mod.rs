@@ -4,7 +4,8 @@
 //! whatever the image's size, and starts no process. All pools of files share the directory layout and its rules for
 //! crashes (`layout`) and the treatment of untrusted files (`import` and `tool`).
 
-mod overlay;
+mod from_raw;
+pub(crate) mod overlay;
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use crate::file_pool::{FilePool, VolumeFormat, VolumeSpec, Volumes};
 use crate::import::Verified;
 use crate::layout::{Layout, blocking};
 use crate::tool::Tool;
-use crate::{FilePoolConfig, StorageError, check_size};
+use crate::{FilePoolConfig, ReceivedVolume, StorageError, check_size};
 
 /// A pool whose volumes are qcow2 overlays.
 pub type Qcow2Pool = FilePool<Overlays>;
@@ -125,7 +126,7 @@ fn header(layout: &Layout, path: &Path) -> Result<overlay::Overlay, StorageError
 }
 
 /// The image file below a volume; `None` if it is standalone. Fails if its header refers to another file.
-fn check_header(
+pub(crate) fn check_header(
     layout: &Layout,
     path: &Path,
     id: &VolumeId,
@@ -149,7 +150,6 @@ fn check_header(
 impl VolumeFormat for Overlays {
     const KIND: PoolKind = PoolKind::Qcow2;
     const FORMAT: DiskFormat = DiskFormat::Qcow2;
-    const KEEPS_PUBLISHED_BYTES: bool = true;
 
     fn open(config: &FilePoolConfig, _: &Layout) -> Result<Self, StorageError> {
         // The guest's QEMU can write anything to a volume, so the tool that grows it runs with QEMU's rights only.
@@ -209,6 +209,15 @@ impl VolumeFormat for Overlays {
         image: Digest,
     ) -> Result<Option<PathBuf>, StorageError> {
         check_header(layout, &layout.volume(&id), &id, image)
+    }
+
+    async fn convert(
+        &self,
+        volumes: &Volumes,
+        id: &VolumeId,
+        received: ReceivedVolume,
+    ) -> Result<(), StorageError> {
+        from_raw::convert(&self.resizer, &volumes.layout, id, received).await
     }
 
     fn check_incoming(layout: &Layout, id: &VolumeId, image: Digest) -> Result<(), StorageError> {

@@ -3,9 +3,9 @@
 //! `waifud_types::qcow2::parse` is for untrusted files and refuses backing files, but a volume has one. The fields are
 //! the same (QEMU's `docs/interop/qcow2.txt`, "Header").
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use waifud_types::{ByteSize, Digest};
+use waifud_types::{ByteSize, Digest, DiskFormat};
 
 use crate::format::{Backing, empty_image};
 
@@ -21,7 +21,12 @@ pub(crate) struct Overlay {
     pub(crate) image: Option<Digest>,
     /// Whether it is standalone: it has no backing file.
     pub(crate) standalone: bool,
+    /// Whether the data is in another file, or encrypted. No volume of waifud is.
+    pub(crate) foreign: bool,
 }
+
+/// The incompatible feature "external data file".
+const EXTERNAL_DATA_FILE: u64 = 1 << 2;
 
 /// Parses the first bytes of a volume; `None` if it is not a qcow2 file.
 pub(crate) fn parse(head: &[u8]) -> Option<Overlay> {
@@ -37,15 +42,22 @@ pub(crate) fn parse(head: &[u8]) -> Option<Overlay> {
         .and_then(|name| name.rsplit('/').next())
         .and_then(|file| file.strip_suffix(".qcow2"))
         .and_then(|hex| hex.parse().ok());
+    // Version 2 has no feature bits.
+    let features = match number(head, 4, 4)? {
+        2 => 0,
+        _ => number(head, 72, 8)?,
+    };
+    let encryption = number(head, 32, 4)?;
     Some(Overlay {
         size,
         image,
         standalone: at == 0 || length == 0,
+        foreign: features & EXTERNAL_DATA_FILE != 0 || encryption != 0,
     })
 }
 
 /// The backing file's name in an overlay: a relative path, so that a pool can be mounted elsewhere.
-fn backing_name(image: Digest) -> PathBuf {
+pub(crate) fn backing_name(image: Digest) -> PathBuf {
     PathBuf::from(format!("../images/{}.qcow2", image.hex()))
 }
 
@@ -54,7 +66,16 @@ pub(crate) fn new_volume(
     size: ByteSize,
     image: Digest,
 ) -> Result<Vec<u8>, crate::format::FormatError> {
-    empty_image(size, Some(Backing(&backing_name(image))), b"")
+    let name = backing_name(image);
+    empty_image(size, Some(Backing(&name, DiskFormat::Qcow2)), b"")
+}
+
+/// The bytes of an overlay on a raw file in the directory of volumes.
+pub(crate) fn on_raw_file(
+    size: ByteSize,
+    name: &Path,
+) -> Result<Vec<u8>, crate::format::FormatError> {
+    empty_image(size, Some(Backing(name, DiskFormat::Raw)), b"")
 }
 
 fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
@@ -76,6 +97,17 @@ mod tests {
         assert_eq!((header.image, header.standalone), (Some(image), false));
         let standalone = parse(&empty_image(ByteSize::gib(1), None, b"").unwrap()).unwrap();
         assert_eq!((standalone.image, standalone.standalone), (None, true));
+        assert!(!header.foreign && !standalone.foreign);
+    }
+
+    #[test]
+    fn external_data_and_encryption_are_noticed() {
+        let bytes = new_volume(ByteSize::gib(20), Digest::from_bytes([1; 32])).unwrap();
+        for (at, value) in [(79, 4), (35, 2)] {
+            let mut changed = bytes.clone();
+            changed[at] = value;
+            assert!(parse(&changed).unwrap().foreign, "byte {at}");
+        }
     }
 
     proptest! {

@@ -158,11 +158,12 @@ impl ControlLink for FakeWaifud {
         index: u32,
         from: u64,
     ) -> Result<Box<dyn ByteChunks>, LinkError> {
-        let (path, fault) = {
+        let (path, format, fault) = {
             let mut state = self.online()?;
             state.transfers.push(from);
             (
                 state.disks.get(&(instance, index)).cloned(),
+                state.disk_format,
                 state.disk_fault,
             )
         };
@@ -171,7 +172,7 @@ impl ControlLink for FakeWaifud {
         let mut sent = Vec::new();
         File::open(&path)
             .and_then(|file| {
-                send::each_frame(&file, from, |frame| {
+                send::each_frame(&file, format, from, |frame| {
                     sent.push(frame.to_frame());
                     true
                 })

@@ -2,7 +2,6 @@
 
 use waifud_api::MoveInstance;
 use waifud_store::{InstanceRow, NodeCapacity, NodeRow, ReadTx};
-use waifud_types::Name;
 use waifud_types::ownership::Ownership;
 use waifud_types::spec::InstanceSpec;
 
@@ -37,9 +36,6 @@ pub(super) fn choose(
         if has_copy(tx, row, &node)? {
             return Err(instance_problems::copy_exists(&row.name, wanted).into());
         }
-        if let Some(pool) = other_pool(&spec, source, &node) {
-            return Err(instance_problems::other_pool_kind(&row.name, &pool, wanted).into());
-        }
         for capacity in &mut capacities {
             capacity.node.reachable |= capacity.node.id == node.id;
         }
@@ -51,7 +47,7 @@ pub(super) fn choose(
         let busy = parts.part(node.id).is_some()
             || tx.tombstone_epoch(row.id, node.id)?.is_some()
             || has_copy(tx, row, node)?;
-        if busy || other_pool(&spec, source, node).is_some() {
+        if busy {
             continue;
         }
         let keeps = request.new_address || network::keep_address::can_keep(tx, row, source, node)?;
@@ -109,24 +105,4 @@ fn spec_elsewhere(
 fn has_copy(tx: &ReadTx<'_>, row: &InstanceRow, node: &NodeRow) -> Result<bool, ControlError> {
     let copies = tx.unmanaged_copies(row.id)?;
     Ok(copies.into_iter().any(|(on, _)| on == node.id))
-}
-
-/// A pool of the instance that is of another kind on the other node, so that its disks do not fit.
-fn other_pool(spec: &InstanceSpec, from: &NodeRow, to: &NodeRow) -> Option<Name> {
-    let kind = |node: &NodeRow, name: &Name| {
-        let mut pools = node.facts.pools.iter();
-        pools
-            .find(|pool| pool.name == *name)
-            .map(|pool| pool.kind.clone())
-    };
-    let mut disks = spec.disks.iter();
-    disks
-        .find(
-            |disk| match (kind(from, &disk.pool), kind(to, &disk.pool)) {
-                (Some(from), Some(to)) => from != to,
-                // Placement names a pool that is missing.
-                _ => false,
-            },
-        )
-        .map(|disk| disk.pool.clone())
 }

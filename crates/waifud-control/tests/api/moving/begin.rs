@@ -41,10 +41,6 @@ async fn a_move_to_a_node_that_cannot_have_the_instance_is_refused_with_the_reas
         ),
         (with_facts(|facts| facts.arch = "aarch64".into()), "aarch64"),
         (with_facts(|facts| facts.pools.clear()), "main"),
-        (
-            with_facts(|facts| facts.pools[0].kind = PoolKind::Reflink),
-            "another kind",
-        ),
     ] {
         it.birch.report_facts(change).await;
         let text = refused(&it, &to_birch(), 409, "cannot-move", "to").await;
@@ -70,6 +66,24 @@ async fn a_move_to_a_node_that_cannot_have_the_instance_is_refused_with_the_reas
         .expect(200);
     let text = refused(&it, &to_birch(), 409, "cannot-move", "to").await;
     assert!(text.contains("cordoned"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_another_kind_is_no_obstacle_for_a_move_or_for_a_drain() {
+    let reflink = || with_facts(|facts| facts.pools[0].kind = PoolKind::Reflink);
+    for request in [to_birch(), json!({"new_address": true})] {
+        let mut it = Cluster::new().await;
+        it.birch.report_facts(reflink()).await;
+        let moved = it.server.post(MOVE, &request).await.expect(200).instance();
+        assert_eq!(moved.moving.unwrap().to.as_str(), "birch");
+        incoming(&mut it.birch).await;
+    }
+    let it = Cluster::new().await;
+    it.birch.report_facts(reflink()).await;
+    let drain = json!({"new_address": true});
+    let drained = it.server.post("/v1/nodes/alder/drain", &drain).await;
+    drained.expect(200);
+    assert_eq!(it.state().await, "preparing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

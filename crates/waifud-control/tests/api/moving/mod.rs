@@ -3,6 +3,7 @@
 mod address;
 mod begin;
 mod ends;
+mod failures;
 mod flow;
 
 use std::sync::Arc;

@@ -1,8 +1,10 @@
 //! Pools of kind `reflink`: images and volumes as raw files on a filesystem with reflinks, for example btrfs or XFS.
 //!
-//! An image is unpacked once, when it is imported. A volume is a clone of that file: it shares the image's blocks until
+//! An image is unpacked once, when it is imported; the file as it was published is kept, too, for nodes that need it. A volume is a clone of that file: it shares the image's blocks until
 //! the guest overwrites them. It is created in milliseconds whatever its size, needs no other file, and stays intact
 //! when the image is removed.
+
+mod from_qcow2;
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
@@ -17,9 +19,9 @@ use waifud_types::{ByteSize, Digest, DiskFormat, PoolKind, VolumeId};
 
 use crate::file_pool::{FilePool, VolumeFormat, VolumeSpec, Volumes};
 use crate::import::Verified;
-use crate::layout::{Layout, blocking};
+use crate::layout::{Layout, blocking, create_file};
 use crate::tool::{STDIN, STDOUT, Tool};
-use crate::{FilePoolConfig, StorageError, check_size};
+use crate::{FilePoolConfig, ReceivedVolume, StorageError, check_size};
 
 /// The time limit for unpacking, as a multiple of the limit for other runs of the tool. Unpacking handles at least
 /// 100 MB/s.
@@ -103,25 +105,13 @@ impl Clones {
     }
 }
 
-/// Creates an empty file that only we can access. Replaces the contents of a file that a crash left.
-fn create_file(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(path)
-}
-
 mod ioctl {
     // `FICLONE` of linux/fs.h.
     nix::ioctl_write_int!(ficlone, 0x94, 9);
 }
 
 /// Makes `to` share all blocks of `from`.
-fn clone_file(from: &File, to: &File) -> std::io::Result<()> {
+pub(crate) fn clone_file(from: &File, to: &File) -> std::io::Result<()> {
     let source = u64::try_from(from.as_raw_fd()).map_err(std::io::Error::other)?;
     // SAFETY: both descriptors are open for as long as the borrowed files are, and the kernel reads no memory of this
     // process.
@@ -154,7 +144,6 @@ fn probe(layout: &Layout) -> Result<(), StorageError> {
 impl VolumeFormat for Clones {
     const KIND: PoolKind = PoolKind::Reflink;
     const FORMAT: DiskFormat = DiskFormat::Raw;
-    const KEEPS_PUBLISHED_BYTES: bool = false;
 
     /// Fails on a filesystem without reflinks.
     fn open(config: &FilePoolConfig, layout: &Layout) -> Result<Self, StorageError> {
@@ -174,7 +163,11 @@ impl VolumeFormat for Clones {
         let unpacked = self.unpack(layout, verified.file, size, &unfinished).await;
         let layout = layout.clone();
         blocking(move || match unpacked {
-            Ok(()) => layout.rename(&unfinished, &layout.image(image)),
+            Ok(()) => {
+                layout.rename(&unfinished, &layout.image(image))?;
+                // After a crash in between, the image is there, and this node does not send it.
+                layout.rename(&layout.staged(image), &layout.published(image))
+            }
             Err(error) => {
                 layout.remove(&unfinished)?;
                 Err(error)
@@ -203,6 +196,15 @@ impl VolumeFormat for Clones {
 
     fn backing(_: &Layout, _: VolumeId, _: Digest) -> Result<Option<PathBuf>, StorageError> {
         Ok(None)
+    }
+
+    async fn convert(
+        &self,
+        volumes: &Volumes,
+        id: &VolumeId,
+        received: ReceivedVolume,
+    ) -> Result<(), StorageError> {
+        from_qcow2::convert(&self.unpacker, &volumes.layout, id, received).await
     }
 
     fn check_incoming(_: &Layout, _: &VolumeId, _: Digest) -> Result<(), StorageError> {
