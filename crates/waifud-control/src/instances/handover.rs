@@ -38,7 +38,9 @@ impl Control {
                     return Err(node_problems::agent_too_old(&node.name).into());
                 }
                 if !stop && row.status.observed_generation < Some(row.generation) {
-                    return Err(instance_problems::handover_unobserved(&row.name, &node.name).into());
+                    return Err(
+                        instance_problems::handover_unobserved(&row.name, &node.name).into(),
+                    );
                 }
                 parts.begin_release(node.id, stop)?;
                 Ok("its node was told to release it")
@@ -237,7 +239,10 @@ pub(crate) fn node_with_newer_copy(
 
 /// Refuses a change of the published ports of a guest that runs on a node which gives the instance up: the change would not reach
 /// the node, which forwards the former ports until the guest is off.
-pub(super) fn require_not_releasing(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<(), ControlError> {
+pub(super) fn require_not_releasing(
+    tx: &ReadTx<'_>,
+    row: &InstanceRow,
+) -> Result<(), ControlError> {
     let Some(node) = row.node else {
         return Ok(());
     };
