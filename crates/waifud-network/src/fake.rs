@@ -14,7 +14,7 @@ use crate::host_addresses;
 use crate::remote;
 use crate::{
     DnsAddress, GuestNetwork, HostAddresses, HostNetworkFacts, NetworkDrift, NetworkError,
-    NetworkState, PortCounters, PortObservation,
+    NetworkState, Port, PortCounters, PortObservation,
 };
 
 /// The calls that tests can make fail.
@@ -70,6 +70,15 @@ impl FakeNetwork {
     /// The state that was ensured last; `None` before the first `ensure` and after `ensure_absent`.
     pub fn state(&self) -> Option<NetworkState> {
         self.lock().state.clone()
+    }
+
+    /// The ports in the state that was ensured last.
+    pub fn ports(&self) -> Vec<Port> {
+        let inner = self.lock();
+        inner
+            .state
+            .as_ref()
+            .map_or_else(Vec::new, |state| state.ports.clone())
     }
 
     /// How many times `ensure` was called, including failures.

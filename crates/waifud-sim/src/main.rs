@@ -27,9 +27,6 @@ struct Args {
     /// Plant a bug that the simulation should find (debug builds only)
     #[arg(long)]
     bug: Option<Bug>,
-    /// Replace waifud's database with older copies, instead of moving instances and changing nodes
-    #[arg(long)]
-    restores: bool,
     /// Print every act and message, not only the last acts of a failed run
     #[arg(long)]
     full: bool,
@@ -66,7 +63,6 @@ fn one(args: &Args) -> Result<bool> {
         seed: args.seed,
         steps: args.steps,
         bug: args.bug,
-        restores: args.restores,
         log: args.log.clone(),
     })?;
     if args.full {
@@ -86,12 +82,9 @@ fn one(args: &Args) -> Result<bool> {
     println!("seed {} FAILED: {violation}", args.seed);
     print!("{}", outcome.history);
     println!("seed {}: {}", args.seed, summary(&outcome));
-    let mut bug = args
+    let bug = args
         .bug
         .map_or_else(String::new, |bug| format!(" --bug {bug}"));
-    if args.restores {
-        bug.push_str(" -- --restores");
-    }
     // The same number of steps: a run that ends earlier ends its faults earlier.
     println!(
         "replay: cargo xtask sim --seed {} --steps {}{bug}",
@@ -132,9 +125,6 @@ fn many(args: &Args, seeds: u64) -> Result<bool> {
             command.args(["--steps", &args.steps.to_string()]);
             if let Some(bug) = args.bug {
                 command.args(["--bug", bug.name()]);
-            }
-            if args.restores {
-                command.arg("--restores");
             }
             if args.full {
                 command.arg("--full");

@@ -30,8 +30,6 @@ pub struct Options {
     pub steps: u64,
     /// The bug that the code has.
     pub bug: Option<Bug>,
-    /// Whether waifud's database is replaced with older copies.
-    pub restores: bool,
     /// Which messages of the daemons' log are printed, like `RUST_LOG`.
     pub log: Option<String>,
 }
@@ -101,12 +99,8 @@ async fn run_here(options: Options) -> Result<Outcome> {
     let random = Random::new(options.seed, 0);
     let nodes = usize::try_from(1 + random.below(NODES_MAX as u64))?;
     // Other machines may join later.
-    let machines = if options.restores || random.percent(50) {
-        nodes
-    } else {
-        NODES_MAX
-    };
-    let world = World::new(options.seed, machines, nodes, options.restores).await?;
+    let machines = if random.percent(50) { nodes } else { NODES_MAX };
+    let world = World::new(options.seed, machines, nodes).await?;
     acts::disturb(&world);
     let mut counts = Counts::new();
     let mut refused = 0;
@@ -181,7 +175,7 @@ async fn come_to_rest(world: &Arc<World>) -> Result<()> {
             }
         }
     }
-    world.promises.settled();
+    acts::rest(world).await;
     world.history.act("the cluster is at rest");
     Ok(())
 }

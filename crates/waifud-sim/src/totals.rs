@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::acts::{Act, FAULTS};
+use crate::acts::FAULTS;
 use crate::invariants;
 use crate::run::Outcome;
 
@@ -38,7 +38,7 @@ impl Totals {
         let acts = |faults: bool| {
             let acts = outcome.acts.iter();
             let chosen = acts.filter(|(act, _)| FAULTS.contains(act) == faults);
-            chosen.map(|(act, count)| (words(*act), *count)).collect()
+            chosen.map(|(act, count)| (act.words(), *count)).collect()
         };
         let looked = |name: &&str| {
             let count = outcome.looked.get(name).copied().unwrap_or_default();
@@ -85,14 +85,15 @@ impl fmt::Display for Totals {
         };
         writeln!(
             f,
-            "runs {}, steps {}, simulated hours {}, messages {}",
+            "seeds {}, steps {}, simulated hours {}, messages {}",
             self.runs,
             self.steps,
             self.seconds / 3600,
             self.messages
         )?;
         writeln!(f, "acts: {}; refused {}", listed(&self.acts), self.refused)?;
-        writeln!(f, "faults: {}", listed(&self.faults))?;
+        let injected: u64 = self.faults.values().sum();
+        writeln!(f, "faults injected {injected}: {}", listed(&self.faults))?;
         write!(
             f,
             "{} invariants, checked {} times; each looked at this many objects:",
@@ -106,21 +107,10 @@ impl fmt::Display for Totals {
     }
 }
 
-/// The name of an act in words.
-fn words(act: Act) -> String {
-    let mut name = String::new();
-    for letter in format!("{act:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push(' ');
-        }
-        name.extend(letter.to_lowercase());
-    }
-    name
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acts::Act;
 
     #[test]
     fn totals_are_sums_and_name_every_invariant() {
@@ -128,14 +118,14 @@ mod tests {
         let one = Totals {
             runs: 1,
             steps: 60,
-            acts: [(words(Act::StartWaifud), 3)].into(),
+            acts: [(Act::StartWaifud.words(), 3)].into(),
             looked: looked.collect(),
             ..Totals::default()
         };
         let mut sum = one.clone();
         sum.add(&one);
         let text = sum.to_string();
-        assert!(text.starts_with("runs 2, steps 120,"), "{text}");
+        assert!(text.starts_with("seeds 2, steps 120,"), "{text}");
         assert!(text.contains("acts: start waifud 6; refused 0"), "{text}");
         for name in invariants::ALL {
             assert!(text.contains(&format!("\n           4  {name}")), "{text}");

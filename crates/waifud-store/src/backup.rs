@@ -93,10 +93,7 @@ pub fn prepare_restored(
         [],
     )?;
     tx.execute("DELETE FROM unmanaged", [])?;
-    tx.execute(
-        "UPDATE instances SET restored = 1 WHERE node IS NOT NULL",
-        [],
-    )?;
+    tx.execute("UPDATE instances SET restored = 1", [])?;
     tx.commit()?;
     conn.close().map_err(|(_, error)| error)?;
     Ok(before)

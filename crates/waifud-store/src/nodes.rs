@@ -9,7 +9,7 @@ use waifud_types::node::{NodeFacts, Resources};
 use waifud_types::{BootId, Epoch, InstanceId, Name, NodeId, Revision, Timestamp};
 
 use crate::codec::{
-    corrupt, count, json, maybe_time, name, node_id, node16, size, to_i64, to_json,
+    corrupt, count, id16, json, maybe_time, name, node_id, node16, size, to_i64, to_json,
 };
 use crate::error::taken;
 use crate::{Labels, ReadTx, StoreError, Taken, Topic, WriteTx};
@@ -156,6 +156,16 @@ impl ReadTx<'_> {
             .query_and_then([], |row| name(row, "name"))?
             .next()
             .transpose()
+    }
+
+    /// Whether the instance was in a restored database, and its node was not confirmed since.
+    pub fn is_restored(&self, id: InstanceId) -> Result<bool, StoreError> {
+        let found = self.first(
+            "SELECT 1 AS found FROM instances WHERE id = ?1 AND restored = 1",
+            [id16(&id)],
+            |_| Ok(()),
+        )?;
+        Ok(found.is_some())
     }
 
     /// Whether every node has reported its unmanaged objects since the database was restored.

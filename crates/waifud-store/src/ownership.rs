@@ -102,16 +102,18 @@ fn left_kind(node: NodeId) -> String {
     format!("instance of {node}")
 }
 
-// All of them repeat the condition of the index.
+// Both repeat the condition of the index.
 const HANDOVERS: &str = "SELECT instance FROM ownership WHERE node = ?1 AND role <> 'owner'";
+const RELEASES: &str = "SELECT o.* FROM ownership o JOIN instances i ON i.id = o.instance
+   WHERE o.node = ?1 AND o.slice_revision > ?2 AND o.role <> 'owner' AND o.role <> 'receiving' AND i.deleting = 0
+   ORDER BY o.slice_revision";
+
+// Reads all parts: it is used only after a restore, when nodes report what is on them or are confirmed.
 const RELEASED_WITHOUT_MOVE: &str =
     "SELECT o.instance FROM ownership o JOIN instances i ON i.id = o.instance AND i.node = o.node
    WHERE o.role <> 'owner' AND o.role <> 'receiving' AND i.deleting = 0
      AND NOT EXISTS (SELECT 1 FROM moves m WHERE m.instance = i.id)
    ORDER BY o.instance";
-const RELEASES: &str = "SELECT o.* FROM ownership o JOIN instances i ON i.id = o.instance
-   WHERE o.node = ?1 AND o.slice_revision > ?2 AND o.role <> 'owner' AND o.role <> 'receiving' AND i.deleting = 0
-   ORDER BY o.slice_revision";
 
 impl WriteTx<'_> {
     /// Stores a node's part in an instance. Fails if that made a second owner. A new release is sent to the node as of this

@@ -303,10 +303,9 @@ fn shown_name(found: &Unmanaged) -> Result<Name, ControlError> {
         })
 }
 
-/// Whether the node of an instance was removed, and no other node has it since.
+/// Whether no node has the instance: its node was removed, or it waited for one in a backup that was restored.
 fn is_lost(row: &InstanceRow) -> bool {
-    let waits = row.node.is_none() && row.epoch > Epoch::FIRST;
-    !row.deleting && (row.lost_node.is_some() || waits)
+    !row.deleting && (row.lost_node.is_some() || row.node.is_none())
 }
 
 /// The epoch of an adopted copy. Usually its own: an older backup that contains the instance may be restored later, and has

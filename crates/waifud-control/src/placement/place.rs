@@ -63,7 +63,9 @@ impl Control {
             };
             return Ok(Outcome::Waits(Box::new(row), choice));
         }
-        let (choice, address) = decide(tx, &request, capacities, VERDICTS_KEPT)?;
+        let unreported = unreported(tx, &row, capacities)?;
+        let possible = unreported.as_deref().unwrap_or(capacities);
+        let (choice, address) = decide(tx, &request, possible, VERDICTS_KEPT)?;
         let mut nodes = capacities.iter();
         match nodes.find(|capacity| Some(capacity.node.id) == choice.node) {
             Some(capacity) => {
@@ -202,10 +204,26 @@ impl Control {
     }
 }
 
-/// A node that has a copy of a recreated instance, whose disks may be wanted: the machine that was removed has returned
-/// before the instance was placed.
+/// The nodes that have not reported what is on them since waifud's database was restored, if the instance waited for a node in the
+/// backup: one of them may have got it since, and no other node gets it before that is known. `None` if there are none.
+fn unreported(
+    tx: &ReadTx<'_>,
+    row: &InstanceRow,
+    capacities: &[NodeCapacity],
+) -> Result<Option<Vec<NodeCapacity>>, StoreError> {
+    if !tx.is_restored(row.id)? {
+        return Ok(None);
+    }
+    let nodes = capacities.iter();
+    let unreported = nodes.filter(|capacity| !capacity.node.unmanaged.swept);
+    let unreported: Vec<NodeCapacity> = unreported.cloned().collect();
+    Ok(Some(unreported).filter(|nodes| !nodes.is_empty()))
+}
+
+/// A node that has a copy of the instance, whose disks may be wanted: the instance was recreated, and the machine that was removed
+/// has returned before it was placed; or it was placed after the backup that was restored.
 fn node_with_copy(tx: &ReadTx<'_>, row: &InstanceRow) -> Result<Option<Name>, StoreError> {
-    if row.epoch == Epoch::FIRST {
+    if row.epoch == Epoch::FIRST && !tx.is_restored(row.id)? {
         return Ok(None);
     }
     match tx.unmanaged_copies(row.id)?.into_iter().next() {

@@ -5,9 +5,9 @@ use waifud_api::agent::{
     AgentInstance, AgentReport, InstanceReport, Released, SliceObject, Unmanaged, WatchFrame,
 };
 use waifud_control::Cause;
-use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState, OwnershipRole};
+use waifud_types::{ByteSize, Epoch, InstanceId, InstanceState, OwnershipRole, WaitReason};
 
-use crate::common::{Agent, Server, report};
+use crate::common::{Agent, Server, hello, report};
 use crate::unmanaged::restored;
 
 /// What a node has that the restored database does not know.
@@ -282,4 +282,49 @@ async fn a_released_instance_does_not_return_to_its_node_before_every_node_has_r
     assert_eq!(part(&server, id).await, released);
     birch.report_unmanaged(Vec::new()).await;
     assert_eq!(part(&server, id).await.0, OwnershipRole::Owner);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_got_its_node_after_the_backup_is_not_placed_again_and_can_be_adopted() {
+    let (yesterday, mut alder) = Server::with_watching_node().await;
+    yesterday.set_fabric("none").await.expect(200);
+    let birch = yesterday.join("birch", ByteSize::gib(8)).await;
+    let cordon = async |server: &Server, node: &str, cordoned: bool| {
+        let path = format!("/v1/nodes/{node}");
+        let body = json!({ "cordoned": cordoned });
+        server.patch(&path, &body).await.expect(200);
+    };
+    for node in ["alder", "birch"] {
+        cordon(&yesterday, node, true).await;
+    }
+    let web = yesterday.create_instance("web").await;
+    assert_eq!(web.status.state, InstanceState::Pending);
+    let today = restored(&yesterday).await;
+    cordon(&yesterday, "alder", false).await;
+    alder.watch_from_now().await;
+    let store = yesterday.control.store();
+    let rows = store.read(move |tx| tx.slice(alder.id, 0)).await.unwrap();
+    let copy = rows[0].instance.clone();
+    assert_eq!(copy.id, web.id);
+    let unmanaged = alder.unmanaged(&copy).await;
+
+    let alder = today.agent_again(&alder).await;
+    let birch = today.agent_of(&birch);
+    let again = hello("birch", ByteSize::gib(8));
+    birch.hello(&again).await.expect(200);
+    birch.report_unmanaged(Vec::new()).await;
+    // birch has room, but alder may run the guest.
+    for node in ["alder", "birch"] {
+        cordon(&today, node, false).await;
+    }
+    assert_eq!(today.instance("web").await.status.node, None);
+    alder.report_unmanaged(vec![unmanaged]).await;
+    let node = "alder".parse().unwrap();
+    let waits = today.instance("web").await.status.wait_reason();
+    assert_eq!(waits, Some(WaitReason::CopyExists { node }));
+    let adopt = format!("/v1/nodes/alder/unmanaged/{}/adopt", web.id);
+    today.post(&adopt, &json!({"name": null})).await.expect(201);
+    let (role, epoch) = part(&today, web.id).await;
+    assert_eq!(role, OwnershipRole::Owner);
+    assert!(epoch > copy.epoch, "{epoch}");
 }

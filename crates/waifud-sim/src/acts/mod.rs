@@ -1,8 +1,10 @@
 //! What can happen: requests of users, faults, and the end of faults.
 
 mod crash;
+mod drains;
 mod faults;
 mod moves;
+mod network;
 mod nodes;
 mod requests;
 mod restore;
@@ -35,6 +37,12 @@ pub enum Act {
     Resize,
     /// A user publishes ports of one, or ends that.
     Publish,
+    /// A user changes the firewall of one.
+    Firewall,
+    /// A user adds a nic to one.
+    AddNic,
+    /// A user removes one of its nics.
+    RemoveNic,
     /// A user reboots one.
     Reboot,
     /// waifud orders a node to release an instance.
@@ -49,6 +57,10 @@ pub enum Act {
     Cordon,
     /// An operator uncordons a node.
     Uncordon,
+    /// An operator drains a node.
+    Drain,
+    /// An operator cancels a drain.
+    CancelDrain,
     /// An operator removes a node without instances.
     RemoveNode,
     /// An operator removes a node that seems to be dead, and confirms that it is off.
@@ -89,6 +101,25 @@ pub enum Act {
     DeleteUnmanaged,
 }
 
+impl Act {
+    /// Its name in words.
+    pub fn words(self) -> String {
+        let mut name = String::new();
+        for letter in format!("{self:?}").chars() {
+            if letter.is_uppercase() && !name.is_empty() {
+                name.push(' ');
+            }
+            name.extend(letter.to_lowercase());
+        }
+        name
+    }
+}
+
+/// The names of all acts.
+pub fn all_names() -> Vec<String> {
+    WEIGHTS.iter().map(|(act, _)| act.words()).collect()
+}
+
 /// Each act and how often it happens, compared with the others that are possible.
 const WEIGHTS: &[(Act, u64)] = &[
     (Act::Create, 20),
@@ -98,6 +129,9 @@ const WEIGHTS: &[(Act, u64)] = &[
     (Act::Edit, 8),
     (Act::Resize, 6),
     (Act::Publish, 4),
+    (Act::Firewall, 4),
+    (Act::AddNic, 4),
+    (Act::RemoveNic, 3),
     (Act::Reboot, 4),
     (Act::Release, 6),
     (Act::Withdraw, 6),
@@ -105,6 +139,8 @@ const WEIGHTS: &[(Act, u64)] = &[
     (Act::CancelMove, 3),
     (Act::Cordon, 2),
     (Act::Uncordon, 4),
+    (Act::Drain, 2),
+    (Act::CancelDrain, 2),
     (Act::RemoveNode, 2),
     (Act::RemoveByForce, 3),
     (Act::Join, 6),
@@ -119,8 +155,8 @@ const WEIGHTS: &[(Act, u64)] = &[
     (Act::Boot, 8),
     (Act::JumpClock, 3),
     (Act::Crash, 8),
-    (Act::BackUp, 2),
-    (Act::Restore, 1),
+    (Act::BackUp, 4),
+    (Act::Restore, 4),
     (Act::Confirm, 2),
     (Act::Adopt, 4),
     (Act::DeleteUnmanaged, 2),
@@ -154,6 +190,9 @@ pub async fn one(world: &Arc<World>, random: &Random) -> Result<Option<Act>> {
         Act::Edit => requests::edit(world, random).await,
         Act::Resize => requests::resize(world, random).await,
         Act::Publish => requests::publish(world, random).await,
+        Act::Firewall => network::firewall(world, random).await,
+        Act::AddNic => network::add_nic(world, random).await,
+        Act::RemoveNic => network::remove_nic(world, random).await,
         Act::Reboot => requests::reboot(world, random).await,
         Act::Release | Act::Withdraw => {
             requests::release(world, random, act == Act::Withdraw).await
@@ -161,6 +200,8 @@ pub async fn one(world: &Arc<World>, random: &Random) -> Result<Option<Act>> {
         Act::Move => moves::begin(world, random).await,
         Act::CancelMove => moves::cancel(world, random).await,
         Act::Cordon | Act::Uncordon => nodes::cordon(world, random, act == Act::Cordon).await,
+        Act::Drain => drains::begin(world, random).await,
+        Act::CancelDrain => drains::cancel(world, random).await,
         Act::RemoveNode | Act::RemoveByForce => {
             nodes::remove(world, random, act == Act::RemoveByForce).await
         }
@@ -189,27 +230,31 @@ fn is_possible(act: Act, world: &World, living: &[Promise]) -> bool {
     let any = |fits: fn(&Promise) -> bool| living.iter().any(fits);
     let by_request = match act {
         Act::Create => living.len() < requests::NAMES.len(),
-        Act::Delete | Act::Edit | Act::Resize | Act::Publish => !living.is_empty(),
+        Act::Delete | Act::Edit | Act::Resize | Act::Publish | Act::Firewall | Act::AddNic => {
+            !living.is_empty()
+        }
+        Act::RemoveNic => any(|promise| !promise.fields.nics.is_empty()),
         Act::Start => any(|promise| !promise.fields.run),
         Act::Stop | Act::Reboot => any(|promise| promise.fields.run),
-        Act::Release => any(|promise| promise.release.is_none() && !promise.moved),
-        // After a restore of waifud's database, a node may have recorded releases of moves that waifud does not know.
-        Act::Move => !world.restores && any(|promise| promise.release.is_none()),
+        // A restored database may contain it without a move, and waifud then withdraws it.
+        Act::Release => {
+            !world.was_restored()
+                && lock(&world.drains).is_empty()
+                && any(|promise| promise.release.is_none() && !promise.moved)
+        }
+        Act::Move => any(|promise| promise.release.is_none()),
+        Act::Drain => drains::is_possible(world, living),
+        Act::CancelDrain => !lock(&world.drains).is_empty(),
         Act::CancelMove => any(|promise| promise.moved),
         Act::Withdraw => any(|promise| promise.release.is_some()),
-        Act::BackUp => world.restores,
+        Act::BackUp => restore::can_back_up(world),
         Act::Restore => return lock(&world.backup).is_some() && lock(&world.unanswered).is_empty(),
         Act::Confirm => !lock(&world.unconfirmed).is_empty(),
         Act::Adopt | Act::DeleteUnmanaged => restore::has_unmanaged(world),
         Act::LoseDisks => return nodes::is_possible(act, world, living),
-        // A restored database may not contain what was changed about nodes, either.
-        Act::Cordon
-        | Act::Uncordon
-        | Act::RemoveNode
-        | Act::RemoveByForce
-        | Act::Join
-        | Act::Recreate
-            if world.restores =>
+        // First operators decide about what a restored database does not contain.
+        Act::RemoveNode | Act::RemoveByForce | Act::Join | Act::Recreate
+            if world.is_undecided() =>
         {
             false
         }
@@ -263,6 +308,9 @@ pub async fn heal(world: &Arc<World>) -> Result<()> {
             node.boot(world)?;
         }
     }
+    for id in std::mem::take(&mut *lock(&world.holding_nics)) {
+        world.hold_nics(id, false);
+    }
     Ok(())
 }
 
@@ -273,7 +321,14 @@ pub async fn decide_everything(world: &World) {
     restore::decide(world).await;
     nodes::resolve_copies(world).await;
     world.set_asking(false);
-    restore::note_taken_over_epochs(world).await;
+}
+
+/// The cluster has come to rest. Operators end what would go on.
+pub async fn rest(world: &World) {
+    world.set_asking(true);
+    drains::cancel_all(world).await;
+    world.set_asking(false);
+    world.settled();
 }
 
 /// Messages are slow and arrive twice from now on.

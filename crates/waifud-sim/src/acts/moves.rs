@@ -24,18 +24,15 @@ pub(super) async fn begin(world: &World, random: &Random) -> bool {
     let new_address = random.percent(50);
     let path = format!("/v1/instances/{}/move", promise.name);
     let body = json!({"to": to, "new_address": new_address});
-    let after = Promise {
-        may_stop: true,
-        was_released: true,
-        moved: true,
-        starts_before_reboot: None,
-        ..promise
-    };
+    let mut after = promise;
+    after.may_be_moved();
     let Some(answer) = request(world, "POST", &path, &body).await else {
+        world.forget_backup();
         world.remember_unanswered(Unanswered::Change(id, after));
         return false;
     };
     if answer.is_success() {
+        world.forget_backup();
         world.promises.set(id, after);
     }
     answer.is_success()

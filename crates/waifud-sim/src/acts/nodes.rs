@@ -48,7 +48,11 @@ fn may_lose_its_disks(node: &Node) -> bool {
 }
 
 /// One of the machines that fit.
-fn one<'a>(world: &'a World, random: &Random, fits: impl Fn(&Node) -> bool) -> Option<&'a Node> {
+pub(super) fn one<'a>(
+    world: &'a World,
+    random: &Random,
+    fits: impl Fn(&Node) -> bool,
+) -> Option<&'a Node> {
     let fitting: Vec<&Node> = world.nodes.iter().filter(|node| fits(node)).collect();
     random.pick(&fitting).copied()
 }
@@ -68,6 +72,10 @@ pub(super) async fn cordon(world: &World, random: &Random, cordoned: bool) -> bo
     };
     if answer.is_success() {
         lock(&world.cordons).insert(node.name.clone(), cordoned);
+        if !cordoned {
+            // That ends a drain, too.
+            lock(&world.drains).remove(&node.name);
+        }
     }
     answer.is_success()
 }
@@ -90,6 +98,7 @@ pub(super) async fn remove(world: &World, random: &Random, force: bool) -> bool 
     } else {
         ""
     };
+    world.forget_backup();
     let path = format!("/v1/nodes/{}{how}", node.name);
     let Some(answer) = request(world, "DELETE", &path, &Value::Null).await else {
         world.remember_unanswered(Unanswered::Remove(node.name.clone()));
@@ -106,6 +115,7 @@ pub(super) async fn join(world: &Arc<World>, random: &Random) -> Result<bool> {
     let Some(node) = one(world, random, may_join) else {
         return Ok(false);
     };
+    world.forget_backup();
     let joined = world.join(node).await?;
     world
         .history
@@ -130,6 +140,7 @@ pub(super) async fn recreate(world: &World, random: &Random) -> bool {
     let Some((id, promise)) = any(world, random, |promise| promise.lost) else {
         return false;
     };
+    world.forget_backup();
     let path = format!("/v1/instances/{}/recreate", promise.name);
     let Some(answer) = request(world, "POST", &path, &json!({"node": null})).await else {
         world.remember_unanswered(Unanswered::Recreate(id));
@@ -166,6 +177,7 @@ async fn adopt_copy(world: &World, node: &str, id: InstanceId) -> bool {
     let answer = request(world, "POST", &path, &json!({"name": null})).await;
     let adopted = answer.is_some_and(|answer| answer.is_success());
     if adopted {
+        world.forget_backup();
         world.abandoned.remove(node, id);
         let mut nodes = world.nodes.iter();
         let at = nodes.find(|at| at.name == node);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use waifud_api::SetFirewall;
 use waifud_types::spec::{RestartPolicy, SpreadSpec};
 use waifud_types::{ByteSize, Digest, InstanceId};
 
@@ -55,6 +56,8 @@ pub(super) async fn create(world: &World, random: &Random) -> bool {
             disk: ByteSize::gib(1),
             user_data: Some(Digest::of(user_data.as_bytes())),
             published: BTreeSet::new(),
+            firewall: SetFirewall::default(),
+            nics: BTreeSet::new(),
             protected: false,
             restart: RestartPolicy::default(),
             priority: 0,
@@ -69,8 +72,7 @@ pub(super) async fn create(world: &World, random: &Random) -> bool {
         starts_before_reboot: None,
         unmanaged: false,
         voided: false,
-        releases: 0,
-        release_unknown: false,
+        forgotten: false,
         may_vanish: false,
         moved: false,
         lost: false,
@@ -127,15 +129,26 @@ pub(super) async fn delete(world: &World, random: &Random) -> bool {
 }
 
 /// A change of one instance: the body, and what it promises.
-async fn change(
+pub(super) async fn change(
     world: &World,
-    (id, mut promise): (InstanceId, Promise),
+    one: (InstanceId, Promise),
     body: &Value,
     promised: impl FnOnce(&mut Promise),
 ) -> bool {
-    let path = format!("/v1/instances/{}", promise.name);
+    let path = format!("/v1/instances/{}", one.1.name);
+    change_by(world, one, ("PATCH", &path), body, promised).await
+}
+
+/// A change of one instance by a request with this method and path.
+pub(super) async fn change_by(
+    world: &World,
+    (id, mut promise): (InstanceId, Promise),
+    (method, path): (&str, &str),
+    body: &Value,
+    promised: impl FnOnce(&mut Promise),
+) -> bool {
     promised(&mut promise);
-    let Some(answer) = request(world, "PATCH", &path, body).await else {
+    let Some(answer) = request(world, method, path, body).await else {
         world.remember_unanswered(Unanswered::Change(id, promise));
         return false;
     };
@@ -324,6 +337,10 @@ async fn order_release(
     withdraw: bool,
     stop: bool,
 ) -> bool {
+    if !stop {
+        // If a restored database does not contain it, an operator who adopts the running guest does not end the release.
+        world.forget_backup();
+    }
     let status = world.waifud.release(id, withdraw, stop).await;
     let what = if withdraw { "withdraw" } else { "begin" };
     world.history.act(&format!(
@@ -339,8 +356,6 @@ async fn order_release(
         promise.release = (!withdraw).then_some(Release { stop });
         promise.may_stop = true;
         promise.was_released = true;
-        promise.releases += 1;
-        promise.release_unknown = false;
     };
     if status.is_none()
         && let Some(mut after) = world.promises.of(id)

@@ -5,11 +5,20 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde_json::{Value, json};
 use waifud_kit::sync::lock;
-use waifud_types::{InstanceId, OwnershipRole};
+use waifud_store::{InstanceFilter, ReadTx};
+use waifud_types::InstanceId;
 
 use super::requests::request;
 use crate::random::Random;
-use crate::world::{Fields, Node, Promise, World};
+use crate::world::{Backup, Fields, Node, Promise, World};
+
+/// Whether a backup contains nothing that is changing its owner.
+pub(super) fn can_back_up(world: &World) -> bool {
+    let all = world.promises.all();
+    lock(&world.drains).is_empty()
+        && lock(&world.unanswered).is_empty()
+        && all.values().all(|promise| !promise.moved)
+}
 
 /// Copies waifud's database, with what users were promised until now.
 ///
@@ -24,8 +33,20 @@ pub(super) async fn back_up(world: &World) -> Result<bool> {
             return Ok(false);
         }
     }
+    // An instance that waits for a node may get one after the backup. A restored waifud would place it again, perhaps before the
+    // node that has it has reported it.
+    let rows = |tx: ReadTx<'_>| tx.instances(&InstanceFilter::default(), "", 10_000);
+    let Some(Ok(rows)) = world.waifud.read(rows).await else {
+        return Ok(false);
+    };
+    if rows.iter().any(|row| row.node.is_none()) {
+        return Ok(false);
+    }
     world.waifud.back_up()?;
-    *lock(&world.backup) = Some(world.promises.all());
+    *lock(&world.backup) = Some(Backup {
+        promises: world.promises.all(),
+        cordons: lock(&world.cordons).clone(),
+    });
     world.history.act("waifud's database is backed up");
     Ok(true)
 }
@@ -33,7 +54,7 @@ pub(super) async fn back_up(world: &World) -> Result<bool> {
 /// Replaces waifud's database with the backup. Promises that were made since are void: waifud does not know of them. But
 /// nothing may be destroyed that a user has not deleted.
 pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
-    let Some(before) = lock(&world.backup).clone() else {
+    let Some(backup) = lock(&world.backup).clone() else {
         return Ok(false);
     };
     world
@@ -45,28 +66,35 @@ pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
             // If it is in the backup, it returns with new disks.
             world.written.forget(id);
         }
-        let promise = match before.get(&id) {
+        let promise = match backup.promises.get(&id) {
             // Created since: waifud does not know it.
             None if !now.deleted => Promise {
                 unmanaged: true,
+                release: None,
                 ..now
             },
-            None => now,
+            None => Promise {
+                forgotten: true,
+                ..now
+            },
             Some(then) => Promise {
                 may_stop: true,
                 was_released: true,
+                // No move needs it, so the node gets the instance back.
+                release: None,
                 voided: true,
                 // A node that does not know of the restore yet destroys what waifud ordered it to destroy.
                 may_vanish: now.deleted || now.may_vanish,
-                release_unknown: now.release_unknown || now.releases != then.releases,
                 starts_before_reboot: None,
                 ..then.clone()
             },
         };
         world.promises.set(id, promise);
     }
+    *lock(&world.cordons) = backup.cordons;
     let names = world.members().map(|node| node.name.clone());
     *lock(&world.unconfirmed) = names.collect();
+    world.set_undecided();
     Ok(true)
 }
 
@@ -112,9 +140,8 @@ pub(super) async fn resolve_one(world: &World, random: &Random, adopt: bool) -> 
 /// The node that has something of an instance.
 fn node_of(world: &World, id: InstanceId) -> Option<&Node> {
     let has = |node: &&Node| {
-        let mut volumes = node.volumes().into_keys();
-        volumes.any(|volume| volume.instance == id)
-            || node.domains().iter().any(|domain| domain.id == id)
+        let has_domain = || node.domains().iter().any(|domain| domain.id == id);
+        !world.has_given_up(node, id) && (node.mark(id).is_some() || has_domain())
     };
     world.nodes.iter().find(has)
 }
@@ -140,6 +167,7 @@ async fn resolve(world: &World, id: InstanceId, adopt: bool) -> bool {
             world.promises.change(id, |promise| {
                 promise.unmanaged = false;
                 promise.deleted = true;
+                promise.forgotten = true;
                 promise.may_stop = true;
             });
         }
@@ -161,11 +189,12 @@ pub(super) async fn take_over(world: &World, id: InstanceId) -> bool {
     let Some(Ok(Some(row))) = row else {
         return false;
     };
+    let may_move = !lock(&world.drains).is_empty();
     world.promises.change(id, |promise| {
+        promise.moved |= may_move;
         promise.name = row.name.to_string();
         promise.generation = row.generation.0;
         promise.fields = Fields::of(&row);
-        promise.release_unknown |= promise.releases > 0;
         promise.release = None;
         promise.unmanaged = false;
         promise.voided = true;
@@ -180,12 +209,7 @@ pub(super) async fn take_over(world: &World, id: InstanceId) -> bool {
 /// The operator decides everything that is undecided: half of the unmanaged instances are adopted, and every node is confirmed.
 pub(super) async fn decide(world: &World) {
     for (id, promise) in world.promises.all() {
-        if promise.unmanaged
-            && world
-                .nodes
-                .iter()
-                .all(|node| !node.instances().contains(&id))
-        {
+        if promise.unmanaged && world.nodes.iter().all(|node| !node.has(id)) {
             // Nothing had been created yet, and nothing is left of the promise.
             world.promises.forget(id);
         } else if promise.unmanaged {
@@ -211,7 +235,10 @@ async fn delete_forgotten(world: &World) {
         return;
     }
     for (id, promise) in world.promises.all() {
-        let Some(node) = node_of(world, id).filter(|_| promise.deleted) else {
+        let Some(node) = Some(id)
+            .filter(|_| promise.deleted)
+            .and_then(|id| node_of(world, id))
+        else {
             continue;
         };
         let row = world.waifud.read(move |tx| tx.instance(id)).await;
@@ -219,22 +246,6 @@ async fn delete_forgotten(world: &World) {
             let path = format!("/v1/nodes/{}/unmanaged/{id}", node.name);
             // Refused until its node has reported it.
             request(world, "DELETE", &path, &Value::Null).await;
-        }
-    }
-}
-
-/// A release in a restored database may have been withdrawn since. If waifud learns that from the node, it does not count any
-/// more.
-pub(super) async fn note_taken_over_epochs(world: &World) {
-    for (id, promise) in world.promises.living() {
-        if !(promise.voided && promise.was_released && promise.release.is_some()) {
-            continue;
-        }
-        let parts = world.waifud.read(move |tx| tx.ownership(id)).await;
-        if let Some(Ok(parts)) = parts
-            && parts.iter().any(|part| part.role == OwnershipRole::Owner)
-        {
-            world.promises.change(id, |promise| promise.release = None);
         }
     }
 }

@@ -11,6 +11,7 @@ use super::disks::{
     what_guests_wrote_survives,
 };
 use super::documents::documents_are_served_to_the_owner_of_the_address_only;
+use super::network::{an_address_belongs_to_one_instance, an_address_is_served_once};
 use super::snapshot::{Database, Snapshot};
 use super::unknown::{is_unknown, may_share};
 use super::{Violation, hold};
@@ -25,6 +26,7 @@ pub async fn always(world: &World) -> Result<(), Violation> {
     absence_destroys_nothing(world, &nodes)?;
     nothing_stops_a_guest_without_a_request(world, &nodes)?;
     an_instance_never_runs_on_two_nodes(world, &nodes)?;
+    an_address_is_served_once(world, &nodes)?;
     a_guest_finds_what_it_wrote_to_its_disk(world, &nodes)?;
     what_guests_wrote_survives(world, &nodes)?;
     copies_that_were_given_up_stay(world)?;
@@ -34,6 +36,7 @@ pub async fn always(world: &World) -> Result<(), Violation> {
     };
     acknowledged_changes_survive(world, &database)?;
     an_instance_stays_in_the_database_until_its_node_confirms(world, &nodes, &database)?;
+    an_address_belongs_to_one_instance(world, &database)?;
     an_address_stays_reserved_until_its_node_confirms(world, &nodes, &database)?;
     documents_are_served_to_the_owner_of_the_address_only(world, &nodes, &database)?;
     a_release_is_recorded_by_the_node_before_waifud_counts_it(world, &nodes, &database)?;
@@ -50,22 +53,24 @@ fn no_error_is_hidden(world: &World) -> Result<(), Violation> {
 
 /// An acknowledged change survives a crash of any daemon, or of a node, at any instant.
 fn acknowledged_changes_survive(world: &World, database: &Database) -> Result<(), Violation> {
+    for row in database.instances.values().filter(|row| !row.deleting) {
+        hold!(
+            world,
+            !world
+                .promises
+                .is(row.id, |promise| promise.deleted && !promise.unmanaged),
+            acknowledged_changes_survive,
+            "{} was deleted, and is back",
+            row.name
+        );
+    }
     // There are many that were deleted, so they are not cloned.
     world.promises.try_each(|id, promise| {
+        if !promise.is_managed() {
+            return Ok(());
+        }
         let name = &promise.name;
         let row = database.instances.get(&id);
-        if promise.unmanaged {
-            return Ok(());
-        }
-        if promise.deleted {
-            hold!(
-                world,
-                row.is_none_or(|row| row.deleting),
-                acknowledged_changes_survive,
-                "{name} was deleted, and is back"
-            );
-            return Ok(());
-        }
         hold!(
             world,
             row.is_some(),
@@ -97,12 +102,11 @@ fn acknowledged_changes_survive(world: &World, database: &Database) -> Result<()
 /// moved, and nothing is replaced by a new one.
 fn absence_destroys_nothing(world: &World, nodes: &[Snapshot<'_>]) -> Result<(), Violation> {
     let ordered = |id, node: &str| {
-        let promise = world.promises.of(id);
-        promise.is_some_and(|promise| {
-            promise.deleted
-                || promise.may_vanish
-                || (promise.moved && has_another_copy(world, nodes, node, id))
-        })
+        world
+            .promises
+            .is(id, |promise| promise.deleted || promise.may_vanish)
+            || (world.promises.is(id, |promise| promise.moved)
+                && has_another_copy(world, nodes, node, id))
     };
     for at in nodes {
         let node = &at.node.name;
@@ -114,8 +118,8 @@ fn absence_destroys_nothing(world: &World, nodes: &[Snapshot<'_>]) -> Result<(),
         let domains: BTreeMap<InstanceId, u64> =
             domains.map(|(id, facts)| (*id, facts.number)).collect();
         let mut observed = lock(&world.observed);
-        let volumes_before = observed.volumes.insert(node.clone(), volumes.clone());
-        let domains_before = observed.domains.insert(node.clone(), domains.clone());
+        let volumes_before = observed.volumes.remove(node);
+        let domains_before = observed.domains.remove(node);
         drop(observed);
         for (volume, number) in volumes_before.iter().flatten() {
             hold!(
@@ -133,6 +137,9 @@ fn absence_destroys_nothing(world: &World, nodes: &[Snapshot<'_>]) -> Result<(),
                 "{node} removed the domain of {id}, but no user deleted the instance, and no other node has a copy"
             );
         }
+        let mut observed = lock(&world.observed);
+        observed.volumes.insert(node.clone(), volumes);
+        observed.domains.insert(node.clone(), domains);
     }
     Ok(())
 }
@@ -148,25 +155,27 @@ fn nothing_stops_a_guest_without_a_request(
         let running: BTreeMap<InstanceId, (u64, u64)> = running
             .map(|domain| (domain.id, (domain.number, domain.starts)))
             .collect();
-        let before = {
-            let mut observed = lock(&world.observed);
-            observed.running.insert(node.clone(), running.clone())
-        };
+        let before = lock(&world.observed).running.remove(node);
         for (id, start) in before.iter().flatten() {
-            let promise = world.promises.of(*id);
             let now = running.get(id);
+            let may_stop = || {
+                let promise = world.promises.of(*id);
+                promise.is_none_or(|promise| promise.may_stop)
+            };
             hold!(
                 world,
-                now == Some(start) || promise.as_ref().is_none_or(|promise| promise.may_stop),
+                now == Some(start) || may_stop(),
                 nothing_stops_a_guest_without_a_request,
-                "{node} {} the guest of {promise:?}",
+                "{node} {} the guest of {:?}",
                 if now.is_some() {
                     "restarted"
                 } else {
                     "stopped"
-                }
+                },
+                world.promises.of(*id)
             );
         }
+        lock(&world.observed).running.insert(node.clone(), running);
     }
     Ok(())
 }
@@ -228,8 +237,7 @@ fn an_address_stays_reserved_until_its_node_confirms(
         let mut used: BTreeSet<(InstanceId, Ipv4Addr)> = BTreeSet::new();
         for volume in at.volumes.keys() {
             // The address of a lost instance was one of the node that was removed; this disk is what an earlier move has left.
-            let lost = world.promises.of(volume.instance);
-            if lost.is_some_and(|promise| promise.lost) {
+            if world.promises.is(volume.instance, |promise| promise.lost) {
                 continue;
             }
             let address = addresses.get(&volume.instance);
@@ -258,17 +266,18 @@ fn a_release_is_recorded_by_the_node_before_waifud_counts_it(
     database: &Database,
 ) -> Result<(), Violation> {
     for (id, part) in &database.parts {
+        if part.role != OwnershipRole::Released {
+            continue;
+        }
         let deleting = database.instances.get(id).is_none_or(|row| row.deleting);
         let promise = world.promises.of(*id);
         // Until its node has reported again, a restored database may contain a release that was withdrawn since.
-        let outdated = promise.is_none_or(|promise| {
-            promise.release_unknown || (promise.voided && promise.was_released)
-        });
+        let outdated = promise.is_none_or(|promise| promise.voided && promise.was_released);
         // The node is told to delete what it has released, and reports that later.
         let row = database.instances.get(id);
         let removing = row.and_then(|row| row.moving.as_ref());
         let removing = removing.is_some_and(|moving| moving.state == MoveState::Removing);
-        if part.role != OwnershipRole::Released || deleting || outdated || removing {
+        if deleting || outdated || removing {
             continue;
         }
         let mut of_part = nodes.iter();

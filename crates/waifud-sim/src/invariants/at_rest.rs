@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use waifud_api::{Instance, Node};
+use waifud_api::{Drain, Instance, Node};
 use waifud_kit::sync::lock;
 use waifud_types::{InstanceId, InstanceState};
 
+use super::network::{
+    routes_lead_to_the_node_of_each_guest, the_firewall_of_a_port_is_as_requested,
+    the_nics_of_a_guest_are_as_requested,
+};
 use super::requests::every_request_ends;
 use super::snapshot::{Database, Shown, Snapshot};
 use super::{Violation, hold};
@@ -25,6 +29,10 @@ pub async fn at_rest(world: &World) -> Result<(), Violation> {
     every_request_ends(world, &nodes, &database, &shown)?;
     every_status_is_true(world, &nodes, &shown)?;
     every_node_is_as_requested(world).await?;
+    a_drained_node_is_empty_or_says_what_stays(world, &database).await?;
+    routes_lead_to_the_node_of_each_guest(world, &nodes)?;
+    the_firewall_of_a_port_is_as_requested(world, &nodes, &database)?;
+    the_nics_of_a_guest_are_as_requested(world, &nodes, &database)?;
     no_object_is_orphaned(world, &nodes, &shown)?;
     no_record_is_damaged(world)
 }
@@ -57,12 +65,6 @@ fn every_status_is_true(
         let on = on.next().map(|at| at.node.name.as_str());
         let shows_running = status.state == InstanceState::Running;
         let promise = world.promises.of(*id);
-        if promise
-            .as_ref()
-            .is_some_and(|promise| promise.release_unknown)
-        {
-            continue;
-        }
         hold!(
             world,
             shows_running == on.is_some(),
@@ -118,6 +120,46 @@ async fn every_node_is_as_requested(world: &World) -> Result<(), Violation> {
     Ok(())
 }
 
+/// A node that is being drained names each instance that is still on it, with the reason.
+async fn a_drained_node_is_empty_or_says_what_stays(
+    world: &World,
+    database: &Database,
+) -> Result<(), Violation> {
+    let drains = lock(&world.drains).clone();
+    for node in world.members().filter(|node| drains.contains(&node.name)) {
+        let path = format!("/v1/nodes/{}/drain", node.name);
+        let answer = world.waifud.as_user("GET", &path, &Value::Null).await;
+        let shown = answer.map(|answer| answer.json()).unwrap_or_default();
+        let drain: Option<Drain> = serde_json::from_value(shown.clone()).ok();
+        hold!(
+            world,
+            drain.is_some(),
+            a_drained_node_is_empty_or_says_what_stays,
+            "the drain of {} cannot be shown: {shown}",
+            node.name
+        );
+        // It has ended: the node was empty.
+        let Some(drain) = drain.filter(|drain| drain.draining) else {
+            continue;
+        };
+        let rows = database.instances.values();
+        let on_it = rows.filter(|row| row.node.is_some() && row.node == node.id());
+        let on_it: BTreeSet<InstanceId> = on_it.map(|row| row.id).collect();
+        let stay = drain.instances.iter();
+        let with_reason = stay.filter(|one| one.obstacle.is_some());
+        let explained: BTreeSet<InstanceId> = with_reason.map(|one| one.id).collect();
+        hold!(
+            world,
+            !on_it.is_empty() && explained == on_it,
+            a_drained_node_is_empty_or_says_what_stays,
+            "{} has {on_it:?}, and its drain says {:?}",
+            node.name,
+            drain.instances
+        );
+    }
+    Ok(())
+}
+
 /// No orphan volume, domain, port, document, image or file.
 fn no_object_is_orphaned(
     world: &World,
@@ -141,9 +183,12 @@ fn no_object_is_orphaned(
         left.extend(volumes.map(|volume| ("volume", volume.instance)));
         left.extend(at.domains.keys().map(|id| ("domain", *id)));
         left.extend(at.ports.iter().map(|port| ("port", port.instance)));
+        let lan = node.network_state().map(|state| state.lan);
+        left.extend(lan.iter().flatten().map(|port| ("port", port.instance)));
         left.extend(at.held.keys().map(|id| ("document", *id)));
-        let (files, others) = node.files();
+        let files = node.instances_with_files();
         left.extend(files.into_iter().map(|id| ("file", id)));
+        let others = node.other_files();
         for (what, id) in left {
             let owner = shown.get(&id).and_then(|seen| seen.status.node.as_ref());
             hold!(
@@ -195,7 +240,7 @@ fn what_is_left(world: &World, node: &str, id: InstanceId) -> String {
         ("a volume", node.mark(id).is_some()),
         ("a port", node.ports().iter().any(|one| one.instance == id)),
         ("documents", node.metadata.held().contains_key(&id)),
-        ("files", node.files().0.contains(&id)),
+        ("files", node.instances_with_files().contains(&id)),
     ];
     let left = all.iter().filter(|(_, is_left)| *is_left);
     let left: Vec<&str> = left.map(|(what, _)| *what).collect();

@@ -8,6 +8,7 @@ mod always;
 mod at_rest;
 mod disks;
 mod documents;
+mod network;
 mod observed;
 mod requests;
 mod snapshot;
@@ -56,6 +57,8 @@ pub const ALL: &[&str] = &[
     "absence_destroys_nothing",
     "nothing_stops_a_guest_without_a_request",
     "an_instance_never_runs_on_two_nodes",
+    "an_address_is_served_once",
+    "an_address_belongs_to_one_instance",
     "an_instance_stays_in_the_database_until_its_node_confirms",
     "an_address_stays_reserved_until_its_node_confirms",
     "documents_are_served_to_the_owner_of_the_address_only",
@@ -69,6 +72,10 @@ pub const ALL: &[&str] = &[
     "every_move_ends",
     "every_status_is_true",
     "every_node_is_as_requested",
+    "a_drained_node_is_empty_or_says_what_stays",
+    "routes_lead_to_the_node_of_each_guest",
+    "the_firewall_of_a_port_is_as_requested",
+    "the_nics_of_a_guest_are_as_requested",
     "no_object_is_orphaned",
     "no_record_is_damaged",
 ];

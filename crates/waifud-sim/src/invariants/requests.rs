@@ -60,7 +60,6 @@ pub(super) fn every_request_ends(
         }
         match outcome.promise.release {
             _ if seen.status.node.is_none() => outcome.waits_with_a_reason()?,
-            _ if outcome.promise.release_unknown => {}
             Some(release) => outcome.is_released(release)?,
             None => {
                 outcome.is_as_requested()?;

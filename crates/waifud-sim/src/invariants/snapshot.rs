@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use waifud_api::Instance;
 use waifud_api::metadatad::Assignment;
 use waifud_hypervisor::fake::DomainFacts;
@@ -12,7 +13,7 @@ use waifud_network::Port;
 use waifud_storage::fake::VolumeFacts;
 use waifud_store::{InstanceFilter, InstanceRow, StoreError};
 use waifud_types::ownership::Part;
-use waifud_types::{InstanceId, VolumeId};
+use waifud_types::{InstanceId, NodeId, VolumeId};
 
 use super::Violation;
 use crate::world::{Node, World};
@@ -99,7 +100,9 @@ pub struct Database {
     pub instances: BTreeMap<InstanceId, InstanceRow>,
     /// The parts of nodes in instances.
     pub parts: Vec<(InstanceId, Part)>,
-    /// The owner of each address that any instance ever had.
+    /// The subnet of each node.
+    pub subnets: BTreeMap<NodeId, Ipv4Net>,
+    /// The owner of each address of an instance of which anything is left.
     pub owners: BTreeMap<Ipv4Addr, InstanceId>,
 }
 
@@ -142,7 +145,9 @@ impl Database {
                     owners.insert(address, owner);
                 }
             }
+            let nodes = tx.nodes("", 100)?.into_iter();
             Ok::<_, StoreError>(Self {
+                subnets: nodes.map(|node| (node.id, node.subnet)).collect(),
                 instances: all.into_iter().map(|row| (row.id, row)).collect(),
                 parts,
                 owners,
@@ -158,7 +163,14 @@ impl Database {
                 });
             }
         };
+        let is_somewhere = |id: &InstanceId| {
+            let mut nodes = world.nodes.iter();
+            database.instances.contains_key(id)
+                || nodes.any(|node| node.mark(*id).is_some() || node.serves(*id))
+        };
         let mut observed = lock(&world.observed);
+        // Those of which nothing is left have no address.
+        observed.addresses.retain(|id, _| is_somewhere(id));
         for row in database.instances.values() {
             for address in row.spec.nics.iter().filter_map(|nic| nic.address) {
                 observed.addresses.insert(row.id, address);

@@ -44,6 +44,7 @@ impl World {
         node.leave();
         lock(&self.cordons).remove(&node.name);
         lock(&self.unconfirmed).remove(&node.name);
+        lock(&self.drains).remove(&node.name);
         let on_it = node.instances();
         let mut not_given_up_before = BTreeSet::new();
         for id in &on_it {
@@ -120,7 +121,7 @@ impl World {
             let mut members = self.members();
             let at = members.find(|node| node.name == name);
             let is_gone = at.is_some_and(|node| {
-                !node.instances().contains(&id) || (ordered && node.is_given(id) && !is_deleted(id))
+                !node.has(id) || (ordered && node.is_given(id) && !is_deleted(id))
             });
             if is_gone {
                 self.abandoned.remove(&name, id);

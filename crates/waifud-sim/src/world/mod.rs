@@ -1,6 +1,7 @@
 //! The parts of a run: waifud, the nodes, the wires between them, and what users were promised.
 
 mod abandoned;
+mod backup;
 mod link;
 mod members;
 mod node;
@@ -24,6 +25,7 @@ use waifud_storage::fake::image_bytes;
 use waifud_types::{ByteSize, Digest, InstanceId};
 
 pub use abandoned::Abandoned;
+pub use backup::Backup;
 pub use node::Node;
 pub use promises::{Fields, Promise, Promises, Release};
 pub use unanswered::Unanswered;
@@ -38,6 +40,10 @@ use crate::invariants::{self, Database, Observed, Violation};
 
 /// The names of the nodes.
 const NAMES: [&str; 4] = ["alder", "birch", "cedar", "dogwood"];
+
+/// A network on a bridge that every host has.
+pub const LAN: &str = "lan";
+const BRIDGE: &str = "br0";
 
 /// The largest number of nodes.
 pub const NODES_MAX: usize = NAMES.len();
@@ -69,10 +75,12 @@ pub struct World {
     pub observed: Mutex<Observed>,
     /// The image of every instance.
     pub image: (Vec<u8>, Digest),
-    /// Whether waifud's database is replaced with older copies in this run.
-    pub restores: bool,
-    /// What users were promised when waifud's database was backed up.
-    pub backup: Mutex<Option<BTreeMap<InstanceId, Promise>>>,
+    /// The nodes that an operator drains, or may be draining.
+    pub drains: Mutex<BTreeSet<String>>,
+    /// The instances whose guests do not release nics that are removed.
+    pub holding_nics: Mutex<BTreeSet<InstanceId>>,
+    /// The backup of waifud's database that can be restored.
+    pub backup: Mutex<Option<Backup>>,
     /// The nodes that an operator has not confirmed since the last restore.
     pub unconfirmed: Mutex<BTreeSet<String>>,
     /// Requests without an answer, whose outcome is not known yet.
@@ -81,6 +89,8 @@ pub struct World {
     pub crashes: Mutex<JoinSet<()>>,
     /// How many processes and nodes crashed in the middle of something.
     pub crashed: Mutex<u64>,
+    /// waifud's database was restored since the cluster was at rest.
+    undecided: AtomicBool,
     violation: Mutex<Option<Violation>>,
     /// A user's request is under way: it may have taken effect, and nothing is promised yet.
     asking: AtomicBool,
@@ -89,12 +99,7 @@ pub struct World {
 
 impl World {
     /// A cluster with this many machines, of which so many are nodes.
-    pub async fn new(
-        seed: u64,
-        machines: usize,
-        nodes: usize,
-        restores: bool,
-    ) -> Result<Arc<Self>> {
+    pub async fn new(seed: u64, machines: usize, nodes: usize) -> Result<Arc<Self>> {
         // In memory, because syncing to a disk would only cost time.
         let memory = Path::new("/dev/shm");
         let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())?;
@@ -111,6 +116,7 @@ impl World {
         waifud.start().await?;
         let image = image_bytes(ByteSize::mib(1), 1);
         waifud.set_up_template(&image).await?;
+        waifud.set_up_network(LAN, BRIDGE).await?;
         let mut all = Vec::new();
         for (index, name) in NAMES.iter().take(machines).enumerate() {
             let dir = at(&format!("nodes/{name}"))?;
@@ -128,8 +134,10 @@ impl World {
             database: Mutex::default(),
             observed: Mutex::default(),
             image,
-            restores,
+            drains: Mutex::default(),
+            holding_nics: Mutex::default(),
             backup: Mutex::default(),
+            undecided: AtomicBool::new(false),
             unconfirmed: Mutex::default(),
             unanswered: Mutex::default(),
             crashes: Mutex::default(),
@@ -166,6 +174,34 @@ impl World {
     /// Whether waifud's database was ever restored.
     pub fn was_restored(&self) -> bool {
         self.waifud.restores() > 0
+    }
+
+    /// Whether operators have not decided yet about what a restored database does not contain.
+    pub fn is_undecided(&self) -> bool {
+        self.undecided.load(Ordering::SeqCst)
+    }
+
+    /// A backup from before a change of owners or nodes is not restored: what nodes have of it would have to be sorted out by hand.
+    pub fn forget_backup(&self) {
+        *lock(&self.backup) = None;
+    }
+
+    /// waifud's database was restored.
+    pub fn set_undecided(&self) {
+        self.undecided.store(true, Ordering::SeqCst);
+    }
+
+    /// The cluster has come to rest: what was requested has happened.
+    pub fn settled(&self) {
+        self.undecided.store(false, Ordering::SeqCst);
+        self.promises.settled();
+    }
+
+    /// Sets whether a guest keeps nics that are removed.
+    pub fn hold_nics(&self, id: InstanceId, hold: bool) {
+        for node in &self.nodes {
+            node.hold_nics(id, hold);
+        }
     }
 
     /// How often the instance's domain was started, without copies that were given up.

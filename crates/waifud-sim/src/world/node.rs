@@ -19,12 +19,12 @@ use waifud_hypervisor::fake::{DomainFacts, FakeHypervisor};
 use waifud_kit::sync::lock;
 use waifud_network::fabric::fake::FakeFabric;
 use waifud_network::fake::FakeNetwork;
-use waifud_network::{NetworkState, Port};
+use waifud_network::{HostNetworkFacts, NetworkState, Port};
 use waifud_storage::fake::{FakePool, VolumeFacts};
-use waifud_types::{BootId, ByteSize, Digest, Epoch, InstanceId, NodeId, VolumeId};
+use waifud_types::{BootId, ByteSize, Digest, Epoch, InstanceId, NodeId, TapName, VolumeId};
 
 use super::link::Link;
-use super::{Wire, World};
+use super::{BRIDGE, Wire, World};
 use crate::clock::SimClock;
 use crate::disk;
 use crate::random::Random;
@@ -119,7 +119,7 @@ impl Node {
             hypervisor: Mutex::new(FakeHypervisor::new()),
             pool: Mutex::new(FakePool::new("main".parse()?, at("pool")?)),
             tunnel: FakeTunnel::default(),
-            network: Mutex::new(FakeNetwork::new()),
+            network: Mutex::new(network()),
             fabric: FakeFabric::new(u8::try_from(index).unwrap_or(u8::MAX)),
             host: Machine(Arc::new(AtomicU64::new(part))),
             agent: Mutex::default(),
@@ -209,7 +209,7 @@ impl Node {
         self.hypervisor().host_crash();
         self.metadata.restart(true);
         self.metadata.set_online(false);
-        *lock(&self.network) = FakeNetwork::new();
+        *lock(&self.network) = network();
         *lock(&self.powered) = false;
         disk::lose_unsynced(&self.settings.state_dir)?;
         empty(&self.settings.run_dir)?;
@@ -272,12 +272,26 @@ impl Node {
 
     /// The instances of which anything is on it.
     pub fn instances(&self) -> BTreeSet<InstanceId> {
-        let mut all = self.files().0;
+        let mut all = self.instances_with_files();
         all.extend(self.volumes().into_keys().map(|volume| volume.instance));
         all.extend(self.domains().into_iter().map(|domain| domain.id));
         all.extend(self.ports().into_iter().map(|port| port.instance));
         all.extend(self.metadata.held().into_keys());
         all
+    }
+
+    /// Whether anything of an instance is on it.
+    pub fn has(&self, id: InstanceId) -> bool {
+        self.mark(id).is_some()
+            || self.domains().iter().any(|domain| domain.id == id)
+            || self.serves(id)
+            || self.instances_with_files().contains(&id)
+    }
+
+    /// Whether an instance has a port or documents on it.
+    pub fn serves(&self, id: InstanceId) -> bool {
+        let has_port = self.ports().iter().any(|port| port.instance == id);
+        has_port || self.metadata.held().contains_key(&id)
     }
 
     /// Its running guest writes to the disk.
@@ -326,8 +340,22 @@ impl Node {
 
     /// The ports of guests in its rules.
     pub fn ports(&self) -> Vec<Port> {
-        let state: Option<NetworkState> = lock(&self.network).state();
-        state.map(|state| state.ports).unwrap_or_default()
+        lock(&self.network).ports()
+    }
+
+    /// Its rules and routes; `None` until its agent has set them.
+    pub fn network_state(&self) -> Option<NetworkState> {
+        lock(&self.network).state()
+    }
+
+    /// The nics of a running guest.
+    pub fn nics(&self, id: InstanceId) -> BTreeSet<TapName> {
+        self.hypervisor().nics(id)
+    }
+
+    /// Sets whether a guest keeps nics that are removed.
+    pub fn hold_nics(&self, id: InstanceId, hold: bool) {
+        self.hypervisor().set_holds_nics(id, hold);
     }
 
     /// The epoch of the release that its agent has recorded on disk for an instance, so that it survives a power cut.
@@ -351,14 +379,35 @@ impl Node {
         records.filter(|name| name.contains("damaged")).collect()
     }
 
-    /// The instances of which files are left on it, and the files that belong to no instance and are not needed either.
-    pub fn files(&self) -> (BTreeSet<InstanceId>, Vec<String>) {
+    /// The instances of which files are left on it.
+    pub fn instances_with_files(&self) -> BTreeSet<InstanceId> {
+        let mut found = BTreeSet::new();
+        self.each_file(|_, instance, _| found.extend(instance));
+        found
+    }
+
+    /// The files that belong to no instance and are not needed either.
+    pub fn other_files(&self) -> Vec<String> {
+        let mut others = Vec::new();
+        self.each_file(|dir, instance, name| {
+            let is_of_node = matches!(name, "node.json" | "peers.json" | "names.json");
+            if instance.is_none() && !is_of_node {
+                others.push(dir.join(name).display().to_string());
+            }
+        });
+        let recorded = self.recorded_bundles();
+        let bundles = names(&self.settings.state_dir.join("bundles")).into_iter();
+        others.extend(bundles.filter(|bundle| !recorded.contains(bundle)));
+        // Downloads.
+        others.extend(names(&self.dir.join("pool")));
+        others
+    }
+
+    /// Calls a function with each file of the agent: its directory, the instance that it belongs to, and its name.
+    fn each_file(&self, mut each: impl FnMut(&Path, Option<InstanceId>, &str)) {
         let Settings {
             state_dir, run_dir, ..
         } = &self.settings;
-        let mut of_instances = BTreeSet::new();
-        let mut others = Vec::new();
-        let of_instance = |name: &str| name.split('.').next().and_then(|id| id.parse().ok());
         for dir in [
             state_dir.join("records"),
             state_dir.join("instances"),
@@ -366,21 +415,11 @@ impl Node {
             run_dir.join("vnc"),
         ] {
             for name in names(&dir) {
-                match of_instance(&name) {
-                    Some(id) if !name.ends_with("tmp") && !name.ends_with("new") => {
-                        of_instances.insert(id);
-                    }
-                    _ if matches!(name.as_str(), "node.json" | "peers.json" | "names.json") => {}
-                    _ => others.push(dir.join(name).display().to_string()),
-                }
+                let id = name.split('.').next().and_then(|id| id.parse().ok());
+                let is_new = name.ends_with("tmp") || name.ends_with("new");
+                each(&dir, id.filter(|_| !is_new), &name);
             }
         }
-        let recorded = self.recorded_bundles();
-        let bundles = names(&state_dir.join("bundles")).into_iter();
-        others.extend(bundles.filter(|bundle| !recorded.contains(bundle)));
-        // Downloads.
-        others.extend(names(&self.dir.join("pool")));
-        (of_instances, others)
     }
 
     /// The bundles that its records name.
@@ -394,6 +433,16 @@ impl Node {
         };
         names(&records).into_iter().filter_map(digest).collect()
     }
+}
+
+/// The network of a machine without guests.
+fn network() -> Arc<FakeNetwork> {
+    let network = FakeNetwork::new();
+    network.set_facts(HostNetworkFacts {
+        bridges: vec![BRIDGE.to_owned()],
+        ..HostNetworkFacts::default()
+    });
+    network
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+use waifud_api::SetFirewall;
 use waifud_kit::sync::lock;
 use waifud_store::{InstanceRow, Labels};
 use waifud_types::spec::{RestartPolicy, SpreadSpec};
@@ -23,6 +24,10 @@ pub struct Fields {
     pub user_data: Option<Digest>,
     /// The ports of the node that lead to it.
     pub published: BTreeSet<u16>,
+    /// Its firewall.
+    pub firewall: SetFirewall,
+    /// The MAC addresses of its nics, except the first one.
+    pub nics: BTreeSet<String>,
     /// Whether it is protected against deletion.
     pub protected: bool,
     /// When to restart it.
@@ -48,6 +53,13 @@ impl Fields {
             disk: spec.disks.first().map_or(ByteSize(0), |d| d.size_bytes),
             user_data: spec.user_data.as_ref().map(|facts| facts.sha256),
             published: spec.publish.iter().map(|one| one.port).collect(),
+            firewall: SetFirewall::from(&spec.firewall),
+            nics: spec
+                .nics
+                .iter()
+                .skip(1)
+                .map(|nic| nic.mac.to_string())
+                .collect(),
             protected: spec.protected,
             restart: spec.restart,
             priority: spec.priority,
@@ -92,11 +104,8 @@ pub struct Promise {
     pub unmanaged: bool,
     /// Whether a restored database made later promises void.
     pub voided: bool,
-    /// How many releases and withdrawals were ordered.
-    pub releases: u64,
-    /// Whether releases were ordered or withdrawn after the backup that was restored. The node may have recorded a release that
-    /// waifud does not know, and does not start the instance then until another one is ordered or withdrawn.
-    pub release_unknown: bool,
+    /// Whether it is deleted, and a restored database does not contain it, although something of it may be left.
+    pub forgotten: bool,
     /// Whether waifud had ordered its deletion before a restored database made that void.
     pub may_vanish: bool,
     /// Whether a move was requested since the cluster was at rest.
@@ -125,6 +134,11 @@ impl Promises {
     /// One of them.
     pub fn of(&self, id: InstanceId) -> Option<Promise> {
         lock(&self.0).get(&id).cloned()
+    }
+
+    /// Whether there is one for which this is true.
+    pub fn is(&self, id: InstanceId, fits: impl FnOnce(&Promise) -> bool) -> bool {
+        lock(&self.0).get(&id).is_some_and(fits)
     }
 
     /// All of them.
@@ -169,6 +183,14 @@ impl Promise {
     /// Whether waifud knows it and keeps it.
     pub fn is_managed(&self) -> bool {
         !self.deleted && !self.unmanaged
+    }
+
+    /// It may be moved at any time.
+    pub fn may_be_moved(&mut self) {
+        self.may_stop = true;
+        self.was_released = true;
+        self.moved = true;
+        self.starts_before_reboot = None;
     }
 
     /// Whether its guest is off once everything has happened, or may end and stay off.

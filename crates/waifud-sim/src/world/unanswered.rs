@@ -79,9 +79,12 @@ impl World {
                         continue;
                     };
                     let done = row.deleting == after.deleted && Fields::of(row) == after.fields;
-                    // During a move, the release belongs to it.
-                    let part = part
-                        .filter(|part| part.role != OwnershipRole::Owner && row.moving.is_none());
+                    // During a move, the release belongs to it. After a restore, it is withdrawn.
+                    let part = part.filter(|part| {
+                        part.role != OwnershipRole::Owner
+                            && row.moving.is_none()
+                            && !self.was_restored()
+                    });
                     self.promises.change(id, |promise| {
                         if done {
                             *promise = after;

@@ -334,6 +334,13 @@ impl Waifud {
         Ok(())
     }
 
+    /// Creates a network on a bridge that every host has.
+    pub async fn set_up_network(&self, name: &str, bridge: &str) -> Result<()> {
+        let network = json!({"name": name, "bridge": bridge});
+        let _network: Value = parsed(self.as_user("POST", "/v1/networks", &network).await)?;
+        Ok(())
+    }
+
     pub(super) fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Option<Request<Body>> {
         // Without an id of its own, a request gets a random one from the machine.
         let number = self.requests.fetch_add(1, Ordering::SeqCst);

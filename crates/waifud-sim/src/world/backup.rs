@@ -1,0 +1,16 @@
+//! What a backup of waifud's database contains.
+
+use std::collections::BTreeMap;
+
+use waifud_types::InstanceId;
+
+use super::Promise;
+
+/// What users were promised, and what operators had ordered, when waifud's database was backed up.
+#[derive(Clone)]
+pub struct Backup {
+    /// The promises.
+    pub promises: BTreeMap<InstanceId, Promise>,
+    /// The nodes that were cordoned, or uncordoned.
+    pub cordons: BTreeMap<String, bool>,
+}
