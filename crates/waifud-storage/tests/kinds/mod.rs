@@ -308,7 +308,10 @@ async fn a_received_volume_that_refers_to_other_files_or_is_too_large_is_not_con
         let error = refused.await.unwrap_err().to_string();
         assert!(error.contains(expected), "{options}: {error}");
         assert_eq!(to.volumes().await.unwrap(), []);
-        assert_eq!(to.incoming().await.unwrap(), [pools.id.clone()]);
+        assert_eq!(
+            to.incoming().await.unwrap(),
+            std::slice::from_ref(&pools.id)
+        );
     }
     fs::write(&incoming, "not a disk").unwrap();
     let refused = to.complete_incoming(&pools.id, pools.received(DiskFormat::Qcow2));
