@@ -310,7 +310,12 @@ fn why_and_events_report_the_history() -> Result<()> {
         );
         let why = world.waifuctl.run(&["why", "storied"])?;
         // How its node was chosen, its lease, and its requests to the metadata service.
-        let parts = ["  placement:\n", "alder", "dhcp ack ", "user-data "];
+        let parts = [
+            "  placement, when waifud chose the node:\n",
+            "alder",
+            "dhcp ack ",
+            "user-data ",
+        ];
         ensure!(
             why.code == 0 && parts.iter().all(|part| why.stdout.contains(part)),
             "{}",

@@ -194,7 +194,15 @@ pub fn option_of(field: &str) -> Option<&'static str> {
         "url" => "--url",
         "checksum" => "--checksum",
         "checksums_url" => "--checksums-url",
+        "to" => "--to",
+        "bridge" => "--bridge",
+        "public_key" => "--public-key",
+        "force" => "--force",
+        "confirm_off" => "--confirm-off",
         _ if field.starts_with("labels.") => "--label",
+        _ if field.starts_with("spec.firewall.rules[") && field.ends_with("].peer") => {
+            "--from or --to"
+        }
         _ => return option_of_nic(field),
     })
 }
@@ -523,6 +531,9 @@ mod tests {
             ("spec.nics[0].network", Some("--network")),
             ("spec.nics[12].address", Some("--network")),
             ("spec.nics[1].allow_addresses[0]", Some("--allow-address")),
+            ("spec.firewall.rules[3].peer", Some("--from or --to")),
+            ("spec.firewall.rules[3].ports", None),
+            ("to", Some("--to")),
             ("spec.nics[0].name", None),
             ("spec.other", None),
         ] {

@@ -77,7 +77,7 @@ pub struct Unmanaged {
     /// Its known addresses.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<std::net::Ipv4Addr>,
-    /// Whether the node has the data that `waifuctl adopt` needs.
+    /// Whether it can be adopted: the node has its spec and its user-data, and waifud does not manage another copy of it.
     pub adoptable: bool,
 }
 

@@ -149,8 +149,9 @@ fn read(path: &Path, max: u64) -> Result<String> {
 }
 
 fn read_ca(path: &Path) -> Result<String> {
-    let text = read(path, CA_MAX)
-        .context("it must contain only the CA certificates that Redis' certificate can be of")?;
+    let text = read(path, CA_MAX).context(
+        "the file must contain the CA certificate that has signed Redis' certificate, and nothing else",
+    )?;
     check_ca(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
     Ok(text)
 }

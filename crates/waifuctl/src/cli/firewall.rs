@@ -13,17 +13,17 @@ pub enum FirewallCommand {
     /// Allow connections to or from an instance
     #[command(
         after_help = "Examples:\n  waifuctl firewall allow web --in --port 22 --from 192.168.1.0/24\n  waifuctl firewall allow db --from label:tier=front --port 5432\n  waifuctl firewall allow web --in\n\n\
-The first rule that matches decides. New rules are added at the end, or with --first at the beginning. Without --protocol,\n\
---port, --from and --to, the command sets what happens to connections that no rule matches: for an instance without rules,\n\
+The first rule that matches decides. New rules are added at the end, or with --first at the beginning. Without --protocol, \
+--port, --from and --to, the command sets what happens to connections that no rule matches: for an instance without rules, \
 both directions are allowed. Answers to allowed connections always pass.\n\n\
-DHCP, DNS, ping of the gateway, metadata, and connections that the node itself opens (waifuctl ssh, exec, forward) work\n\
+DHCP, DNS, ping of the gateway, metadata, and connections that the node itself opens (waifuctl ssh, forward) work \
 whatever the rules."
     )]
     Allow(FirewallRuleArgs),
     /// Deny connections to or from an instance
     #[command(
         after_help = "Examples:\n  waifuctl firewall deny web --in\n  waifuctl firewall deny web --out --to instance:db --port 5432\n  waifuctl firewall deny web --in --first --from 192.0.2.66\n\n\
-Packets of denied connections are dropped, also those of connections that are already established. See waifuctl firewall\n\
+Packets of denied connections are dropped, also those of connections that are already established. See waifuctl firewall \
 allow --help for the order of rules."
     )]
     Deny(FirewallRuleArgs),
@@ -33,7 +33,7 @@ allow --help for the order of rules."
     /// Show the rules of an instance, and how many packets each has matched
     #[command(
         after_help = "Examples:\n  waifuctl firewall list web\n  waifuctl firewall list web --json\n\n\
-ADDRESSES are those that an instance or a label stands for now. Packets are counted since the rule was added on the present\n\
+ADDRESSES are those that an instance or a label stands for now. Packets are counted since the rule was added on the present \
 node, and reported about once a minute."
     )]
     List(InstanceArg),

@@ -85,8 +85,8 @@ pub enum Command {
     #[command(
         visible_alias = "launch",
         after_help = "Examples:\n  waifuctl create web -t debian-12 --user-data web.yaml --wait\n  waifuctl create -t debian-12 --cpus 2 --memory 4G --disk 40G\n  waifuctl create ha -t debian-12 --network lan --network default\n  waifuctl create -f web.yaml --wait\n\n\
-A file can contain several descriptions, separated by ---. Options override the fields of a file with one description.\n\
-Running the same command again creates only the instances that do not exist yet. `waifuctl schema instance` prints the\n\
+A file can contain several descriptions, separated by ---. Options override the fields of a file with one description. \
+Running the same command again creates only the instances that do not exist yet. `waifuctl schema instance` prints the \
 fields. Without a name, a name is generated. Sizes need a unit; 2G means 2 GiB."
     )]
     Create(Box<CreateArgs>),
@@ -133,7 +133,7 @@ addresses. With the fabric none, it gets another one on the network default; wai
     /// Start instances, including those whose guest powered itself off
     #[command(
         after_help = "Examples:\n  waifuctl start web\n  waifuctl start web db --wait\n  waifuctl start -l tier=web\n  waifuctl start --all\n\n\
---wait ends when cloud-init has finished in the guest. If waifud cannot know that at each boot (see `waifuctl show`), it\n\
+--wait ends when cloud-init has finished in the guest. If waifud cannot know that at each boot (see `waifuctl show`), it \
 ends when the VM runs."
     )]
     Start(StartArgs),
@@ -145,22 +145,22 @@ ends when the VM runs."
     /// Shut instances down and start them again; pending changes take effect
     #[command(
         after_help = "Examples:\n  waifuctl reboot web --wait\n  waifuctl reboot web --force\n\n\
---wait ends when the instance is ready again, or when the VM runs if waifud cannot know that at each boot. cloud-init\n\
-runs many modules only once per instance (write_files, runcmd, packages and others). To run them again after a change\n\
+--wait ends when the instance is ready again, or when the VM runs if waifud cannot know that at each boot. cloud-init \
+runs many modules only once per instance (write_files, runcmd, packages and others). To run them again after a change \
 of user-data, use waifuctl edit --re-run."
     )]
     Reboot(StopArgs),
     /// Change CPUs, memory or the disk of an instance
     #[command(
         after_help = "Examples:\n  waifuctl resize web --disk 40G\n  waifuctl resize web --cpus 4 --memory 8G --restart\n\n\
-A disk grows immediately and cannot shrink; cloud-init's growpart grows the filesystem in the guest at the next boot.\n\
+A disk grows immediately and cannot shrink; cloud-init's growpart grows the filesystem in the guest at the next boot. \
 CPUs and memory take effect at the next start; until then, `waifuctl show` lists them as pending."
     )]
     Resize(ResizeArgs),
     /// Boot a rescue system with the disks of an instance attached, to repair them
     #[command(
         after_help = "Examples:\n  waifuctl rescue web --force --wait\n  waifuctl ssh web -- mount /dev/vdb1 /mnt\n  waifuctl rescue web --end --wait\n\n\
-The instance keeps its address, nics and SSH keys. Its user-data is not applied to the rescue system. Changes on the\n\
+The instance keeps its address, nics and SSH keys. Its user-data is not applied to the rescue system. Changes on the \
 rescue system's own disk are discarded at the end."
     )]
     Rescue(RescueArgs),
@@ -170,10 +170,10 @@ rescue system's own disk are discarded at the end."
     /// Edit the user-data or the description of an instance
     #[command(
         after_help = "Examples:\n  waifuctl edit web\n  waifuctl edit web --user-data web.yaml --re-run\n  waifuctl edit web --spec\n\n\
-The editor is $VISUAL or $EDITOR, otherwise vi. Without a terminal, editors such as vi and nano are not started: use\n\
+The editor is $VISUAL or $EDITOR, otherwise vi. Without a terminal, editors such as vi and nano are not started: use \
 --user-data, or an editor that needs no terminal.\n\n\
-The guest reads new user-data at its next start, but cloud-init runs write_files, runcmd, packages and most other\n\
-modules only once per instance. With --re-run, cloud-init treats the next boot as the first boot: it runs all modules\n\
+The guest reads new user-data at its next start, but cloud-init runs write_files, runcmd, packages and most other \
+modules only once per instance. With --re-run, cloud-init treats the next boot as the first boot: it runs all modules \
 again and generates new host keys."
     )]
     Edit(EditArgs),
@@ -209,45 +209,45 @@ The port is published at all addresses of the node except loopback. The guest se
     /// Connect to the serial console of an instance; Ctrl-] disconnects
     #[command(
         after_help = "Examples:\n  waifuctl console web\n  waifuctl console web --raw\n\n\
-Only escape sequences for colors and cursor movement are passed to the terminal: titles, clipboard access, mouse\n\
-reports and terminal queries are dropped. --raw passes everything; use it only for guests that you trust. A console has\n\
+Only escape sequences for colors and cursor movement are passed to the terminal: titles, clipboard access, mouse \
+reports and terminal queries are dropped. --raw passes everything; use it only for guests that you trust. A console has \
 one user at a time; a new connection replaces the previous one.\n\n\
-If standard input is not a terminal, its bytes are sent to the console, and the output is shown after its end too, until\n\
-the console closes or waifuctl is interrupted. To follow the output in a script, without taking the console from its\n\
+If standard input is not a terminal, its bytes are sent to the console, and the output is shown after its end too, until \
+the console closes or waifuctl is interrupted. To follow the output in a script, without taking the console from its \
 user, use waifuctl logs --follow."
     )]
     Console(ConsoleArgs),
     /// Run a program in an instance through its guest agent, and exit with the program's exit code
     #[command(
         after_help = "Examples:\n  waifuctl exec web -- systemctl is-system-running\n  waifuctl exec web -- sh -c 'df -h; exit 3'\n  waifuctl exec web --timeout 10m -- apt-get -y upgrade\n  waifuctl exec web -- sh < setup.sh\n\n\
-The program runs as root. A file or a pipe on standard input becomes its input, at most 1 MiB; use --no-stdin in a loop\n\
-that reads from standard input itself. The output is printed when the program has ended: the first 2 MiB of standard\n\
-output and 512 KiB of standard error, unfiltered. A guest that you do not trust can put escape sequences into it. A\n\
+The program runs as root. A file or a pipe on standard input becomes its input, at most 1 MiB; use --no-stdin in a loop \
+that reads from standard input itself. The output is printed when the program has ended: the first 2 MiB of standard \
+output and 512 KiB of standard error, unfiltered. A guest that you do not trust can put escape sequences into it. A \
 program that exceeds the timeout keeps running.\n\n\
-Exit codes: the program's own; 128 plus the signal number if a signal ended it; 127 if the guest does not have the\n\
-program; 126 if it cannot be executed; 255 if waifuctl could not run it or its result is unknown. Requires\n\
+Exit codes: the program's own; 128 plus the signal number if a signal ended it; 127 if the guest does not have the \
+program; 126 if it cannot be executed; 255 if waifuctl could not run it or its result is unknown. Requires \
 qemu-guest-agent and /bin/sh in the guest."
     )]
     Exec(ExecArgs),
     /// Set the password of a user in an instance through its guest agent
     #[command(
         after_help = "Examples:\n  waifuctl passwd web\n  waifuctl passwd web --user debian --password-file -\n\n\
-Without --password-file, you are prompted for the password. waifud does not store it. The password works on the console;\n\
+Without --password-file, you are prompted for the password. waifud does not store it. The password works on the console; \
 over SSH it works only if the guest's sshd allows passwords."
     )]
     Passwd(PasswdArgs),
     /// Print the console output of an instance
     #[command(
         after_help = "Examples:\n  waifuctl logs web --lines 50\n  waifuctl logs web --follow\n  waifuctl logs web --cloud-init\n\n\
-Escape sequences of the guest are printed as text, colors are removed; --raw passes all bytes. With --json, each line\n\
+Escape sequences of the guest are printed as text, colors are removed; --raw passes all bytes. With --json, each line \
 is a JSON object."
     )]
     Logs(LogsArgs),
     /// Log in to an instance or run a command there with the system's ssh
     #[command(
         after_help = "Examples:\n  waifuctl ssh web\n  waifuctl ssh root@web -- systemctl status nginx\n  waifuctl ssh web -t -- htop\n  waifuctl ssh -A -L 8080:localhost:80 web\n\n\
-Options of ssh come before --; everything after it is passed to the program. The connection goes through waifud and the\n\
-node, so the guest does not need an address that you can reach. Host keys are verified against those that the guest\n\
+Options of ssh come before --; everything after it is passed to the program. The connection goes through waifud and the \
+node, so the guest does not need an address that you can reach. Host keys are verified against those that the guest \
 prints on its console. The exit code is that of the command; 255 means that ssh itself failed."
     )]
     Ssh(SshArgs),
@@ -292,7 +292,7 @@ The screen is served as VNC (RFB) on 127.0.0.1 without a password: all users of 
     /// Show how many more instances of a size fit, and whether the nodes could lose some of them
     #[command(
         after_help = "Examples:\n  waifuctl capacity --memory 4G --cpus 2\n  waifuctl capacity --survive 1\n  waifuctl capacity --survive 1 --json | jq -e .survival.fits\n\n\
-Memory, CPUs, the pool and free addresses of each node are considered as when an instance is placed. With --survive, the\n\
+Memory, CPUs, the pool and free addresses of each node are considered as when an instance is placed. With --survive, the \
 instances that run on the largest reachable nodes are distributed over the others, and those that do not fit are named."
     )]
     Capacity(CapacityArgs),
@@ -331,7 +331,7 @@ instances that run on the largest reachable nodes are distributed over the other
     /// Create a context for a waifud on another machine, with a token created there
     #[command(
         after_help = "Examples:\n  waifuctl login https://waifud.lan:7373\n  waifuctl login waifud.lan --fingerprint 3f9c… --token-file token --name home\n\n\
-waifud's CA is verified by its fingerprint, by its file, or by you. The token is stored in\n\
+waifud's CA is verified by its fingerprint, by its file, or by you. The token is stored in \
 ~/.config/waifud/contexts.toml, which only you can read."
     )]
     Login(LoginArgs),
@@ -352,6 +352,48 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Calls `look` with a command and with all that it contains.
+    fn each(command: &clap::Command, look: &mut dyn FnMut(&clap::Command)) {
+        look(command);
+        for inner in command.get_subcommands() {
+            each(inner, look);
+        }
+    }
+
+    /// clap wraps paragraphs: lines that are broken by hand become ragged.
+    #[test]
+    fn paragraphs_of_the_help_are_not_broken_by_hand() {
+        let (mut paragraphs, mut broken) = (0, Vec::new());
+        each(&Cli::command(), &mut |command| {
+            let text = command.get_after_help().map(ToString::to_string);
+            for paragraph in text.unwrap_or_default().split("\n\n") {
+                paragraphs += 1;
+                let lines = paragraph.split('\n').skip(1);
+                let ragged = lines.filter(|line| !line.starts_with(' '));
+                broken.extend(ragged.map(ToOwned::to_owned));
+            }
+        });
+        assert!(paragraphs > 50);
+        assert!(broken.is_empty(), "{broken:#?}");
+    }
+
+    #[test]
+    fn options_of_all_commands_come_after_those_of_the_command() {
+        let mut cli = Cli::command();
+        cli.build();
+        let show = cli.find_subcommand_mut("show").unwrap();
+        let help = show.render_help().to_string();
+        let (own, global) = help.split_once("Global options:").unwrap();
+        assert!(
+            own.contains("--output") && !own.contains("--socket"),
+            "{help}"
+        );
+        assert!(
+            global.contains("--socket") && global.contains("--quiet"),
+            "{help}"
+        );
     }
 
     #[test]

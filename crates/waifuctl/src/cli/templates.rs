@@ -15,14 +15,14 @@ pub enum TemplateCommand {
     /// Add a template from the catalog, from a URL, or from an image file on this machine
     #[command(
         after_help = "Examples:\n  waifuctl template add debian-12\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksum sha256:…\n  waifuctl template add mine --url https://example.org/a.qcow2 --checksums-url https://example.org/SHA256SUMS\n  waifuctl template add debian-12 --file debian-12-genericcloud-amd64.qcow2 --user debian\n  waifuctl template add alpine --file nocloud_alpine-uefi.qcow2 --user alpine --datasource cidata --firmware uefi\n\n\
-waifud downloads images in the background: Ctrl-C only ends the wait; waifuctl template delete cancels the download.\n\
+waifud downloads images in the background: Ctrl-C only ends the wait; waifuctl template delete cancels the download. \
 waifuctl template refresh NAME fetches the publisher's current image as a new revision."
     )]
     Add(TemplateAddArgs),
     /// Fetch the publisher's current image of templates; a changed image becomes a new revision
     #[command(
         after_help = "Examples:\n  waifuctl template refresh debian-12\n  waifuctl template refresh --all\n\n\
-Image files that are missing in waifud's image store, for example after a restore without images, are downloaded again.\n\
+Image files that are missing in waifud's image store, for example after a restore without images, are downloaded again. \
 Existing instances keep their image."
     )]
     Refresh(TemplateRefreshArgs),

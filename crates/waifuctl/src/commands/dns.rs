@@ -23,6 +23,7 @@ pub async fn run(context: &Context, command: DnsCommand) -> Result<(), Failure> 
     if let Some(node) = &args.on
         && !dns.servers.iter().any(|server| server.node == *node)
     {
+        context.client.node(node.as_str()).await?;
         return Err(Failure::input("no-names", format!("{node} serves no names")).hint(SWITCH_ON));
     }
     let servers = usable(&dns, args.on.as_ref());

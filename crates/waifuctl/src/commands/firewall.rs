@@ -1,5 +1,6 @@
 //! `waifuctl firewall …`
 
+use std::cell::Cell;
 use std::fmt::Write;
 
 use waifud_api::{
@@ -39,8 +40,10 @@ async fn add(
     action: FirewallAction,
 ) -> Result<(), Failure> {
     let rule = rule(args, action)?;
+    let replaced = Cell::new(None);
     let instance = change(context, &args.name, |firewall| {
-        put(firewall, &rule, args.first)
+        replaced.set(put(firewall, &rule, args.first)?);
+        Ok(())
     })
     .await?;
     let spec = &instance.spec.firewall;
@@ -54,7 +57,12 @@ async fn add(
     if let Some(note) = effect(spec, &rule) {
         context.printer.note(&note);
     }
-    print(context, &instance, &format!("rule {}: {rule}", rule.id()))
+    let instead = replaced.get().filter(|before| *before != action);
+    let instead = instead.map_or_else(String::new, |before| {
+        format!(", instead of {before} for the same packets")
+    });
+    let text = format!("rule {}: {rule}{instead}", rule.id());
+    print(context, &instance, &text)
 }
 
 async fn remove(context: &Context, args: &FirewallRemoveArgs) -> Result<(), Failure> {
@@ -169,8 +177,12 @@ fn is_default(rule: &FirewallRule) -> bool {
     rule.protocol.is_none() && rule.ports.is_empty() && rule.peer.is_none()
 }
 
-/// Adds a rule. One that matches the same packets is replaced in its place.
-fn put(firewall: &mut FirewallSpec, rule: &FirewallRule, first: bool) -> Result<(), Failure> {
+/// Adds a rule. One that matches the same packets is replaced in its place; returns the action of that one.
+fn put(
+    firewall: &mut FirewallSpec,
+    rule: &FirewallRule,
+    first: bool,
+) -> Result<Option<FirewallAction>, Failure> {
     if is_default(rule) {
         if first {
             return Err(Failure::input(
@@ -181,10 +193,11 @@ fn put(firewall: &mut FirewallSpec, rule: &FirewallRule, first: bool) -> Result<
             .hint("omit --first, or limit the rule with --protocol, --port, --from or --to"));
         }
         *firewall.default_of_mut(rule.direction) = rule.action;
-        return Ok(());
+        return Ok(None);
     }
     let rules = &mut firewall.rules;
     let place = rules.iter().position(|other| other.matches_the_same(rule));
+    let replaced = place.and_then(|index| Some(rules.get(index)?.action));
     match place {
         Some(index) if !first => {
             if let Some(same) = rules.get_mut(index) {
@@ -197,7 +210,7 @@ fn put(firewall: &mut FirewallSpec, rule: &FirewallRule, first: bool) -> Result<
             rules.insert(index, rule.clone());
         }
     }
-    Ok(())
+    Ok(replaced)
 }
 
 /// Removes the rule whose id is, or begins with, the text.

@@ -14,14 +14,7 @@ pub async fn run(context: &Context, args: RecreateArgs) -> Result<(), Failure> {
     let before = context.client.instance(&args.name).await?;
     if !args.yes {
         let name = before.name.as_str();
-        ask(
-            &format!("recreating {name}"),
-            &format!(
-                "{} is created again with new, empty disks.",
-                describe(&before)
-            ),
-            name,
-        )?;
+        ask(&format!("recreating {name}"), &warning(&before), name)?;
     }
     let request = RecreateInstance {
         node: args.node.clone(),
@@ -41,8 +34,8 @@ pub async fn run(context: &Context, args: RecreateArgs) -> Result<(), Failure> {
 /// The network in which each node has its own range of addresses.
 const DEFAULT: &str = "default";
 
-/// What is kept.
-fn describe(instance: &Instance) -> String {
+/// What is new, and what is kept.
+fn warning(instance: &Instance) -> String {
     let fixed: Vec<_> = instance
         .spec
         .nics
@@ -66,7 +59,7 @@ fn describe(instance: &Instance) -> String {
         ),
     };
     format!(
-        "{} keeps its name, MAC addresses, user-data and settings.{addresses}",
+        "This creates {} again with new, empty disks. It keeps its name, MAC addresses, user-data and settings.{addresses}",
         instance.name
     )
 }
@@ -93,7 +86,7 @@ mod tests {
             serde_json::json!({"name": "eth0", "network": network, "mac": "52:54:00:00:00:01", "address": address,
                 "allow_addresses": []})
         };
-        let kept = "web keeps its name, MAC addresses, user-data and settings.";
+        let kept = "This creates web again with new, empty disks. It keeps its name, MAC addresses, user-data and settings.";
         let (default, lan) = (nic("default", None), nic("lan", Some("192.168.1.40")));
         for (nics, addresses) in [
             (vec![&default], " It gets a new address."),
@@ -109,7 +102,7 @@ mod tests {
             (vec![&nic("lan", None)], ""),
         ] {
             let instance = with(serde_json::json!(nics));
-            assert_eq!(describe(&instance), format!("{kept}{addresses}"));
+            assert_eq!(warning(&instance), format!("{kept}{addresses}"));
         }
     }
 }

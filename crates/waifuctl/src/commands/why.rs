@@ -34,7 +34,7 @@ fn to_text(why: &Why, now: Timestamp) -> String {
     let mut out = format!("{}: {}\n", why.instance.name, escape(&why.summary));
     // For a placed instance, these are the verdicts at placement, not the current ones.
     if why.instance.status.node.is_some() && !why.placement.is_empty() {
-        out.push_str("  placement:\n");
+        out.push_str("  placement, when waifud chose the node:\n");
     }
     for verdict in &why.placement {
         out.push_str(&verdict_line(verdict));

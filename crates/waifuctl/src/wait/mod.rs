@@ -12,7 +12,7 @@ use waifud_api::Instance;
 use waifud_types::InstanceState;
 use waifud_types::status::{CloudInitState, InstanceStatus};
 
-pub use applied::{cannot_go_on, until_applied};
+pub use applied::{cannot_go_on, is_lost, until_applied};
 pub use condition::{until_condition, until_reached, until_ready_again, word};
 pub use creation::until_ready;
 pub use deadline::Deadline;

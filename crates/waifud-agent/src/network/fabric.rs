@@ -229,7 +229,12 @@ impl Inner {
     fn note_reachable(&mut self, applied: &AppliedFabric, peers: &[Peer]) {
         let now = Instant::now();
         let here = |peer: &&Peer| peer.reachable && applied.paths.contains_key(&peer.name);
-        let before = std::mem::take(&mut self.since);
+        let before = if applied.fresh {
+            // A mesh that has just begun has no handshakes yet.
+            BTreeMap::new()
+        } else {
+            std::mem::take(&mut self.since)
+        };
         let reachable = peers.iter().filter(here);
         self.since = reachable
             .map(|peer| {
@@ -301,22 +306,25 @@ mod tests {
         }
     }
 
-    /// A table of a node in a mesh with these peers.
-    fn table(peers: &[Peer]) -> (tempfile::TempDir, Table) {
-        let (dir, table) = new_table();
-        table.begin_watch();
-        let node = NodeSlice {
-            id: NodeId::generate(),
+    fn node(fabric: FabricKind) -> SliceObject {
+        SliceObject::Node(NodeSlice {
+            id: "00000000-0000-7000-8000-000000000001".parse().unwrap(),
             name: "alder".parse().unwrap(),
             subnet: "10.144.1.0/24".parse().unwrap(),
             gateway: [10, 144, 1, 1].into(),
             gateway_mac: MacAddr::of_guest([0, 0, 1]),
             confirmed: Some(Incarnation(1)),
-            fabric: FabricKind::Wireguard,
+            fabric,
             redis: None,
             clients: None,
-        };
-        let mut objects = vec![SliceObject::Node(node)];
+        })
+    }
+
+    /// A table of a node in a mesh with these peers.
+    fn table(peers: &[Peer]) -> (tempfile::TempDir, Table) {
+        let (dir, table) = new_table();
+        table.begin_watch();
+        let mut objects = vec![node(FabricKind::Wireguard)];
         objects.extend(peers.iter().cloned().map(SliceObject::Peer));
         for (number, object) in (1..).zip(objects) {
             let revision = revision(number);
@@ -375,5 +383,23 @@ mod tests {
         assert!(found[0].1.contains("node-5"), "{found:?}");
         adapter.set_handshake(&peers[3].name, Some(Duration::from_secs(1)));
         assert!(reasons(&fabric, &table).await.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mesh_that_begins_again_has_three_minutes_for_its_handshakes() {
+        let adapter = FakeFabric::new(1);
+        let fabric = NodeFabric::new(adapter.clone(), "waifu0".to_owned());
+        let (_dir, table) = table(&[peer(2)]);
+        assert!(reasons(&fabric, &table).await.is_empty());
+        tokio::time::advance(HANDSHAKE_MAX * 2).await;
+        for (number, kind) in [(10, FabricKind::Static), (11, FabricKind::Wireguard)] {
+            let (revision, object) = (revision(number), node(kind));
+            table.apply(WatchFrame::Put { revision, object }).unwrap();
+            adapter.set_handshake(&peer(2).name, None);
+            assert!(reasons(&fabric, &table).await.is_empty(), "{kind}");
+        }
+        tokio::time::advance(HANDSHAKE_MAX + Duration::from_secs(1)).await;
+        let found = reasons(&fabric, &table).await;
+        assert_eq!(found[0].0, "no-handshake", "{found:?}");
     }
 }

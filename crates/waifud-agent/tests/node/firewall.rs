@@ -116,3 +116,19 @@ async fn packets_of_rules_are_reported() {
     })
     .await;
 }
+
+/// Without its record, waifud could neither adopt nor destroy it.
+#[tokio::test]
+async fn an_unmanaged_instance_whose_rules_name_others_is_reported_with_its_record() {
+    let node = TestNode::started();
+    let mut web = node.instance("web");
+    close(&mut web, "10.144.2.7/32");
+    let id = node.run(web.clone()).await;
+    node.waifud.remove_from_slice(id);
+    node.until("reported", async || {
+        let unmanaged = node.waifud.unmanaged().into_iter();
+        let mut records = unmanaged.filter_map(|one| one.record);
+        records.any(|record| record.spec == web.spec && record.firewall_peers.is_empty())
+    })
+    .await;
+}

@@ -108,14 +108,14 @@ pub fn recreate_unconfirmed(name: &Name, node: &Name) -> Problem {
     ))
 }
 
-/// The requested node does not exist.
-pub fn unknown_node(node: &Name) -> Problem {
+/// The node that `field` of the request names does not exist.
+pub fn unknown_node(field: &'static str, node: &Name) -> Problem {
     Problem::new(
         422,
         "unknown-node",
         format!("there is no node named {node}"),
     )
-    .field("node")
+    .field(field)
     .hint(Hint::on_kind(&HintAction::List, HintKind::Node))
 }
 
@@ -393,6 +393,20 @@ pub fn is_moving(name: &Name, to: &Name) -> Problem {
         .hint("wait until the move is over")
 }
 
+/// The move of the instance is canceled, and the new node has not confirmed it yet.
+pub fn is_canceling(name: &Name, to: &Name) -> Problem {
+    Problem::new(
+        409,
+        "moving",
+        format!("the move of {name} to {to} is canceled, and {to} has not confirmed this yet"),
+    )
+    .field("name")
+    .hint(format!(
+        "wait until {to} is in contact with waifud and has deleted what it received"
+    ))
+    .hint(Hint::on(&HintAction::Show, HintKind::Node, to.as_str()))
+}
+
 /// A move is to be canceled, and there is none.
 pub fn not_moving(name: &Name) -> Problem {
     Problem::new(409, "not-moving", format!("{name} is not being moved"))
@@ -456,9 +470,11 @@ pub fn still_has_part(name: &Name, node: &Name) -> Problem {
 
 /// The instance has to stay on its node.
 pub fn pinned(name: &Name, node: &Name) -> Problem {
-    cannot_move(name, &format!("it was created for {node}"))
+    cannot_move(name, &format!("it is pinned to {node}"))
         .field("to")
-        .hint("name the node to move it to")
+        .hint(format!(
+            "move it to a node of your choice: waifuctl move {name} --to NODE"
+        ))
 }
 
 /// The instance would get another address.

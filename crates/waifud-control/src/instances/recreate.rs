@@ -59,7 +59,7 @@ impl Control {
         }
         row.spec.placement.node = match (request.node, row.spec.placement.node.take()) {
             (Some(node), _) if tx.node_named(node.as_str())?.is_none() => {
-                return Err(instance_problems::unknown_node(&node).into());
+                return Err(instance_problems::unknown_node("node", &node).into());
             }
             (Some(node), _) => Some(node),
             // The removed node: the instance cannot be pinned to it any more, unless another one has its name now.

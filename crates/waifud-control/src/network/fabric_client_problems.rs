@@ -18,7 +18,8 @@ pub fn no_mesh(kind: FabricKind) -> Problem {
 
 /// No client has the name.
 pub fn unknown(name: &str) -> Problem {
-    problems::not_found("fabric client", name).hint("list the clients of the fabric")
+    problems::not_found("fabric client", name)
+        .hint("list the clients of the fabric: waifuctl fabric client list")
 }
 
 /// Another client has the name.

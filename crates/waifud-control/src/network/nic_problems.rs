@@ -57,6 +57,10 @@ pub fn still_being_removed(index: usize, nic: &Name, network: &Name) -> Problem 
 
 /// The node of the instance cannot connect guests to the network.
 pub fn network_not_on_node(index: usize, network: &Name, node: &Name, why: &Verdict) -> Problem {
+    let why = match why {
+        Verdict::NoBridge { .. } | Verdict::UnsuitableBridge { .. } => format!("it {why}"),
+        _ => why.to_string(),
+    };
     Problem::new(
         409,
         "network-not-on-node",

@@ -1,7 +1,6 @@
 //! Reading nodes.
 
-use waifud_api::agent::Unmanaged;
-use waifud_api::{Node, Page};
+use waifud_api::{Node, Page, Unmanaged};
 use waifud_store::{NodeRow, ReadTx, StoreError};
 use waifud_types::NodeId;
 
@@ -66,5 +65,8 @@ fn unmanaged(tx: &ReadTx<'_>, row: &NodeRow) -> Result<Vec<Unmanaged>, StoreErro
     if row.unmanaged.count == 0 {
         return Ok(Vec::new());
     }
-    tx.unmanaged_on(row.id)
+    let entries = tx.unmanaged_on(row.id)?.into_iter();
+    entries
+        .map(|entry| crate::nodes::unmanaged::shown(tx, entry))
+        .collect()
 }

@@ -17,7 +17,12 @@ pub fn has_instances(node: &Name, shown: &[Name], count: usize) -> Problem {
         format!("{node} still has instances: {listed}"),
     )
     .field("name")
-    .hint("delete them first; if the node is off, it is enough to request the deletions")
+    .hint(Hint::on(
+        &HintAction::Drain { new_address: false },
+        HintKind::Node,
+        node.as_str(),
+    ))
+    .hint("or delete them; if the node is off, it is enough to request the deletions")
     .hint(Hint::on(
         &HintAction::RemoveForced,
         HintKind::Node,
@@ -329,7 +334,7 @@ pub fn not_adoptable(name: &Name) -> Problem {
     Problem::new(
         409,
         "not-adoptable",
-        format!("{name} cannot be adopted: its node has no record of its spec"),
+        format!("{name} cannot be adopted: its node does not have its spec and its user-data"),
     )
     .hint("copy the data that you need from its disks on the node before you delete it")
     .hint(Hint::on(

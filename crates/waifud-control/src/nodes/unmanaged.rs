@@ -387,9 +387,11 @@ fn find_unmanaged<'a>(
 }
 
 /// The entry as the API shows it, without the record, which contains a key.
-pub fn shown(entry: Unmanaged) -> waifud_api::Unmanaged {
-    waifud_api::Unmanaged {
-        adoptable: entry.record.is_some() && entry.bundle.is_some(),
+pub fn shown(tx: &ReadTx<'_>, entry: Unmanaged) -> Result<waifud_api::Unmanaged, StoreError> {
+    // An older copy of an instance that is managed elsewhere is not adopted.
+    let is_free = tx.instance(entry.instance)?.as_ref().is_none_or(is_lost);
+    Ok(waifud_api::Unmanaged {
+        adoptable: is_free && entry.record.is_some() && entry.bundle.is_some(),
         kind: entry.kind,
         instance: entry.instance,
         name: entry
@@ -398,5 +400,5 @@ pub fn shown(entry: Unmanaged) -> waifud_api::Unmanaged {
         volume: entry.volume,
         running: entry.running,
         addresses: entry.addresses,
-    }
+    })
 }

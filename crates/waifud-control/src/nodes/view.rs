@@ -1,7 +1,6 @@
 //! A node as the API shows it: its row and its last reported load.
 
-use waifud_api::Node;
-use waifud_api::agent::Unmanaged;
+use waifud_api::{Node, Unmanaged};
 use waifud_store::{NodeRow, PoolPromise};
 use waifud_types::node::NodeState;
 
@@ -64,10 +63,7 @@ pub fn node(
         },
         clock_skew_s: load.and_then(|load| load.clock_skew),
         conditions: row.facts.conditions,
-        unmanaged: unmanaged
-            .into_iter()
-            .map(crate::nodes::unmanaged::shown)
-            .collect(),
+        unmanaged,
         confirmed: row.confirmed,
     }
 }

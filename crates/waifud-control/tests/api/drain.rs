@@ -209,7 +209,7 @@ async fn an_instance_that_was_created_for_the_node_stays_until_it_is_moved_by_na
     let begun = it.begin().await;
     let (code, title) = obstacle(&begun, "small");
     assert_eq!(code, "cannot-move");
-    assert!(title.contains("created for alder"), "{title}");
+    assert!(title.contains("pinned to alder"), "{title}");
     for name in ["large", "middle"] {
         it.finish_move(name).await;
     }

@@ -365,6 +365,7 @@ async fn the_older_copy_of_a_recreated_instance_is_shut_down_kept_and_deleted_on
         (&kept[0]["instance"], &kept[0]["running"]),
         (&json!(record.id), &json!(false))
     );
+    assert_eq!(kept[0]["adoptable"], false, "web is on birch");
     assert_eq!(server.node_of("web").await.as_deref(), Some("birch"));
     // One that is off needs no order.
     assert_eq!(parts(&server, &web).await, [owner]);
@@ -417,14 +418,15 @@ async fn deleting_a_recreated_instance_leaves_its_older_copy_on_its_node() {
     unmanaged.running = false;
     let released = unmanaged.record.as_ref().unwrap().epoch;
     alder.report_unmanaged(vec![unmanaged]).await;
-    let shown = server.node("alder").await["unmanaged"].clone();
-    assert_eq!(shown[0]["adoptable"], true, "{shown}");
+    let adoptable = async || server.node("alder").await["unmanaged"][0]["adoptable"].clone();
+    assert_eq!(adoptable().await, false, "birch still has the new copy");
 
     // When the new copy is gone, the old one is adopted, in an epoch that the node has not released.
     all_off(&server, &clock).await;
     let forced = "/v1/nodes/birch?force=true&confirm_off=true";
     server.delete(forced).await.expect(204);
     server.get("/v1/instances/web").await.expect(404);
+    assert_eq!(adoptable().await, true);
     let path = "/v1/nodes/alder/unmanaged/web/adopt";
     let adopted = server.post(path, &json!({})).await.expect(201).instance();
     assert_eq!(adopted.id, web.id);

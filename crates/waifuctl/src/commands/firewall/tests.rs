@@ -103,7 +103,14 @@ fn rules_keep_their_order_and_the_same_rule_is_replaced_in_its_place() {
         texts(&with(&[ssh, web, denied])),
         ["deny in tcp 22", "allow in tcp 80"]
     );
+    let replaced = |lines: &[&str], line: &str| {
+        let first = args(line).unwrap().first;
+        put(&mut with(lines), &parsed(line), first).unwrap()
+    };
+    assert_eq!(replaced(&[web], ssh), None);
+    assert_eq!(replaced(&[ssh, web], denied), Some(FirewallAction::Allow));
     let first = "deny web --in --port 80 --first";
+    assert_eq!(replaced(&[ssh, web], first), Some(FirewallAction::Allow));
     assert_eq!(
         texts(&with(&[ssh, web, first])),
         ["deny in tcp 80", "allow in tcp 22"]

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use waifud_api::client::ClientError;
-use waifud_api::{Drain, DrainNode, DrainedInstance};
+use waifud_api::{Drain, DrainNode, DrainedInstance, Problem};
 use waifud_types::InstanceId;
 
 use crate::cli::NodeDrainArgs;
 use crate::confirm::ask;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::hint;
 use crate::printer::table;
 use crate::progress;
 use crate::text::escape;
@@ -112,7 +113,10 @@ impl Changes {
             .map(|instance| {
                 let to = instance.to.as_ref().map(ToString::to_string);
                 let obstacle = instance.obstacle.as_ref();
-                let obstacle = obstacle.map(|problem| escape(&problem.title));
+                let obstacle = obstacle.map(|problem| {
+                    let hint = hint::line(&problem.hints).map(|hint| format!("; {hint}"));
+                    escape(&(why(instance.name.as_str(), problem) + &hint.unwrap_or_default()))
+                });
                 (instance.id, (instance.name.to_string(), to, obstacle))
             })
             .collect();
@@ -222,9 +226,17 @@ fn doing(instance: &DrainedInstance) -> String {
             let reason = moving.reason.as_ref();
             reason.map_or_else(|| state.to_string(), |reason| format!("{state}: {reason}"))
         }
-        (None, Some(problem)) => problem.title.clone(),
+        (None, Some(problem)) => why(instance.name.as_str(), problem),
         (None, None) => "fits".to_owned(),
     }
+}
+
+/// The obstacle, without the name of the instance, which is beside it.
+fn why(name: &str, obstacle: &Problem) -> String {
+    let title = obstacle.title.as_str();
+    let why = title.strip_prefix("cannot move ");
+    let why = why.and_then(|rest| rest.strip_prefix(name)?.strip_prefix(": "));
+    why.unwrap_or(title).to_owned()
 }
 
 /// How many instances can move, as a sentence without its full stop.
@@ -350,6 +362,19 @@ mod tests {
         let other = drain(true, &[other]);
         assert_eq!(changes.lines(&other), ["big waits: birch is cordoned"]);
         assert_eq!(changes.lines(&drain(true, &[])), ["big: gone"]);
+    }
+
+    #[test]
+    fn an_obstacle_is_shown_without_the_name_beside_it_and_a_wait_adds_the_remedy() {
+        let mut db = instance(3, "db", None, Some("cannot move db: it is pinned to alder"));
+        db["obstacle"]["hints"] = json!([{"action": "advice", "object": null, "arguments": {}, "when": null,
+            "text": "move it"}]);
+        let drain = drain(true, &[db]);
+        assert!(explained(&drain).contains("  -   it is pinned to alder\n"));
+        assert_eq!(
+            Changes::default().lines(&drain),
+            ["db waits: it is pinned to alder; move it"]
+        );
     }
 
     #[test]

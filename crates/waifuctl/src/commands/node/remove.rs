@@ -1,11 +1,13 @@
 //! `waifuctl node remove`
 
+use std::fmt::Write;
+
 use waifud_api::RemoveNode;
 use waifud_api::client::ListQuery;
 use waifud_types::InstanceState;
 
 use crate::cli::NodeRemoveArgs;
-use crate::confirm::confirm;
+use crate::confirm::ask;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::pagination;
@@ -18,18 +20,16 @@ pub async fn run(context: &Context, args: NodeRemoveArgs) -> Result<(), Failure>
         Vec::new()
     };
     if !args.yes {
-        context.printer.note(if args.purge {
-            "the key of the node is revoked and its subnet is released"
-        } else {
-            "the key of the node is revoked; its subnet stays reserved"
-        });
-        if !lost.is_empty() {
-            context.printer.note(&format!(
-                "the disks of these instances are given up: {}",
-                lost.join(", ")
-            ));
+        if !args.purge {
+            // A removed node can still be purged.
+            context.client.node(&args.name).await?;
         }
-        confirm("node", &args.name)?;
+        let name = escape(&args.name);
+        ask(
+            &format!("removing node {name}"),
+            &warning(&name, args.purge, &lost),
+            &args.name,
+        )?;
     }
     let how = RemoveNode {
         purge: args.purge,
@@ -52,6 +52,21 @@ pub async fn run(context: &Context, args: NodeRemoveArgs) -> Result<(), Failure>
     })
 }
 
+/// What the removal does.
+fn warning(name: &str, purge: bool, lost: &[String]) -> String {
+    let subnet = if purge {
+        "releases its subnet"
+    } else {
+        "keeps its subnet reserved"
+    };
+    let mut text = format!("This removes node {name}: it revokes the node's key and {subnet}.");
+    if !lost.is_empty() {
+        let lost = lost.join(", ");
+        let _infallible = write!(text, " The disks of these instances are given up: {lost}.");
+    }
+    text
+}
+
 /// The names of the instances on a node that are lost with it.
 async fn instances_on(context: &Context, node: &str) -> Result<Vec<String>, Failure> {
     let node = context.client.node(node).await?;
@@ -66,4 +81,22 @@ async fn instances_on(context: &Context, node: &str) -> Result<Vec<String>, Fail
     // Those that are being deleted are gone with the node, which is what the user wanted.
     let lost = instances.filter(|instance| instance.status.state != InstanceState::Deleting);
     Ok(lost.map(|instance| instance.name.to_string()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_says_what_the_removal_will_do() {
+        let kept =
+            "This removes node birch: it revokes the node's key and keeps its subnet reserved.";
+        assert_eq!(warning("birch", false, &[]), kept);
+        let lost = ["web".to_owned(), "db".to_owned()];
+        assert_eq!(
+            warning("birch", true, &lost),
+            "This removes node birch: it revokes the node's key and releases its subnet. The disks of these instances are \
+             given up: web, db."
+        );
+    }
 }

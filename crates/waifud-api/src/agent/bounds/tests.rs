@@ -182,6 +182,20 @@ fn duplicate_instances_and_records_of_other_instances_are_refused() {
 }
 
 #[test]
+fn the_addresses_of_a_records_firewall_are_not_reported_and_the_record_is() {
+    let mut closed = report();
+    let addresses = json!([{"peer": "label:tier=front", "addresses": ["10.144.2.7/32"]}]);
+    closed["unmanaged"][0]["record"]["firewall_peers"] = addresses;
+    let mut closed = parsed(closed);
+    let field = closed.check().unwrap_err().field;
+    assert_eq!(field, "unmanaged[0].record.firewall_peers");
+    closed.fit();
+    closed.check().unwrap();
+    let record = closed.unmanaged.unwrap().remove(0).record.unwrap();
+    assert!(record.firewall_peers.is_empty());
+}
+
+#[test]
 fn bridges_with_names_that_linux_does_not_allow_are_dropped_from_facts_and_refused_in_records() {
     for bad in [
         "",

@@ -31,7 +31,11 @@ impl Control {
                     return Ok(control.instance_view(row));
                 }
                 let to = &moving.target_name;
-                return Err(instance_problems::is_moving(&row.name, to).into());
+                return Err(match moving.state {
+                    MoveState::Canceling => instance_problems::is_canceling(&row.name, to),
+                    _ => instance_problems::is_moving(&row.name, to),
+                }
+                .into());
             }
             let row = control.begin_move_in(tx, row, &request, &cause)?;
             Ok(control.instance_view(row))

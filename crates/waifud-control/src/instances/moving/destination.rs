@@ -28,7 +28,7 @@ pub(super) fn choose(
             return Err(instance_problems::already_there(&row.name, wanted).into());
         }
         let Some(node) = tx.node_named(wanted.as_str())? else {
-            return Err(instance_problems::unknown_node(wanted).into());
+            return Err(instance_problems::unknown_node("to", wanted).into());
         };
         if parts.part(node.id).is_some() || tx.tombstone_epoch(row.id, node.id)?.is_some() {
             return Err(instance_problems::still_has_part(&row.name, wanted).into());

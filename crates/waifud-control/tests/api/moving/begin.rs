@@ -31,7 +31,7 @@ fn with_facts(change: impl FnOnce(&mut NodeFacts)) -> NodeFacts {
 async fn a_move_to_a_node_that_cannot_have_the_instance_is_refused_with_the_reason() {
     let it = Cluster::new().await;
     let to = |node: &str| json!({"to": node, "new_address": true});
-    refused(&it, &to("oak"), 422, "unknown-node", "node").await;
+    refused(&it, &to("oak"), 422, "unknown-node", "to").await;
     refused(&it, &to("alder"), 409, "already-there", "to").await;
 
     for (change, part) in [

@@ -1,6 +1,7 @@
 //! Moves that end early: canceled, with a deleted instance, with a removed node, after a restore.
 
 use serde_json::json;
+use waifud_api::hint::{Hint, HintAction};
 use waifud_types::{Epoch, InstanceState, OwnershipRole, ReceiveState};
 
 use super::super::unmanaged::restored;
@@ -26,10 +27,11 @@ async fn a_canceled_move_leaves_the_instance_on_its_node_and_nothing_on_the_othe
         }
         assert_eq!(it.state().await, "canceling");
         it.cancel().await.expect(200);
-        it.server
-            .post(MOVE, &super::to_birch())
-            .await
-            .refused(409, "moving", "name");
+        let refused = it.server.post(MOVE, &super::to_birch()).await;
+        let problem = refused.refused(409, "moving", "name");
+        let cancel = HintAction::CancelMove;
+        let is_repeated = |hint: &Hint| hint.known_action() == Some(cancel.clone());
+        assert!(!problem.hints.iter().any(is_repeated), "{problem:?}");
 
         // What birch still reports does not matter any more.
         it.receives(ReceiveState::Received).await;
