@@ -17,9 +17,9 @@ use waifud_storage::qcow2::Qcow2Pool;
 use waifud_storage::reflink::ReflinkPool;
 use waifud_types::PoolKind;
 
-use crate::config::Config;
+use crate::config::{Config, MeshChoice};
 use crate::host;
-use crate::mesh::MeshProcess;
+use crate::mesh_link::MeshLink;
 use crate::power::NodePower;
 use crate::tunnel::Tunnel;
 
@@ -53,6 +53,7 @@ struct Plan {
 struct MeshPlan {
     interface: String,
     port: u16,
+    choice: MeshChoice,
     endpoints: Vec<SocketAddr>,
     key: PathBuf,
     socket: PathBuf,
@@ -81,6 +82,7 @@ fn mesh_plan(config: &Config) -> MeshPlan {
     MeshPlan {
         interface: config.mesh_interface.clone(),
         port: config.mesh_port,
+        choice: config.mesh_backend,
         endpoints: config.mesh_endpoints.clone(),
         key: config.state_dir.join("mesh.key"),
         socket: config.run_dir.join("mesh.sock"),
@@ -98,7 +100,13 @@ pub fn fabric(config: &Config) -> anyhow::Result<LinuxFabric> {
 }
 
 fn fabric_of(plan: MeshPlan) -> anyhow::Result<LinuxFabric> {
-    let mesh = MeshProcess::open(plan.interface, plan.port, &plan.key, &plan.socket)?;
+    let mesh = MeshLink::open(
+        plan.interface,
+        plan.port,
+        plan.choice,
+        &plan.key,
+        &plan.socket,
+    )?;
     Ok(LinuxFabric::new(Arc::new(mesh), plan.endpoints))
 }
 

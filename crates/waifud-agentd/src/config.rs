@@ -38,6 +38,8 @@ pub struct Config {
     pub mesh_interface: String,
     /// The UDP port of the mesh, on all addresses.
     pub mesh_port: u16,
+    /// Which WireGuard carries the mesh.
+    pub mesh_backend: MeshChoice,
     /// Where other nodes reach the mesh of this one. The default is this node's address in its connection to waifud, and the
     /// port of the mesh.
     pub mesh_endpoints: Vec<SocketAddr>,
@@ -59,6 +61,18 @@ pub struct Config {
     pub boot_alone: String,
     /// The log filter in the syntax of `tracing`. `RUST_LOG` overrides it.
     pub log: String,
+}
+
+/// Which WireGuard carries the mesh to other nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MeshChoice {
+    /// The kernel's where it has one, otherwise a process.
+    Auto,
+    /// The kernel's.
+    Kernel,
+    /// A process.
+    Userspace,
 }
 
 /// Where other machines resolve guests' names.
@@ -148,6 +162,7 @@ impl Default for Config {
             wireguard_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 51822)),
             mesh_interface: "wfmesh0".to_owned(),
             mesh_port: 51820,
+            mesh_backend: MeshChoice::Auto,
             mesh_endpoints: Vec::new(),
             peer_listen: "[::]:7374".to_owned(),
             peer_endpoints: Vec::new(),
@@ -303,6 +318,10 @@ mod tests {
                 "invalid dns.listen 0.0.0.0",
             ),
             ("[dns]\nlisten = [\"alder\"]", "listen"),
+            (
+                "mesh_backend = \"module\"",
+                "expected one of `auto`, `kernel`, `userspace`",
+            ),
             ("[dns]\nport = 0", "dns.port must not be 0"),
             ("[dns]\nports = 53", "ports"),
             ("[[pools]]\nname = \"a\"", "path"),

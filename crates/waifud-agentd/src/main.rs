@@ -9,6 +9,7 @@ mod host;
 mod join;
 mod memory;
 mod mesh;
+mod mesh_link;
 mod power;
 mod remove;
 mod stop;

@@ -1,10 +1,9 @@
-//! The WireGuard link between nodes, in a process of its own: `waifud-agentd mesh`.
+//! The WireGuard link between nodes, in a process of its own: `waifud-agentd mesh`. It is used where the kernel has no WireGuard.
 //!
 //! The process is started detached and outlives the agent, so restarting or upgrading the agent cuts no connection between
 //! guests. The agent finds it by its control socket, which only root can open. A process of another version, or with another
 //! interface, port or key, is replaced.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,11 +13,11 @@ use clap::Args;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 use waifud_network::NetworkError;
-use waifud_network::fabric::{MeshDevice, MeshPeer};
-use waifud_wireguard::mesh::{self, Mesh, MeshClient, MeshConfig, MeshError, MeshStatus};
+use waifud_wireguard::mesh::{
+    self, Mesh, MeshClient, MeshConfig, MeshError, MeshPeerStatus, MeshStatus,
+};
 use waifud_wireguard::{PrivateKey, WireguardError};
 
 use crate::tunnel::read_or_create_key;
@@ -26,7 +25,7 @@ use crate::tunnel::read_or_create_key;
 /// How long the process may take to create its link.
 const START: Duration = Duration::from_secs(20);
 /// The MTU of the link before the first peers are known.
-const MTU: u16 = 1420;
+pub const MTU: u16 = 1420;
 /// What the process prints once its socket accepts connections.
 const READY: &str = "ready";
 /// What it prints if its port is taken.
@@ -84,7 +83,7 @@ pub async fn run(arguments: MeshArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// [`MeshDevice`] by a process of its own.
+/// The link of a process, which is started, found, configured and stopped.
 pub struct MeshProcess {
     interface: String,
     port: u16,
@@ -94,28 +93,26 @@ pub struct MeshProcess {
     /// The program to start: this one.
     program: PathBuf,
     client: MeshClient,
-    /// Held while the process is started or stopped.
-    changing: Mutex<()>,
 }
 
 impl MeshProcess {
-    /// The link with the key in `key_file`, which is created if absent. Starts nothing yet.
-    pub fn open(
+    /// The link with this key, which is in `key_file`. Starts nothing yet.
+    pub fn new(
         interface: String,
         port: u16,
+        key: PrivateKey,
         key_file: &Path,
         socket: &Path,
-    ) -> anyhow::Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             interface,
             port,
-            key: read_or_create_key(key_file)?,
+            key,
             key_file: key_file.to_owned(),
             socket: socket.to_owned(),
             program: "/proc/self/exe".into(),
             client: MeshClient::new(socket.to_owned()),
-            changing: Mutex::default(),
-        })
+        }
     }
 
     /// Whether a running process is the one that this agent would start.
@@ -124,6 +121,42 @@ impl MeshProcess {
             && status.interface == self.interface
             && status.port == self.port
             && status.public_key == self.key.public_key()
+    }
+
+    /// Makes the process run with these peers and this MTU. Returns whether it was started. Calls must not overlap.
+    pub async fn ensure(&self, peers: Vec<mesh::MeshPeer>, mtu: u16) -> Result<bool, NetworkError> {
+        let fresh = match self.client.status().await {
+            Ok(Some(status)) if self.fits(&status) => false,
+            Ok(None) => true,
+            Err(error) if !error.is_silence() => return Err(network_error(error)),
+            Ok(Some(_)) | Err(_) => {
+                self.client.stop().await.map_err(network_error)?;
+                true
+            }
+        };
+        if fresh {
+            self.start().await?;
+        }
+        let set = self.client.set(peers, mtu).await;
+        set.map_err(network_error)?;
+        Ok(fresh)
+    }
+
+    /// The peers; none if no process runs.
+    pub async fn peers(&self) -> Result<Vec<MeshPeerStatus>, NetworkError> {
+        let status = self.client.status().await.map_err(network_error)?;
+        Ok(status.map(|status| status.peers).unwrap_or_default())
+    }
+
+    /// Ends the process and its link. Returns whether there was one, of any version.
+    pub async fn remove(&self) -> Result<bool, NetworkError> {
+        match self.client.status().await {
+            Ok(None) => return Ok(false),
+            Err(error) if !error.is_silence() => return Err(network_error(error)),
+            Ok(Some(_)) | Err(_) => {}
+        }
+        self.client.stop().await.map_err(network_error)?;
+        Ok(true)
     }
 
     async fn start(&self) -> Result<(), NetworkError> {
@@ -177,68 +210,5 @@ fn network_error(error: MeshError) -> NetworkError {
             tool: "waifud-agentd mesh",
             message: refused.to_string(),
         },
-    }
-}
-
-#[async_trait::async_trait]
-impl MeshDevice for MeshProcess {
-    fn interface(&self) -> &str {
-        &self.interface
-    }
-
-    fn public_key(&self) -> String {
-        self.key.public_key().to_string()
-    }
-
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    async fn ensure(&self, peers: Vec<MeshPeer>, mtu: u16) -> Result<bool, NetworkError> {
-        let _one_at_a_time = self.changing.lock().await;
-        let fresh = match self.client.status().await {
-            Ok(Some(status)) if self.fits(&status) => false,
-            Ok(None) => true,
-            Err(error) if !error.is_silence() => return Err(network_error(error)),
-            Ok(Some(_)) | Err(_) => {
-                self.client.stop().await.map_err(network_error)?;
-                true
-            }
-        };
-        if fresh {
-            self.start().await?;
-        }
-        // waifud does not check keys; only the node of an invalid one is left out.
-        let peers = peers.into_iter().filter_map(|peer| {
-            Some(mesh::MeshPeer {
-                public_key: peer.public_key.parse().ok()?,
-                endpoints: peer.endpoints,
-                allowed: peer.allowed,
-            })
-        });
-        self.client
-            .set(peers.collect(), mtu)
-            .await
-            .map_err(network_error)?;
-        Ok(fresh)
-    }
-
-    async fn handshakes(&self) -> Result<BTreeMap<String, Option<Duration>>, NetworkError> {
-        let status = self.client.status().await.map_err(network_error)?;
-        let peers = status.map(|status| status.peers).unwrap_or_default();
-        let ages = peers.into_iter().map(|peer| {
-            let age = peer.handshake_age_s.map(Duration::from_secs);
-            (peer.public_key.to_string(), age)
-        });
-        Ok(ages.collect())
-    }
-
-    async fn remove(&self) -> Result<bool, NetworkError> {
-        let _one_at_a_time = self.changing.lock().await;
-        let runs = self.client.status().await.map_err(network_error)?.is_some();
-        if runs {
-            self.client.stop().await.map_err(network_error)?;
-        }
-        Ok(runs)
     }
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waifud_types::{Coded, FabricKind, Name, Timestamp};
+use waifud_types::{Coded, FabricKind, MeshBackend, Name, Timestamp};
 
 /// A network for guests.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -74,6 +74,9 @@ pub struct FabricNode {
     /// The addresses and ports at which other nodes may reach it, in order of preference.
     #[schema(value_type = Vec<String>)]
     pub endpoints: Vec<SocketAddr>,
+    /// Which WireGuard carries its mesh: that of its kernel, or a process; null if it has no mesh or has not reported this.
+    #[serde(default)]
+    pub mesh_backend: Option<MeshBackend>,
 }
 
 /// A route to the guests of a node.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waifud_types::node::{HypervisorFacts, NodeState, PoolFacts, Resources};
 use waifud_types::status::Condition;
-use waifud_types::{InstanceId, Name, NodeId, Timestamp, VolumeId};
+use waifud_types::{InstanceId, MeshBackend, Name, NodeId, Timestamp, VolumeId};
 
 /// A node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -45,6 +45,10 @@ pub struct Node {
     /// Links that look like a bridge but that no network can use, by name, with the reason.
     #[serde(default)]
     pub unfit_bridges: BTreeMap<String, String>,
+    /// Which WireGuard carries the mesh of the node: that of its kernel, or a process; null without a mesh, and from agents of
+    /// earlier versions, which use a process.
+    #[serde(default)]
+    pub mesh_backend: Option<MeshBackend>,
     /// Storage pools of the node.
     pub pools: Vec<PoolFacts>,
     /// Time of the last report; null before the first one.

@@ -76,6 +76,28 @@ impl FromStr for FabricKind {
     }
 }
 
+/// Which WireGuard a node uses for the mesh.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MeshBackend {
+    /// That of its kernel.
+    Kernel,
+    /// A process.
+    Userspace,
+    /// One that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+names! {
+    /// The name in the API and in tables.
+    MeshBackend {
+        Kernel => "kernel",
+        Userspace => "userspace",
+        Other => "other",
+    }
+}
+
 /// What other nodes need to reach a node over a fabric. The node reports it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MeshFacts {

@@ -48,7 +48,7 @@ pub use digest::Digest;
 pub use disk::{DiskFormat, VolumeSource};
 pub use disk_space::{DiskSpace, DiskSpaceState};
 pub use dns::{DnsFacts, DnsListener};
-pub use fabric::{FabricKind, MeshFacts};
+pub use fabric::{FabricKind, MeshBackend, MeshFacts};
 pub use fabric_client::FabricClientPeer;
 pub use firewall::FirewallSpec;
 pub use id::{BootId, InstanceId, NodeId, ProcessId, TapName, VolumeId};

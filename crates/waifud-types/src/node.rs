@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::status::{Condition, HypervisorKind};
-use crate::{ByteSize, Digest, DnsFacts, MeshFacts, Name, PoolKind};
+use crate::{ByteSize, Digest, DnsFacts, MeshBackend, MeshFacts, Name, PoolKind};
 
 /// State of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
@@ -160,6 +160,10 @@ pub struct NodeFacts {
     /// What other nodes need to reach this one over a fabric; null for agents that cannot be in one.
     #[serde(default)]
     pub mesh: Option<MeshFacts>,
+    /// Which WireGuard carries the mesh of the node; null without a mesh, before the agent has applied it, and from agents of
+    /// earlier versions, which use a process.
+    #[serde(default)]
+    pub mesh_backend: Option<MeshBackend>,
     /// The node's peer port; null from agents of earlier versions, and before the agent knows its address.
     #[serde(default)]
     pub peer_port: Option<PeerPortFacts>,

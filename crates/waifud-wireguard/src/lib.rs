@@ -20,6 +20,7 @@ mod config;
 mod error;
 pub mod fake;
 mod guest;
+mod kernel;
 mod key;
 pub mod mesh;
 mod node;

@@ -28,7 +28,7 @@ const FORWARDED: &str = "https://198.51.100.1:7373";
 const FORWARDER: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 1), 7373);
 const WAIFUD: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 2), 7373);
 /// The name of the new node.
-const NODE: &str = "larch";
+pub const NODE: &str = "larch";
 /// The instance on it.
 const GUEST: &str = "nested";
 /// All programs of the machine, except those of apt.

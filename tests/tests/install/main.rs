@@ -3,6 +3,7 @@
 
 mod deb;
 mod join;
+mod mesh;
 
 use std::path::Path;
 
@@ -24,14 +25,17 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         deb::is_clean(&first)?;
         let second = deb::newer(&first, "0.1.0+1")?;
         let guest_disk = button::image(dir.path())?;
+        let mesh_tests = mesh::program(dir.path())?;
         steps.done("packages");
         machine.wait_until_ready()?;
         steps.done("the machine");
         reached_from_outside(&machine)?;
         steps.done("reached from outside");
-        machine.put(&[&first, &second.head, &guest_disk])?;
-        let before = machine.network()?;
+        machine.put(&[&first, &second.head, &guest_disk, &mesh_tests])?;
         steps.done("files put there");
+        mesh::conforms(&machine)?;
+        steps.done("mesh in its kernel");
+        let before = machine.network()?;
 
         installed(&machine, &first)?;
         steps.done("installed");
@@ -52,6 +56,8 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         steps.done("purged");
         join::joined(&machine, &first, &guest_disk)?;
         steps.done("joined");
+        mesh::changes_between_kernel_and_process(&machine, join::NODE)?;
+        steps.done("changed between kernel and process");
         machine.delete()
     })
 }

@@ -36,7 +36,10 @@ fn to_text(fabric: &Fabric) -> String {
     }
     out.push_str("\n\n");
     let rows = fabric.nodes.iter().map(row).collect();
-    out.push_str(&table(&["NODE", "SUBNET", "ENDPOINT", "PUBLIC KEY"], rows));
+    out.push_str(&table(
+        &["NODE", "SUBNET", "ENDPOINT", "WIREGUARD", "PUBLIC KEY"],
+        rows,
+    ));
     if !fabric.routes.is_empty() {
         out.push_str(
             "\n\nRoutes for your router, so that machines that are not nodes reach guests:",
@@ -58,6 +61,8 @@ fn row(node: &FabricNode) -> Vec<String> {
         node.node.to_string(),
         node.subnet.to_string(),
         endpoint.map_or_else(|| "-".to_owned(), ToString::to_string),
+        node.mesh_backend
+            .map_or_else(|| "-".to_owned(), |backend| backend.to_string()),
         node.public_key
             .as_ref()
             .map_or_else(|| "-".to_owned(), |key| escape(key)),
@@ -68,7 +73,7 @@ fn row(node: &FabricNode) -> Vec<String> {
 mod tests {
     use super::*;
     use waifud_api::FabricRoute;
-    use waifud_types::FabricKind;
+    use waifud_types::{FabricKind, MeshBackend};
 
     #[test]
     fn nodes_and_routes_are_shown_and_what_is_unknown_is_a_dash() {
@@ -81,12 +86,14 @@ mod tests {
                     subnet: "10.144.1.0/24".parse().unwrap(),
                     public_key: Some("key=".to_owned()),
                     endpoints: vec!["192.0.2.3:51820".parse().unwrap()],
+                    mesh_backend: Some(MeshBackend::Kernel),
                 },
                 FabricNode {
                     node: "birch".parse().unwrap(),
                     subnet: "10.144.2.0/24".parse().unwrap(),
                     public_key: None,
                     endpoints: Vec::new(),
+                    mesh_backend: None,
                 },
             ],
             routes: vec![FabricRoute {
@@ -98,9 +105,9 @@ mod tests {
         assert_eq!(
             to_text(&fabric),
             "fabric: static\n\n\
-             NODE   SUBNET         ENDPOINT         PUBLIC KEY\n\
-             alder  10.144.1.0/24  192.0.2.3:51820  key=\n\
-             birch  10.144.2.0/24  -                -\n\n\
+             NODE   SUBNET         ENDPOINT         WIREGUARD  PUBLIC KEY\n\
+             alder  10.144.1.0/24  192.0.2.3:51820  kernel     key=\n\
+             birch  10.144.2.0/24  -                -          -\n\n\
              Routes for your router, so that machines that are not nodes reach guests:\n  \
              10.144.1.0/24 via 192.0.2.3  (alder)"
         );

@@ -111,7 +111,7 @@ pub(crate) async fn fabric(shared: Arc<Shared>) {
     loop {
         let pause = match fabric.apply(&shared.table).await {
             Ok(change) => {
-                if logged.take().is_some() || change.conditions {
+                if logged.take().is_some() || change.conditions || change.fresh {
                     shared.node_checks.request_facts();
                 }
                 if change.fresh {

@@ -8,7 +8,7 @@ use waifud_types::node::{
     HypervisorFacts, NodeFacts, PeerPortFacts, PoolFacts, Resources, feature,
 };
 use waifud_types::status::{Condition, HypervisorKind};
-use waifud_types::{ByteSize, MeshFacts, Timestamp};
+use waifud_types::{ByteSize, MeshBackend, MeshFacts, Timestamp};
 
 use crate::blocking::here;
 use crate::condition::condition;
@@ -125,6 +125,7 @@ pub(crate) async fn gather(shared: &Shared) -> NodeFacts {
     let fabric = shared.network.fabric();
     conditions.extend(fabric.conditions(&shared.table.peers(), now).await);
     facts.mesh = mesh(shared, earlier.as_ref());
+    facts.mesh_backend = mesh_backend(shared, earlier.as_ref());
     facts.peer_port = peer_port(shared);
     let served = shared.guest_network.dns().await;
     conditions.extend(dns::trouble(&served, now));
@@ -180,6 +181,15 @@ fn mesh(shared: &Shared, earlier: Option<&NodeFacts>) -> Option<MeshFacts> {
         public_key: fabric.public_key(),
         endpoints,
     })
+}
+
+/// Which WireGuard carries the mesh. What was reported before is kept until the fabric was applied after a start.
+fn mesh_backend(shared: &Shared, earlier: Option<&NodeFacts>) -> Option<MeshBackend> {
+    let fabric = shared.network.fabric();
+    if fabric.was_tried() {
+        return fabric.applied().backend;
+    }
+    earlier.and_then(|facts| facts.mesh_backend)
 }
 
 /// Where other nodes reach the peer port; `None` while the node does not know its address.
@@ -240,6 +250,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         labels: BTreeMap::new(),
         features: feature::ALL.map(str::to_owned).into(),
         mesh: None,
+        mesh_backend: None,
         peer_port: None,
         dns: None,
     }

@@ -76,6 +76,7 @@ fn node(row: NodeRow) -> FabricNode {
         subnet: row.subnet,
         public_key,
         endpoints,
+        mesh_backend: row.facts.mesh_backend,
     }
 }
 

@@ -55,6 +55,7 @@ pub fn node(
         subnets: vec![row.subnet],
         bridges: row.facts.bridges,
         unfit_bridges: row.facts.unfit_bridges,
+        mesh_backend: row.facts.mesh_backend,
         pools,
         last_contact: if row.reachable {
             last_contact

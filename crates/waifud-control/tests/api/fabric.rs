@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use waifud_api::agent::{AgentReport, SliceObject, WatchFrame};
 use waifud_types::node::NodeFacts;
-use waifud_types::{ByteSize, FabricKind, MeshFacts};
+use waifud_types::{ByteSize, FabricKind, MeshBackend, MeshFacts};
 
 use crate::common::{Agent, Server, facts, hello};
 use crate::peers::{next_deletion, next_peer};
@@ -120,10 +120,18 @@ async fn nodes_receive_the_keys_and_endpoints_of_others_whenever_they_change() {
     );
 
     // A node that has just started reports nothing before it knows its address.
-    birch.report_facts(facts(ByteSize::gib(8))).await;
+    let started = NodeFacts {
+        mesh_backend: Some(MeshBackend::Kernel),
+        ..facts(ByteSize::gib(8))
+    };
+    birch.report_facts(started).await;
 
     let shown = server.get("/v1/fabric").await.expect(200).json();
     assert_eq!(shown["nodes"][1]["public_key"], OTHER_KEY);
+    assert_eq!(shown["nodes"][0]["mesh_backend"], json!(null));
+    assert_eq!(shown["nodes"][1]["mesh_backend"], "kernel");
+    let node = server.get("/v1/nodes/birch").await.expect(200).json();
+    assert_eq!(node["mesh_backend"], "kernel");
     let routes = json!([{"destination": "10.144.2.0/24", "via": "192.0.2.9", "node": "birch"}]);
     assert_eq!(shown["routes"], routes);
 

@@ -89,6 +89,7 @@ async fn each_usable_peer_has_a_path(fabric: &dyn Fabric, kind: FabricKind) {
     let mesh = kind == FabricKind::Wireguard;
     assert!(first.paths.values().all(|path| path.dedicated == mesh));
     assert_eq!(first.fresh, mesh);
+    assert_eq!(first.backend.is_some(), mesh, "{first:?}");
     let again = fabric.ensure(&state(kind, &[2, 3])).await.unwrap();
     assert_eq!(again.paths, first.paths);
     assert!(!again.fresh);

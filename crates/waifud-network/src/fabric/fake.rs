@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use waifud_types::{FabricKind, Name};
+use waifud_types::{FabricKind, MeshBackend, Name};
 
 use super::{AppliedFabric, Fabric, FabricPath, FabricState, plan};
 use crate::NetworkError;
@@ -91,6 +91,7 @@ impl Fabric for FakeFabric {
             clients: (!plan.clients.is_empty()).then(|| path.clone()),
             paths: nodes.map(|node| (node, path.clone())).collect(),
             troubles: plan.troubles,
+            backend: path.dedicated.then_some(MeshBackend::Userspace),
             fresh: path.dedicated && before != Some(state.kind),
         })
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::Ipv4Net;
-use waifud_types::{FabricKind, Name};
+use waifud_types::{FabricKind, MeshBackend, Name};
 
 use crate::NetworkError;
 
@@ -84,6 +84,8 @@ pub struct AppliedFabric {
     pub troubles: BTreeMap<Name, String>,
     /// The path of clients, if there are any.
     pub clients: Option<FabricPath>,
+    /// Which WireGuard carries the mesh, if there is one.
+    pub backend: Option<MeshBackend>,
     /// Whether an interface was created, so that its settings and its part of the firewall are missing.
     pub fresh: bool,
 }
@@ -119,6 +121,15 @@ pub struct MeshPeer {
     pub allowed: Vec<Ipv4Net>,
 }
 
+/// The applied link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AppliedMesh {
+    /// Whether it was created.
+    pub fresh: bool,
+    /// Which WireGuard it is.
+    pub backend: MeshBackend,
+}
+
 /// The WireGuard link below a mesh. It outlives this process.
 #[async_trait]
 pub trait MeshDevice: Send + Sync {
@@ -131,9 +142,8 @@ pub trait MeshDevice: Send + Sync {
     /// The UDP port.
     fn port(&self) -> u16;
 
-    /// Makes the link exist with these peers and this MTU. Packets of peers that stay are not lost. Returns whether the link
-    /// was created.
-    async fn ensure(&self, peers: Vec<MeshPeer>, mtu: u16) -> Result<bool, NetworkError>;
+    /// Makes the link exist with these peers and this MTU. Packets of peers that stay are not lost.
+    async fn ensure(&self, peers: Vec<MeshPeer>, mtu: u16) -> Result<AppliedMesh, NetworkError>;
 
     /// The time since the last handshake by public key; `None` if there was none. Empty if there is no link.
     async fn handshakes(&self) -> Result<BTreeMap<String, Option<Duration>>, NetworkError>;

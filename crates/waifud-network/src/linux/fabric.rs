@@ -21,8 +21,8 @@ use super::netlink;
 use super::routes::{self, FabricRoute, Routes};
 use crate::NetworkError;
 use crate::fabric::{
-    AppliedFabric, Fabric, FabricPath, FabricPeer, FabricState, MeshDevice, MeshPeer, Plan,
-    conformance, plan,
+    AppliedFabric, AppliedMesh, Fabric, FabricPath, FabricPeer, FabricState, MeshDevice, MeshPeer,
+    Plan, conformance, plan,
 };
 
 /// What WireGuard adds to a packet: its own 32 bytes, UDP's 8 and the 40 of IPv6.
@@ -60,7 +60,10 @@ impl LinuxFabric {
         }
     }
 
-    async fn mesh(&self, plan: &Plan) -> Result<(bool, BTreeMap<String, Name>), NetworkError> {
+    async fn mesh(
+        &self,
+        plan: &Plan,
+    ) -> Result<(AppliedMesh, BTreeMap<String, Name>), NetworkError> {
         let (mut peers, mut nodes) = (Vec::new(), BTreeMap::new());
         for peer in &plan.peers {
             let Some(key) = &peer.public_key else {
@@ -80,8 +83,8 @@ impl LinuxFabric {
             allowed: vec![client.address.into()],
         }));
         let endpoints = peers.iter().flat_map(|peer| &peer.endpoints);
-        let fresh = self.mesh.ensure(peers.clone(), mtu(endpoints)).await?;
-        Ok((fresh, nodes))
+        let applied = self.mesh.ensure(peers.clone(), mtu(endpoints)).await?;
+        Ok((applied, nodes))
     }
 }
 
@@ -141,9 +144,10 @@ impl Fabric for LinuxFabric {
         match state.kind {
             FabricKind::None | FabricKind::Other => applied.troubles.clear(),
             FabricKind::Wireguard => {
-                let (fresh, nodes) = self.mesh(&plan).await?;
+                let (mesh, nodes) = self.mesh(&plan).await?;
                 inner.nodes = nodes;
-                applied.fresh = fresh;
+                applied.fresh = mesh.fresh;
+                applied.backend = Some(mesh.backend);
                 let interface = self.mesh.interface();
                 let links = Links::read(&handle).await?;
                 let link = links.named(interface).ok_or_else(|| NetworkError::Kernel {

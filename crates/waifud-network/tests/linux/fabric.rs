@@ -1,30 +1,112 @@
-//! Fabrics between nodes: packets between their guests through the real WireGuard in userspace, and through routes.
+//! Fabrics between nodes: packets between their guests through the real WireGuard, in userspace and in the kernel, and through
+//! routes.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::sys::socket::{getsockopt, sockopt};
+use waifud_kit::testing::kernel_module::KernelModule;
 use waifud_network::fabric::{Fabric, conformance};
 use waifud_network::linux::LinuxFabric;
-use waifud_types::FabricKind;
+use waifud_types::{FabricKind, MeshBackend};
+use waifud_wireguard::PrivateKey;
 
 use crate::datagrams::{send, source};
 use crate::frames::contains;
 use crate::lab::on_a_node;
+use crate::namespace::Namespace;
 use crate::namespace::can_run;
-use crate::nodes::{InProcess, MESH, Node, Underlay, ping};
+use crate::nodes::{MESH, Node, Underlay, mesh_device, ping};
 use crate::wire::{Wire, eventually};
 
+/// Runs tests with both WireGuards.
+macro_rules! in_userspace_and_in_the_kernel {
+    ($($test:ident)+) => {
+        mod userspace {
+            use super::*;
+
+            $(#[test]
+            fn $test() {
+                super::$test(MeshBackend::Userspace);
+            })+
+        }
+
+        mod kernel {
+            use super::*;
+
+            $(#[test]
+            fn $test() {
+                if kernel_has_wireguard() {
+                    super::$test(MeshBackend::Kernel);
+                }
+            })+
+
+            #[test]
+            fn an_agent_that_starts_again_finds_the_link_and_loses_no_packet() {
+                if kernel_has_wireguard() {
+                    super::an_agent_that_starts_again_finds_the_link_and_loses_no_packet();
+                }
+            }
+
+            #[test]
+            fn nodes_with_either_reach_each_other_and_change_to_the_other_one() {
+                if kernel_has_wireguard() {
+                    super::nodes_with_either_reach_each_other_and_change_to_the_other_one();
+                }
+            }
+
+            #[test]
+            fn an_address_that_moves_between_nodes_is_never_without_one() {
+                if kernel_has_wireguard() {
+                    super::an_address_that_moves_between_nodes_is_never_without_one();
+                }
+            }
+        }
+    };
+}
+
+in_userspace_and_in_the_kernel! {
+    the_real_fabric_conforms
+    guests_of_three_nodes_reach_each_other_through_the_mesh_with_their_own_addresses
+    forged_sources_are_dropped_at_the_node_that_receives_them
+    over_the_mesh_guests_reach_no_service_of_another_node
+    adding_and_removing_a_node_loses_no_packet_of_others
+    connections_through_the_mesh_use_segments_that_fit
+    the_mtu_of_the_mesh_follows_that_of_the_path
+    another_fabric_leaves_nothing_of_the_former_one
+    a_node_behind_nat_reaches_one_that_is_not_and_is_reached_through_its_mapping
+}
+
+fn kernel_has_wireguard() -> bool {
+    if !can_run() {
+        return false;
+    }
+    let namespace = Namespace::new();
+    let added = namespace.run(|| {
+        let mut ip = std::process::Command::new("ip");
+        ip.args(["link", "add", "probe0", "type", "wireguard"]);
+        ip.output().unwrap().status.success()
+    });
+    !KernelModule::WireGuard.skips(added, "the mesh in the kernel")
+}
+
 /// Nodes 1 to `count`, which know each other.
-fn connected(kind: FabricKind, count: u8) -> Option<(Underlay, Vec<Node>)> {
+fn connected(kind: FabricKind, backend: MeshBackend, count: u8) -> Option<(Underlay, Vec<Node>)> {
+    let backends: Vec<_> = (0..count).map(|_| backend).collect();
+    connected_with(kind, &backends)
+}
+
+/// Nodes whose meshes have these backends, and which know each other.
+fn connected_with(kind: FabricKind, backends: &[MeshBackend]) -> Option<(Underlay, Vec<Node>)> {
     if !can_run() {
         return None;
     }
     let underlay = Underlay::new();
-    let nodes: Vec<_> = (1..=count)
-        .map(|index| Node::new(index, &underlay))
+    let nodes: Vec<_> = (1..)
+        .zip(backends)
+        .map(|(index, backend)| Node::with_mesh(*backend, index, &underlay))
         .collect();
     for node in &nodes {
         let applied = node.ensure(kind, &others(&nodes, node));
@@ -46,17 +128,18 @@ fn routes(node: &Node) -> String {
     node.namespace.ip("route show proto 216")
 }
 
-#[test]
-fn the_real_fabric_conforms() {
-    on_a_node(0, |lab| async move {
+fn the_real_fabric_conforms(backend: MeshBackend) {
+    on_a_node(0, move |lab| async move {
         let _uplink = lab;
-        conformance::all(&LinuxFabric::new(InProcess::new(), Vec::new())).await;
+        let mesh = mesh_device(backend, PrivateKey::generate());
+        conformance::all(&LinuxFabric::new(mesh, Vec::new())).await;
     });
 }
 
-#[test]
-fn guests_of_three_nodes_reach_each_other_through_the_mesh_with_their_own_addresses() {
-    let Some((underlay, nodes)) = connected(FabricKind::Wireguard, 3) else {
+fn guests_of_three_nodes_reach_each_other_through_the_mesh_with_their_own_addresses(
+    backend: MeshBackend,
+) {
+    let Some((underlay, nodes)) = connected(FabricKind::Wireguard, backend, 3) else {
         return;
     };
     let outside = Wire::new(&underlay.namespace, "br0");
@@ -82,9 +165,8 @@ fn guests_of_three_nodes_reach_each_other_through_the_mesh_with_their_own_addres
     assert_eq!(handshakes.len(), 2);
 }
 
-#[test]
-fn forged_sources_are_dropped_at_the_node_that_receives_them() {
-    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 3) else {
+fn forged_sources_are_dropped_at_the_node_that_receives_them(backend: MeshBackend) {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, backend, 3) else {
         return;
     };
     let [one, two, three] = &nodes[..] else {
@@ -131,7 +213,7 @@ fn forged_sources_are_dropped_at_the_node_that_receives_them() {
 
 #[test]
 fn packets_with_local_sources_from_an_interface_of_a_fabric_are_dropped() {
-    let Some((_underlay, nodes)) = connected(FabricKind::Static, 2) else {
+    let Some((_underlay, nodes)) = connected(FabricKind::Static, MeshBackend::Userspace, 2) else {
         return;
     };
     let [one, two] = &nodes[..] else { panic!() };
@@ -151,9 +233,8 @@ fn packets_with_local_sources_from_an_interface_of_a_fabric_are_dropped() {
     assert!(!seen.iter().any(|frame| contains(frame, b"as its neighbor")));
 }
 
-#[test]
-fn over_the_mesh_guests_reach_no_service_of_another_node() {
-    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 2) else {
+fn over_the_mesh_guests_reach_no_service_of_another_node(backend: MeshBackend) {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, backend, 2) else {
         return;
     };
     let [one, two] = &nodes[..] else { panic!() };
@@ -180,41 +261,39 @@ fn over_the_mesh_guests_reach_no_service_of_another_node() {
     assert!(service.recv(&mut [0; 64]).is_err(), "it was delivered");
 }
 
-#[test]
-fn adding_and_removing_a_node_loses_no_packet_of_others() {
-    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 3) else {
+fn adding_and_removing_a_node_loses_no_packet_of_others(backend: MeshBackend) {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, backend, 3) else {
         return;
     };
     let [one, two, three] = &nodes[..] else {
         panic!()
     };
     eventually("the other guest answers", || reaches(one, two));
-    let done = AtomicBool::new(false);
-    let changes = std::thread::scope(|scope| {
-        let changes = scope.spawn(|| {
-            let mut changes = 0;
+    let (done, changes) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 for peers in [vec![two.peer()], vec![two.peer(), three.peer()]] {
                     one.ensure(FabricKind::Wireguard, &peers);
-                    changes += 1;
+                    changes.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            changes
         });
-        let answered = ping(&one.guest, two.guest_address(), 300);
+        let (mut sent, mut answered) = (0, 0);
+        while sent < 300 || changes.load(Ordering::Relaxed) < 3 {
+            answered += ping(&one.guest, two.guest_address(), 100);
+            sent += 100;
+        }
         done.store(true, Ordering::Relaxed);
-        assert_eq!(answered, 300);
-        changes.join().unwrap()
+        assert_eq!(answered, sent);
     });
-    assert!(changes > 2, "{changes} changes");
     eventually("the node that was added again answers", || {
         reaches(one, three)
     });
 }
 
-#[test]
-fn connections_through_the_mesh_use_segments_that_fit() {
-    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 2) else {
+fn connections_through_the_mesh_use_segments_that_fit(backend: MeshBackend) {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, backend, 2) else {
         return;
     };
     let [one, two] = &nodes[..] else { panic!() };
@@ -248,9 +327,8 @@ fn connections_through_the_mesh_use_segments_that_fit() {
     });
 }
 
-#[test]
-fn the_mtu_of_the_mesh_follows_that_of_the_path() {
-    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 2) else {
+fn the_mtu_of_the_mesh_follows_that_of_the_path(backend: MeshBackend) {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, backend, 2) else {
         return;
     };
     let [one, two] = &nodes[..] else { panic!() };
@@ -262,7 +340,7 @@ fn the_mtu_of_the_mesh_follows_that_of_the_path() {
 
 #[test]
 fn static_routes_lead_to_other_nodes_are_repaired_and_removed() {
-    let Some((_underlay, nodes)) = connected(FabricKind::Static, 3) else {
+    let Some((_underlay, nodes)) = connected(FabricKind::Static, MeshBackend::Userspace, 3) else {
         return;
     };
     let [one, two, three] = &nodes[..] else {
@@ -304,9 +382,8 @@ fn static_routes_lead_to_other_nodes_are_repaired_and_removed() {
     assert!(!reaches(one, two));
 }
 
-#[test]
-fn another_fabric_leaves_nothing_of_the_former_one() {
-    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, 2) else {
+fn another_fabric_leaves_nothing_of_the_former_one(backend: MeshBackend) {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, backend, 2) else {
         return;
     };
     let [one, two] = &nodes[..] else { panic!() };
@@ -324,9 +401,10 @@ fn another_fabric_leaves_nothing_of_the_former_one() {
     }
 }
 
-#[test]
-fn a_node_behind_nat_reaches_one_that_is_not_and_is_reached_through_its_mapping() {
-    let Some((underlay, nodes)) = connected(FabricKind::None, 2) else {
+fn a_node_behind_nat_reaches_one_that_is_not_and_is_reached_through_its_mapping(
+    backend: MeshBackend,
+) {
+    let Some((underlay, nodes)) = connected(FabricKind::None, backend, 2) else {
         return;
     };
     let [one, two] = &nodes[..] else { panic!() };
@@ -354,4 +432,87 @@ fn a_node_behind_nat_reaches_one_that_is_not_and_is_reached_through_its_mapping(
     one.ensure(FabricKind::Wireguard, &[two.peer()]);
     // The keepalive opens the mapping without any packet of a guest.
     eventually("the guest behind NAT answers", || reaches(two, one));
+}
+
+/// The link is read again, and sessions continue.
+fn an_agent_that_starts_again_finds_the_link_and_loses_no_packet() {
+    let Some((_underlay, mut nodes)) = connected(FabricKind::Wireguard, MeshBackend::Kernel, 2)
+    else {
+        return;
+    };
+    eventually("the other guest answers", || reaches(&nodes[0], &nodes[1]));
+    let (guest, to) = (Namespace::of(&nodes[0].guest), nodes[1].guest_address());
+    let peers = others(&nodes, &nodes[0]);
+    let answered = std::thread::scope(|scope| {
+        let pings = scope.spawn(|| ping(&guest, to, 200));
+        while !pings.is_finished() {
+            nodes[0].restart_agent(MeshBackend::Kernel);
+            assert!(!nodes[0].ensure(FabricKind::Wireguard, &peers).fresh);
+        }
+        pings.join().unwrap()
+    });
+    assert_eq!(answered, 200);
+    let node = &nodes[0];
+    let handshakes = node.run({
+        let fabric = Arc::clone(&node.fabric);
+        async move { fabric.handshakes().await.unwrap() }
+    });
+    assert!(handshakes.values().all(Option::is_some), "{handshakes:?}");
+}
+
+fn nodes_with_either_reach_each_other_and_change_to_the_other_one() {
+    let (kernel, userspace) = (MeshBackend::Kernel, MeshBackend::Userspace);
+    let Some((_underlay, mut nodes)) = connected_with(FabricKind::Wireguard, &[kernel, userspace])
+    else {
+        return;
+    };
+    for backend in [userspace, kernel] {
+        let [one, two] = &nodes[..] else { panic!() };
+        eventually("the other guest answers", || reaches(one, two));
+        eventually("the other guest answers", || reaches(two, one));
+        let peers = vec![two.peer()];
+        let node = &mut nodes[0];
+        // The agent removes the other link before.
+        node.run({
+            let fabric = Arc::clone(&node.fabric);
+            async move { fabric.remove().await.unwrap() }
+        });
+        node.restart_agent(backend);
+        let applied = node.ensure(FabricKind::Wireguard, &peers);
+        assert_eq!((applied.fresh, applied.backend), (true, Some(backend)));
+    }
+    let [one, two] = &nodes[..] else { panic!() };
+    eventually("the other guest answers", || reaches(one, two));
+}
+
+/// The addresses of a peer are changed while others of it are in use.
+fn an_address_that_moves_between_nodes_is_never_without_one() {
+    let Some((_underlay, nodes)) = connected(FabricKind::Wireguard, MeshBackend::Kernel, 3) else {
+        return;
+    };
+    let [one, two, three] = &nodes[..] else {
+        panic!()
+    };
+    eventually("the other guest answers", || reaches(one, two));
+    let moved: ipnet::Ipv4Net = "10.144.9.7/32".parse().unwrap();
+    let with = |node: &Node, extra: &[ipnet::Ipv4Net]| waifud_network::fabric::FabricPeer {
+        extra: extra.to_vec(),
+        ..node.peer()
+    };
+    let answered = std::thread::scope(|scope| {
+        let pings = scope.spawn(|| ping(&one.guest, two.guest_address(), 200));
+        while !pings.is_finished() {
+            for (of_two, of_three) in [(1, 0), (0, 1), (0, 0)] {
+                let peers = [
+                    with(two, &[moved][..of_two]),
+                    with(three, &[moved][..of_three]),
+                ];
+                one.ensure(FabricKind::Wireguard, &peers);
+            }
+        }
+        pings.join().unwrap()
+    });
+    assert_eq!(answered, 200);
+    one.ensure(FabricKind::Wireguard, &[with(two, &[moved]), three.peer()]);
+    assert!(routes(one).contains("10.144.9.7"));
 }

@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
 use waifud_network::fabric::{
-    AppliedFabric, Fabric, FabricPeer, FabricState, MeshDevice, MeshPeer,
+    AppliedFabric, AppliedMesh, Fabric, FabricPeer, FabricState, MeshDevice, MeshPeer,
 };
 use waifud_network::linux::{LinuxFabric, LinuxNetwork, LinuxNetworkConfig};
 use waifud_network::samples::state;
 use waifud_network::{GuestNetwork, NetworkError, NetworkState, RemoteSubnet, gateway_of};
-use waifud_types::FabricKind;
+use waifud_types::{FabricKind, MeshBackend};
 use waifud_wireguard::PrivateKey;
-use waifud_wireguard::mesh::{Mesh, MeshConfig};
+use waifud_wireguard::mesh::{self, KernelMesh, Mesh, MeshConfig};
 
 use crate::lab::veth;
 use crate::namespace::Namespace;
@@ -34,11 +34,90 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    pub fn new() -> Arc<Self> {
+    pub fn new(key: PrivateKey) -> Arc<Self> {
         Arc::new(Self {
-            key: PrivateKey::generate(),
+            key,
             mesh: Mutex::default(),
         })
+    }
+}
+
+/// The peers as the link takes them.
+fn peers_of(peers: Vec<MeshPeer>) -> Vec<mesh::MeshPeer> {
+    let peers = peers.into_iter().map(|peer| mesh::MeshPeer {
+        public_key: peer.public_key.parse().unwrap(),
+        endpoints: peer.endpoints,
+        allowed: peer.allowed,
+    });
+    peers.collect()
+}
+
+fn ages_of(peers: Vec<mesh::MeshPeerStatus>) -> BTreeMap<String, Option<Duration>> {
+    let ages = peers.into_iter().map(|peer| {
+        let age = peer.handshake_age_s.map(Duration::from_secs);
+        (peer.public_key.to_string(), age)
+    });
+    ages.collect()
+}
+
+/// The link of a mesh in the kernel.
+pub struct InKernel {
+    key: PrivateKey,
+    mesh: Mutex<KernelMesh>,
+}
+
+impl InKernel {
+    pub fn new(key: PrivateKey) -> Arc<Self> {
+        let mesh = KernelMesh::new(MeshConfig {
+            interface: MESH.to_owned(),
+            private_key: key.clone(),
+            port: PORT,
+            mtu: 1420,
+        });
+        Arc::new(Self {
+            key,
+            mesh: Mutex::new(mesh),
+        })
+    }
+}
+
+#[async_trait]
+impl MeshDevice for InKernel {
+    fn interface(&self) -> &str {
+        MESH
+    }
+
+    fn public_key(&self) -> String {
+        self.key.public_key().to_string()
+    }
+
+    fn port(&self) -> u16 {
+        PORT
+    }
+
+    async fn ensure(&self, peers: Vec<MeshPeer>, mtu: u16) -> Result<AppliedMesh, NetworkError> {
+        let peers = peers_of(peers);
+        let fresh = self.mesh.lock().await.ensure(&peers, mtu).await.unwrap();
+        Ok(AppliedMesh {
+            fresh,
+            backend: MeshBackend::Kernel,
+        })
+    }
+
+    async fn handshakes(&self) -> Result<BTreeMap<String, Option<Duration>>, NetworkError> {
+        Ok(ages_of(self.mesh.lock().await.peers().await.unwrap()))
+    }
+
+    async fn remove(&self) -> Result<bool, NetworkError> {
+        Ok(self.mesh.lock().await.remove().await.unwrap())
+    }
+}
+
+/// The link of a mesh.
+pub fn mesh_device(backend: MeshBackend, key: PrivateKey) -> Arc<dyn MeshDevice> {
+    match backend {
+        MeshBackend::Kernel => InKernel::new(key),
+        _ => InProcess::new(key),
     }
 }
 
@@ -56,7 +135,7 @@ impl MeshDevice for InProcess {
         PORT
     }
 
-    async fn ensure(&self, peers: Vec<MeshPeer>, mtu: u16) -> Result<bool, NetworkError> {
+    async fn ensure(&self, peers: Vec<MeshPeer>, mtu: u16) -> Result<AppliedMesh, NetworkError> {
         let mut mesh = self.mesh.lock().await;
         let fresh = !mesh.as_ref().is_some_and(Mesh::is_running);
         if fresh {
@@ -68,26 +147,18 @@ impl MeshDevice for InProcess {
             };
             *mesh = Some(Mesh::start(config).await.unwrap());
         }
-        let peers = peers
-            .into_iter()
-            .map(|peer| waifud_wireguard::mesh::MeshPeer {
-                public_key: peer.public_key.parse().unwrap(),
-                endpoints: peer.endpoints,
-                allowed: peer.allowed,
-            });
-        let peers: Vec<_> = peers.collect();
+        let peers = peers_of(peers);
         mesh.as_mut().unwrap().set(&peers, mtu).await.unwrap();
-        Ok(fresh)
+        Ok(AppliedMesh {
+            fresh,
+            backend: MeshBackend::Userspace,
+        })
     }
 
     async fn handshakes(&self) -> Result<BTreeMap<String, Option<Duration>>, NetworkError> {
         let mesh = self.mesh.lock().await;
         let peers = mesh.as_ref().map(Mesh::peers).unwrap_or_default();
-        let ages = peers.into_iter().map(|peer| {
-            let age = peer.handshake_age_s.map(Duration::from_secs);
-            (peer.public_key.to_string(), age)
-        });
-        Ok(ages.collect())
+        Ok(ages_of(peers))
     }
 
     async fn remove(&self) -> Result<bool, NetworkError> {
@@ -119,6 +190,7 @@ pub struct Node {
     pub namespace: Arc<Namespace>,
     pub network: Arc<LinuxNetwork>,
     pub fabric: Arc<LinuxFabric>,
+    key: PrivateKey,
     pub state: NetworkState,
     pub guest: Namespace,
     /// Its threads are in the namespace of the node.
@@ -129,6 +201,19 @@ pub struct Node {
 impl Node {
     pub fn new(index: u8, underlay: &Underlay) -> Self {
         Self::with_guest_of(index, index, underlay)
+    }
+
+    /// A node whose mesh has this backend.
+    pub fn with_mesh(backend: MeshBackend, index: u8, underlay: &Underlay) -> Self {
+        let mut node = Self::with_guest_of(index, index, underlay);
+        node.restart_agent(backend);
+        node
+    }
+
+    /// Another agent takes the place of the present one, and has its key.
+    pub fn restart_agent(&mut self, backend: MeshBackend) {
+        let mesh = mesh_device(backend, self.key.clone());
+        self.fabric = Arc::new(LinuxFabric::new(mesh, Vec::new()));
     }
 
     /// The guest came from node number `home` with the address 10.144.HOME.77.
@@ -155,11 +240,14 @@ impl Node {
         state.ports[0].mac = waifud_types::MacAddr::of_guest([0, 0, index]);
         let home: ipnet::Ipv4Net = format!("10.144.{home}.0/24").parse().unwrap();
         state.ports[0].home = (home != state.subnet).then_some(home);
+        let key = PrivateKey::generate();
+        let mesh = InProcess::new(key.clone());
         let node = Self {
             index,
             namespace,
             network,
-            fabric: Arc::new(LinuxFabric::new(InProcess::new(), Vec::new())),
+            fabric: Arc::new(LinuxFabric::new(mesh, Vec::new())),
+            key,
             state,
             guest: Namespace::new(),
             runtime: Some(runtime),

@@ -20,7 +20,7 @@ use super::{
 
 /// How long to wait for an answer, which usually takes a millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two checks whether a killed process has ended.
+/// Between two checks whether a process has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Configures a link that another process runs.
@@ -63,7 +63,7 @@ impl MeshClient {
     /// Ends the process and its link; a process that does not answer is killed. Nothing happens if there is none.
     pub async fn stop(&self) -> Result<(), MeshError> {
         match self.request(&Request::Stop).await {
-            Ok(_) => {}
+            Ok(_) => self.wait_until_ended().await?,
             Err(MeshError::Socket { source, .. }) if is_absent(&source) => return Ok(()),
             Err(error) if error.is_silence() => {
                 let killed = timeout(PATIENCE, self.kill()).await;
@@ -79,6 +79,18 @@ impl MeshClient {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Waits until nothing listens. The process closes its socket after its link and its UDP port.
+    async fn wait_until_ended(&self) -> Result<(), MeshError> {
+        let ended = async {
+            while UnixStream::connect(&self.socket).await.is_ok() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        timeout(PATIENCE, ended)
+            .await
+            .map_err(|_| socket_error(&self.socket)(io::ErrorKind::TimedOut.into()))
     }
 
     /// Kills the process that serves the socket, and waits until it has ended.

@@ -1,11 +1,15 @@
 //! The mesh of nodes: one WireGuard link with many peers, which carries packets between guests' subnets.
 //!
-//! [`Mesh`] is the link: a TUN device whose packets this process encrypts. A node runs it in a process of its own, which
-//! outlives the agent, so the agent's restart loses no packet. The agent configures it with a [`MeshClient`] over a unix
-//! socket that only root can open ([`serve`]). Addresses, routes and rules belong to the network.
+//! [`KernelMesh`] is a link of the kernel's WireGuard, which outlives the agent. Where the kernel has none, [`Mesh`] is the link:
+//! a TUN device whose packets this process encrypts. A node runs it in a process of its own, which outlives the agent, so the
+//! agent's restart loses no packet. The agent configures it with a [`MeshClient`] over a unix socket that only root can open
+//! ([`serve`]). Addresses, routes and rules belong to the network.
 
 mod client;
 mod control;
+mod endpoints;
+mod kernel;
+mod kernel_peers;
 mod wire;
 
 use std::{
@@ -21,6 +25,7 @@ use waifud_kit::sync::lock;
 
 pub use self::client::MeshClient;
 pub use self::control::{MeshError, MeshStatus, serve};
+pub use self::kernel::KernelMesh;
 use self::wire::MeshWire;
 use crate::{
     PrivateKey, PublicKey, WireguardError,
@@ -32,6 +37,9 @@ use crate::{
     udp::DatagramSocket,
     wire::MAX_MTU,
 };
+
+/// Seconds between keepalives while nothing else is sent; it keeps the mappings of NAT (WireGuard's usual value).
+const KEEPALIVE: u16 = 25;
 
 /// The configuration of the link that stays the same while it exists.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use gotatun::{
@@ -23,18 +23,12 @@ use gotatun::{
 use ipnet::Ipv4Net;
 use x25519_dalek::StaticSecret;
 
-use super::{MeshPeer, MeshPeerStatus};
+use super::{KEEPALIVE, MeshPeer, MeshPeerStatus, endpoints::Endpoints};
 use crate::{
     PrivateKey, PublicKey,
     wire::{Engine, Sealed, destination, source},
 };
 
-/// Seconds between keepalives while nothing else is sent; it keeps the mappings of NAT (WireGuard's usual value).
-pub(crate) const KEEPALIVE: u16 = 25;
-/// After this time without a packet of a peer, its next endpoint is tried. Longer than [`KEEPALIVE`].
-const SILENT: Duration = Duration::from_secs(45);
-/// How long each endpoint of a peer that was never heard is tried: three handshakes.
-const TRY: Duration = Duration::from_secs(15);
 /// Handshakes per second and outer address before the other end must prove its address with a cookie.
 const HANDSHAKES_PER_SECOND: u64 = 100;
 /// How many session indices of a peer are kept: more than the sessions and handshakes that gotatun keeps.
@@ -55,14 +49,10 @@ pub(crate) struct MeshWire {
 }
 
 struct Link {
-    peer: MeshPeer,
+    key: PublicKey,
     tunn: Tunn,
-    /// The source of the last valid datagram; initially the first configured endpoint.
-    endpoint: Option<SocketAddr>,
+    endpoints: Endpoints,
     indices: VecDeque<u32>,
-    heard: Option<Instant>,
-    /// When the present endpoint was chosen.
-    chosen: Instant,
     handshake: Option<Instant>,
     received_bytes: u64,
     sent_bytes: u64,
@@ -132,13 +122,8 @@ impl MeshWire {
         for peer in peers {
             let key = peer.public_key;
             if let Some(link) = self.peers.get_mut(&key) {
-                // A peer that has moved behind NAT keeps the address that it was last heard from.
-                if link.peer.endpoints != peer.endpoints
-                    && (link.silence(now) > SILENT || link.endpoint.is_none())
-                {
-                    link.choose(peer.endpoints.first().copied(), now);
-                }
-                link.peer = peer.clone();
+                // The next handshake goes there.
+                link.endpoints.set(&peer.endpoints, now);
                 continue;
             }
             let tunn = Tunn::new(
@@ -150,12 +135,10 @@ impl MeshWire {
                 Arc::clone(&self.limiter),
             );
             let link = Link {
-                peer: peer.clone(),
+                key,
                 tunn,
-                endpoint: peer.endpoints.first().copied(),
+                endpoints: Endpoints::new(&peer.endpoints, now),
                 indices: VecDeque::new(),
-                heard: None,
-                chosen: now,
                 handshake: None,
                 received_bytes: 0,
                 sent_bytes: 0,
@@ -234,8 +217,7 @@ impl Engine for MeshWire {
             if matches!(result, TunnResult::Err(_)) {
                 return None;
             }
-            link.endpoint = Some(from);
-            link.heard = Some(now);
+            link.endpoints.heard(Some(from), now);
             link.received_bytes += length;
             if shakes_hands {
                 link.handshake = Some(now);
@@ -264,7 +246,7 @@ impl Engine for MeshWire {
         let Some(key) = receiver else { return };
         let mut mtu = self.mtu.clone();
         self.with(key, |link, indices| {
-            if link.endpoint.is_none() {
+            if link.endpoints.current().is_none() {
                 return;
             }
             if let Some(sealed) = link.tunn.handle_outgoing_packet(packet, Some(&mut mtu)) {
@@ -287,31 +269,9 @@ impl Engine for MeshWire {
 }
 
 impl Link {
-    /// The time since the last packet of the peer, or else since its endpoint was chosen.
-    fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.heard.unwrap_or(self.chosen))
-    }
-
-    fn choose(&mut self, endpoint: Option<SocketAddr>, now: Instant) {
-        self.endpoint = endpoint;
-        self.chosen = now;
-    }
-
     fn tick(&mut self, now: Instant, indices: &mut Indices<'_>, out: &mut Vec<Sealed>) {
-        let limit = if self.heard.is_some() { SILENT } else { TRY };
-        let tried = now.saturating_duration_since(self.chosen);
-        if self.silence(now) > limit && tried > TRY && !self.peer.endpoints.is_empty() {
-            let present = self.peer.endpoints.iter();
-            let at = present
-                .enumerate()
-                .find(|(_, e)| Some(**e) == self.endpoint);
-            let next = at.map_or(0, |(at, _)| (at + 1) % self.peer.endpoints.len());
-            let next = self.peer.endpoints.get(next).copied();
-            let changed = next != self.endpoint;
-            self.choose(next, now);
-            if changed {
-                self.shake_hands(indices, out);
-            }
+        if self.endpoints.try_next(now) {
+            self.shake_hands(indices, out);
         }
         match self.tunn.update_timers() {
             Ok(Some(packet)) => self.push(packet, indices, out),
@@ -328,7 +288,7 @@ impl Link {
 
     /// Sends the first message of a handshake, if the endpoint is known.
     fn shake_hands(&mut self, indices: &mut Indices<'_>, out: &mut Vec<Sealed>) {
-        if self.endpoint.is_none() {
+        if self.endpoints.current().is_none() {
             return;
         }
         if let Some(packet) = self.tunn.format_handshake_initiation(true) {
@@ -352,7 +312,9 @@ impl Link {
                 indices.by_index.remove(&old);
             }
         }
-        let Some(to) = self.endpoint else { return };
+        let Some(to) = self.endpoints.current() else {
+            return;
+        };
         let packet = Packet::from(packet);
         self.sent_bytes += packet.len() as u64;
         out.push((packet, to));
@@ -363,8 +325,8 @@ impl Link {
             .handshake
             .map(|at| now.saturating_duration_since(at).as_secs());
         MeshPeerStatus {
-            public_key: self.peer.public_key,
-            endpoint: self.endpoint,
+            public_key: self.key,
+            endpoint: self.endpoints.current(),
             handshake_age_s: age,
             received_bytes: self.received_bytes,
             sent_bytes: self.sent_bytes,

@@ -1,8 +1,11 @@
 //! Three ends of a mesh, connected without sockets.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 
 use super::*;
+use crate::mesh::endpoints::TRY;
 
 const MTU: u16 = 1420;
 const NOWHERE: [usize; 0] = [];

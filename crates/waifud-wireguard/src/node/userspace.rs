@@ -80,7 +80,7 @@ impl Drop for Userspace {
 pub(crate) fn failed(
     interface: &str,
     action: &'static str,
-) -> impl FnOnce(io::Error) -> WireguardError {
+) -> impl FnOnce(io::Error) -> WireguardError + use<> {
     let interface = interface.to_owned();
     move |source| WireguardError::Link {
         interface,

@@ -40,6 +40,7 @@ pub fn hello() -> Hello {
             labels: std::collections::BTreeMap::new(),
             features: Vec::new(),
             mesh: None,
+            mesh_backend: None,
             peer_port: None,
             dns: None,
         },

@@ -6,6 +6,7 @@ mod server;
 use serde::Serialize;
 pub(super) use server::free;
 use waifud_api::{DownloadState, Node};
+use waifud_types::MeshBackend;
 use waifud_types::node::{NoKvm, NodeState};
 use waifud_types::status::HypervisorKind;
 
@@ -152,6 +153,14 @@ fn node(node: &Node) -> Vec<Check> {
             HypervisorKind::Kvm => check,
             HypervisorKind::Tcg => check.with_hint(Verdict::Warn, without_kvm(hypervisor.cause)),
         });
+    }
+    if let Some(backend) = node.mesh_backend {
+        let message = match backend {
+            MeshBackend::Kernel => "WireGuard of the kernel",
+            MeshBackend::Userspace => "WireGuard in userspace",
+            MeshBackend::Other => "WireGuard",
+        };
+        checks.push(ok(name(" mesh"), message));
     }
     if let Some(skew) = node.clock_skew_s.filter(|skew| skew.abs() >= SKEW_S) {
         checks.push(
@@ -376,6 +385,24 @@ mod tests {
         assert!(bad[0].message.contains("2 unmanaged"), "{bad:?}");
         let hint = bad[0].hint.as_deref().unwrap();
         assert!(hint.contains("waifuctl node show alder"), "{hint}");
+    }
+
+    #[test]
+    fn the_wireguard_of_a_node_in_a_mesh_is_shown() {
+        let mesh = |backend| {
+            let mut with = a_node();
+            with.mesh_backend = backend;
+            let mut checks = node(&with).into_iter();
+            checks.find(|check| check.subject == "node alder mesh")
+        };
+        assert_eq!(mesh(None), None);
+        let shown = mesh(Some(MeshBackend::Kernel)).unwrap();
+        assert_eq!(
+            (shown.verdict, &*shown.message),
+            (Verdict::Ok, "WireGuard of the kernel")
+        );
+        let shown = mesh(Some(MeshBackend::Userspace)).unwrap();
+        assert_eq!(shown.message, "WireGuard in userspace");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use waifud_types::node::{
 };
 use waifud_types::status::{Condition, HypervisorKind};
 use waifud_types::{
-    ByteSize, DnsFacts, DnsListener, FabricClientPeer, FabricKind, MeshFacts, MoveState, PoolKind,
-    VolumeId,
+    ByteSize, DnsFacts, DnsListener, FabricClientPeer, FabricKind, MeshBackend, MeshFacts,
+    MoveState, PoolKind, VolumeId,
 };
 
 use super::{INSTANCE, Kind, NODE, digest, instances, map, objects, parse, text, texts, time};
@@ -148,6 +148,14 @@ pub fn kinds() -> Vec<Kind> {
             ],
         ),
         Kind::values(
+            "MeshBackend",
+            [
+                MeshBackend::Kernel,
+                MeshBackend::Userspace,
+                MeshBackend::Other,
+            ],
+        ),
+        Kind::values(
             "NoKvm",
             [
                 NoKvm::NoDevice,
@@ -239,6 +247,7 @@ pub fn facts() -> NodeFacts {
             public_key: super::PUBLIC_KEY.to_owned(),
             endpoints: vec![parse("192.0.2.3:51820")],
         }),
+        mesh_backend: Some(MeshBackend::Kernel),
         peer_port: Some(PeerPortFacts {
             endpoints: vec![parse("192.0.2.3:7374")],
         }),
@@ -270,6 +279,7 @@ fn node() -> Node {
         subnets: vec![parse("10.144.1.0/24")],
         bridges: facts.bridges,
         unfit_bridges: facts.unfit_bridges,
+        mesh_backend: facts.mesh_backend,
         pools: facts.pools,
         last_contact: Some(time(3)),
         clock_skew_s: Some(0.5),

@@ -10,7 +10,7 @@ use waifud_api::{
 use waifud_types::event::{Actor, Event, ObjectRef};
 use waifud_types::template::{Datasource, Firmware, Template, TemplateOrigin, TemplateRevision};
 use waifud_types::{
-    ByteSize, Checksum, Coded, DiskSpaceState, FabricKind, Generation, Role, Verdict,
+    ByteSize, Checksum, Coded, DiskSpaceState, FabricKind, Generation, MeshBackend, Role, Verdict,
 };
 
 use super::{INSTANCE, Kind, REVISION, digest, instances, nodes, parse, text, texts, time};
@@ -218,6 +218,7 @@ fn fabric() -> Fabric {
             subnet: parse("10.144.1.0/24"),
             public_key: Some(super::PUBLIC_KEY.to_owned()),
             endpoints: vec![parse("192.0.2.3:51820")],
+            mesh_backend: Some(MeshBackend::Kernel),
         }],
         routes: vec![FabricRoute {
             destination: parse("10.144.1.0/24"),

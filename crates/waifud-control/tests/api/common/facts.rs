@@ -36,6 +36,7 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
         labels: std::collections::BTreeMap::default(),
         features: feature::ALL.map(str::to_owned).into(),
         mesh: None,
+        mesh_backend: None,
         peer_port: None,
         dns: None,
     }
