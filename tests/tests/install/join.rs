@@ -31,7 +31,7 @@ const WAIFUD: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 2), 7373);
 pub const NODE: &str = "larch";
 /// The instance on it.
 const GUEST: &str = "nested";
-/// All programs of the machine, except those of apt.
+/// The programs in `/usr/bin`, except those of apt.
 const WITHOUT_APT: &str = "/root/without-apt";
 /// The pin of another key.
 const OTHER_PIN: &str = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -149,10 +149,10 @@ fn gets_a_new_key(machine: &Machine<'_>, line: &str) -> Result<()> {
     let files = machine.run(unpacked)?;
     machine.run(&format!(
         "systemctl stop waifud-metadatad && {unpacked} | xargs rm && mkdir {WITHOUT_APT} && \
-         ln -sf /usr/sbin/* /usr/bin/* {WITHOUT_APT} && rm {WITHOUT_APT}/apt-get {WITHOUT_APT}/dpkg-query && \
+         ln -s /usr/bin/* {WITHOUT_APT} && rm {WITHOUT_APT}/apt-get {WITHOUT_APT}/dpkg-query && \
          stat -c '%n %a' / /usr /usr/sbin >/root/modes"
     ))?;
-    let line = printed(world)?.replace("sudo sh", &format!("env PATH={WITHOUT_APT} sh"));
+    let line = printed(world)?.replace("sudo sh", &format!("env PATH=/usr/sbin:{WITHOUT_APT} sh"));
     let output = machine.run(&line)?;
     ensure!(output.contains("is unpacked into /usr"), "{output}");
     ensure!(id()? == before, "another node was created");

@@ -24,6 +24,7 @@ fn arguments(file: PathBuf) -> BackupArguments {
         every: None,
         keep: None,
         with_images: false,
+        scheduled: false,
     }
 }
 
@@ -35,13 +36,13 @@ fn symbolic_links_at_or_next_to_the_target_are_not_followed() {
     std::fs::write(&victim, "precious").unwrap();
     let file = dir.path().join("b.tar");
     symlink(&victim, dir.path().join("b.tar.partial")).unwrap();
-    backup(&config, &arguments(file.clone())).unwrap();
+    backup(&config, None, &arguments(file.clone())).unwrap();
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
     assert!(file.symlink_metadata().unwrap().is_file());
 
     let dangling = dir.path().join("c.tar");
     symlink(dir.path().join("nowhere"), &dangling).unwrap();
-    let error = backup(&config, &arguments(dangling)).unwrap_err();
+    let error = backup(&config, None, &arguments(dangling)).unwrap_err();
     assert!(error.to_string().contains("exists"), "{error}");
     assert!(!dir.path().join("nowhere").exists());
     let mut left = std::fs::read_dir(dir.path()).unwrap();
