@@ -21,7 +21,7 @@ use crate::namespace::can_run;
 use crate::nodes::{MESH, Node, Underlay, mesh_device, ping};
 use crate::wire::{Wire, eventually};
 
-/// Runs tests with both kinds of WireGuard.
+/// Runs tests with WireGuard in userspace and in the kernel.
 macro_rules! in_userspace_and_in_the_kernel {
     ($($test:ident)+) => {
         mod userspace {
