@@ -16,7 +16,6 @@ mod archive;
 mod owner;
 mod regular;
 mod restore;
-mod settings;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,12 +28,12 @@ use waifud_control::env::{Disk, SystemDisk};
 use waifud_types::ByteSize;
 use waifud_types::disk_space::FULL_BELOW;
 
-use crate::config::Config;
+use crate::backup_settings::Target;
+use crate::config::{Config, DEFAULT_PATH};
 
-use self::regular::{Plan, Target};
+use self::regular::Plan;
 
 pub use restore::{RestoreArguments, refuse_half_restored, remove_unpacked, restore};
-pub use settings::BackupSettings;
 
 /// The name of the database file in the state directory and in a backup.
 pub const DATABASE: &str = "waifud.db";
@@ -88,12 +87,32 @@ pub fn backup(
             keep: arguments.keep,
             with_images: arguments.with_images,
         },
-        None => config.backup.required(file)?,
+        None => scheduled(config, file)?,
     };
     match plan.every {
         None => regular::once(config, &plan, jiff::Timestamp::now()),
         Some(pause) => regular::repeat(config, &plan, pause),
     }
+}
+
+/// The backups of the configuration file.
+fn scheduled(config: &Config, file: Option<&Path>) -> anyhow::Result<Plan> {
+    let settings = &config.backup;
+    let target = settings.target().map_err(anyhow::Error::msg)?;
+    let file = file.unwrap_or_else(|| Path::new(DEFAULT_PATH));
+    let target = target.with_context(|| {
+        format!(
+            "there are no regular backups: set `to` in section [backup] of {}, for example to = \
+             \"backup@birch.lan:/srv/backup\", and run systemctl restart waifud-backup",
+            file.display()
+        )
+    })?;
+    Ok(Plan {
+        target,
+        every: Some(settings.every),
+        keep: (settings.keep > 0).then_some(settings.keep),
+        with_images: settings.with_images,
+    })
 }
 
 /// Creates a backup in this file, and returns what it has.

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::addresses::check_url;
-use crate::backup::BackupSettings;
+use crate::backup_settings::BackupSettings;
 use crate::duration::duration;
 use crate::redis::RedisSettings;
 

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod backup;
+mod backup_settings;
 mod config;
 mod confirm;
 mod connections;

@@ -1,15 +1,13 @@
-//! `waifud backup --to` and `--scheduled`: a new file in a directory, here or on another machine over SSH, which is read back; then older ones
-//! are removed. With `--every`, again and again.
+//! `waifud backup --to` and `--scheduled`: a new file in a directory, here or on another machine over SSH, which is read back; then
+//! older ones are removed. With `--every`, again and again.
 //!
 //! Only files with the name of such a backup are ever removed, and only after the new one was read back. On the other machine,
 //! a file gets its name after all of it has arrived, so an interrupted transfer leaves no incomplete backup.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,10 +16,9 @@ use waifud_api::BackupState;
 use waifud_kit::durable;
 
 use super::{archive, owner, to_file};
+use crate::backup_settings::{EVERY_MIN, Target};
 use crate::config::Config;
 
-/// The shortest time between two backups.
-pub const EVERY_MIN: Duration = Duration::from_mins(1);
 /// After a failure, the next attempt is made this soon, if the next backup is not due earlier.
 const RETRY: Duration = Duration::from_mins(1);
 /// An unfinished file of a process that was killed is removed when it is this old.
@@ -30,20 +27,6 @@ const LEFT_OVER: Duration = Duration::from_hours(24);
 const PREFIX: &str = "waifud-";
 const SUFFIX: &str = ".tar";
 const TIME: &str = "%Y%m%dT%H%M%SZ";
-
-/// Where backups are written to.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Target {
-    /// A directory of this machine.
-    Directory(PathBuf),
-    /// A directory of another machine.
-    Ssh {
-        /// `HOST` or `USER@HOST`, as for ssh.
-        host: String,
-        /// The directory there.
-        dir: String,
-    },
-}
 
 /// The backups to make.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,43 +39,6 @@ pub struct Plan {
     pub keep: Option<u32>,
     /// Whether they include the image files.
     pub with_images: bool,
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let remote = text.split_once(':').filter(|(host, _)| !host.contains('/'));
-        let Some((host, dir)) = remote else {
-            return Ok(Self::Directory(PathBuf::from(text)));
-        };
-        // Both become parts of a command.
-        let is_host = |c: char| c.is_ascii_alphanumeric() || ".-_@".contains(c);
-        let is_dir = |c: char| c.is_ascii_alphanumeric() || ".-_/".contains(c);
-        if host.is_empty() || host.starts_with('-') || !host.chars().all(is_host) {
-            return Err(format!(
-                "invalid host {host:?}: use DIR, or [USER@]HOST:DIR for SSH"
-            ));
-        }
-        if dir.is_empty() || dir.starts_with('-') || !dir.chars().all(is_dir) {
-            return Err(format!(
-                "invalid directory {dir:?}: over SSH it may have letters, digits, and . - _ / only"
-            ));
-        }
-        Ok(Self::Ssh {
-            host: host.to_owned(),
-            dir: dir.trim_end_matches('/').to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory(dir) => dir.display().fmt(f),
-            Self::Ssh { host, dir } => write!(f, "{host}:{dir}"),
-        }
-    }
 }
 
 /// The pause of `--every`.
@@ -343,27 +289,6 @@ fn to_remove(names: Vec<String>, keep: u32, newest: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_target_is_a_directory_or_a_host_with_one() {
-        let directory = |text: &str| Ok(Target::Directory(PathBuf::from(text)));
-        for text in ["/srv/backup", "backup", "./a:b", "/a:b"] {
-            assert_eq!(text.parse(), directory(text));
-        }
-        let remote: Target = "me@birch.lan:/srv/backup/".parse().unwrap();
-        assert_eq!(remote.to_string(), "me@birch.lan:/srv/backup");
-        for bad in [
-            "-oProxyCommand=x:/a",
-            ":/a",
-            "birch:",
-            "birch:-rf",
-            "birch:/a b",
-            "birch:/a;rm",
-            "bi$rch:/a",
-        ] {
-            assert!(bad.parse::<Target>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_pause_has_a_unit_and_is_at_least_a_minute() {
