@@ -39,6 +39,9 @@ const DNS_SETS: &str = "\tset dns_asked {
 /// not reach a guest on a bridge of the host, whose address has been replaced by its port's identity.
 pub(super) const REFUSED_REPORTS: &str = "refused_reports";
 
+/// The beginning of the names of sets with the subnets at a fabric.
+const REMOTE_AT: &str = "remote_at_";
+
 pub(super) fn table(state: &NetworkState, host: &HostSide, counted: &Counted) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
     for port in &state.ports {
@@ -115,36 +118,41 @@ fn metadata_clients(state: &NetworkState, host: &HostSide) -> String {
     text
 }
 
-/// Guest subnets of other nodes, the interfaces at which packets from them may arrive, and the fabrics of their own, over
-/// which a connection can only come from such a subnet. A subnet that no fabric carries
-/// changes nothing: its guests are reached by the host's routes, with the host's address.
-fn remote(state: &NetworkState) -> String {
-    let mut subnets = Vec::new();
+/// The interfaces at which packets from guests of other nodes may arrive, each with the subnets there. A subnet that no fabric
+/// carries changes nothing: its guests are reached by the host's routes, with the host's address.
+fn by_fabric(state: &NetworkState) -> BTreeMap<&str, Vec<Ipv4Net>> {
     let mut by_fabric = BTreeMap::<&str, Vec<Ipv4Net>>::new();
-    let mut dedicated = BTreeSet::new();
     for remote in &state.remote_subnets {
         if let Some(fabric) = &remote.fabric {
-            subnets.push(remote.subnet);
             by_fabric.entry(fabric).or_default().push(remote.subnet);
-            if !remote.shared {
-                dedicated.insert(fabric);
-            }
         }
     }
-    let mut text = collection(
-        "set remote",
-        "type ipv4_addr\n\t\tflags interval",
-        Ipv4Net::aggregate(&subnets).iter().map(Ipv4Net::to_string),
-    );
-    let paths = by_fabric.iter().flat_map(|(fabric, subnets)| {
+    by_fabric
+}
+
+/// Guest subnets of other nodes, in all and by fabric, and the fabrics of their own, over which a connection can only come from such
+/// a subnet.
+///
+/// Each fabric has a set of its own. One set of interfaces and subnets would be empty for an instant when the tables are replaced:
+/// in Linux 6.1, the elements of such a set become visible after the rules that use it, and packets of all other nodes were lost.
+fn remote(state: &NetworkState) -> String {
+    let by_fabric = by_fabric(state);
+    let subnets: Vec<_> = by_fabric.values().flatten().copied().collect();
+    let remotes = state.remote_subnets.iter();
+    let dedicated = remotes.filter(|remote| !remote.shared);
+    let dedicated: BTreeSet<_> = dedicated
+        .filter_map(|remote| remote.fabric.as_ref())
+        .collect();
+    let ranges = |subnets: &Vec<Ipv4Net>| {
         let merged = Ipv4Net::aggregate(subnets).into_iter();
-        merged.map(move |subnet| format!("\"{fabric}\" . {subnet}"))
-    });
-    text.push_str(&collection(
-        "set remote_paths",
-        "type ifname . ipv4_addr\n\t\tflags interval",
-        paths,
-    ));
+        merged.map(|subnet| subnet.to_string()).collect::<Vec<_>>()
+    };
+    let kind = "type ipv4_addr\n\t\tflags interval";
+    let mut text = collection("set remote", kind, ranges(&subnets).into_iter());
+    for (number, subnets) in by_fabric.values().enumerate() {
+        let set = format!("set {REMOTE_AT}{number}");
+        text.push_str(&collection(&set, kind, ranges(subnets).into_iter()));
+    }
     text.push_str(&collection(
         "set fabrics",
         "type ifname",
@@ -189,6 +197,13 @@ fn guests(state: &NetworkState) -> Vec<Ipv4Net> {
 }
 
 fn chains(state: &NetworkState) -> String {
+    let fabrics = by_fabric(state);
+    let fabrics = fabrics.keys().enumerate();
+    let from_remote: String = fabrics
+        .map(|(number, fabric)| {
+            format!("\t\tiifname \"{fabric}\" ip saddr @{REMOTE_AT}{number} return\n")
+        })
+        .collect();
     let NetworkState {
         bridge,
         metadata_interface: metadata,
@@ -269,13 +284,16 @@ fn chains(state: &NetworkState) -> String {
 		ip daddr 169.254.169.254 icmp type echo-request accept
 		goto refused
 	}}
+	chain from_remote {{
+{from_remote}		drop
+	}}
 	chain to_guests {{
 		meta nfproto ipv6 drop
 		iifname "{metadata}" ip saddr 169.254.169.254 ct state established,related accept
 		iifname "{metadata}" drop
 		ip saddr {subnet} ip saddr != @moved_away drop
 		ip saddr @moved_here drop
-		ip saddr @remote iifname . ip saddr != @remote_paths drop
+		ip saddr @remote jump from_remote
 		iifname @fabrics ip saddr != @remote ct state != {{ established, related }} drop
 		tcp flags syn / syn,rst tcp option maxseg size set rt mtu
 		accept

@@ -9,7 +9,8 @@ use crate::wire::Wire;
 /// Sends a datagram to port 9 (discard, RFC 863).
 pub fn send(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr, text: &[u8]) {
     namespace.run(|| {
-        let socket = UdpSocket::bind((from, 9)).unwrap();
+        // Any port: a process that another test has just forked may still hold a socket with a given one.
+        let socket = UdpSocket::bind((from, 0)).unwrap();
         socket.send_to(text, (to, 9)).unwrap();
     });
 }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::Ipv4Net;
 use waifud_kit::testing::skip_if;
@@ -58,8 +59,10 @@ impl Client {
             let link = underlay.namespace.ip(&format!("-d link show {port}"));
             link.contains("state forwarding")
         });
-        // Its control socket has the name of the interface, and is not in the namespace.
-        let interface = format!("wc{}x{index}", std::process::id());
+        // Its control socket has the name of the interface, and is not in the namespace. Other tests have clients, too.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let interface = format!("wc{}x{number}", std::process::id());
         let process = namespace.run(|| {
             let mut command = Command::new("/usr/bin/wireguard-go");
             command.args(["--foreground", &interface]);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const PATCH: &str = "PATCH /v1/instances/0198c0de-0000-7000-8000-00000000abcd";
+const PATCH: &str = "PATCH /v1/instances/web";
 
 /// The instance with these firewall rules, whose node has applied everything.
 fn with_rules(generation: u64, ports: &[&str]) -> Value {
@@ -47,7 +47,7 @@ async fn a_change_that_is_outdated_again_and_again_fails() {
     let outdated = problem(412, "generation-changed", "the instance has changed");
     fake.script(PATCH, [outdated]);
     let (_, error) = fake
-        .run("firewall allow web --in --port 22 --protocol tcp", 5)
+        .run("firewall allow web --in --port 22 --protocol tcp", 1)
         .await;
     assert!(error.contains("the instance has changed"), "{error}");
     assert_eq!(fake.count(PATCH), 5);
