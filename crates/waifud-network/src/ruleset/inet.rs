@@ -5,6 +5,7 @@
 //! the administrator's rules are not overridden.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use ipnet::Ipv4Net;
 use waifud_types::template::REPORT_PORT;
@@ -196,14 +197,21 @@ fn guests(state: &NetworkState) -> Vec<Ipv4Net> {
     Ipv4Net::aggregate(&ranges)
 }
 
+/// The rules for packets from guests of other nodes: they return where such a packet may arrive.
+fn from_remote(state: &NetworkState) -> String {
+    let mut text = String::new();
+    for (number, fabric) in by_fabric(state).keys().enumerate() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "\t\tiifname \"{fabric}\" ip saddr @{REMOTE_AT}{number} return"
+        );
+    }
+    text
+}
+
 fn chains(state: &NetworkState) -> String {
-    let fabrics = by_fabric(state);
-    let fabrics = fabrics.keys().enumerate();
-    let from_remote: String = fabrics
-        .map(|(number, fabric)| {
-            format!("\t\tiifname \"{fabric}\" ip saddr @{REMOTE_AT}{number} return\n")
-        })
-        .collect();
+    let from_remote = from_remote(state);
     let NetworkState {
         bridge,
         metadata_interface: metadata,
