@@ -77,12 +77,11 @@ pub fn conforms(machine: &Machine<'_>) -> Result<()> {
 pub fn changes_between_kernel_and_process(machine: &Machine<'_>, node: &str) -> Result<()> {
     reports(machine, node, "kernel")?;
     let restart = "systemctl restart waifud-agentd";
-    // Keys of tables come last in the file.
     machine.run(&format!(
-        "sed -i '1i mesh_backend = \"userspace\"' {CONFIG} && {restart}"
+        "! test -e {CONFIG} && echo 'mesh_backend = \"userspace\"' >{CONFIG} && {restart}"
     ))?;
     reports(machine, node, "userspace")?;
-    machine.run(&format!("sed -i 1d {CONFIG} && {restart}"))?;
+    machine.run(&format!("rm {CONFIG} && {restart}"))?;
     reports(machine, node, "kernel")?;
     // The kernel removes all links of a module with it. Without a restart, the agent finds that out.
     machine.run(&format!(

@@ -22,6 +22,8 @@ use crate::nodes::{Node, Underlay, ping};
 use crate::wire::{Wire, eventually};
 
 const SUBNET: &str = "10.144.9.0/24";
+/// How many clients all tests have had.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A machine in the nodes' network that runs WireGuard.
 struct Client {
@@ -59,8 +61,7 @@ impl Client {
             let link = underlay.namespace.ip(&format!("-d link show {port}"));
             link.contains("state forwarding")
         });
-        // Its control socket has the name of the interface, and is not in the namespace. Other tests have clients, too.
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        // Its control socket has the name of the interface, and is not in the namespace.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let interface = format!("wc{}x{number}", std::process::id());
         let process = namespace.run(|| {
