@@ -121,7 +121,10 @@ fn reports(machine: &Machine<'_>, node: &str, backend: &str) -> Result<()> {
         let log = machine.run("journalctl -u waifud-agentd -o cat -n 40; ip -d link");
         log.unwrap_or_else(|error| format!("{error:#}"))
     })?;
-    machine.run(is_there)?;
-    machine.run(&format!("! {{ {is_absent}; }}"))?;
-    Ok(())
+    // What waifud knows may be from before the agent's restart.
+    machine.until(
+        &what,
+        &format!("{is_there} && ! {{ {is_absent}; }} && echo so || true"),
+        |output| output.ends_with("so\n"),
+    )
 }
