@@ -27,6 +27,9 @@ struct Args {
     /// Plant a bug that the simulation should find (debug builds only)
     #[arg(long)]
     bug: Option<Bug>,
+    /// Never replace waifud's database with an older copy
+    #[arg(long)]
+    no_restores: bool,
     /// Print every act and message, not only the last acts of a failed run
     #[arg(long)]
     full: bool,
@@ -62,6 +65,7 @@ fn one(args: &Args) -> Result<bool> {
     let outcome = run(Options {
         seed: args.seed,
         steps: args.steps,
+        restores: !args.no_restores,
         bug: args.bug,
         log: args.log.clone(),
     })?;
@@ -82,9 +86,12 @@ fn one(args: &Args) -> Result<bool> {
     println!("seed {} FAILED: {violation}", args.seed);
     print!("{}", outcome.history);
     println!("seed {}: {}", args.seed, summary(&outcome));
-    let bug = args
+    let mut bug = args
         .bug
         .map_or_else(String::new, |bug| format!(" --bug {bug}"));
+    if args.no_restores {
+        bug.push_str(" -- --no-restores");
+    }
     // The same number of steps: a run that ends earlier ends its faults earlier.
     println!(
         "replay: cargo xtask sim --seed {} --steps {}{bug}",
@@ -123,6 +130,9 @@ fn many(args: &Args, seeds: u64) -> Result<bool> {
             let mut command = Command::new(&own);
             command.args(["--totals", "--seed", &seed.to_string()]);
             command.args(["--steps", &args.steps.to_string()]);
+            if args.no_restores {
+                command.arg("--no-restores");
+            }
             if let Some(bug) = args.bug {
                 command.args(["--bug", bug.name()]);
             }

@@ -28,6 +28,8 @@ pub struct Options {
     pub seed: u64,
     /// The number of steps.
     pub steps: u64,
+    /// Whether waifud's database may be replaced with older copies.
+    pub restores: bool,
     /// The bug that the code has.
     pub bug: Option<Bug>,
     /// Which messages of the daemons' log are printed, like `RUST_LOG`.
@@ -100,7 +102,7 @@ async fn run_here(options: Options) -> Result<Outcome> {
     let nodes = usize::try_from(1 + random.below(NODES_MAX as u64))?;
     // Other machines may join later.
     let machines = if random.percent(50) { nodes } else { NODES_MAX };
-    let world = World::new(options.seed, machines, nodes).await?;
+    let world = World::new(options.seed, machines, nodes, options.restores).await?;
     acts::disturb(&world);
     let mut counts = Counts::new();
     let mut refused = 0;

@@ -248,7 +248,10 @@ fn is_possible(act: Act, world: &World, living: &[Promise]) -> bool {
         Act::CancelMove => any(|promise| promise.moved),
         Act::Withdraw => any(|promise| promise.release.is_some()),
         Act::BackUp => restore::can_back_up(world),
-        Act::Restore => return lock(&world.backup).is_some() && lock(&world.unanswered).is_empty(),
+        Act::Restore => {
+            let has_backup = lock(&world.backup).is_some();
+            return world.restores && has_backup && lock(&world.unanswered).is_empty();
+        }
         Act::Confirm => !lock(&world.unconfirmed).is_empty(),
         Act::Adopt | Act::DeleteUnmanaged => restore::has_unmanaged(world),
         Act::LoseDisks => return nodes::is_possible(act, world, living),

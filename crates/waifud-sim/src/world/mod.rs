@@ -53,6 +53,8 @@ type ReadDatabase = ((u64, u64), Arc<Database>);
 
 /// Everything of one run.
 pub struct World {
+    /// Whether waifud's database may be replaced with older copies.
+    pub restores: bool,
     /// The time.
     pub clock: SimClock,
     /// What happened.
@@ -99,7 +101,12 @@ pub struct World {
 
 impl World {
     /// A cluster with this many machines, of which so many are nodes.
-    pub async fn new(seed: u64, machines: usize, nodes: usize) -> Result<Arc<Self>> {
+    pub async fn new(
+        seed: u64,
+        machines: usize,
+        nodes: usize,
+        restores: bool,
+    ) -> Result<Arc<Self>> {
         // In memory, because syncing to a disk would only cost time.
         let memory = Path::new("/dev/shm");
         let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())?;
@@ -123,6 +130,7 @@ impl World {
             all.push(Node::new(index, name, dir, clock.another(), seed)?);
         }
         let world = Arc::new(Self {
+            restores,
             history: History::new(clock.clone()),
             clock,
             waifud,
