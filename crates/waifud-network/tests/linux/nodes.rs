@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tempfile::TempDir;
@@ -17,12 +17,12 @@ use waifud_network::linux::{LinuxFabric, LinuxNetwork, LinuxNetworkConfig};
 use waifud_network::samples::state;
 use waifud_network::{GuestNetwork, NetworkError, NetworkState, RemoteSubnet, gateway_of};
 use waifud_types::{FabricKind, MeshBackend};
-use waifud_wireguard::PrivateKey;
 use waifud_wireguard::mesh::{self, KernelMesh, Mesh, MeshConfig};
+use waifud_wireguard::{PrivateKey, WireguardError};
 
 use crate::lab::veth;
 use crate::namespace::Namespace;
-use crate::wire::eventually;
+use crate::wire::{PATIENCE, eventually};
 
 pub const MESH: &str = "wfmesh0";
 const PORT: u16 = 51820;
@@ -145,7 +145,16 @@ impl MeshDevice for InProcess {
                 port: PORT,
                 mtu,
             };
-            *mesh = Some(Mesh::start(config).await.unwrap());
+            // A process that another test has just forked may still hold the socket of a mesh that was stopped.
+            let end = Instant::now() + PATIENCE;
+            *mesh = Some(loop {
+                match Mesh::start(config.clone()).await {
+                    Err(WireguardError::Bind { .. }) if Instant::now() < end => {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    started => break started.unwrap(),
+                }
+            });
         }
         let peers = peers_of(peers);
         mesh.as_mut().unwrap().set(&peers, mtu).await.unwrap();
