@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use common::{NOBODY, skip};
+use common::{OTHER_USER, skip};
 use tempfile::TempDir;
 use waifud_storage::FilePoolConfig;
 use waifud_storage::conformance::{self, stage, volume_id};
@@ -35,7 +35,7 @@ fn without_root() -> Option<String> {
 
 fn config(path: &Path) -> FilePoolConfig {
     let mut config = FilePoolConfig::new("main".parse().unwrap(), path);
-    config.image_user = Some(NOBODY);
+    config.image_user = Some(OTHER_USER);
     config
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{NOBODY, skip};
+use common::{OTHER_USER, skip};
 use waifud_kit::testing::new_filesystem::NewFilesystem;
 use waifud_storage::conformance::{self, stage, volume_id};
 use waifud_storage::fake::image_bytes;
@@ -41,8 +41,8 @@ fn inside(name: &str, kind: &str) -> Option<PathBuf> {
 
 fn config(path: &Path) -> FilePoolConfig {
     let mut config = FilePoolConfig::new("main".parse().unwrap(), path.join("main"));
-    config.image_user = Some(NOBODY);
-    config.volume_owner = Some(NOBODY);
+    config.image_user = Some(OTHER_USER);
+    config.volume_owner = Some(OTHER_USER);
     config
 }
 
@@ -66,7 +66,10 @@ async fn check_pool(path: &Path) {
     assert!(grown < 4 << 20, "a clone took {grown} bytes");
     let metadata = fs::metadata(volume).unwrap();
     assert_eq!(metadata.len(), ByteSize::gib(20).bytes());
-    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (NOBODY.0, 0o600));
+    assert_eq!(
+        (metadata.uid(), metadata.mode() & 0o777),
+        (OTHER_USER.0, 0o600)
+    );
     assert!(has_the_pattern(volume));
 
     // The volume is standalone, so its image can be removed.

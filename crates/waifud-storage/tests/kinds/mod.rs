@@ -139,7 +139,7 @@ async fn check_both_directions(path: &Path) {
     let received = pools.send(qcow2, reflink).await;
     assert_same((&sent, DiskFormat::Qcow2), (&received, DiskFormat::Raw));
     let metadata = fs::metadata(&received).unwrap();
-    assert_eq!((metadata.uid(), metadata.gid()), NOBODY);
+    assert_eq!((metadata.uid(), metadata.gid()), OTHER_USER);
     assert_eq!(metadata.mode() & 0o777, 0o600);
     let after = reflink.usage().await.unwrap().used.bytes();
     assert!(
@@ -153,7 +153,7 @@ async fn check_both_directions(path: &Path) {
     let back = pools.send(reflink, qcow2).await;
     assert_same((&back, DiskFormat::Qcow2), (&received, DiskFormat::Raw));
     let metadata = fs::metadata(&back).unwrap();
-    assert_eq!((metadata.uid(), metadata.gid()), NOBODY);
+    assert_eq!((metadata.uid(), metadata.gid()), OTHER_USER);
     assert_eq!(metadata.mode() & 0o777, 0o600);
     assert!(allocated(&back) < 16 << 20, "{}", allocated(&back));
     let image = qcow2.backing(&pools.id, pools.image).await.unwrap();

@@ -154,7 +154,7 @@ impl Change {
 }
 
 /// The changes from the present peers to the wanted ones, in an order that leaves no gap: no address that stays is without its
-/// peer at any time. `endpoints` are those to be set. `decoy` is a key that nobody has: a peer with it takes the addresses that a
+/// peer at any time. `endpoints` are those to be set. `decoy` is a key of no peer: one with it takes the addresses that a
 /// peer loses, and is removed with them, because kernels before 6.16 remove only all addresses of a peer at once.
 pub(super) fn changes(
     present: &BTreeMap<PublicKey, Present>,

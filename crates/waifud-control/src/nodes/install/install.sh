@@ -106,10 +106,6 @@ install_deb() {
 }
 
 install_tarball() {
-    if [ "$(waifud-agentd --version 2>/dev/null || true)" = "waifud-agentd $version" ]; then
-        say "waifud $version is already installed"
-        return
-    fi
     say "downloading waifud $version"
     download tarball "$dir/waifud.tar.gz"
     tar --extract --gzip --file "$dir/waifud.tar.gz" --directory / --no-same-owner --no-overwrite-dir --strip-components 1
