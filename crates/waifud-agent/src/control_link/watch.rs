@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 use waifud_api::agent::{Hello, WatchFrame, WatchStart};
-use waifud_types::InstanceId;
+use waifud_types::{Incarnation, InstanceId};
 
 use crate::backoff::Backoff;
 use crate::control_link::durable::DurableError;
@@ -150,11 +150,14 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
                 continue;
             }
         };
-        let frame = match frame {
+        let mut frame = match frame {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ended::link("waifud closed the watch"),
             Err(error) => return Ended::link(error),
         };
+        if is_of_another_database(&mut frame, welcome.incarnation) {
+            return Ended::link("its database was restored in the meantime");
+        }
         backoff.reset();
         match frame {
             WatchFrame::Stream(order) => {
@@ -190,6 +193,13 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
             Err(error) => return Ended::Disk(error),
         }
     }
+}
+
+/// Whether the frame is from another incarnation of waifud's database than the one that has answered the hello: waifud was restored
+/// before the watch began. What was reported since went to the former one, and deletions have to be held for the new one.
+fn is_of_another_database(frame: &mut WatchFrame, known: Incarnation) -> bool {
+    let revision = frame.revision_mut();
+    revision.is_some_and(|revision| revision.incarnation != known)
 }
 
 /// The network depends on the peers and their names.

@@ -37,6 +37,8 @@ pub struct FakeWaifud {
 struct State {
     node: NodeId,
     incarnation: Incarnation,
+    /// The incarnation of a database that replaces this one when the next watch is requested.
+    next_incarnation: Option<Incarnation>,
     online: bool,
     /// Whether waifud takes the machine for a copy of its node.
     duplicate: bool,
@@ -135,6 +137,7 @@ impl FakeWaifud {
         let state = State {
             node,
             incarnation: Incarnation(1),
+            next_incarnation: None,
             online: true,
             duplicate: false,
             outages: 0,
@@ -346,6 +349,11 @@ impl FakeWaifud {
         }
         self.set_online(false);
         self.set_online(true);
+    }
+
+    /// Restores the database once more after the next hello, before the watch that follows it.
+    pub fn restore_before_watch(&self, incarnation: u32) {
+        lock(&self.state).next_incarnation = Some(Incarnation(incarnation));
     }
 
     /// Loses a bundle.

@@ -25,6 +25,18 @@ async fn after_a_restored_backup_nothing_is_destroyed_until_an_administrator_con
 }
 
 #[tokio::test]
+async fn a_database_that_is_restored_between_the_hello_and_the_watch_is_told_everything_and_confirmed()
+ {
+    let (node, id) = TestNode::with_instance("web").await;
+    node.waifud.restore_before_watch(0xcafe);
+    node.waifud.restore(0xbeef);
+    node.until_deletions_are_held().await;
+    node.waifud.confirm();
+    node.waifud.delete(id);
+    node.until_destroyed(id).await;
+}
+
+#[tokio::test]
 async fn an_instance_that_exists_in_a_restored_backup_is_kept() {
     let (node, id) = TestNode::with_instance("web").await;
     let instance = {

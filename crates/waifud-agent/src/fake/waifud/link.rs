@@ -41,7 +41,11 @@ impl ControlLink for FakeWaifud {
     }
 
     async fn watch(&self, start: WatchStart) -> Result<Box<dyn FrameStream>, LinkError> {
-        let state = self.online()?;
+        let mut state = self.online()?;
+        if let Some(next) = state.next_incarnation.take() {
+            state.incarnation = next;
+            state.slice.confirmed = None;
+        }
         let mut queue = std::collections::VecDeque::new();
         match start.since {
             Some(since)
