@@ -63,8 +63,8 @@ pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
     world.waifud.restore().await?;
     for (id, now) in world.promises.all() {
         if now.deleted {
-            // If it is in the backup, it returns with new disks.
-            world.written.forget(id);
+            // If it is in the backup, it returns.
+            world.written.unsettle(id);
         }
         let promise = match backup.promises.get(&id) {
             // Created since: waifud does not know it.

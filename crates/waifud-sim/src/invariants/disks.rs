@@ -71,8 +71,9 @@ pub(super) fn has_another_copy(
     id: InstanceId,
 ) -> bool {
     let written = world.written.last(id).unwrap_or(0);
+    let is_complete = |mark: u64| mark == written || world.written.is_unsettled(id);
     let mut others = nodes.iter().filter(|at| at.node.name != node);
-    others.any(|at| at.mark(id) == Some(written) && at.node.has_recorded_copy(id))
+    others.any(|at| at.mark(id).is_some_and(is_complete) && at.node.has_recorded_copy(id))
 }
 
 /// Copies that waifud has given up with a node stay as they are until an operator orders their deletion.
