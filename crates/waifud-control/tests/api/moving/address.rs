@@ -111,6 +111,28 @@ async fn the_address_of_a_moved_instance_is_free_everywhere_once_it_is_deleted()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_node_sends_packets_to_a_node_that_has_destroyed_its_copy_while_another_copy_is_left() {
+    let mut it = keeping().await;
+    it.advance_to("removing").await;
+    it.server.delete("/v1/instances/web").await.expect(202);
+    let own = Ipv4Net::from(address(&it));
+    assert_eq!(peer(&it, &it.birch).await.extra, [own]);
+    let before = peer_revisions(&it).await;
+
+    it.birch.confirm_deletion().await;
+    it.server.get("/v1/instances/web").await.expect(200);
+    for node in [&it.alder, &it.birch] {
+        assert_eq!(peer(&it, node).await.extra, []);
+    }
+    let after = peer_revisions(&it).await;
+    let changed = before.iter().zip(&after).filter(|(old, new)| old < new);
+    assert_eq!(changed.count(), 2, "{before:?} {after:?}");
+
+    it.alder.confirm_deletion().await;
+    it.server.get("/v1/instances/web").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_moves_back_to_the_node_of_its_address_is_native_again() {
     let mut it = keeping().await;
     it.advance_to("removing").await;
