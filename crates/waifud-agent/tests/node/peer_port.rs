@@ -46,8 +46,10 @@ impl TestNode {
     /// Where the node says that it listens.
     pub async fn until_listening(&self) -> SocketAddr {
         let endpoints = || self.waifud.facts()?.peer_port?.endpoints.first().copied();
-        self.until("an open peer port", async || endpoints().is_some())
-            .await;
+        self.until("an open peer port of a connected agent", async || {
+            endpoints().is_some() && self.waifud.is_watched()
+        })
+        .await;
         endpoints().unwrap()
     }
 }

@@ -58,7 +58,10 @@ impl ControlLink for FakeWaifud {
                 for (number, change) in missed {
                     if matches!(
                         change,
-                        Change::Stream(_) | Change::Ticket(_) | Change::Names(_)
+                        Change::Stream(_)
+                            | Change::Ticket(_)
+                            | Change::ImageTicket(_)
+                            | Change::Names(_)
                     ) {
                         continue;
                     }

@@ -22,6 +22,11 @@ impl FakeWaifud {
         lock(&self.state).copied.clone()
     }
 
+    /// Whether the node is connected. A ticket that is announced before reaches no node.
+    pub fn is_watched(&self) -> bool {
+        self.changed.receiver_count() > 0
+    }
+
     /// Announces a ticket for an image to the node.
     pub fn announce_image_ticket(&self, order: ImageTicketOrder) {
         self.change(Change::ImageTicket(order), |_| ());
