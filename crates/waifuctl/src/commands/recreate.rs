@@ -6,13 +6,14 @@ use crate::cli::RecreateArgs;
 use crate::confirm::ask;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::wait::{Deadline, or_detach, until_ready};
+use crate::wait::{Deadline, is_lost, or_detach, until_ready};
 
 /// Creates an instance again, with new disks, whose node was removed.
 pub async fn run(context: &Context, args: RecreateArgs) -> Result<(), Failure> {
     let deadline = Deadline::begin(args.wait.timeout);
     let before = context.client.instance(&args.name).await?;
-    if !args.yes {
+    // waifud refuses any other instance, so there is nothing to confirm.
+    if !args.yes && is_lost(&before) {
         let name = before.name.as_str();
         ask(&format!("recreating {name}"), &warning(&before), name)?;
     }

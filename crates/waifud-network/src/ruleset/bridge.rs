@@ -6,12 +6,16 @@
 //!
 //! Ports on bridges of the host have separate chains ([`super::lan`]).
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+
 use super::lan::{self, Learned};
 use super::{
     Counted, HostSide, NOT_IPV4, SPOOFED, TABLE, UNKNOWN_PORT, as_number, collection, counter,
 };
 use crate::NetworkState;
-use crate::check::further_ranges;
+use crate::check::{fixed_v4, further_ranges};
 
 /// BOOTP's `chaddr`, the MAC address of the DHCP client, is 288 bits after the beginning of the UDP header (8 octets of
 /// UDP, 28 of BOOTP: RFC 951, section 3). Without this check, a guest could decline the lease of another guest.
@@ -33,21 +37,21 @@ FROM_ELSEWHERE	}
 	}
 	chain arp_sender {
 		arp operation request arp saddr ip 0.0.0.0 accept
-		iifname . arp saddr ip @leases accept
+		iifname . arp saddr ip @addresses accept
 		iifname . arp saddr ip @ranges accept
 		goto spoofed
 	}
 	chain ipv4_from_port {
 		udp sport 67 goto spoofed
 		udp dport 67 goto dhcp_from_port
-		iifname . ip saddr @leases accept
+		iifname . ip saddr @addresses accept
 		iifname . ip saddr @ranges accept
 		ip saddr 0.0.0.0 ip protocol igmp drop
 		goto spoofed
 	}
 	chain dhcp_from_port {
 		ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 iifname . @th,288,48 @dhcp_clients accept
-		iifname . ip saddr @leases udp sport 68 iifname . @th,288,48 @dhcp_clients accept
+		iifname . ip saddr @addresses udp sport 68 iifname . @th,288,48 @dhcp_clients accept
 		goto spoofed
 	}
 	chain spoofed {
@@ -69,7 +73,7 @@ TO_ELSEWHERE	}
 		drop
 	}
 	chain broadcast_to_port {
-		ether type arp arp operation request oifname . arp daddr ip @leases accept
+		ether type arp arp operation request oifname . arp daddr ip @addresses accept
 		ether type arp arp operation request oifname . arp daddr ip @ranges accept
 		ether type ip udp sport 67 udp dport 68 oifname . @th,288,48 @dhcp_clients accept
 		drop
@@ -112,19 +116,37 @@ pub(super) fn table(
         "type ifname . ether_addr",
         both().map(|(tap, mac)| format!("\"{tap}\" . {mac}")),
     ));
+    // Single addresses have a set of their own: on kernel 6.1, a set of interfaces and ranges is empty for an instant when the
+    // tables are replaced.
+    let leases = ports().map(|p| (&p.tap, p.address));
+    let given = ports().flat_map(|p| further_ranges(p).map(|range| (&p.tap, range)));
+    let given = given.chain(lan().flat_map(|p| fixed_v4(p).map(|range| (&p.tap, range))));
+    let (single, ranges): (Vec<_>, Vec<_>) =
+        given.partition(|(_, range)| range.prefix_len() == range.max_prefix_len());
+    let single = single
+        .into_iter()
+        .map(|(tap, range)| (tap, range.network()));
+    let addresses: BTreeSet<_> = leases.chain(single).collect();
     text.push_str(&collection(
-        "set leases",
+        "set addresses",
         "type ifname . ipv4_addr",
-        ports().map(|p| format!("\"{}\" . {}", p.tap, p.address)),
+        addresses
+            .into_iter()
+            .map(|(tap, address)| format!("\"{tap}\" . {address}")),
     ));
-    let ranges = ports().flat_map(|p| further_ranges(p).map(|range| (&p.tap, range)));
-    let given = lan().flat_map(|p| lan::ranges(p).into_iter().map(|range| (&p.tap, range)));
+    let mut ranges_of: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (tap, range) in ranges {
+        ranges_of.entry(tap).or_default().push(range);
+    }
     text.push_str(&collection(
         "set ranges",
         "type ifname . ipv4_addr\n\t\tflags interval",
-        ranges
-            .chain(given)
-            .map(|(tap, range)| format!("\"{tap}\" . {range}")),
+        ranges_of.into_iter().flat_map(|(tap, ranges)| {
+            let ranges = Ipv4Net::aggregate(&ranges);
+            ranges
+                .into_iter()
+                .map(move |range| format!("\"{tap}\" . {range}"))
+        }),
     ));
     text.push_str(&collection(
         "set dhcp_clients",

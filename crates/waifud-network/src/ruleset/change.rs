@@ -134,7 +134,7 @@ fn elements(port: &Port) -> [(String, String); 6] {
             "dhcp_clients",
             format!("\"{tap}\" . {}", as_number(*mac)),
         ),
-        ("bridge", "leases", format!("\"{tap}\" . {address}")),
+        ("bridge", "addresses", format!("\"{tap}\" . {address}")),
         ("bridge", "macs", format!("\"{tap}\" . {mac}")),
     ]
     .map(|(family, set, element)| (format!("{family} {TABLE} {set}"), element))

@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::Ipv6Net;
 use waifud_types::template::REPORT_PORT;
 use waifud_types::{MacAddr, TapName};
 
@@ -256,11 +256,6 @@ fn hex(address: IpAddr) -> String {
     }
 }
 
-/// IPv4 ranges of lan ports for the set that all ports share.
-pub(super) fn ranges(port: &LanPort) -> Vec<Ipv4Net> {
-    Ipv4Net::aggregate(&fixed_v4(port).collect::<Vec<_>>())
-}
-
 /// Rules for received frames of all other ports of bridges.
 pub(super) fn from_elsewhere() -> String {
     format!(
@@ -319,6 +314,7 @@ const RULES: &str = "
 	}
 	chain arp_sender_on_lan {
 		arp operation request arp saddr ip 0.0.0.0 accept
+		iifname . arp saddr ip @addresses goto arp_of_lan
 		iifname . arp saddr ip @ranges goto arp_of_lan
 		iifname . @nh,112,32 @learned4 goto arp_prolongs
 		goto spoofed
@@ -333,6 +329,7 @@ ARP_PROLONGS	chain arp_of_lan {
 	chain ipv4_from_lan_port {
 		udp sport 67 goto spoofed
 		udp dport 67 goto dhcp_from_lan_port
+		iifname . ip saddr @addresses goto ipv4_of_lan
 		iifname . ip saddr @ranges goto ipv4_of_lan
 		iifname . @nh,96,32 @learned4 goto ipv4_of_lan
 		ip saddr 0.0.0.0 ip protocol igmp accept
@@ -342,6 +339,7 @@ ARP_PROLONGS	chain arp_of_lan {
 		iifname . @th,288,48 != @dhcp_clients goto spoofed
 		udp sport != 68 goto spoofed
 		ip saddr 0.0.0.0 ip daddr 255.255.255.255 accept
+		iifname . ip saddr @addresses accept
 		iifname . ip saddr @ranges accept
 		iifname . @nh,96,32 @learned4 accept
 		goto spoofed

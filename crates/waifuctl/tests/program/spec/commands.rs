@@ -253,6 +253,7 @@ const LINES: &[(&str, i32, &str)] = &[
     ),
     ("node drain alder --cancel", 1, "alder is not being drained"),
     ("recreate web --yes", 1, "web has its disks"),
+    ("recreate web", 1, "web has its disks"),
     ("move web --to alder", 1, "web is on alder already"),
     ("move web --cancel", 1, "web is not being moved"),
     ("node rename alder birch", 0, "alder: renamed to birch"),
