@@ -3,6 +3,7 @@
 mod cluster;
 pub(crate) mod durable;
 mod known_kinds;
+mod memory;
 pub(crate) mod names;
 pub(crate) mod order;
 pub(crate) mod outcome;

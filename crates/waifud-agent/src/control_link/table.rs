@@ -22,7 +22,7 @@ use crate::control_link::outcome::{Affected, Welcomed};
 use crate::control_link::peers::PeerTable;
 use crate::control_link::planted_bug::destroy_without_an_order;
 use crate::control_link::record::{
-    DesiredState, InstanceRecord, Memory, NodeRecord, ReleaseRecord, RunMemory,
+    DesiredState, InstanceRecord, NodeRecord, ReleaseRecord, RunMemory,
 };
 use crate::instance::{nics, restart_policy};
 use crate::network::identity;
@@ -37,7 +37,9 @@ pub struct Table {
 #[derive(Debug)]
 pub(super) struct Inner {
     node: NodeRecord,
-    entries: BTreeMap<InstanceId, Entry>,
+    pub(super) entries: BTreeMap<InstanceId, Entry>,
+    /// The revision of a saved instance, if the revision itself is not saved yet.
+    pub(super) staged_revision: Option<Revision>,
     pub(super) peers: PeerTable,
     pub(super) names: NamesTable,
     /// The instances that a watch from the beginning has sent so far. Those that it omits are not in the slice.
@@ -82,9 +84,21 @@ impl Inner {
 }
 
 #[derive(Debug)]
-struct Entry {
-    record: InstanceRecord,
-    version: u64,
+pub(super) struct Entry {
+    pub(super) record: InstanceRecord,
+    pub(super) version: u64,
+    /// Whether the record's memory was changed and not saved yet.
+    pub(super) noted: bool,
+}
+
+impl Entry {
+    fn saved(record: InstanceRecord, version: u64) -> Self {
+        Self {
+            record,
+            version,
+            noted: false,
+        }
+    }
 }
 
 /// One instance's record and desired state.
@@ -109,7 +123,7 @@ impl Table {
         } = loaded;
         let entries = instances
             .into_iter()
-            .map(|(id, record)| (id, Entry { record, version: 0 }))
+            .map(|(id, record)| (id, Entry::saved(record, 0)))
             .collect();
         let held = node.unconfirmed.is_some();
         let table = Self {
@@ -120,6 +134,7 @@ impl Table {
                 slices: 0,
                 node,
                 entries,
+                staged_revision: None,
                 peers: PeerTable::of(peers, held),
                 names: NamesTable::of(names),
                 named: None,
@@ -238,6 +253,8 @@ impl Table {
             .revision
             .filter(|_| inner.node.kinds == known_kinds());
         inner.synced = false;
+        // Changes of peers before it may not be saved.
+        inner.staged_revision = None;
         let complete = since.is_none() || Bug::AbsenceIsDeletion.is_planted();
         inner.named = complete.then(BTreeSet::new);
         inner.peers.begin_watch(since.is_none());
@@ -253,7 +270,8 @@ impl Table {
         self.save_node(&mut inner, node)
     }
 
-    /// Applies one frame. It is durable when this returns, except for changes of peers and names: call [`Table::save_peers`] soon.
+    /// Applies one frame. It is durable when this returns, except for changes of peers and names, and the revision of an
+    /// instance: call [`Table::save_staged`] soon.
     pub fn apply(&self, frame: WatchFrame) -> Result<Affected, DurableError> {
         let mut inner = self.inner();
         let (revision, affected) = match frame {
@@ -273,7 +291,12 @@ impl Table {
                     inner.peers.put(peer, revision);
                     return Ok(Affected::None);
                 }
-                SliceObject::Instance(instance) => (revision, self.put(&mut inner, *instance)?),
+                SliceObject::Instance(instance) => {
+                    let affected = self.put(&mut inner, *instance)?;
+                    // Saved later: its driver need not wait for that.
+                    inner.staged_revision = Some(revision).filter(|_| inner.synced);
+                    return Ok(affected);
+                }
                 SliceObject::Incoming(incoming) => {
                     (revision, self.put_incoming(&mut inner, *incoming)?)
                 }
@@ -342,26 +365,6 @@ impl Table {
         Ok(affected)
     }
 
-    /// Changes an instance's memory; durable when it returns. Without a record nothing happens.
-    pub fn remember(
-        &self,
-        id: InstanceId,
-        change: impl FnOnce(&mut Memory),
-    ) -> Result<(), DurableError> {
-        let mut inner = self.inner();
-        let Some(entry) = inner.entries.get_mut(&id) else {
-            return Ok(());
-        };
-        let mut record = entry.record.clone();
-        change(&mut record.memory);
-        if record == entry.record {
-            return Ok(());
-        }
-        self.durable.save_instance(&record)?;
-        entry.record = record;
-        Ok(())
-    }
-
     /// Records that the instance was destroyed; durable when it returns.
     pub fn mark_destroyed(&self, id: InstanceId) -> Result<(), DurableError> {
         let mut inner = self.inner();
@@ -383,30 +386,6 @@ impl Table {
                 record.memory.stop_requested = false;
             }
         })
-    }
-
-    /// Removes the record of an instance of which nothing is left, unless the desired state has changed since this version.
-    pub fn forget(&self, id: InstanceId, version: u64) -> Result<(), DurableError> {
-        self.forget_if(id, |entry| entry.version == version)
-    }
-
-    /// Removes the record of an instance whose destruction was confirmed, unless the instance has come back since.
-    pub fn forget_destroyed(&self, id: InstanceId) -> Result<(), DurableError> {
-        self.forget_if(id, |entry| entry.record.destroyed)
-    }
-
-    fn forget_if(
-        &self,
-        id: InstanceId,
-        still: impl FnOnce(&Entry) -> bool,
-    ) -> Result<(), DurableError> {
-        let mut inner = self.inner();
-        if !inner.entries.get(&id).is_some_and(still) {
-            return Ok(());
-        }
-        self.durable.forget_instance(id)?;
-        inner.entries.remove(&id);
-        Ok(())
     }
 
     fn put(&self, inner: &mut Inner, instance: AgentInstance) -> Result<Affected, DurableError> {
@@ -561,7 +540,7 @@ impl Table {
         }
         self.durable.save_instance(&record)?;
         let version = version + 1;
-        inner.entries.insert(id, Entry { record, version });
+        inner.entries.insert(id, Entry::saved(record, version));
         Ok(())
     }
 
@@ -579,7 +558,9 @@ impl Table {
         let mut node = inner.node.clone();
         node.revision = Some(revision);
         node.kinds = known_kinds();
-        self.save_node(inner, node)
+        self.save_node(inner, node)?;
+        inner.staged_revision = None;
+        Ok(())
     }
 
     fn save_node(&self, inner: &mut Inner, node: NodeRecord) -> Result<(), DurableError> {

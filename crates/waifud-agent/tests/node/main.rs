@@ -23,6 +23,7 @@ mod peer_port;
 mod peers;
 mod power;
 mod receive;
+mod records;
 mod redis;
 mod report_port;
 mod rescue;
