@@ -117,7 +117,7 @@ const RELEASED_WITHOUT_MOVE: &str =
 
 impl WriteTx<'_> {
     /// Stores a node's part in an instance. Fails if that made a second owner. A new release is sent to the node as of this
-    /// revision.
+    /// revision, also one that the node has recorded before it was stored here.
     pub fn set_part(
         &mut self,
         id: InstanceId,
@@ -130,8 +130,9 @@ impl WriteTx<'_> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (instance, node) DO UPDATE SET epoch = excluded.epoch, role = excluded.role,
                      stop = excluded.stop, off = excluded.off,
-                     slice_revision = CASE excluded.role WHEN 'released' THEN slice_revision
-                                                         ELSE excluded.slice_revision END",
+                     slice_revision = CASE WHEN excluded.role = 'released' AND epoch = excluded.epoch
+                                                AND role IN ('releasing', 'released') THEN slice_revision
+                                           ELSE excluded.slice_revision END",
             )?
             .execute((
                 id16(&id),

@@ -1,6 +1,7 @@
 //! The link to waifud: the watch, the node's durable copy of its slice, and reports.
 
 mod cluster;
+mod confirmation;
 pub(crate) mod durable;
 mod known_kinds;
 mod memory;

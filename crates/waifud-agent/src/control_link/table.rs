@@ -12,8 +12,8 @@ use waifud_api::agent::{
 };
 use waifud_kit::planted_bugs::Bug;
 use waifud_kit::sync::lock;
-use waifud_types::ownership::NodeCopy;
-use waifud_types::{Digest, Incarnation, InstanceId, Revision};
+use waifud_types::ownership::{NodeCopy, Outdated};
+use waifud_types::{Digest, InstanceId, Revision};
 
 use crate::control_link::durable::{Durable, DurableError, Loaded, Unwritable};
 use crate::control_link::known_kinds::known_kinds;
@@ -36,14 +36,14 @@ pub struct Table {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    node: NodeRecord,
+    pub(super) node: NodeRecord,
     pub(super) entries: BTreeMap<InstanceId, Entry>,
     /// The revision of a saved instance, if the revision itself is not saved yet.
     pub(super) staged_revision: Option<Revision>,
     pub(super) peers: PeerTable,
     pub(super) names: NamesTable,
     /// The instances that a watch from the beginning has sent so far. Those that it omits are not in the slice.
-    named: Option<BTreeSet<InstanceId>>,
+    pub(super) named: Option<BTreeSet<InstanceId>>,
     /// Whether the present watch has sent its `sync`.
     synced: bool,
     /// Whether a watch has sent the whole slice of this incarnation, in this process or in an earlier one.
@@ -63,6 +63,20 @@ impl Inner {
     /// Whether deletions wait for an administrator.
     pub(super) fn is_held(&self) -> bool {
         self.node.unconfirmed.is_some()
+    }
+
+    /// Every desired state may have changed.
+    pub(super) fn count_all(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.version += 1;
+        }
+    }
+
+    /// Whether a release of the instance is recorded that has left the slice, and is not reported any more.
+    fn has_hidden_release(&self, id: InstanceId) -> bool {
+        let entry = self.entries.get(&id);
+        let release = entry.and_then(|entry| entry.record.release);
+        release.is_some_and(|release| release.in_slice == Some(false))
     }
 
     /// Whether the instance was destroyed, and waifud may not have confirmed that yet.
@@ -228,23 +242,6 @@ impl Table {
         Ok(welcomed)
     }
 
-    /// An administrator confirms this incarnation. Returns whether deletions were held for it.
-    pub fn confirm(&self, incarnation: Incarnation) -> Result<bool, DurableError> {
-        let mut inner = self.inner();
-        if inner.node.unconfirmed != Some(incarnation) {
-            return Ok(false);
-        }
-        let mut node = inner.node.clone();
-        node.unconfirmed = None;
-        self.save_node(&mut inner, node)?;
-        inner.peers.confirmed();
-        self.save_staged_peers(&mut inner)?;
-        for entry in inner.entries.values_mut() {
-            entry.version += 1;
-        }
-        Ok(true)
-    }
-
     /// Where the next watch begins. To be called once for each watch.
     pub fn begin_watch(&self) -> Option<Revision> {
         let mut inner = self.inner();
@@ -303,22 +300,9 @@ impl Table {
                 SliceObject::Node(slice) => {
                     let mut node = inner.node.clone();
                     let changed = node.slice.as_ref() != Some(&slice);
-                    let confirmed =
-                        node.unconfirmed.is_some() && node.unconfirmed == slice.confirmed;
-                    if confirmed {
-                        tracing::warn!(
-                            "the restored database is confirmed: this node executes waifud's deletions again"
-                        );
-                        node.unconfirmed = None;
-                    }
                     node.slice = Some(slice);
                     self.save_node(&mut inner, node)?;
-                    if confirmed {
-                        inner.peers.confirmed();
-                        for entry in inner.entries.values_mut() {
-                            entry.version += 1;
-                        }
-                    }
+                    self.note_confirmation(&mut inner)?;
                     let affected = if changed {
                         Affected::All
                     } else {
@@ -349,7 +333,8 @@ impl Table {
             }
             WatchFrame::Sync { revision } => {
                 self.release_unlisted(&mut inner)?;
-                let keep = inner.node.unconfirmed.is_some();
+                self.note_confirmation(&mut inner)?;
+                let keep = inner.is_held();
                 inner.peers.synced(keep);
                 let peers = inner.peers.current_peers();
                 inner.names.retain(&peers);
@@ -395,7 +380,16 @@ impl Table {
         let copy = inner.copy(id);
         if let Err(outdated) = copy.check_put(instance.epoch, held) {
             tracing::warn!(instance = %id, epoch = %instance.epoch, "ignoring an instance that waifud sent: {outdated}");
-            return Ok(Affected::None);
+            if outdated != Outdated::Released || !inner.has_hidden_release(id) {
+                return Ok(Affected::None);
+            }
+            // A restored database contains the instance and not its release, which is reported again.
+            self.change(inner, id, |record| {
+                if let Some(release) = &mut record.release {
+                    release.in_slice = Some(true);
+                }
+            })?;
+            return Ok(Affected::Instances(vec![id]));
         }
         let taken = inner.entries.values();
         let taken = taken
@@ -563,7 +557,11 @@ impl Table {
         Ok(())
     }
 
-    fn save_node(&self, inner: &mut Inner, node: NodeRecord) -> Result<(), DurableError> {
+    pub(super) fn save_node(
+        &self,
+        inner: &mut Inner,
+        node: NodeRecord,
+    ) -> Result<(), DurableError> {
         if inner.node != node {
             self.durable.save_node(&node)?;
             inner.node = node;

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use tempfile::TempDir;
 use waifud_api::agent::{
-    AgentInstance, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
+    AgentInstance, NodeSlice, Release, SliceKey, SliceObject, Tombstone, WatchFrame, Welcome,
 };
-use waifud_types::{Epoch, Generation, Incarnation, InstanceId, NodeId};
+use waifud_types::{Epoch, FabricKind, Generation, Incarnation, InstanceId, MacAddr, NodeId};
 
 use crate::control_link::outcome::{Affected, Welcomed};
 use crate::control_link::record::{DesiredState, RunMemory};
@@ -186,6 +186,60 @@ fn another_incarnation_holds_deletions_until_it_is_confirmed() {
     assert!(!table.confirm(Incarnation(1)).unwrap());
     assert!(table.confirm(Incarnation(2)).unwrap());
     assert!(!held(&table));
+}
+
+#[test]
+fn a_restored_database_brings_back_a_deleted_instance_although_the_node_was_confirmed_before_its_watch()
+ {
+    let (dir, table) = new_table();
+    let (kept, deleted) = (sample_instance("kept"), sample_instance("deleted"));
+    let node = NodeId::from_uuid(*kept.id.as_uuid());
+    let welcome = |incarnation| Welcome {
+        node,
+        incarnation: Incarnation(incarnation),
+        addresses: Vec::new(),
+    };
+    table.welcome(&welcome(1), None).unwrap();
+    table.begin_watch();
+    for (number, instance) in [(1, &kept), (2, &deleted)] {
+        table.apply(put(number, instance)).unwrap();
+    }
+    table.apply(sync(2)).unwrap();
+    table.apply(order(3, &deleted)).unwrap();
+    table.apply(order(4, &kept)).unwrap();
+    table.mark_destroyed(deleted.id).unwrap();
+    table.welcome(&welcome(2), None).unwrap();
+    table.begin_watch();
+    let confirmed = WatchFrame::Put {
+        revision: revision(1),
+        object: SliceObject::Node(NodeSlice {
+            id: node,
+            name: "alder".parse().unwrap(),
+            subnet: "10.144.1.0/24".parse().unwrap(),
+            gateway: [10, 144, 1, 1].into(),
+            gateway_mac: MacAddr::of_guest([0, 0, 1]),
+            confirmed: Some(Incarnation(2)),
+            redis: None,
+            fabric: FabricKind::None,
+            clients: None,
+        }),
+    };
+    table.apply(confirmed.clone()).unwrap();
+    // Interrupted, and begun again.
+    drop(table);
+    let table = open(&dir);
+    table.begin_watch();
+    table.apply(confirmed).unwrap();
+    assert!(table.node().unconfirmed.is_some());
+    for (number, instance) in [(2, &kept), (3, &deleted)] {
+        table.apply(put(number, instance)).unwrap();
+    }
+    table.apply(sync(3)).unwrap();
+    assert!(is_kept(&table, kept.id) && is_kept(&table, deleted.id));
+    assert_eq!(table.node().unconfirmed, None);
+    // A deletion that is requested now is executed.
+    table.apply(order(4, &deleted)).unwrap();
+    assert!(is_deleted(&table, deleted.id));
 }
 
 #[test]
@@ -389,7 +443,10 @@ fn a_release_is_kept_until_a_newer_epoch_and_an_older_one_is_ignored() {
     table.begin_watch();
     table.apply(sync(5)).unwrap();
     assert_eq!(table.view(id).unwrap().desired, DesiredState::LeaveAlone);
-    assert_eq!(table.apply(put(6, &instance)).unwrap(), Affected::None);
+    // A restored database contains it as the node's. The release is reported to waifud again.
+    let affected = table.apply(put(6, &instance)).unwrap();
+    assert_eq!(affected, Affected::Instances(vec![id]));
+    assert!(released(&table) && released(&open(&dir)));
 
     instance.epoch = Epoch(3);
     table.apply(put(7, &instance)).unwrap();

@@ -230,6 +230,8 @@ fn notify(shared: &Shared, affected: Affected) {
         }
         Affected::Synced => {
             shared.instances.grant_starts();
+            // A confirmation may count from now on, which ends a condition.
+            shared.node_checks.request_facts();
             shared.node_checks.request_sweep();
             // An agent that was killed while removing an instance may have left bundles behind.
             shared.metadata.remove_unused_bundles(&shared.table);

@@ -231,9 +231,33 @@ async fn a_deletion_reaches_a_copy_that_was_released_after_the_backup() {
             (OwnershipRole::Released, newer.copy.epoch)
         );
         if !deleted_first {
+            assert_eq!(agent.release().await, (id, newer.copy.epoch));
             server.delete("/v1/instances/web").await.expect(202);
         }
         the_copy_is_destroyed(&server, &mut agent, &newer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_was_taken_over_from_a_report_is_in_the_slice_of_its_node() {
+    for raised in [false, true] {
+        let (server, mut agent, newer) = restored_with_newer_copy().await;
+        let id = newer.copy.id;
+        let own = if raised {
+            newer.copy.epoch
+        } else {
+            Epoch::FIRST
+        };
+        agent.report(&released(id, own)).await;
+        assert_eq!(agent.release().await, (id, own));
+        // A node takes an instance that a watch from the beginning omits for one that waifud does not have.
+        agent.watch(None).await;
+        let frames = agent.until_sync().await;
+        let released = frames.iter().any(|frame| match frame {
+            WatchFrame::Release { release, .. } => release.instance == id && release.epoch == own,
+            _ => false,
+        });
+        assert!(released, "{frames:?}");
     }
 }
 

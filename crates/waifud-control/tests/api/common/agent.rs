@@ -250,6 +250,14 @@ impl Agent {
         }
     }
 
+    /// Receives the order to release an instance. Returns the instance and the epoch.
+    pub async fn release(&mut self) -> (InstanceId, Epoch) {
+        match self.frame().await {
+            WatchFrame::Release { release, .. } => (release.instance, release.epoch),
+            other => panic!("a release was expected, not {other:?}"),
+        }
+    }
+
     /// Receives the order to destroy an instance and confirms it.
     pub async fn confirm_deletion(&mut self) {
         let tombstone = self.tombstone().await;
