@@ -8,6 +8,14 @@ use waifud_types::{Digest, InstanceId, Name, NodeId};
 use crate::codec::{id16, instance_id, node_id, to_json};
 use crate::{ReadTx, StoreError};
 
+// Without the name of the index, SQLite reads all instances without a node and sorts them, for each page.
+pub(crate) const NEXT: &str =
+    "SELECT created_at, id, wait_class FROM instances INDEXED BY instances_unplaced
+    WHERE node IS NULL AND deleting = 0 AND lost_node IS NULL AND (created_at, id) > (?1, ?2)
+    ORDER BY created_at, id LIMIT ?3";
+pub(crate) const ANY: &str = "SELECT 1 FROM instances INDEXED BY instances_unplaced
+    WHERE node IS NULL AND deleting = 0 AND lost_node IS NULL LIMIT 1";
+
 /// A position in the list of waiting instances. The default is the beginning.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WaitingPlace {
@@ -35,32 +43,24 @@ impl ReadTx<'_> {
         } else {
             i64::MIN
         };
-        self.all(
-            "SELECT created_at, id, wait_class FROM instances
-                  WHERE node IS NULL AND deleting = 0 AND lost_node IS NULL AND (created_at, id) > (?1, ?2)
-                  ORDER BY created_at, id LIMIT ?3",
-            (begin, id, limit),
-            |row| {
-                let id = instance_id(row, "id")?;
-                Ok(Waiting {
-                    id,
-                    class: row.get("wait_class")?,
-                    place: WaitingPlace {
-                        created_at: row.get("created_at")?,
-                        id: Some(id),
-                    },
-                })
-            },
-        )
+        self.all(NEXT, (begin, id, limit), |row| {
+            let id = instance_id(row, "id")?;
+            Ok(Waiting {
+                id,
+                class: row.get("wait_class")?,
+                place: WaitingPlace {
+                    created_at: row.get("created_at")?,
+                    id: Some(id),
+                },
+            })
+        })
     }
 
     /// Whether any instance waits for a node.
     pub fn is_anything_waiting(&self) -> Result<bool, StoreError> {
         let found: Option<i64> = self
             .conn
-            .prepare_cached(
-                "SELECT 1 FROM instances WHERE node IS NULL AND deleting = 0 AND lost_node IS NULL LIMIT 1",
-            )?
+            .prepare_cached(ANY)?
             .query_row([], |row| row.get(0))
             .optional()?;
         Ok(found.is_some())

@@ -183,3 +183,13 @@ fn reads_of_a_nodes_slice_volumes_and_reservations_use_indexes() {
         assert_eq!(unindexed.count(), 0, "{plan}");
     }
 }
+
+#[test]
+fn a_page_of_waiting_instances_is_read_in_order_from_their_index() {
+    let (_dir, conn) = migrated();
+    for (sql, parameters) in [(crate::waiting::NEXT, 3), (crate::waiting::ANY, 0)] {
+        let plan = plan(&conn, sql, parameters);
+        assert!(plan.contains("instances_unplaced"), "{plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
