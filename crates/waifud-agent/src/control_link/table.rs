@@ -576,7 +576,11 @@ impl Table {
         self.save_node(inner, node)
     }
 
-    pub(super) fn save_node(&self, inner: &mut Inner, node: NodeRecord) -> Result<(), DurableError> {
+    pub(super) fn save_node(
+        &self,
+        inner: &mut Inner,
+        node: NodeRecord,
+    ) -> Result<(), DurableError> {
         if inner.node != node {
             self.durable.save_node(&node)?;
             inner.node = node;

@@ -164,7 +164,8 @@ fn another_incarnation_holds_deletions_until_it_is_confirmed() {
 }
 
 #[test]
-fn a_restored_database_brings_back_a_deleted_instance_although_the_node_was_confirmed_before_its_watch() {
+fn a_restored_database_brings_back_a_deleted_instance_although_the_node_was_confirmed_before_its_watch()
+ {
     let (dir, table) = new_table();
     let (kept, deleted) = (sample_instance("kept"), sample_instance("deleted"));
     let node = NodeId::from_uuid(*kept.id.as_uuid());
