@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsString, c_int};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -150,11 +150,10 @@ impl Synced {
             }
         } else if let Ok(entries) = fs::read_dir(&path) {
             let entries = entries.flatten().filter_map(|entry| {
-                let facts = entry.metadata().ok()?;
-                let kind = if facts.is_dir() {
+                let kind = if entry.file_type().ok()?.is_dir() {
                     Entry::Directory
                 } else {
-                    Entry::File(facts.ino())
+                    Entry::File(entry.ino())
                 };
                 Some((entry.file_name(), kind))
             });

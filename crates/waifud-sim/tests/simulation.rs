@@ -38,8 +38,7 @@ fn every_invariant_holds_for_the_first_seeds() {
     assert!(text(&output).ends_with("6 seeds of 40 steps: every invariant held\n"));
 }
 
-/// Other seeds each time. A failed one is in the message, with the command that repeats it. Without restores, after which some seeds
-/// are known to fail (ADR 19); the runs of the first seeds have them.
+/// Other seeds each time. A failed one is in the message, with the command that repeats it.
 #[test]
 fn every_invariant_holds_for_random_seeds() {
     let begun = Instant::now();
@@ -47,7 +46,7 @@ fn every_invariant_holds_for_random_seeds() {
         while begun.elapsed() < RANDOM_SEEDS {
             let seed = rand::random::<u32>().to_string();
             println!("seed {seed}");
-            let output = sim(&["--seed", &seed, "--steps", "100", "--no-restores"]);
+            let output = sim(&["--seed", &seed, "--steps", "100"]);
             assert!(output.status.success(), "{}", text(&output));
         }
     };

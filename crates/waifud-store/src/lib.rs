@@ -57,7 +57,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
-use waifud_kit::planted_bugs::Bug;
 use waifud_types::{Incarnation, Revision};
 
 pub use bundles::StoredBundle;
@@ -147,7 +146,12 @@ impl Store {
         };
         let mut conn = Connection::open(path).map_err(open_error)?;
         restrict(path);
-        connection::configure(&conn, 128)?;
+        let statements = match mode {
+            Mode::Threads { .. } => 128,
+            // Those of readers, too.
+            Mode::Inline => 1024,
+        };
+        connection::configure(&conn, statements)?;
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
              PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 67108864;",
@@ -228,12 +232,10 @@ impl Store {
     {
         let inner = Arc::clone(&self.inner);
         if let Engine::Inline(core) = &inner.engine {
-            if Bug::LateCommit.is_planted() {
-                // Readers see what is not committed yet, so that only a crash shows the bug.
-                let core = core.lock().unwrap_or_else(PoisonError::into_inner);
-                return job(ReadTx::new(&core.conn, inner.incarnation));
-            }
-            return inner.read_now(job);
+            // The only connection: another one would read everything again after each change. With `Bug::LateCommit`, it
+            // also sees what is not committed yet, so that only a crash shows the bug.
+            let core = core.lock().unwrap_or_else(PoisonError::into_inner);
+            return job(ReadTx::new(&core.conn, inner.incarnation));
         }
         let _permit = self
             .inner

@@ -1,5 +1,6 @@
 //! Backups of waifud's database, restores of older ones, and what operators do afterwards.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -43,9 +44,15 @@ pub(super) async fn back_up(world: &World) -> Result<bool> {
         return Ok(false);
     }
     world.waifud.back_up()?;
+    let mut addresses = BTreeMap::new();
+    for row in &rows {
+        let of_row = row.spec.nics.iter().filter_map(|nic| nic.address);
+        addresses.extend(of_row.map(|address| (address, (row.id, row.node))));
+    }
     *lock(&world.backup) = Some(Backup {
         promises: world.promises.all(),
         cordons: lock(&world.cordons).clone(),
+        addresses,
     });
     world.history.act("waifud's database is backed up");
     Ok(true)
@@ -57,6 +64,10 @@ pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
     let Some(backup) = lock(&world.backup).clone() else {
         return Ok(false);
     };
+    if gives_an_address_to_two_nodes(world, &backup) {
+        world.forget_backup();
+        return Ok(false);
+    }
     world
         .history
         .act("fault: waifud's database is restored from the backup");
@@ -96,6 +107,24 @@ pub(super) async fn restore(world: &Arc<World>) -> Result<bool> {
     *lock(&world.unconfirmed) = names.collect();
     world.set_undecided();
     Ok(true)
+}
+
+/// Whether an instance that was deleted after the backup had an address that an instance of another node has since (ADR 19). Two
+/// instances of one node are told apart by the node.
+fn gives_an_address_to_two_nodes(world: &World, backup: &Backup) -> bool {
+    let now = lock(&world.observed).addresses.clone();
+    let database = lock(&world.database).clone();
+    let placed = |id: &InstanceId| database.as_ref()?.1.instances.get(id)?.node;
+    now.iter().any(|(id, address)| {
+        let Some((before, at)) = backup.addresses.get(address) else {
+            return false;
+        };
+        let elsewhere = |node: &Node| {
+            let has = placed(id).is_some_and(|on| node.id() == Some(on)) || node.has(*id);
+            node.id() != *at && has
+        };
+        before != id && world.nodes.iter().any(elsewhere)
+    })
 }
 
 /// Whether an operator has something to decide.

@@ -1,8 +1,9 @@
 //! What a backup of waifud's database contains.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
-use waifud_types::InstanceId;
+use waifud_types::{InstanceId, NodeId};
 
 use super::Promise;
 
@@ -13,4 +14,6 @@ pub struct Backup {
     pub promises: BTreeMap<InstanceId, Promise>,
     /// The nodes that were cordoned, or uncordoned.
     pub cordons: BTreeMap<String, bool>,
+    /// The owner of each address, and its node.
+    pub addresses: BTreeMap<Ipv4Addr, (InstanceId, Option<NodeId>)>,
 }

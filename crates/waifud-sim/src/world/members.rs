@@ -30,6 +30,10 @@ impl World {
         node.kill_agent().await;
         node.admit(peer);
         lock(&self.cordons).insert(node.name.clone(), false);
+        if self.was_restored() {
+            // A machine that knows the database from before a restore is to be confirmed, too.
+            lock(&self.unconfirmed).insert(node.name.clone());
+        }
         node.start_agent(self)?;
         Ok(true)
     }
