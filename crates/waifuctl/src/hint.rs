@@ -211,7 +211,7 @@ pub fn option_of(field: &str) -> Option<&'static str> {
 fn option_of_nic(field: &str) -> Option<&'static str> {
     let (_, field) = field.strip_prefix("spec.nics[")?.split_once("].")?;
     match field.split_once('[').map_or(field, |(list, _)| list) {
-        "network" | "address" | "gateway" => Some("--network"),
+        "network" | "address" | "gateway" | "vlan" => Some("--network"),
         "allow_addresses" => Some("--allow-address"),
         _ => None,
     }

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use waifud_api::{CreateNic, Publish};
 use waifud_types::spec::{Protocol, PublishSpec};
+use waifud_types::{Name, VlanId};
 
 use crate::failure::Failure;
 
 const PORT_HINT: &str = "write PORT, PORT:GUESTPORT or PORT/udp, for example 80, 8080:80 or 53/udp";
-const NETWORK_HINT: &str =
-    "write NAME, NAME,address=10.144.1.50 or NAME,address=192.168.1.50/24,gateway=192.168.1.1";
+const NETWORK_HINT: &str = "write NAME, NAME,address=10.144.1.50, NAME,address=192.168.1.50/24,gateway=192.168.1.1 or NAME,vlan=20";
 
 /// Parses `PORT[:GUESTPORT][/PROTOCOL]`.
 pub fn port(text: &str) -> Result<Publish, String> {
@@ -71,15 +71,28 @@ pub fn network(text: &str) -> Result<CreateNic, String> {
                     Some(mac.map_err(|error: waifud_types::mac::MacAddrError| error.to_string())?);
             }
             "gateway" if nic.gateway.is_none() => nic.gateway = Some(value.to_owned()),
-            "address" | "gateway" | "mac" => return Err(format!("{key} is repeated")),
+            "vlan" if nic.vlan.is_none() => {
+                let vlan = value.parse::<VlanId>();
+                let vlan = vlan.map_err(|error| format!("vlan={value}: {error}"))?;
+                nic.vlan = Some(vlan.get());
+            }
+            "address" | "gateway" | "mac" | "vlan" => return Err(format!("{key} is repeated")),
             _ => {
                 return Err(format!(
-                    "unknown key {key:?}: the keys are address, gateway and mac"
+                    "unknown key {key:?}: the keys are address, gateway, mac and vlan"
                 ));
             }
         }
     }
     Ok(nic)
+}
+
+/// The network of a nic as it is written for `--network`: `lan`, or `lan,vlan=20`.
+pub fn network_text(network: &Name, vlan: Option<VlanId>) -> String {
+    match vlan {
+        Some(vlan) => format!("{network},vlan={vlan}"),
+        None => network.to_string(),
+    }
 }
 
 /// Adds allowed addresses to nics: `ADDRESS` to the first, `NAME:ADDRESS` to the one on that network. waifud validates
@@ -167,12 +180,21 @@ mod tests {
             "default,ip=1",
             "default,address=1,address=2",
             "lan,gateway=1,gateway=2",
+            "lan,vlan=",
+            "lan,vlan=0",
+            "lan,vlan=4095",
+            "lan,vlan=+20",
+            "lan,vlan=20,vlan=20",
         ] {
             assert!(network(bad).is_err(), "{bad}");
         }
         let nic = network("lan,address=192.168.1.50/24,gateway=192.168.1.1").unwrap();
         assert_eq!(nic.address.as_deref(), Some("192.168.1.50/24"));
         assert_eq!(nic.gateway.as_deref(), Some("192.168.1.1"));
+        assert_eq!(nic.vlan, None);
+        assert_eq!(network("lan,vlan=20").unwrap().vlan, Some(20));
+        let error = network("lan,vlan=4095").unwrap_err();
+        assert!(error.contains("1 to 4094"), "{error}");
     }
 
     #[test]

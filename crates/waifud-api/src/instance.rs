@@ -110,6 +110,9 @@ pub struct CreateNic {
     pub address: Option<String>,
     /// For an address on a bridge: the gateway, which is also used as the DNS server. Only for the first nic.
     pub gateway: Option<String>,
+    /// On a bridge that is VLAN-aware on its node: the VLAN of the nic, 1 to 4094. The bridge's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
     /// Additional addresses or ranges that the guest may send from, for example `192.168.1.200` or `10.244.0.0/16`. On
     /// `default`, IPv4 only.
     #[serde(default)]

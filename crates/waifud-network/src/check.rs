@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use waifud_types::VlanId;
 
 use crate::{IDENTITIES, LanPort, NetworkError, NetworkState, Port, gateway_of};
 
@@ -204,6 +205,11 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
                 port.mac
             )));
         }
+        if let (Some(vlan), Some(_)) = (port.vlan, port.identity) {
+            return Err(contradiction(format!(
+                "{who} is in VLAN {vlan} and cannot read its metadata through this port"
+            )));
+        }
         if let Some(identity) = port.identity
             && (!is_host_of(IDENTITIES, identity) || !identities.insert(identity))
         {
@@ -232,13 +238,18 @@ fn check_lan(state: &NetworkState) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// Checks that a port's given address belongs to no other port of the bridge or of `default`, and to no range of another
+/// What tells networks apart: the same address may be in use on two bridges, or in two VLANs of one.
+fn network_of(port: &LanPort) -> (&str, Option<VlanId>) {
+    (&port.bridge, port.vlan)
+}
+
+/// Checks that a port's given address belongs to no other port of the network or of `default`, and to no range of another
 /// port. Single further addresses may be shared, as on `default`.
 fn check_lan_owners(state: &NetworkState) -> Result<(), NetworkError> {
-    let mut owners: HashMap<(&str, Ipv4Addr), &LanPort> = HashMap::new();
+    let mut owners: HashMap<_, &LanPort> = HashMap::new();
     for port in &state.lan {
         if let Some(address) = port.given
-            && let Some(other) = owners.insert((&port.bridge, address), port)
+            && let Some(other) = owners.insert((network_of(port), address), port)
         {
             return Err(contradiction(format!(
                 "address {address} is assigned to both {} and {} ({})",
@@ -246,10 +257,10 @@ fn check_lan_owners(state: &NetworkState) -> Result<(), NetworkError> {
             )));
         }
     }
-    for ((bridge, address), owner) in &owners {
+    for ((network, address), owner) in &owners {
         let of_lan = state.lan.iter();
         let of_lan = of_lan
-            .filter(|port| port.bridge == *bridge && port.tap != owner.tap)
+            .filter(|port| network_of(port) == *network && port.tap != owner.tap)
             .flat_map(|port| fixed_v4(port).map(move |range| (&port.name, range)));
         let routed = state.ports.iter();
         let routed = routed.flat_map(|port| further_ranges(port).map(move |r| (&port.name, r)));
@@ -510,6 +521,18 @@ mod tests {
         let mut elsewhere = at([192, 168, 1, 50], &[], 1);
         elsewhere.bridge = "br1".to_owned();
         check(&with(vec![at([192, 168, 1, 50], &[], 0), elsewhere])).unwrap();
+        let tagged = |vlan: u16, index| LanPort {
+            vlan: Some(vlan.try_into().unwrap()),
+            identity: None,
+            ..at([192, 168, 1, 50], &["192.168.1.32/27"], index)
+        };
+        for one in [at([192, 168, 1, 50], &[], 0), tagged(20, 0)] {
+            check(&with(vec![one.clone(), tagged(30, 1)])).unwrap();
+            if one.vlan.is_some() {
+                let both = "address 192.168.1.50 is assigned to both lan-0 and lan-1";
+                refused(&with(vec![one, tagged(20, 1)]), both);
+            }
+        }
         for range in ["192.168.1.50/32", "192.168.1.32/27"] {
             let mut taking = lan_port(1);
             taking.fixed = vec![range.parse().unwrap()];
@@ -521,6 +544,16 @@ mod tests {
             routed.ports[0].allow_addresses = vec![range.parse().unwrap()];
             refused(&routed, "192.168.1.50 belongs to lan-0");
         }
+    }
+
+    #[test]
+    fn no_port_in_a_vlan_has_an_identity() {
+        let mut state = state(0);
+        state.lan = vec![lan_port(0)];
+        state.lan[0].vlan = Some(20.try_into().unwrap());
+        refused(&state, "lan-0 (");
+        state.lan[0].identity = None;
+        check(&state).unwrap();
     }
 
     #[test]

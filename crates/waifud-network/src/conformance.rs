@@ -28,6 +28,7 @@ pub async fn all(network: &dyn GuestNetwork, state: &NetworkState) {
     contradictions_are_refused_and_change_nothing(network, state).await;
     every_port_and_no_other_is_observed(network, state).await;
     own_bridge_and_subnet_are_not_host_facts(network, state).await;
+    a_port_in_a_vlan_needs_a_vlan_aware_bridge(network, state).await;
     other_nodes_subnets_in_conflict_are_left_out(network, state).await;
     absence_can_be_ensured_at_any_time(network, state).await;
 }
@@ -125,7 +126,11 @@ pub async fn contradictions_are_refused_and_change_nothing(
                 vec![IpNet::from(std::net::IpAddr::V4(s.ports[0].address))];
         }),
     ];
-    let on_a_lan: [(&str, Contradiction); 7] = [
+    let on_a_lan: [(&str, Contradiction); 8] = [
+        ("an identity for a port in a VLAN", |s| {
+            s.lan[0].vlan = Some(20.try_into().unwrap());
+            s.lan[0].identity = Some(crate::IDENTITIES.hosts().last().unwrap());
+        }),
         ("one MAC on two ports", |s| s.lan[0].mac = s.ports[0].mac),
         ("one tap twice", |s| {
             s.lan[0].tap = s.ports[0].tap.clone();
@@ -185,7 +190,45 @@ pub async fn own_bridge_and_subnet_are_not_host_facts(
     let facts = network.host_facts().await.unwrap();
     assert!(!facts.routes.contains(&state.subnet), "{:?}", facts.routes);
     assert!(facts.bridges.contains(&state.bridge), "{:?}", facts.bridges);
-    assert_eq!(network.bridges().await.unwrap(), facts.bridges);
+    let bridges = network.bridges().await.unwrap();
+    assert_eq!(bridges.all, facts.bridges);
+    assert_eq!(bridges.vlan_aware, facts.vlan_bridges);
+    let mut aware = facts.vlan_bridges.iter();
+    assert!(aware.all(|name| facts.bridges.contains(name)), "{facts:?}");
+}
+
+/// A port in a VLAN has no connection on a bridge that does not tell VLANs apart, and the reason says what to do. Its counters exist
+/// anyway, and other ports are not affected.
+pub async fn a_port_in_a_vlan_needs_a_vlan_aware_bridge(
+    network: &dyn GuestNetwork,
+    state: &NetworkState,
+) {
+    let mut with = state.clone();
+    let Some(port) = with.lan.first_mut() else {
+        return;
+    };
+    port.vlan = Some(20.try_into().unwrap());
+    port.identity = None;
+    let (tap, bridge) = (port.tap.clone(), port.bridge.clone());
+    for _ in 0..2 {
+        network.ensure(&with).await.unwrap();
+        let aware = network.host_facts().await.unwrap().vlan_bridges;
+        let observations = network.observe_ports().await.unwrap();
+        for (other, observation) in &observations {
+            assert_eq!(observation.counters, PortCounters::default());
+            match &observation.trouble {
+                None => assert!(*other != tap || aware.contains(&bridge), "{other}"),
+                Some(why) => {
+                    assert!(*other == tap && !aware.contains(&bridge), "{why}");
+                    let remedy = format!("ip link set {bridge} type bridge vlan_filtering 1");
+                    assert!(why.contains(&remedy), "{why}");
+                }
+            }
+        }
+        assert_eq!(observations.len(), with.ports.len() + with.lan.len());
+    }
+    network.ensure(state).await.unwrap();
+    network.ensure_absent().await.unwrap();
 }
 
 /// A subnet of another node that overlaps this node's own is reported with the reason, and affects nothing else.

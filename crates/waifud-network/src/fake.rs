@@ -12,8 +12,9 @@ use waifud_types::{TapName, Timestamp};
 use crate::check::check;
 use crate::host_addresses;
 use crate::remote;
+use crate::vlan;
 use crate::{
-    DnsAddress, GuestNetwork, HostAddresses, HostNetworkFacts, NetworkDrift, NetworkError,
+    Bridges, DnsAddress, GuestNetwork, HostAddresses, HostNetworkFacts, NetworkDrift, NetworkError,
     NetworkState, Port, PortCounters, PortObservation,
 };
 
@@ -173,8 +174,11 @@ impl Inner {
             return Some(why);
         }
         let port = state.lan.iter().find(|port| port.tap == *tap)?;
-        let lost = self.no_bridges.contains(&port.bridge);
-        lost.then(|| format!("this node has no bridge {}", port.bridge))
+        if self.no_bridges.contains(&port.bridge) {
+            return Some(format!("this node has no bridge {}", port.bridge));
+        }
+        let is_aware = self.facts.vlan_bridges.contains(&port.bridge);
+        vlan::not_aware(port).filter(|_| !is_aware)
     }
 
     fn fault(&mut self, call: Call) -> Result<(), NetworkError> {
@@ -193,8 +197,11 @@ impl Inner {
 
 #[async_trait]
 impl GuestNetwork for FakeNetwork {
-    async fn bridges(&self) -> Result<Vec<String>, NetworkError> {
-        self.host_facts().await.map(|facts| facts.bridges)
+    async fn bridges(&self) -> Result<Bridges, NetworkError> {
+        self.host_facts().await.map(|facts| Bridges {
+            all: facts.bridges,
+            vlan_aware: facts.vlan_bridges,
+        })
     }
 
     async fn host_facts(&self) -> Result<HostNetworkFacts, NetworkError> {
@@ -330,6 +337,12 @@ mod tests {
         let network = FakeNetwork::new();
         let mut state = state(3);
         state.lan = vec![lan_port(0), lan_port(1)];
+        crate::conformance::all(network.as_ref(), &state).await;
+        network.set_facts(HostNetworkFacts {
+            bridges: vec!["br0".to_owned()],
+            vlan_bridges: vec!["br0".to_owned()],
+            ..HostNetworkFacts::default()
+        });
         crate::conformance::all(network.as_ref(), &state).await;
     }
 

@@ -43,6 +43,7 @@ mod remote;
 mod ruleset;
 pub mod samples;
 mod served;
+mod vlan;
 
 pub use check::check;
 pub use firewall::{FirewallCounters, PortFirewall, PortRule};
@@ -55,7 +56,7 @@ use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::broadcast;
 use waifud_types::spec::{Protocol, PublishSpec};
-use waifud_types::{InstanceId, MacAddr, Name, TapName, Timestamp};
+use waifud_types::{InstanceId, MacAddr, Name, TapName, Timestamp, VlanId};
 
 /// Addresses that stand for ports on bridges of the host. They are from class E (RFC 1112, section 4: reserved for future
 /// use), so no network and no guest uses them, and they never leave the node.
@@ -132,6 +133,8 @@ pub struct LanPort {
     pub tap: TapName,
     /// The bridge that it joins, for example `br0`.
     pub bridge: String,
+    /// The VLAN of its frames on the bridge, which must be VLAN-aware. `None`: the bridge's default.
+    pub vlan: Option<VlanId>,
     /// The only source MAC address.
     pub mac: MacAddr,
     /// The address that the instance's spec sets, which is also in `fixed`. `None` if it is learned.
@@ -139,7 +142,7 @@ pub struct LanPort {
     /// Source addresses that are allowed without being learned: `given`, and the spec's further addresses.
     pub fixed: Vec<IpNet>,
     /// The address that stands for the instance towards metadatad. `None` if the instance does not read its metadata
-    /// through this port.
+    /// through this port. A port in a VLAN has none: the node's answers leave in the bridge's own VLAN.
     pub identity: Option<Ipv4Addr>,
 }
 
@@ -168,6 +171,11 @@ pub struct Port {
 }
 
 impl NetworkState {
+    /// Whether a port is in a VLAN.
+    pub(crate) fn has_vlans(&self) -> bool {
+        self.lan.iter().any(|port| port.vlan.is_some())
+    }
+
     /// The subnets that guests with an address of another node's subnet come from.
     pub fn homes(&self) -> BTreeSet<Ipv4Net> {
         self.ports.iter().filter_map(|port| port.home).collect()
@@ -191,6 +199,8 @@ pub fn gateway_of(subnet: Ipv4Net) -> Ipv4Addr {
 pub struct HostNetworkFacts {
     /// Bridges that exist.
     pub bridges: Vec<String>,
+    /// Those of them on which ports can be in a VLAN.
+    pub vlan_bridges: Vec<String>,
     /// Links that cannot carry guests although they look like bridges that could: name and reason.
     pub unfit_bridges: BTreeMap<String, String>,
     /// Destination networks of the host's routes, without ours.
@@ -203,6 +213,15 @@ pub struct HostNetworkFacts {
     pub firewall_error: Option<String>,
     /// Guest subnets of other nodes that the last `ensure` left out, each with the reason in a sentence.
     pub refused_subnets: BTreeMap<Ipv4Net, String>,
+}
+
+/// The bridges of a host.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bridges {
+    /// [`HostNetworkFacts::bridges`].
+    pub all: Vec<String>,
+    /// [`HostNetworkFacts::vlan_bridges`].
+    pub vlan_aware: Vec<String>,
 }
 
 /// An address of the host at which other machines resolve guests' names.
@@ -333,8 +352,8 @@ pub trait GuestNetwork: Send + Sync {
     /// The host's bridges, routes and other firewalls.
     async fn host_facts(&self) -> Result<HostNetworkFacts, NetworkError>;
 
-    /// [`HostNetworkFacts::bridges`] alone: cheap enough to be called every few seconds.
-    async fn bridges(&self) -> Result<Vec<String>, NetworkError>;
+    /// The bridges of [`HostNetworkFacts`] alone: cheap enough to be called every few seconds.
+    async fn bridges(&self) -> Result<Bridges, NetworkError>;
 
     /// Applies the state. Rules and leases are in force when it returns.
     async fn ensure(&self, state: &NetworkState) -> Result<(), NetworkError>;

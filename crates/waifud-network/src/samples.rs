@@ -45,6 +45,7 @@ pub fn lan_port(index: u8) -> LanPort {
         name: format!("lan-{index}").parse().unwrap(),
         tap: TapName::of(instance, 0),
         bridge: "br0".to_owned(),
+        vlan: None,
         mac: MacAddr::of_guest([0, 1, index + 1]),
         given: None,
         fixed: Vec::new(),

@@ -38,6 +38,7 @@ pub mod status;
 pub mod template;
 pub mod tolerance;
 pub mod verdict;
+pub mod vlan;
 pub mod wait_reason;
 #[cfg(test)]
 mod wire_forms;
@@ -65,6 +66,7 @@ pub use secret::Secret;
 pub use size::ByteSize;
 pub use state::InstanceState;
 pub use verdict::Verdict;
+pub use vlan::{VlanId, VlanIdError};
 pub use wait_reason::WaitReason;
 
 /// A time in UTC; RFC 3339 in the API.

@@ -146,6 +146,9 @@ pub struct NodeFacts {
     /// uplink is wireless.
     #[serde(default)]
     pub unfit_bridges: BTreeMap<String, String>,
+    /// Those of the bridges that are VLAN-aware, so that nics on them can be in a VLAN. Empty from agents of earlier versions.
+    #[serde(default)]
+    pub vlan_bridges: Vec<String>,
     /// Networks that the node has routes to. Subnets of guests must not overlap them.
     #[schema(value_type = Vec<String>)]
     pub routes: Vec<Ipv4Net>,
@@ -218,8 +221,11 @@ pub mod feature {
     /// The node sends images to other nodes at its peer port.
     pub const PEER_IMAGES: &str = "peer-images";
 
+    /// The node puts nics in the VLAN that their spec names; others ignore it.
+    pub const VLANS: &str = "vlans";
+
     /// Every feature of this version.
-    pub const ALL: [&str; 8] = [
+    pub const ALL: [&str; 9] = [
         FABRIC_CLIENTS,
         FIREWALL,
         KEEP_ADDRESS,
@@ -228,6 +234,7 @@ pub mod feature {
         PEER_IMAGES,
         RELEASE,
         REPORT_PORT,
+        VLANS,
     ];
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::tolerance::known_or_none;
-use crate::{ByteSize, Digest, FirewallSpec, MacAddr, Name, PowerSpec, RescueSpec};
+use crate::{ByteSize, Digest, FirewallSpec, MacAddr, Name, PowerSpec, RescueSpec, VlanId};
 
 /// The desired state of an instance. Every change increments its generation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -95,6 +95,10 @@ pub struct NicSpec {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub gateway: Option<Ipv4Addr>,
+    /// The VLAN of the nic on its bridge, 1 to 4094; absent without one. Only on a named bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u16>)]
+    pub vlan: Option<VlanId>,
     /// Additional source addresses that the guest may use.
     #[schema(value_type = Vec<String>)]
     pub allow_addresses: Vec<IpNet>,
@@ -290,6 +294,7 @@ mod tests {
                 address: None,
                 prefix_len: None,
                 gateway: None,
+                vlan: None,
                 allow_addresses: Vec::new(),
             };
             nic.number()
@@ -298,6 +303,21 @@ mod tests {
         assert_eq!(number("eth12"), Some(12));
         assert_eq!(number("lan"), None);
         assert_eq!(number("eth"), None);
+    }
+
+    #[test]
+    fn a_nic_from_before_vlans_is_readable_and_stays_the_same() {
+        let old = serde_json::json!({"name": "eth0", "network": "lan", "mac": "52:54:00:00:00:01", "address": null,
+            "prefix_len": null, "gateway": null, "allow_addresses": []});
+        let nic: NicSpec = serde_json::from_value(old.clone()).unwrap();
+        assert_eq!(nic.vlan, None);
+        assert_eq!(serde_json::to_value(nic).unwrap(), old);
+        let invalid = |vlan: u16| {
+            let mut nic = old.clone();
+            nic["vlan"] = vlan.into();
+            serde_json::from_value::<NicSpec>(nic).is_err()
+        };
+        assert!(invalid(0) && invalid(4095) && !invalid(20));
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub enum Verdict {
     },
     /// Its agent is too old to apply the firewall of the instance.
     NoFirewall,
+    /// Its agent is too old to put nics in a VLAN.
+    NoVlans,
     /// It does not have the pool.
     NoPool {
         /// Name of the pool.
@@ -104,6 +106,11 @@ pub enum Verdict {
         bridge: String,
         /// The node's explanation in English.
         because: String,
+    },
+    /// Its bridge is not VLAN-aware, but a nic of the instance is in a VLAN.
+    BridgeWithoutVlans {
+        /// Name of the bridge.
+        bridge: String,
     },
     /// Guest addresses on it overlap other networks.
     SubnetConflict {
@@ -192,6 +199,7 @@ impl fmt::Display for Verdict {
             }
             Self::TooFewCpus { cpus, .. } => write!(f, "has {cpus} CPUs"),
             Self::NoFirewall => f.write_str("its agent is too old for firewall rules"),
+            Self::NoVlans => f.write_str("its agent is too old for VLANs"),
             Self::NoPool { pool } => write!(f, "has no pool {pool}"),
             Self::PoolTooSmall {
                 pool, size_bytes, ..
@@ -204,6 +212,9 @@ impl fmt::Display for Verdict {
             Self::NoBridge { bridge } => write!(f, "has no bridge {bridge}"),
             Self::UnsuitableBridge { bridge, because } => {
                 write!(f, "cannot use {bridge}, which {because}")
+            }
+            Self::BridgeWithoutVlans { bridge } => {
+                write!(f, "its bridge {bridge} is not VLAN-aware")
             }
             Self::SubnetConflict { because } => f.write_str(because),
             Self::SpreadGroup { group, members } => {
@@ -332,6 +343,18 @@ mod tests {
                 Verdict::NoFirewall,
                 "no-firewall",
                 "its agent is too old for firewall rules",
+            ),
+            (
+                Verdict::NoVlans,
+                "no-vlans",
+                "its agent is too old for VLANs",
+            ),
+            (
+                Verdict::BridgeWithoutVlans {
+                    bridge: bridge.clone(),
+                },
+                "bridge-without-vlans",
+                "its bridge br0 is not VLAN-aware",
             ),
             (full_pool, "pool-full", "pool main is full: 512M free of 4G"),
             (memory, "insufficient-memory", "3G free of 4G"),

@@ -67,6 +67,11 @@ pub enum WaitReason {
         /// Name of the bridge.
         bridge: String,
     },
+    /// No node that has the bridge lets nics on it be in a VLAN.
+    BridgeWithoutVlans {
+        /// Name of the bridge.
+        bridge: String,
+    },
     /// No node is large enough, or of the image's architecture.
     NoSuitableNode {
         /// CPUs of the instance.
@@ -182,6 +187,9 @@ impl fmt::Display for WaitReason {
                 write!(f, "node {node} cannot run it: {verdict}")
             }
             Self::NoBridge { bridge } => write!(f, "waiting for: a node with bridge {bridge}"),
+            Self::BridgeWithoutVlans { bridge } => {
+                write!(f, "waiting for: a node whose bridge {bridge} is VLAN-aware")
+            }
             Self::NoSuitableNode {
                 cpus,
                 memory_bytes,
@@ -385,6 +393,13 @@ mod tests {
                 unsuitable,
                 "requested-node-unsuitable",
                 "node alder cannot run it: has no pool fast",
+            ),
+            (
+                WaitReason::BridgeWithoutVlans {
+                    bridge: bridge.clone(),
+                },
+                "bridge-without-vlans",
+                "waiting for: a node whose bridge br0 is VLAN-aware",
             ),
             (
                 WaitReason::NoBridge { bridge },

@@ -51,7 +51,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     pub options: SpecArgs,
     /// A network, with an optional fixed address; repeatable. The first one has the default route [default: default]
-    #[arg(long, value_name = "NAME[,address=IP[/PREFIX],gateway=IP,mac=MAC]", value_parser = network_args::network)]
+    #[arg(long, value_name = "NAME[,address=IP[/PREFIX],gateway=IP,mac=MAC,vlan=N]", value_parser = network_args::network)]
     pub network: Vec<CreateNic>,
     /// Publish a port of the node to the instance; repeatable
     #[arg(long, value_name = "PORT[:GUESTPORT][/udp]", value_parser = network_args::port)]

@@ -13,7 +13,7 @@ use crate::{complete, network_args};
 pub enum NicCommand {
     /// Add a nic to an instance; a running guest gets it at once
     #[command(
-        after_help = "Examples:\n  waifuctl nic add web --network lan --wait\n  waifuctl nic add web --network lan,address=192.168.1.50/24\n\n\
+        after_help = "Examples:\n  waifuctl nic add web --network lan --wait\n  waifuctl nic add web --network lan,address=192.168.1.50/24\n  waifuctl nic add web --network lan,vlan=20\n\n\
 The guest sees a new network card. cloud-init configures it at the first boot only; on a guest that has booted before, configure \
 it there, or see docs/guides/lan.md. A guest that is off gets it at its next start, and so does one without a free PCI slot. \
 --wait ends when the guest has the nic, or is off."

@@ -4,12 +4,13 @@ use serde::Serialize;
 use waifud_api::Instance;
 use waifud_types::spec::NicSpec;
 use waifud_types::status::{AddressSource, NicState, NicStatus};
-use waifud_types::{MacAddr, Name};
+use waifud_types::{MacAddr, Name, VlanId};
 
 use crate::cli::{NicAddArgs, NicCommand, NicRemoveArgs, WaitOptions};
 use crate::concurrent_change::change_present;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::network_args::network_text;
 use crate::printer::table;
 use crate::text::escape;
 use crate::wait::{self, Deadline};
@@ -57,7 +58,8 @@ async fn add(context: &Context, args: NicAddArgs) -> Result<(), Failure> {
 }
 
 fn added_text(nic: &NicSpec, state: Option<&NicStatus>) -> String {
-    let what = format!("nic {} ({}) on {}", nic.name, nic.mac, nic.network);
+    let network = network_text(&nic.network, nic.vlan);
+    let what = format!("nic {} ({}) on {network}", nic.name, nic.mac);
     match state.map(|nic| (nic.state, nic.reason.as_deref())) {
         Some((NicState::Attached, _)) => format!("{what} added"),
         Some((NicState::NextStart, reason)) => format!(
@@ -145,6 +147,8 @@ struct Item {
     name: Name,
     network: Name,
     mac: MacAddr,
+    /// The VLAN on the bridge, unless the nic is being removed.
+    vlan: Option<VlanId>,
     /// The assigned address.
     address: Option<String>,
     /// Addresses that were observed on the network, if no other nic of the instance is on it.
@@ -162,6 +166,7 @@ impl List {
                 name: nic.name.clone(),
                 network: nic.network.clone(),
                 mac: nic.mac,
+                vlan: nic.vlan,
                 address: nic.address.map(|address| address.to_string()),
                 observed: observed(instance, nic),
                 state: state.map(|nic| nic.state),
@@ -177,6 +182,7 @@ impl List {
             name: nic.name.clone(),
             network: nic.network.clone(),
             mac: nic.mac,
+            vlan: None,
             address: None,
             observed: Vec::new(),
             state: Some(NicState::Removing),
@@ -206,7 +212,7 @@ fn to_text(list: &List) -> String {
         let address = nic.address.clone().or(observed);
         vec![
             nic.name.to_string(),
-            nic.network.to_string(),
+            network_text(&nic.network, nic.vlan),
             nic.mac.to_string(),
             address.unwrap_or_else(|| "-".to_owned()),
             match (nic.state, &nic.reason) {
@@ -272,6 +278,25 @@ mod tests {
                 "eth1  lan      52:54:00:00:00:02  -              removing",
             ]
         );
+    }
+
+    #[test]
+    fn a_nic_in_a_vlan_is_shown_as_it_is_requested() {
+        let mut instance = instance(3, &serde_json::json!([]));
+        instance.spec.nics[1].vlan = Some(20.try_into().unwrap());
+        let list = List::of(&instance);
+        let text = to_text(&list);
+        assert!(
+            text.contains("\neth2  lan,vlan=20  52:54:00:00:00:03  "),
+            "{text}"
+        );
+        let json = serde_json::to_value(&list).unwrap();
+        assert_eq!(
+            (&json["items"][0]["vlan"], &json["items"][1]["vlan"]),
+            (&serde_json::Value::Null, &20.into())
+        );
+        let added = added_text(&instance.spec.nics[1], None);
+        assert!(added.contains(" on lan,vlan=20 "), "{added}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::cli::{SelectArgs, ShowArgs, ShowFormat};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::hint;
+use crate::network_args::network_text;
 use crate::printer::print_text;
 use crate::text::{age, escape, failing_conditions, field_list};
 use crate::{description, select};
@@ -131,7 +132,12 @@ fn to_text(instance: &Instance, now: Timestamp) -> String {
         for nic in &spec.nics {
             line(
                 "nic",
-                &format!("{} {} on {}", nic.name, nic.mac, nic.network),
+                &format!(
+                    "{} {} on {}",
+                    nic.name,
+                    nic.mac,
+                    network_text(&nic.network, nic.vlan)
+                ),
             );
         }
         for nic in status

@@ -139,6 +139,9 @@ pub struct NicDescription {
     /// an address with its prefix length, for example 192.168.1.50/24, assigned by the DHCP server there by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// On a bridge that is VLAN-aware on its node: the VLAN of the nic, 1 to 4094; the bridge's default if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
     /// For an address on a bridge: the gateway. Only for the first nic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,

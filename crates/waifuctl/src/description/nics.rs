@@ -17,6 +17,7 @@ pub fn nic(typed: &CreateNic) -> NicDescription {
         network: typed.network.clone(),
         address: typed.address.clone(),
         gateway: typed.gateway.clone(),
+        vlan: typed.vlan,
         allow_addresses: typed.allow_addresses.clone(),
         mac: typed.mac,
     }
@@ -38,6 +39,7 @@ pub(super) fn to_request(described: Vec<NicDescription>) -> (Option<MacAddr>, Ve
         network: nic.network,
         address: nic.address,
         gateway: nic.gateway,
+        vlan: nic.vlan,
         allow_addresses: nic.allow_addresses,
         mac: nic.mac,
     });
@@ -47,6 +49,7 @@ pub(super) fn to_request(described: Vec<NicDescription>) -> (Option<MacAddr>, Ve
 fn is_plain(nic: &NicDescription) -> bool {
     nic.network.as_deref().unwrap_or(DEFAULT) == DEFAULT
         && nic.gateway.is_none()
+        && nic.vlan.is_none()
         && nic.allow_addresses.is_empty()
 }
 
@@ -74,7 +77,9 @@ pub fn same(written: &[NicDescription], have: &CreateInstance) -> bool {
     written.len() == have.len()
         && all.into_iter().all(|(written, have)| {
             let chosen = network(written) == DEFAULT;
+            // Without a VLAN in the description, the nic has none: it would be in another network otherwise.
             network(written) == network(have)
+                && written.vlan == have.vlan
                 && (written.mac.is_none() || written.mac == have.mac)
                 && (chosen || written.address.is_none() || written.address == have.address)
                 && (written.gateway.is_none() || written.gateway == have.gateway)
@@ -133,6 +138,16 @@ mod tests {
         ] {
             assert!(!same(&nics(other), &there), "{other}");
         }
+        let tagged = have("[{network: lan, vlan: 20}]");
+        assert_eq!(tagged.nics[0].vlan, Some(20));
+        assert!(same(&nics("[{network: lan, vlan: 20}]"), &tagged));
+        for other in ["[{network: lan}]", "[{network: lan, vlan: 21}]"] {
+            assert!(!same(&nics(other), &tagged), "{other}");
+        }
+        assert!(!same(
+            &nics("[{network: lan, vlan: 20}]"),
+            &have("[{network: lan}]")
+        ));
         // waifud adds a nic on `default` if none is described. Its description always has it.
         assert!(!same(&nics("[{}]"), &have("[]")));
         assert!(same(&nics("[{}]"), &have("[{mac: '52:54:00:00:00:01'}]")));

@@ -355,6 +355,7 @@ fn on_a_bridge(mac: [u8; 3]) -> Vec<CreateNic> {
         network: Some("lan".to_owned()),
         address: Some("192.168.1.50/24".to_owned()),
         gateway: Some("192.168.1.1".to_owned()),
+        vlan: Some(20),
         allow_addresses: vec!["192.168.1.200/32".to_owned(), "fd00::/64".to_owned()],
         mac: Some(MacAddr::of_guest(mac)),
     };

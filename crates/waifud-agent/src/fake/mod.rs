@@ -130,6 +130,7 @@ pub fn sample_instance(text: &str) -> AgentInstance {
                 address: Some([10, 144, 1, host].into()),
                 prefix_len: None,
                 gateway: None,
+                vlan: None,
                 allow_addresses: Vec::new(),
             }],
             publish: Vec::new(),

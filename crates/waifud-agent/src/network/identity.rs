@@ -21,9 +21,11 @@ pub(crate) fn is_on_lan(nic: &NicSpec) -> bool {
     nic.network.as_str() != DEFAULT_NETWORK
 }
 
-/// Whether the guest reaches the metadata service through a host bridge.
+/// Whether the guest reaches the metadata service through a host bridge. In a VLAN it does not: the service's answers leave
+/// the node in the bridge's own VLAN.
 pub(crate) fn needs_identity(want: &AgentInstance) -> bool {
-    want.spec.nics.first().is_some_and(is_on_lan)
+    let first = want.spec.nics.first();
+    first.is_some_and(|nic| is_on_lan(nic) && nic.vlan.is_none())
 }
 
 /// The first identity that is not taken; `None` if all are.
@@ -33,10 +35,11 @@ pub(crate) fn free_identity(taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
 
 /// The address by which metadatad recognizes a guest; `None` if the guest cannot reach it.
 pub(crate) fn identity(want: &AgentInstance, memory: &Memory) -> Option<Ipv4Addr> {
-    if needs_identity(want) {
-        return memory.identity;
+    let first = want.spec.nics.first()?;
+    if is_on_lan(first) {
+        return memory.identity.filter(|_| needs_identity(want));
     }
-    want.spec.nics.first()?.address
+    first.address
 }
 
 #[cfg(test)]

@@ -33,13 +33,17 @@ pub(crate) fn ports_of(record: &InstanceRecord) -> Result<Vec<LanPort>, PortErro
             name: instance.name.clone(),
             tap: TapName::of(instance.id, number),
             bridge: bridge.clone(),
+            vlan: nic.vlan,
             mac: nic.mac,
             given: nic.address,
             fixed: given
                 .into_iter()
                 .chain(nic.allow_addresses.iter().copied())
                 .collect(),
-            identity: record.memory.identity.filter(|_| is_first),
+            identity: record
+                .memory
+                .identity
+                .filter(|_| is_first && nic.vlan.is_none()),
         })
     };
     let nics = record.port_nics().into_iter();
@@ -85,7 +89,7 @@ mod tests {
     use super::*;
     use crate::control_link::record::Memory;
     use crate::fake::sample_instance;
-    use crate::network::identity::identity;
+    use crate::network::identity::{identity, needs_identity};
     use waifud_types::spec::NicSpec;
 
     fn record(networks: &[&str]) -> InstanceRecord {
@@ -126,6 +130,19 @@ mod tests {
         let ports = ports_of(&record(&["lan", "lan"])).unwrap();
         assert_eq!(ports[0].identity, Some([240, 119, 0, 1].into()));
         assert_eq!(ports[1].identity, None);
+    }
+
+    #[test]
+    fn a_port_in_a_vlan_has_no_identity() {
+        let mut record = record(&["lan", "lan"]);
+        let nics = &mut record.instance.as_mut().unwrap().spec.nics;
+        nics[0].vlan = Some(20.try_into().unwrap());
+        let ports = ports_of(&record).unwrap();
+        assert_eq!(ports[0].vlan, Some(20.try_into().unwrap()));
+        assert_eq!((ports[0].identity, ports[1].vlan), (None, None));
+        let want = record.instance.as_ref().unwrap();
+        assert!(!needs_identity(want));
+        assert_eq!(identity(want, &record.memory), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use waifud_network::HostNetworkFacts;
+use waifud_network::{Bridges, HostNetworkFacts};
 use waifud_types::node::{
     HypervisorFacts, NodeFacts, PeerPortFacts, PoolFacts, Resources, feature,
 };
@@ -48,7 +48,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 async fn bridges_changed(shared: &Shared) {
     loop {
         tokio::time::sleep(shared.settings.timing.bridges).await;
-        let reported = shared.reports.last_facts().map(|facts| facts.bridges);
+        let reported = shared.reports.last_facts().map(|facts| Bridges {
+            all: facts.bridges,
+            vlan_aware: facts.vlan_bridges,
+        });
         // Errors are reported when all facts are gathered.
         if let Ok(now) = shared.guest_network.bridges().await
             && reported.is_some_and(|reported| reported != now)
@@ -222,6 +225,7 @@ pub(crate) async fn unfinished(shared: &Shared) -> NodeFacts {
 /// Adds the host's bridges. The bridge of the routed network cannot be used for a named network.
 fn add_bridges(facts: &mut NodeFacts, shared: &Shared, host: &HostNetworkFacts) {
     facts.bridges.clone_from(&host.bridges);
+    facts.vlan_bridges.clone_from(&host.vlan_bridges);
     facts.unfit_bridges.clone_from(&host.unfit_bridges);
     facts.unfit_bridges.insert(
         shared.settings.bridge.clone(),
@@ -244,6 +248,7 @@ pub(crate) fn unknown(shared: &Shared, why: &str) -> NodeFacts {
         used: Resources::default(),
         pools: Vec::new(),
         bridges: Vec::new(),
+        vlan_bridges: Vec::new(),
         unfit_bridges: BTreeMap::new(),
         routes: Vec::new(),
         conditions: Vec::new(),

@@ -23,6 +23,7 @@ fn add(node: &TestNode, id: InstanceId, number: u8) {
             address: None,
             prefix_len: None,
             gateway: None,
+            vlan: None,
             allow_addresses: Vec::new(),
         });
     });

@@ -5,7 +5,7 @@ use waifud_api::{
 };
 use waifud_store::{InstanceFilter, InstanceRow, ReadTx};
 use waifud_types::spec::NicSpec;
-use waifud_types::{Coded, FirewallSpec, Generation, MacAddr};
+use waifud_types::{Coded, FirewallSpec, Generation, MacAddr, VlanId};
 
 use super::{amend, find, new_spec};
 use crate::instances::problems as instance_problems;
@@ -172,6 +172,7 @@ fn nics(nics: &[NicSpec]) -> (Option<MacAddr>, Vec<CreateNic>) {
             .zip(nic.prefix_len)
             .map(|(address, prefix)| format!("{address}/{prefix}")),
         gateway: nic.gateway.map(|gateway| gateway.to_string()),
+        vlan: nic.vlan.map(VlanId::get),
         allow_addresses: nic
             .allow_addresses
             .iter()

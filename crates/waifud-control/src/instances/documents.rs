@@ -27,6 +27,9 @@ pub fn bundle(
     let net = row.home.unwrap_or(node.subnet);
     let nics = row.spec.nics.iter().map(|nic| nic_doc(nic, net)).collect();
     let rescue = row.spec.rescue.as_ref();
+    // In a VLAN, cloud-init would wait minutes for a service that does not answer.
+    let first = row.spec.nics.first();
+    let reaches_service = first.is_none_or(|nic| nic.vlan.is_none());
     let source = Source {
         instance: row.id,
         instance_id: row.cloud_id.clone(),
@@ -37,8 +40,9 @@ pub fn bundle(
         // The user-data is for the instance's own system, not for a rescue system.
         user_data: user_data.filter(|text| row.spec.rescue.is_none() && !text.expose().is_empty()),
         vendor_data: VendorOptions {
+            phone_home: reaches_service,
+            reports: reaches_service,
             report_port: node.facts.has(feature::REPORT_PORT),
-            ..VendorOptions::default()
         },
         datasource: rescue.map_or(row.datasource, |rescue| rescue.datasource),
         nics,
@@ -93,9 +97,11 @@ fn nic_doc(nic: &NicSpec, net: Ipv4Net) -> NicDoc {
 }
 
 /// The datasource of an instance of a template. Several nics and fixed addresses on bridges require a seed disk: any other
-/// datasource needs an address before the guest can read its configuration.
+/// datasource needs an address before the guest can read its configuration. A nic in a VLAN requires one because the metadata
+/// service does not answer there.
 pub fn datasource(template: Datasource, nics: &[NicSpec]) -> Datasource {
-    if nics.len() > 1 || nics.iter().any(|nic| nic.prefix_len.is_some()) {
+    let needs_disk = |nic: &NicSpec| nic.prefix_len.is_some() || nic.vlan.is_some();
+    if nics.len() > 1 || nics.iter().any(needs_disk) {
         Datasource::Cidata
     } else {
         template

@@ -105,6 +105,7 @@ pub(super) fn spec(
                     address: nic.address.map(|address| address.ip),
                     prefix_len: nic.address.and_then(|address| address.prefix_len),
                     gateway: nic.address.and_then(|address| address.gateway),
+                    vlan: nic.vlan,
                     allow_addresses: nic.allow_addresses.clone(),
                 })
             })

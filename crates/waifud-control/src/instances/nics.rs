@@ -62,6 +62,9 @@ impl Control {
     ) -> Result<InstanceRow, ControlError> {
         let node = changeable(tx, &row)?;
         let wanted = check_added(&row.spec.nics, request)?;
+        if wanted.vlan.is_some() {
+            require_vlans(row.spec.nics.len(), node.as_ref())?;
+        }
         let removed = tx.removed_nics(row.id)?;
         if let Some(before) = removed.iter().find(|before| is_same(before, &wanted)) {
             return self.keep_nic(tx, row, before, cause);
@@ -87,6 +90,7 @@ impl Control {
             address: wanted.address.map(|address| address.ip),
             prefix_len: wanted.address.and_then(|address| address.prefix_len),
             gateway: None,
+            vlan: wanted.vlan,
             allow_addresses: wanted.allow_addresses.clone(),
         });
         self.check_nic(tx, &row, index, node.as_ref())?;
@@ -138,7 +142,7 @@ impl Control {
             return Ok(());
         };
         let bridge = tx.network(nic.network.as_str())?.and_then(|row| row.bridge);
-        let verdict = bridge.and_then(|bridge| unusable(&node.facts, &bridge));
+        let verdict = bridge.and_then(|bridge| unusable(&node.facts, &bridge, nic.vlan));
         match verdict {
             Some(why) => {
                 let problem =
@@ -232,6 +236,17 @@ fn changeable(tx: &WriteTx<'_>, row: &InstanceRow) -> Result<Option<NodeRow>, Co
     Ok(node)
 }
 
+/// Refuses a nic in a VLAN on a node whose agent would ignore that.
+fn require_vlans(index: usize, node: Option<&NodeRow>) -> Result<(), ControlError> {
+    match node.filter(|node| !node.facts.has(feature::VLANS)) {
+        Some(node) => {
+            let problem = node_problems::agent_too_old(&node.name);
+            Err(problem.field(format!("spec.nics[{index}].vlan")).into())
+        }
+        None => Ok(()),
+    }
+}
+
 /// Whether a request asks for the nic that is being removed: with its MAC address, or on `default`, where there is one at most.
 fn is_same(before: &RemovedNicRow, wanted: &WantedNic) -> bool {
     let nic = &before.nic;
@@ -244,7 +259,8 @@ fn is_same(before: &RemovedNicRow, wanted: &WantedNic) -> bool {
         .is_none_or(|address| Some(address.ip) == nic.address);
     let allows = &wanted.allow_addresses;
     let same_further = allows.is_empty() || *allows == nic.allow_addresses;
-    same_mac && same_address && same_further && nic.network == wanted.network
+    let same_network = (&nic.network, nic.vlan) == (&wanted.network, wanted.vlan);
+    same_mac && same_address && same_further && same_network
 }
 
 /// The lowest number that no nic of the instance has, nor one that is being removed.

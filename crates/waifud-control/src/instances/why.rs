@@ -10,6 +10,7 @@ use waifud_types::status::StoppedBy;
 use waifud_types::{ByteSize, InstanceState, Name, Timestamp, Verdict, WaitReason};
 
 use super::find;
+use crate::network::nic_problems;
 use crate::placement::place::{Related, verdicts};
 use crate::{Control, ControlError};
 
@@ -291,6 +292,12 @@ fn hints_of_placement(
         }
         _ => None,
     });
+    let make_aware = placement.iter().find_map(|entry| match entry.verdict()? {
+        Verdict::BridgeWithoutVlans { bridge } => {
+            Some(nic_problems::make_vlan_aware(&bridge, &entry.node))
+        }
+        _ => None,
+    });
     let uncordon = placement.iter().find_map(|entry| {
         let cordoned = entry.verdict()? == Verdict::Cordoned;
         cordoned.then(|| on_node(&HintAction::Uncordon, &entry.node))
@@ -310,7 +317,7 @@ fn hints_of_placement(
         _ => None,
     });
     let more = switch_on.into_iter().chain(uncordon).chain(create_bridge);
-    hints.extend(more.chain(free_space).chain(conflict));
+    hints.extend(more.chain(make_aware).chain(free_space).chain(conflict));
     if hints.is_empty() {
         hints.push("request less, or add a node".into());
     }

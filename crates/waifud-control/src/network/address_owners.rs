@@ -24,7 +24,7 @@ pub fn check(tx: &ReadTx<'_>, spec: &InstanceSpec, first: usize) -> Result<(), C
         let routers = spec
             .nics
             .iter()
-            .filter(|other| other.network == nic.network);
+            .filter(|other| other.network == nic.network && other.vlan == nic.vlan);
         let routers: Vec<IpAddr> = routers
             .filter_map(|nic| Some(nic.gateway?.into()))
             .collect();
@@ -52,7 +52,9 @@ pub fn check(tx: &ReadTx<'_>, spec: &InstanceSpec, first: usize) -> Result<(), C
         if is_default(&nic.network) || (nic.address.is_none() && nic.allow_addresses.is_empty()) {
             continue;
         }
-        let others = tx.nics_on(&nic.network)?;
+        let mut others = tx.nics_on(&nic.network)?;
+        // The same address may be in use in another VLAN.
+        others.retain(|other| other.nic.vlan == nic.vlan);
         if let Some(address) = nic.address
             && let Some(owned) = owner_of(&others, IpNet::from(IpAddr::V4(address)), false)
         {
@@ -133,6 +135,7 @@ mod tests {
                 address: address.map(|text| text.parse().unwrap()),
                 prefix_len: address.map(|_| 24),
                 gateway: address.map(|_| [192, 168, 1, 1].into()),
+                vlan: None,
                 allow_addresses: allowed.iter().map(|text| text.parse().unwrap()).collect(),
             },
             seen: seen.iter().map(|text| text.parse().unwrap()).collect(),

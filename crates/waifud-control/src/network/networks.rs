@@ -7,7 +7,7 @@ use waifud_api::{CreateNetwork, Network, NetworkNode, Page, Problem};
 use waifud_store::{NetworkRow, NodeCapacity, ReadTx, StoreError, Taken};
 use waifud_types::event::Cause;
 use waifud_types::node::NodeFacts;
-use waifud_types::{Coded, Name, Verdict};
+use waifud_types::{Coded, Name, Verdict, VlanId};
 
 use crate::events::event_builder;
 use crate::network::problems as network_problems;
@@ -134,7 +134,7 @@ fn bridge_name(text: &str) -> Result<String, Problem> {
 /// Refuses a bridge that is unsuitable on all nodes that have it.
 fn refuse_unsuitable(bridge: &str, capacities: &[NodeCapacity]) -> Result<(), Problem> {
     let nodes = || capacities.iter().map(|capacity| &capacity.node);
-    if nodes().any(|node| unusable(&node.facts, bridge).is_none()) {
+    if nodes().any(|node| unusable(&node.facts, bridge, None).is_none()) {
         return Ok(());
     }
     let unfit = nodes().find_map(|node| Some((node, node.facts.unfit_bridges.get(bridge)?)));
@@ -147,21 +147,27 @@ fn refuse_unsuitable(bridge: &str, capacities: &[NodeCapacity]) -> Result<(), Pr
     }
 }
 
-/// Why guests of a node cannot use the bridge; `None` if they can.
-pub(crate) fn unusable(facts: &NodeFacts, bridge: &str) -> Option<Verdict> {
+/// Why guests of a node cannot use the bridge, or not in that VLAN; `None` if they can.
+pub(crate) fn unusable(facts: &NodeFacts, bridge: &str, vlan: Option<VlanId>) -> Option<Verdict> {
     let bridge = bridge.to_owned();
     if let Some(because) = facts.unfit_bridges.get(&bridge) {
         let because = because.clone();
         return Some(Verdict::UnsuitableBridge { bridge, because });
     }
-    let known = facts.bridges.contains(&bridge);
-    (!known).then_some(Verdict::NoBridge { bridge })
+    if !facts.bridges.contains(&bridge) {
+        return Some(Verdict::NoBridge { bridge });
+    }
+    let is_unaware = vlan.is_some() && !facts.vlan_bridges.contains(&bridge);
+    is_unaware.then_some(Verdict::BridgeWithoutVlans { bridge })
 }
 
 fn shown(row: NetworkRow, capacities: &[NodeCapacity]) -> Network {
     let nodes = capacities.iter().map(|capacity| {
         let facts = &capacity.node.facts;
-        let verdict = row.bridge.as_deref().and_then(|name| unusable(facts, name));
+        let verdict = row
+            .bridge
+            .as_deref()
+            .and_then(|name| unusable(facts, name, None));
         NetworkNode {
             node: capacity.node.name.clone(),
             usable: verdict.is_none(),

@@ -57,19 +57,35 @@ pub fn still_being_removed(index: usize, nic: &Name, network: &Name) -> Problem 
 
 /// The node of the instance cannot connect guests to the network.
 pub fn network_not_on_node(index: usize, network: &Name, node: &Name, why: &Verdict) -> Problem {
+    let remedy = match why {
+        Verdict::BridgeWithoutVlans { bridge } => Some(make_vlan_aware(bridge, node)),
+        _ => None,
+    };
     let why = match why {
         Verdict::NoBridge { .. } | Verdict::UnsuitableBridge { .. } => format!("it {why}"),
         _ => why.to_string(),
     };
-    Problem::new(
+    let problem = Problem::new(
         409,
         "network-not-on-node",
         format!("{node} cannot connect the instance to network {network}: {why}"),
-    )
-    .field(format!("spec.nics[{index}].network"))
-    .hint(Hint::on(
+    );
+    let problem = match remedy {
+        Some(remedy) => problem
+            .field(format!("spec.nics[{index}].vlan"))
+            .hint(remedy),
+        None => problem.field(format!("spec.nics[{index}].network")),
+    };
+    problem.hint(Hint::on(
         &HintAction::Show,
         HintKind::Network,
         network.as_str(),
+    ))
+}
+
+/// How to make a bridge tell VLANs apart.
+pub fn make_vlan_aware(bridge: &str, node: &Name) -> Hint {
+    Hint::advice(format!(
+        "on {node}, run: ip link set {bridge} type bridge vlan_filtering 1; see docs/guides/lan.md for the setting that lasts"
     ))
 }

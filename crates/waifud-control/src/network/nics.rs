@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use waifud_api::{CreateNic, Problem};
 use waifud_types::spec::NicSpec;
-use waifud_types::{MacAddr, Name};
+use waifud_types::{MacAddr, Name, VlanId};
 
 use super::default_network::DEFAULT;
 use crate::network::nic_problems;
@@ -31,6 +31,8 @@ pub struct WantedNic {
     pub mac: Option<MacAddr>,
     /// A fixed address; otherwise waifud or DHCP assigns one.
     pub address: Option<WantedAddress>,
+    /// The VLAN on the bridge.
+    pub vlan: Option<VlanId>,
     /// Further source addresses that the guest may use.
     pub allow_addresses: Vec<IpNet>,
 }
@@ -107,16 +109,22 @@ fn check_one(index: usize, nic: &CreateNic) -> Result<WantedNic, Problem> {
     let network: Name = network
         .parse()
         .map_err(|_| network_problems::unknown_network(index, network, &[]))?;
+    let vlan = nic.vlan.map(VlanId::try_from).transpose();
+    let vlan = vlan.map_err(|_| network_problems::bad_vlan(index))?;
     let mut wanted = WantedNic {
         network,
         mac: None,
         address: None,
+        vlan,
         allow_addresses: allowed(index, &nic.allow_addresses)?,
     };
     let (address, gateway) = (nic.address.as_deref(), nic.gateway.as_deref());
     if wanted.network.as_str() == DEFAULT {
         if gateway.is_some() {
             return Err(network_problems::gateway_on_default(index));
+        }
+        if vlan.is_some() {
+            return Err(network_problems::vlan_on_default(index));
         }
         if let Some(IpNet::V6(net)) = wanted
             .allow_addresses
@@ -347,6 +355,28 @@ mod tests {
             check(&[], None).unwrap().remove(0).network.as_str(),
             "default"
         );
+    }
+
+    #[test]
+    fn a_vlan_has_a_valid_number_and_is_not_on_default() {
+        let in_vlan = |network: &str, vlan| CreateNic {
+            vlan: Some(vlan),
+            ..nic(network, None, None)
+        };
+        for vlan in [1, 20, 4094] {
+            let checked = check(&[in_vlan("lan", vlan)], None).unwrap();
+            assert_eq!(checked[0].vlan.map(VlanId::get), Some(vlan));
+        }
+        let field = "spec.nics[1].vlan".to_owned();
+        let first = || nic("lan", None, None);
+        for vlan in [0, 4095, 65535] {
+            let refusal = refused(&[first(), in_vlan("lan", vlan)]);
+            assert_eq!(refusal, ("out-of-range".to_owned(), field.clone()));
+        }
+        let refusal = refused(&[first(), in_vlan("default", 20)]);
+        assert_eq!(refusal, ("vlan-on-default".to_owned(), field));
+        let both = [in_vlan("lan", 20), in_vlan("lan", 30), first()];
+        assert_eq!(check(&both, None).unwrap().len(), 3);
     }
 
     #[test]

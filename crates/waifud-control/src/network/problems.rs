@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use ipnet::{IpNet, Ipv4Net};
 use waifud_api::Problem;
 use waifud_api::hint::{Hint, HintAction, HintKind};
-use waifud_types::Name;
 use waifud_types::fabric::ParseFabricError;
 use waifud_types::spec::PublishSpec;
+use waifud_types::{Name, VlanId};
 
 /// An address and its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -193,6 +193,24 @@ pub fn gateway_on_default(index: usize) -> Problem {
     )
     .field(of(index, "gateway"))
     .hint("omit gateway")
+}
+
+/// The number is not that of a VLAN.
+pub fn bad_vlan(index: usize) -> Problem {
+    let field = of(index, "vlan");
+    crate::problems::out_of_range(&field, "the VLAN", VlanId::LEAST, VlanId::MOST)
+}
+
+/// The network `default` has no VLANs.
+pub fn vlan_on_default(index: usize) -> Problem {
+    Problem::new(
+        422,
+        "vlan-on-default",
+        "the network default has no VLANs, because it is not a bridge that the nodes already have",
+    )
+    .field(of(index, "vlan"))
+    .hint("omit vlan, or use a network on a bridge")
+    .hint(add_network())
 }
 
 /// The gateway is not a host of the nic's network.

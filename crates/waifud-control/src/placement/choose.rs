@@ -14,7 +14,7 @@ use waifud_api::PlacementVerdict;
 use waifud_store::NodeCapacity;
 use waifud_types::node::{condition_kind, feature};
 use waifud_types::spec::InstanceSpec;
-use waifud_types::{ByteSize, Name, NodeId, Verdict, WaitReason};
+use waifud_types::{ByteSize, Name, NodeId, Verdict, VlanId, WaitReason};
 
 use crate::network::is_default;
 use crate::network::networks::unusable;
@@ -164,7 +164,9 @@ pub(super) fn judge(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> 
     let never = unsuitable(request, capacity)
         .or(too_small)
         .or_else(|| pools_unsuitable(spec, capacity))
-        .or_else(|| bridges(request).find_map(|bridge| unusable(&node.facts, bridge)));
+        .or_else(|| {
+            bridges(request).find_map(|(bridge, vlan)| unusable(&node.facts, bridge, vlan))
+        });
     if let Some(verdict) = never {
         return (Rank::Never, verdict);
     }
@@ -238,6 +240,10 @@ fn unsuitable(request: &PlacementRequest<'_>, capacity: &NodeCapacity) -> Option
     if !spec.firewall.is_open() && !node.facts.has(feature::FIREWALL) {
         return Some(Verdict::NoFirewall);
     }
+    let mut nics = spec.nics.iter();
+    if nics.any(|nic| nic.vlan.is_some()) && !node.facts.has(feature::VLANS) {
+        return Some(Verdict::NoVlans);
+    }
     let cpus = node.facts.capacity.cpus;
     if spec.cpus > cpus {
         let needed = spec.cpus;
@@ -297,11 +303,13 @@ fn has_image(spec: &InstanceSpec, capacity: &NodeCapacity) -> Option<bool> {
     Some(images.contains(&spec.image))
 }
 
-/// The bridges of the instance's nics.
-fn bridges<'a>(request: &PlacementRequest<'a>) -> impl Iterator<Item = &'a String> {
+/// The bridges of the instance's nics, and the VLANs there.
+fn bridges<'a>(
+    request: &PlacementRequest<'a>,
+) -> impl Iterator<Item = (&'a String, Option<VlanId>)> {
     let bridges = request.bridges;
     let nics = request.spec.nics.iter();
-    nics.filter_map(move |nic| bridges.get(&nic.network))
+    nics.filter_map(move |nic| Some((bridges.get(&nic.network)?, nic.vlan)))
 }
 
 /// The share of the score that an image in the pool of the root disk is worth. It saves one download of the image, so
@@ -406,10 +414,15 @@ fn no_suitable_node(request: &PlacementRequest<'_>, judged: &[Judged<'_>]) -> Op
             },
         );
     }
-    let nowhere = |bridge: &&String| {
+    let nowhere = |bridge: &str, vlan| {
         let mut nodes = judged.iter().map(|judged| &judged.capacity.node);
-        nodes.all(|node| unusable(&node.facts, bridge).is_some())
+        nodes.all(|node| unusable(&node.facts, bridge, vlan).is_some())
     };
-    let bridge = bridges(request).find(nowhere)?.clone();
-    Some(WaitReason::NoBridge { bridge })
+    let (bridge, _) = bridges(request).find(|(bridge, vlan)| nowhere(bridge, *vlan))?;
+    let (is_nowhere, bridge) = (nowhere(bridge, None), bridge.clone());
+    Some(if is_nowhere {
+        WaitReason::NoBridge { bridge }
+    } else {
+        WaitReason::BridgeWithoutVlans { bridge }
+    })
 }

@@ -1,6 +1,7 @@
 //! Networks that are bridges of the hosts: managed by name, used by instances, and deleted when unused.
 
 mod address_owners;
+mod vlans;
 
 use crate::common::{Agent, Server, assert_contains};
 use serde_json::{Value, json};

@@ -14,11 +14,13 @@ pub enum KernelModule {
     WireGuard,
     /// Bridges that call iptables, as Docker enables them.
     BrNetfilter,
+    /// Rules that know the VLAN of a bridge's port.
+    NftMetaBridge,
 }
 
 impl KernelModule {
     /// The list of allowed skips.
-    pub const ALL: [Self; 2] = [Self::WireGuard, Self::BrNetfilter];
+    pub const ALL: [Self; 3] = [Self::WireGuard, Self::BrNetfilter, Self::NftMetaBridge];
 
     /// The module's name.
     #[must_use]
@@ -26,6 +28,7 @@ impl KernelModule {
         match self {
             Self::WireGuard => "wireguard",
             Self::BrNetfilter => "br_netfilter",
+            Self::NftMetaBridge => "nft_meta_bridge",
         }
     }
 

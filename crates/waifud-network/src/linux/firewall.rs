@@ -17,6 +17,7 @@ use super::tool::Tool;
 use crate::foreign::nftables::dropping_chains;
 use crate::ruleset::guest_firewall::FIREWALL;
 use crate::ruleset::lan::Learned;
+use crate::ruleset::vlan::{self, Ready};
 use crate::ruleset::{self, Counted, HostSide, NOT_IPV4, SPOOFED, TABLE, TO_HOST};
 use crate::{FirewallCounters, NetworkError, NetworkState, PortCounters};
 
@@ -48,6 +49,10 @@ pub(super) struct Firewall {
     /// The state that the rules were generated from.
     made_of: Option<(NetworkState, HostSide)>,
     memory: LearnedAddresses,
+    /// The interfaces of ports in a VLAN that the rules accept; `None` if unknown.
+    ready: Option<Ready>,
+    /// Whether the kernel is known to have `meta ibrpvid`.
+    knows_vlans: bool,
     /// The generations before and after our last commit, if no other program committed in between.
     own_commit: Option<(u32, u32)>,
 }
@@ -63,19 +68,23 @@ impl Firewall {
             verified: false,
             made_of: None,
             memory: LearnedAddresses::new(directory),
+            ready: None,
+            knows_vlans: false,
             own_commit: None,
         }
     }
 
-    /// Loads the rules for `state`, unless they are in force.
+    /// Loads the rules for `state`, unless they are in force. `ready` are the interfaces of ports that are in their VLAN.
     pub(super) async fn ensure(
         &mut self,
         state: &NetworkState,
         host: &HostSide,
+        ready: &Ready,
     ) -> Result<(), NetworkError> {
-        let wanted = ruleset::tables(state, host, &Counted::new(), &Learned::new());
+        let (counted, learned) = (Counted::new(), Learned::new());
+        let wanted = ruleset::tables(state, host, &counted, &learned, &Ready::new());
         if files::read(&self.loaded)?.as_ref() == Some(&wanted) && self.is_intact().await? {
-            return Ok(());
+            return self.set_ready(state, host, ready).await;
         }
         if let Some(change) = self.change(state, host)?
             && self
@@ -85,14 +94,57 @@ impl Firewall {
         {
             tracing::debug!("changed guests' rules in place");
             self.made_of = Some((state.clone(), host.clone()));
-            return Ok(());
+            return self.set_ready(state, host, ready).await;
         }
         let counted = self.counted(state).await?;
         let learned = self.learned(state).await?;
-        let all = ruleset::replacing(&ruleset::tables(state, host, &counted, &learned));
+        let tables = ruleset::tables(state, host, &counted, &learned, ready);
+        let all = ruleset::replacing(&tables);
+        self.ready = None;
         self.load(Transaction::Replacement(&all), &wanted).await?;
+        self.ready = Some(ready.clone());
         self.made_of = Some((state.clone(), host.clone()));
         Ok(())
+    }
+
+    /// Makes the rules accept these interfaces of ports in a VLAN, and no others.
+    pub(super) async fn set_ready(
+        &mut self,
+        state: &NetworkState,
+        host: &HostSide,
+        ready: &Ready,
+    ) -> Result<(), NetworkError> {
+        if !state.has_vlans() || !host.knows_vlans || self.ready.as_ref() == Some(ready) {
+            return Ok(());
+        }
+        self.ready = None;
+        let before = generation()?;
+        self.nft.run(&["-f", "-"], &vlan::set_ready(ready)).await?;
+        let after = generation()?;
+        // The elements are not compared, so the rules are as well known as before.
+        if self.ours_at == Some(before) && after == before.wrapping_add(1) {
+            self.ours_at = Some(after);
+            self.own_commit = self.own_commit.filter(|(_, last)| *last == before);
+            let first = self.own_commit.map_or(before, |(first, _)| first);
+            self.own_commit = Some((first, after));
+        }
+        self.ready = Some(ready.clone());
+        Ok(())
+    }
+
+    /// The interfaces of ports in a VLAN that the rules accept, as far as known.
+    pub(super) fn ready(&self) -> Ready {
+        self.ready.clone().unwrap_or_default()
+    }
+
+    /// Whether the kernel knows the VLAN of a port. It is asked again until it does, because it may get the module later.
+    pub(super) async fn knows_vlans(&mut self) -> bool {
+        if !self.knows_vlans {
+            // Only checked, not committed.
+            let probe = self.nft.run(&["-c", "-f", "-"], vlan::PROBE).await;
+            self.knows_vlans = probe.is_ok();
+        }
+        self.knows_vlans
     }
 
     /// The change that leads to the rules for `state`, if the rules in force are known to be ours and only elements differ.

@@ -21,6 +21,7 @@ use super::routes::{self, Routes};
 use super::served::Served;
 use super::sysctl::{self, Setting, switch, switch_back};
 use super::tool::Tool;
+use super::vlan::{self, PortVlans};
 use super::watch::Finding;
 use super::{files, neighbors, netlink};
 use crate::check::overlap;
@@ -29,7 +30,7 @@ use crate::host_addresses;
 use crate::remote;
 use crate::ruleset::HostSide;
 use crate::{
-    HostAddresses, HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters,
+    Bridges, HostAddresses, HostNetworkFacts, LanPort, NetworkError, NetworkState, PortCounters,
     PortObservation,
 };
 
@@ -54,6 +55,8 @@ pub(super) struct Inner {
     refused_subnets: BTreeMap<Ipv4Net, String>,
     /// The host's bridges in the rules.
     bridges: BTreeMap<String, MacAddr>,
+    /// The ports that could not be put in their VLAN, and the reason.
+    astray: vlan::Failed,
     /// How often `ensure` has succeeded.
     ensured: u64,
     pub(super) watched: bool,
@@ -87,6 +90,7 @@ impl Inner {
             refused: BTreeMap::new(),
             refused_subnets: BTreeMap::new(),
             bridges: BTreeMap::new(),
+            astray: vlan::Failed::new(),
             ensured: 0,
             watched: false,
             config,
@@ -124,14 +128,17 @@ impl Inner {
         let host = HostSide {
             switched: switched.clone(),
             routed: self.config.routed.clone(),
-            bridges: hosts_bridges(state, &links, &switched),
+            bridges: lan::hosts_bridges(state, &links, &switched),
+            knows_vlans: state.has_vlans() && self.firewall.knows_vlans().await,
             own: if state.lan.is_empty() {
                 Vec::new()
             } else {
                 addresses.own.clone()
             },
         };
-        self.firewall.ensure(state, &host).await?;
+        let vlans = PortVlans::read(&handle, state).await?;
+        let ready = vlans.compare(state, &links).ready;
+        self.firewall.ensure(state, &host, &ready).await?;
         let accepted = accepted_interfaces(state)?;
         if let Some((before, after)) = self.firewall.own_commit() {
             self.foreign.ignore_commit(before, after);
@@ -172,6 +179,8 @@ impl Inner {
         self.remember(&record)?;
         lan::ensure(&handle, &links, state, &answered).await?;
         record.answering = answering;
+        let ready = vlan::ensure(&handle, state, &mut self.astray).await?;
+        self.firewall.set_ready(state, &host, &ready).await?;
         routes::ensure_return_routes(&handle, &routes, &return_routes(state, &links)).await?;
 
         // Recorded before the change, so that it is undone even if we are killed in between.
@@ -235,6 +244,7 @@ impl Inner {
                 Some(_) => self.refused_subnets.clone(),
                 None => BTreeMap::new(),
             },
+            vlan_bridges: self.vlan_aware(&links).await,
             bridges: links.bridges(),
             unfit_bridges: super::unfit::unfit(&links),
             routes: Routes::read(&handle).await?.foreign(&ours),
@@ -242,8 +252,21 @@ impl Inner {
         })
     }
 
-    pub(super) async fn bridges(&mut self) -> Result<Vec<String>, NetworkError> {
-        Ok(Links::read(&self.handle()?).await?.bridges())
+    pub(super) async fn bridges(&mut self) -> Result<Bridges, NetworkError> {
+        let links = Links::read(&self.handle()?).await?;
+        Ok(Bridges {
+            all: links.bridges(),
+            vlan_aware: self.vlan_aware(&links).await,
+        })
+    }
+
+    /// Names of the bridges on which ports can be in a VLAN, sorted.
+    async fn vlan_aware(&mut self, links: &Links) -> Vec<String> {
+        let mut names = links.vlan_aware();
+        if !names.is_empty() && !self.firewall.knows_vlans().await {
+            names.clear();
+        }
+        names
     }
 
     pub(super) async fn counters(
@@ -287,7 +310,11 @@ impl Inner {
             return Ok(troubles);
         }
         let links = Links::read(&self.handle()?).await?;
-        let trouble = |port: &LanPort| Some((port.tap.clone(), lan::trouble(&links, port)?));
+        let trouble = |port: &LanPort| {
+            let why = lan::trouble(&links, port);
+            let why = why.or_else(|| vlan::trouble(&links, port, &self.astray))?;
+            Some((port.tap.clone(), why))
+        };
         troubles.extend(state.lan.iter().filter_map(trouble));
         self.firewall.learned(state).await?;
         Ok(troubles)
@@ -378,14 +405,21 @@ impl Inner {
             return found("return routes to ports on the host's bridges were changed".to_owned());
         }
         let interfaces = self.forwarding_interfaces(&state, &links, &routes);
-        let bridges = hosts_bridges(&state, &links, &interfaces);
-        if let Some(name) = moved(&self.bridges, &bridges) {
+        let bridges = lan::hosts_bridges(&state, &links, &interfaces);
+        if let Some(name) = lan::moved(&self.bridges, &bridges) {
             return found(format!("the MAC address of bridge {name} has changed"));
         }
         for interface in interfaces {
             if !Setting::forwarding(&interface).is("1")? {
                 return found(format!("forwarding on {interface} was disabled"));
             }
+        }
+        let vlans = PortVlans::read(&handle, &state).await?;
+        let vlans = vlans.compare(&state, &links);
+        if let Some(difference) =
+            vlan::difference(&vlans, &links, &self.firewall.ready(), &self.astray)
+        {
+            return found(difference);
         }
         let mut astray = links.misattached(&state, index);
         astray.extend(lan::misattached(&state, &links).iter().map(|(tap, _)| *tap));
@@ -504,32 +538,6 @@ fn accepted_interfaces(state: &NetworkState) -> Result<AcceptedInterfaces, Netwo
         metadata: has_identities.then(|| state.metadata_interface.clone()),
         bridged,
     })
-}
-
-/// The host's bridges that the rules name: those with guests, and those that forward only for guests.
-fn hosts_bridges(
-    state: &NetworkState,
-    links: &Links,
-    forwarding: &[String],
-) -> BTreeMap<String, MacAddr> {
-    let lan = state.lan.iter().map(|port| &port.bridge);
-    let names = lan.chain(forwarding);
-    let mac = |name: &String| {
-        let link = links.named(name).filter(|link| link.is_bridge)?;
-        Some((name.clone(), link.mac()?))
-    };
-    names.filter_map(mac).collect()
-}
-
-/// A bridge in both maps whose MAC address has changed.
-fn moved<'a>(
-    before: &'a BTreeMap<String, MacAddr>,
-    now: &BTreeMap<String, MacAddr>,
-) -> Option<&'a String> {
-    let mut moved = before
-        .iter()
-        .filter(|(name, mac)| now.get(*name).is_some_and(|found| found != *mac));
-    moved.next().map(|(name, _)| name)
 }
 
 /// The index of the interface to metadatad, if it exists and is up.

@@ -3,12 +3,16 @@
 //! A bridge itself is never changed. The address that stands for a port ([`crate::IDENTITIES`]) has a route in our table
 //! and a permanent neighbor, so the kernel never asks by ARP for it, and no answer reaches the wrong machine.
 
+use std::collections::BTreeMap;
+
 use rtnetlink::Handle;
 use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
+use waifud_types::MacAddr;
 
 use super::links::{self, Link, Links};
 use super::neighbors::{self, address_of, mac_of};
 use super::return_route::{ReturnRoute, return_routes};
+use crate::vlan;
 use crate::{IDENTITIES, LanPort, METADATA, NetworkError, NetworkState};
 
 /// Why a port has no connection, in a sentence.
@@ -18,8 +22,35 @@ pub(super) fn trouble(links: &Links, port: &LanPort) -> Option<String> {
         None => Some(format!("this node has no bridge {name}")),
         Some(link) if !link.is_bridge => Some(format!("{name} on this node is not a bridge")),
         Some(link) if !link.up => Some(format!("bridge {name} on this node is down")),
+        Some(link) if !link.is_vlan_aware => vlan::not_aware(port),
         Some(_) => None,
     }
+}
+
+/// The host's bridges that the rules name: those with guests, and those that forward only for guests.
+pub(super) fn hosts_bridges(
+    state: &NetworkState,
+    links: &Links,
+    forwarding: &[String],
+) -> BTreeMap<String, MacAddr> {
+    let lan = state.lan.iter().map(|port| &port.bridge);
+    let names = lan.chain(forwarding);
+    let mac = |name: &String| {
+        let link = links.named(name).filter(|link| link.is_bridge)?;
+        Some((name.clone(), link.mac()?))
+    };
+    names.filter_map(mac).collect()
+}
+
+/// A bridge in both maps whose MAC address has changed.
+pub(super) fn moved<'a>(
+    before: &'a BTreeMap<String, MacAddr>,
+    now: &BTreeMap<String, MacAddr>,
+) -> Option<&'a String> {
+    let mut moved = before
+        .iter()
+        .filter(|(name, mac)| now.get(*name).is_some_and(|found| found != *mac));
+    moved.next().map(|(name, _)| name)
 }
 
 /// Names of the bridges that return routes lead to, sorted.

@@ -25,6 +25,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) up: bool,
     pub(super) is_bridge: bool,
+    /// Whether it is a bridge that tells VLANs apart.
+    pub(super) is_vlan_aware: bool,
     /// A WireGuard or TUN interface.
     pub(super) is_tunnel: bool,
     mac: Vec<u8>,
@@ -63,6 +65,14 @@ impl Links {
     /// Names of all bridges, sorted.
     pub(super) fn bridges(&self) -> Vec<String> {
         let bridges = self.0.iter().filter(|link| link.is_bridge);
+        let mut names: Vec<_> = bridges.map(|link| link.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// Names of the bridges that tell VLANs apart, sorted.
+    pub(super) fn vlan_aware(&self) -> Vec<String> {
+        let bridges = self.0.iter().filter(|link| link.is_vlan_aware);
         let mut names: Vec<_> = bridges.map(|link| link.name.clone()).collect();
         names.sort();
         names
@@ -119,6 +129,11 @@ impl Links {
 }
 
 impl Link {
+    /// Whether it is a port of the bridge.
+    pub(super) fn is_port_of(&self, bridge: u32) -> bool {
+        self.controller == Some(bridge)
+    }
+
     /// Whether it is a port of the bridge and not isolated.
     pub(super) fn is_open_port_of(&self, bridge: u32) -> bool {
         self.controller == Some(bridge) && !self.isolated
@@ -155,6 +170,10 @@ impl From<&LinkMessage> for Link {
                     for info in infos {
                         match info {
                             LinkInfo::Kind(InfoKind::Bridge) => link.is_bridge = true,
+                            LinkInfo::Data(InfoData::Bridge(data)) => {
+                                link.is_vlan_aware =
+                                    data.contains(&InfoBridge::VlanFiltering(true));
+                            }
                             LinkInfo::Kind(InfoKind::Wireguard | InfoKind::Tun) => {
                                 link.is_tunnel = true;
                             }

@@ -34,6 +34,7 @@ mod served;
 mod sysctl;
 mod tool;
 mod unfit;
+mod vlan;
 mod watch;
 
 pub use config::LinuxNetworkConfig;
@@ -53,7 +54,7 @@ use self::inner::Inner;
 use self::watch::Finding;
 use crate::check::check;
 use crate::{
-    DnsAddress, GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState,
+    Bridges, DnsAddress, GuestNetwork, HostNetworkFacts, NetworkDrift, NetworkError, NetworkState,
     PortCounters, PortObservation,
 };
 
@@ -114,7 +115,7 @@ impl GuestNetwork for LinuxNetwork {
         self.inner.lock().await.host_facts().await
     }
 
-    async fn bridges(&self) -> Result<Vec<String>, NetworkError> {
+    async fn bridges(&self) -> Result<Bridges, NetworkError> {
         self.inner.lock().await.bridges().await
     }
 

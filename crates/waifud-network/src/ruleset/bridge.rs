@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 use super::lan::{self, Learned};
+use super::vlan::{self, Ready};
 use super::{
     Counted, HostSide, NOT_IPV4, SPOOFED, TABLE, UNKNOWN_PORT, as_number, collection, counter,
 };
@@ -25,7 +26,7 @@ const RULES: &str = r#"
 		iifname "wf-*" goto from_port
 FROM_ELSEWHERE	}
 	chain from_port {
-		iifname @lan_ports goto from_lan_port
+FROM_VLAN		iifname @lan_ports goto from_lan_port
 		iifname . ether saddr != @macs goto spoofed
 		ether type arp goto arp_from_port
 		ether type ip goto ipv4_from_port
@@ -67,7 +68,7 @@ FROM_ELSEWHERE	}
 		oifname "wf-*" goto to_port
 TO_ELSEWHERE	}
 	chain to_port {
-		oifname @lan_ports goto to_lan_port
+TO_VLAN		oifname @lan_ports goto to_lan_port
 		ether daddr ff:ff:ff:ff:ff:ff goto broadcast_to_port
 		ether type { ip, arp } oifname . ether daddr @macs accept
 		drop
@@ -85,6 +86,7 @@ pub(super) fn table(
     host: &HostSide,
     counted: &Counted,
     learned: &Learned,
+    ready: &Ready,
 ) -> String {
     let ports = || state.ports.iter();
     let lan = || state.lan.iter();
@@ -154,10 +156,14 @@ pub(super) fn table(
         both().map(|(tap, mac)| format!("\"{tap}\" . {}", as_number(mac))),
     ));
     text.push_str(&lan::collections(state, host, learned));
+    text.push_str(&vlan::collections(state, host, ready));
     let rules = RULES.trim_start_matches('\n');
     let rules = rules.replace("FROM_ELSEWHERE", &lan::from_elsewhere());
-    text.push_str(&rules.replace("TO_ELSEWHERE", &lan::to_elsewhere()));
+    let rules = rules.replace("TO_ELSEWHERE", &lan::to_elsewhere());
+    let rules = rules.replace("FROM_VLAN", vlan::from_port(state));
+    text.push_str(&rules.replace("TO_VLAN", vlan::to_port(state)));
     text.push_str(&lan::chains());
+    text.push_str(&vlan::chains(state, host));
     text.push_str("}\n");
     text
 }

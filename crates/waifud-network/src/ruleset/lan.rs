@@ -23,6 +23,7 @@ use ipnet::Ipv6Net;
 use waifud_types::template::REPORT_PORT;
 use waifud_types::{MacAddr, TapName};
 
+use super::vlan::READY;
 use super::{HostSide, TO_HOST, collection, counter};
 use crate::check::{fixed_v4, fixed_v6};
 use crate::{IDENTITIES, LanPort, NetworkState, PortCounters};
@@ -33,8 +34,8 @@ pub(crate) type Learned = BTreeMap<TapName, BTreeSet<IpAddr>>;
 /// The sets of learned addresses.
 pub(crate) const LEARNED: [&str; 2] = ["learned4", "learned6"];
 
-/// Sets and maps that rules fill. Comparisons of rules leave out their elements.
-pub(crate) const FILLED_BY_RULES: [&str; 9] = [
+/// Sets and maps that rules or the agent fill. Comparisons of rules leave out their elements.
+pub(crate) const FILLED_BY_RULES: [&str; 10] = [
     "dns_asked",
     "dns_connected",
     "learned4",
@@ -44,6 +45,7 @@ pub(crate) const FILLED_BY_RULES: [&str; 9] = [
     "tentative6",
     "asked6",
     "answers",
+    READY,
 ];
 
 /// How long an unused address is kept: the longest expected lease or sleep of a guest. Each packet from it renews it.
@@ -84,7 +86,7 @@ pub(super) fn collections(state: &NetworkState, host: &HostSide, learned: &Learn
     text.push_str(&collection(
         "map networks",
         "type ifname : mark",
-        ports().map(|p| format!("\"{}\" : {:#010x}", p.tap, network(&p.bridge))),
+        ports().map(|p| format!("\"{}\" : {:#010x}", p.tap, network(p))),
     ));
     text.push_str(&identities(state, host));
     text.push_str(&taken(state, host));
@@ -130,7 +132,7 @@ fn taken(state: &NetworkState, host: &HostSide) -> String {
             .lan
             .iter()
             .flat_map(|p| {
-                let network = network(&p.bridge);
+                let network = network(p);
                 let all = of(p).into_iter();
                 all.map(move |a| format!("{network:#010x} . {}", hex(a)))
             })
@@ -196,7 +198,7 @@ fn filled_by_rules(state: &NetworkState, learned: &Learned) -> String {
             elements.collect(),
         ));
         let elements: BTreeSet<_> = known(wanted)
-            .map(|(p, a)| format!("{:#010x} . {}", network(&p.bridge), hex(a)))
+            .map(|(p, a)| format!("{:#010x} . {}", network(p), hex(a)))
             .collect();
         let kind = format!("meta mark . {payload}");
         text.push_str(&set(held, &kind, KEPT, elements.into_iter().collect()));
@@ -240,12 +242,18 @@ fn link_local(mac: MacAddr) -> Ipv6Addr {
     bytes.into()
 }
 
-/// A number for a bridge that does not depend on other bridges (FNV-1a). If two bridges had the same number, an address
-/// in use on one network would not be learned on the other.
-fn network(bridge: &str) -> u32 {
-    bridge.bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
+/// A number for a port's bridge and VLAN that does not depend on others (FNV-1a). If two networks had the same number, an
+/// address in use on one would not be learned on the other.
+fn network(port: &LanPort) -> u32 {
+    let vlan = port.vlan.map(|vlan| vlan.get().to_be_bytes());
+    // No name of an interface contains a zero, so the VLAN cannot be taken for a part of it.
+    let vlan = vlan.into_iter().flat_map(|[high, low]| [0, high, low]);
+    port.bridge
+        .bytes()
+        .chain(vlan)
+        .fold(0x811c_9dc5, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
 }
 
 /// An address as a number, for comparisons with raw payload.

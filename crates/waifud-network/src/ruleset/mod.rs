@@ -15,6 +15,7 @@ pub(crate) mod guest_firewall;
 pub(crate) mod inet;
 pub(crate) mod lan;
 mod published;
+pub(crate) mod vlan;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,6 +25,7 @@ use waifud_types::{MacAddr, TapName};
 
 pub(crate) use self::change::change;
 use self::lan::Learned;
+use self::vlan::Ready;
 use crate::{NetworkState, PortCounters};
 
 /// The name of both tables.
@@ -49,6 +51,8 @@ pub(crate) struct HostSide {
     pub(crate) bridges: BTreeMap<String, MacAddr>,
     /// The host's addresses, which no port learns.
     pub(crate) own: Vec<Ipv4Addr>,
+    /// Whether the kernel knows the VLAN of a port. Otherwise, ports in a VLAN send and receive nothing.
+    pub(crate) knows_vlans: bool,
 }
 
 /// Counters before the tables are replaced. The new counters continue from these.
@@ -60,8 +64,9 @@ pub(crate) fn tables(
     host: &HostSide,
     counted: &Counted,
     learned: &Learned,
+    ready: &Ready,
 ) -> String {
-    let mut text = bridge::table(state, host, counted, learned);
+    let mut text = bridge::table(state, host, counted, learned, ready);
     text.push_str(&inet::table(state, host, counted));
     text
 }
@@ -143,6 +148,7 @@ mod tests {
             routed: vec!["10.144.0.0/12".parse().unwrap()],
             bridges: BTreeMap::from([("br0".to_owned(), MacAddr::new([2, 0, 0, 0, 0, 9]))]),
             own: vec![[192, 168, 1, 2].into()],
+            knows_vlans: true,
         }
     }
 
@@ -163,7 +169,8 @@ mod tests {
             &state,
             &host(),
             &counted,
-            &Learned::new()
+            &Learned::new(),
+            &Ready::new(),
         )));
     }
 
@@ -186,7 +193,36 @@ mod tests {
                 .collect(),
         )]);
         let counted = Counted::from([(state.lan[0].tap.clone(), COUNTERS)]);
-        insta::assert_snapshot!(replacing(&tables(&state, &host(), &counted, &learned)));
+        insta::assert_snapshot!(replacing(&tables(
+            &state,
+            &host(),
+            &counted,
+            &learned,
+            &Ready::new()
+        )));
+    }
+
+    #[test]
+    fn the_ruleset_for_a_guest_in_a_vlan_matches_its_snapshot() {
+        let mut state = state(0);
+        state.lan = vec![lan_port(0), lan_port(1), lan_port(2)];
+        for (port, vlan) in state.lan.iter_mut().skip(1).zip([20_u16, 4094]) {
+            port.vlan = Some(vlan.try_into().unwrap());
+            port.identity = None;
+        }
+        let of = |host: &HostSide| {
+            let (counted, learned) = (Counted::new(), Learned::new());
+            tables(&state, host, &counted, &learned, &Ready::from([12, 7]))
+        };
+        insta::assert_snapshot!(of(&host()));
+        // Ports in a VLAN are closed then, and no rule fails to load.
+        let without = of(&HostSide {
+            knows_vlans: false,
+            ..host()
+        });
+        assert!(!without.contains("ibrpvid"), "{without}");
+        assert!(without.contains("chain from_vlan_port {\n\t\tdrop\n\t}\n"));
+        assert!(!without.contains("elements = { 7"), "{without}");
     }
 
     #[test]
@@ -212,6 +248,7 @@ mod tests {
             &HostSide::default(),
             &Counted::new(),
             &Learned::new(),
+            &Ready::new(),
         );
         assert!(!text.contains("{  }"), "{text}");
         insta::assert_snapshot!(text);
@@ -222,7 +259,8 @@ mod tests {
         let rules = |guests: u8| {
             let mut state = state(guests);
             state.lan = (0..guests).map(lan_port).collect();
-            tables(&state, &host(), &Counted::new(), &Learned::new())
+            let (counted, learned) = (Counted::new(), Learned::new());
+            tables(&state, &host(), &counted, &learned, &Ready::new())
                 .lines()
                 .filter(|line| line.contains(" accept") || line.contains(" drop"))
                 .count()
@@ -237,7 +275,7 @@ mod tests {
         fn exactly_the_ports_of_the_state_are_elements(present in proptest::collection::btree_set(0_u8..200, 0..40)) {
             let mut state = state(0);
             state.ports = present.iter().map(|index| port(*index)).collect();
-            let text = tables(&state, &host(), &Counted::new(), &Learned::new());
+            let text = tables(&state, &host(), &Counted::new(), &Learned::new(), &Ready::new());
             for index in 0..200 {
                 let port = port(index);
                 let (mac, address) = (port.mac, port.address);

@@ -38,4 +38,5 @@ mod remote;
 mod removal;
 mod reports;
 mod session;
+mod vlans;
 mod wire;

@@ -34,6 +34,7 @@ pub fn hello() -> Hello {
             used: Resources::default(),
             pools: Vec::new(),
             bridges: Vec::new(),
+            vlan_bridges: Vec::new(),
             unfit_bridges: std::collections::BTreeMap::new(),
             routes: Vec::new(),
             conditions: Vec::new(),

@@ -74,6 +74,7 @@ fn verdicts() -> Vec<Verdict> {
         },
         Verdict::TooFewCpus { cpus: 4, needed: 8 },
         Verdict::NoFirewall,
+        Verdict::NoVlans,
         Verdict::NoPool {
             pool: parse("fast"),
         },
@@ -88,6 +89,9 @@ fn verdicts() -> Vec<Verdict> {
             size_bytes,
         },
         Verdict::NoBridge {
+            bridge: "br0".to_owned(),
+        },
+        Verdict::BridgeWithoutVlans {
             bridge: "br0".to_owned(),
         },
         Verdict::UnsuitableBridge {
@@ -146,6 +150,9 @@ fn wait_reasons() -> Vec<WaitReason> {
             verdict: Box::new(Verdict::Cordoned),
         },
         WaitReason::NoBridge {
+            bridge: "br0".to_owned(),
+        },
+        WaitReason::BridgeWithoutVlans {
             bridge: "br0".to_owned(),
         },
         WaitReason::NoSuitableNode {

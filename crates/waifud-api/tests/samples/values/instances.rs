@@ -19,7 +19,7 @@ use waifud_types::status::{
 use waifud_types::template::{Datasource, Firmware};
 use waifud_types::{
     ByteSize, Coded, CopyPath, Generation, InstanceState, MoveState, PowerSpec, Reboot,
-    RescueBegin, RescueOrder, RescueSpec, Verdict, WaitReason,
+    RescueBegin, RescueOrder, RescueSpec, Verdict, VlanId, WaitReason,
 };
 
 use super::{INSTANCE, Kind, digest, firewall, map, nodes, objects, parse, text, texts, time};
@@ -208,6 +208,7 @@ pub fn spec() -> InstanceSpec {
             address: Some(parse("192.168.1.50")),
             prefix_len: Some(24),
             gateway: Some(parse("192.168.1.1")),
+            vlan: Some(vlan()),
             allow_addresses: vec![parse("192.168.1.200/32")],
         }],
         publish: vec![PublishSpec {
@@ -386,11 +387,16 @@ fn create() -> CreateInstance {
     }
 }
 
+fn vlan() -> VlanId {
+    20.try_into().unwrap()
+}
+
 fn create_nic() -> CreateNic {
     CreateNic {
         network: text("lan"),
         address: text("192.168.1.50/24"),
         gateway: text("192.168.1.1"),
+        vlan: Some(vlan().get()),
         allow_addresses: texts(&["192.168.1.200"]),
         mac: Some(parse("52:54:00:01:02:03")),
     }

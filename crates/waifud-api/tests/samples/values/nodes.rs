@@ -238,6 +238,7 @@ pub fn facts() -> NodeFacts {
             images: Some(vec![digest(0x1a)]),
         }],
         bridges: texts(&["br0"]),
+        vlan_bridges: texts(&["br0"]),
         unfit_bridges: map(&[("br1", "its only uplink is wireless")]),
         routes: vec![parse("192.0.2.0/24")],
         conditions: vec![condition("metadata-served")],

@@ -3,6 +3,7 @@
 mod conflicts;
 #[path = "../../../tests/api/common/facts.rs"]
 mod facts;
+mod filters;
 mod preferences;
 mod properties;
 
@@ -10,7 +11,6 @@ use std::collections::BTreeMap;
 
 use waifud_api::PlacementVerdict;
 use waifud_store::{NodeCapacity, NodeRow, UnmanagedSummary};
-use waifud_types::firewall::FirewallAction;
 use waifud_types::node::Resources;
 use waifud_types::spec::{
     DiskSpec, InstanceSpec, NicSpec, PlacementSpec, RestartPolicy, SpreadSpec,
@@ -20,6 +20,7 @@ use waifud_types::{
 };
 
 use self::facts::facts;
+use self::filters::{filters, keep, too_large};
 use crate::placement::choose::{Choice, PlacementRequest, choose};
 
 pub(super) fn name(text: &str) -> Name {
@@ -133,195 +134,9 @@ pub(super) fn nic_on(network: &str) -> NicSpec {
         address: None,
         prefix_len: None,
         gateway: None,
+        vlan: None,
         allow_addresses: Vec::new(),
     }
-}
-
-/// A change that makes a node unable to run an instance, with the verdict on it and what the instance then waits for.
-type Filter = (
-    fn(&mut InstanceSpec),
-    fn(&mut NodeCapacity),
-    Verdict,
-    WaitReason,
-);
-
-fn too_large(spec: &InstanceSpec) -> WaitReason {
-    WaitReason::NoSuitableNode {
-        cpus: spec.cpus,
-        memory_bytes: spec.memory_bytes,
-        disk_bytes: spec.disks[0].size_bytes,
-        arch: "x86_64".into(),
-    }
-}
-
-fn keep<T>(_: &mut T) {}
-
-fn filters() -> Vec<Filter> {
-    let gib = ByteSize::gib;
-    let unsized_spec = spec(1, 1, None);
-    let suitable = too_large(&unsized_spec);
-    vec![
-        (
-            |spec| spec.placement.node = Some(name("node-9")),
-            keep,
-            Verdict::NotRequested,
-            WaitReason::NoSuchNode {
-                node: name("node-9"),
-            },
-        ),
-        (
-            |spec| drop(spec.placement.require.insert("rack".into(), "2".into())),
-            |node| drop(node.node.labels.insert("rack".into(), "1".into())),
-            Verdict::LabelMissing {
-                key: "rack".into(),
-                value: "2".into(),
-            },
-            suitable.clone(),
-        ),
-        (
-            keep,
-            |node| node.node.facts.arch = "aarch64".into(),
-            Verdict::OtherArchitecture {
-                arch: "aarch64".into(),
-                image_arch: "x86_64".into(),
-            },
-            suitable.clone(),
-        ),
-        (
-            |spec| spec.firewall.incoming = FirewallAction::Deny,
-            |node| node.node.facts.features.clear(),
-            Verdict::NoFirewall,
-            suitable.clone(),
-        ),
-        (
-            |spec| spec.cpus = 9,
-            keep,
-            Verdict::TooFewCpus { cpus: 8, needed: 9 },
-            too_large(&spec(9, 1, None)),
-        ),
-        (
-            |spec| spec.memory_bytes = ByteSize(ByteSize::gib(8).bytes() + 1),
-            keep,
-            Verdict::TooLittleMemory {
-                total_bytes: gib(8),
-                needed_bytes: ByteSize(gib(8).bytes() + 1),
-            },
-            too_large(&InstanceSpec {
-                memory_bytes: ByteSize(gib(8).bytes() + 1),
-                ..unsized_spec.clone()
-            }),
-        ),
-        (
-            keep,
-            |node| node.node.facts.pools.clear(),
-            Verdict::NoPool { pool: name("main") },
-            suitable.clone(),
-        ),
-        (
-            |spec| spec.disks[0].size_bytes = ByteSize(ByteSize::gib(500).bytes() + 1),
-            keep,
-            Verdict::PoolTooSmall {
-                pool: name("main"),
-                size_bytes: gib(500),
-                needed_bytes: ByteSize(gib(500).bytes() + 1),
-            },
-            WaitReason::NoSuitableNode {
-                cpus: 1,
-                memory_bytes: gib(1),
-                disk_bytes: ByteSize(gib(500).bytes() + 1),
-                arch: "x86_64".into(),
-            },
-        ),
-        (
-            |spec| spec.nics.push(nic_on("lan")),
-            keep,
-            Verdict::NoBridge {
-                bridge: "br0".into(),
-            },
-            WaitReason::NoBridge {
-                bridge: "br0".into(),
-            },
-        ),
-        (
-            |spec| spec.nics.push(nic_on("lan")),
-            |node| {
-                drop(
-                    node.node
-                        .facts
-                        .unfit_bridges
-                        .insert("br0".into(), "is wireless".into()),
-                );
-            },
-            Verdict::UnsuitableBridge {
-                bridge: "br0".into(),
-                because: "is wireless".into(),
-            },
-            WaitReason::NoBridge {
-                bridge: "br0".into(),
-            },
-        ),
-        (
-            keep,
-            |node| node.node.reachable = false,
-            Verdict::Unreachable { fits: true },
-            WaitReason::NodeUnreachable {
-                node: name("node-0"),
-            },
-        ),
-        (
-            |spec| spec.memory_bytes = ByteSize::gib(2),
-            |node| {
-                node.node.reachable = false;
-                node.node.promised.memory_bytes = ByteSize::gib(7);
-            },
-            Verdict::Unreachable { fits: false },
-            WaitReason::NodeUnreachable {
-                node: name("node-0"),
-            },
-        ),
-        (
-            keep,
-            |node| node.node.cordoned = true,
-            Verdict::Cordoned,
-            WaitReason::AllCordoned,
-        ),
-        (
-            keep,
-            |node| node.node.unmanaged.swept = false,
-            Verdict::NotReported,
-            WaitReason::NodeNotReported {
-                node: name("node-0"),
-            },
-        ),
-        (
-            |spec| spec.memory_bytes = ByteSize(ByteSize::gib(1).bytes() + 1),
-            |node| node.node.promised.memory_bytes = ByteSize::gib(7),
-            Verdict::InsufficientMemory {
-                free_bytes: gib(1),
-                total_bytes: gib(8),
-                needed_bytes: ByteSize(gib(1).bytes() + 1),
-            },
-            WaitReason::InsufficientMemory {
-                needed_bytes: ByteSize(gib(1).bytes() + 1),
-            },
-        ),
-        (
-            keep,
-            |node| {
-                let used = ByteSize(ByteSize::gib(499).bytes() + 1);
-                node.node.facts.pools[0].used_bytes = used;
-            },
-            Verdict::PoolFull {
-                pool: name("main"),
-                free_bytes: ByteSize(gib(1).bytes() - 1),
-                size_bytes: gib(500),
-            },
-            WaitReason::PoolFull {
-                pool: name("main"),
-                node: name("node-0"),
-            },
-        ),
-    ]
 }
 
 #[test]
@@ -357,8 +172,12 @@ fn a_node_without_the_obstacle_is_chosen_although_others_have_it() {
             Verdict::PoolTooSmall { .. } => {
                 other.node.facts.pools[0].size_bytes = ByteSize::gib(501);
             }
-            Verdict::NoBridge { .. } | Verdict::UnsuitableBridge { .. } => {
+            Verdict::NoBridge { .. }
+            | Verdict::UnsuitableBridge { .. }
+            | Verdict::BridgeWithoutVlans { .. }
+            | Verdict::NoVlans => {
                 other.node.facts.bridges.push("br0".into());
+                other.node.facts.vlan_bridges.push("br0".into());
             }
             _ => {}
         }

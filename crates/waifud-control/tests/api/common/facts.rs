@@ -30,6 +30,7 @@ pub fn facts(memory: ByteSize) -> NodeFacts {
             images: None,
         }],
         bridges: Vec::new(),
+        vlan_bridges: Vec::new(),
         unfit_bridges: std::collections::BTreeMap::new(),
         routes: Vec::new(),
         conditions: Vec::new(),

@@ -6,6 +6,7 @@ use waifud_types::firewall::FirewallProtocol;
 
 use super::*;
 use crate::ruleset::lan::Learned;
+use crate::ruleset::vlan::Ready;
 use crate::ruleset::{HostSide, tables};
 use crate::samples::{port_rule, state};
 use crate::{FirewallCounters, PortCounters, PortFirewall};
@@ -79,7 +80,13 @@ fn guests_without_rules_add_nothing() {
 fn a_firewall_only_adds_to_the_rules() {
     let of = |state: &NetworkState| {
         let host = HostSide::default();
-        tables(state, &host, &Counted::new(), &Learned::new())
+        tables(
+            state,
+            &host,
+            &Counted::new(),
+            &Learned::new(),
+            &Ready::new(),
+        )
     };
     let mut filtered = state(3);
     filtered.ports[1].firewall = PortFirewall {
