@@ -24,22 +24,20 @@ impl Table {
         self.inner().names.revision()
     }
 
-    /// Whether changes of peers or names, or the revision of an instance, are not saved yet.
-    pub fn has_staged(&self) -> bool {
+    /// Whether changes of peers or names are not saved yet.
+    pub fn has_unsaved_peers(&self) -> bool {
         let inner = self.inner();
-        inner.peers.has_staged() || inner.names.has_staged() || inner.staged_revision.is_some()
+        inner.peers.has_staged() || inner.names.has_staged()
     }
 
-    /// Saves changes of peers and names, and the revision of saved instances. They are durable when this returns.
-    pub fn save_staged(&self) -> Result<(), DurableError> {
+    /// Saves changes of peers and names. They are durable when this returns.
+    pub fn save_peers(&self) -> Result<(), DurableError> {
         let mut inner = self.inner();
         if let Some(record) = inner.names.to_save() {
             self.durable.save_names(&record)?;
         }
         inner.names.mark_saved();
-        let peers = self.save_staged_peers(&mut inner)?;
-        let staged = peers.into_iter().chain(inner.staged_revision);
-        match staged.max_by_key(|revision| revision.number) {
+        match self.save_staged_peers(&mut inner)? {
             Some(revision) => self.save_revision(&mut inner, revision),
             None => Ok(()),
         }

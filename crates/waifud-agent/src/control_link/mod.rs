@@ -4,7 +4,6 @@ mod cluster;
 mod confirmation;
 pub(crate) mod durable;
 mod known_kinds;
-mod memory;
 pub(crate) mod names;
 pub(crate) mod order;
 pub(crate) mod outcome;

@@ -66,7 +66,7 @@ fn peers_take_effect_once_they_are_saved_and_before_the_revision_moves() {
     let (dir, table) = new_table();
     assert_eq!(table.begin_watch(), None);
     table.apply(put(3, &peer(2))).unwrap();
-    assert!(table.has_staged() && table.peers().is_empty());
+    assert!(table.has_unsaved_peers() && table.peers().is_empty());
     assert!(!table.take_changed_peers());
     table.apply(sync(5)).unwrap();
     assert_eq!(table.peers(), [peer(2)]);
@@ -82,40 +82,20 @@ fn peers_take_effect_once_they_are_saved_and_before_the_revision_moves() {
     table.apply(put(7, &peer(3))).unwrap();
     assert_eq!(table.node().revision, Some(revision(5)));
     assert_eq!(table.peers(), [peer(2)]);
-    table.save_staged().unwrap();
+    table.save_peers().unwrap();
     assert_eq!(table.node().revision, Some(revision(7)));
     assert_eq!(open(&dir).peers(), [renamed.clone(), peer(3)]);
 
-    // An instance is saved at once, and its revision with the peers before it.
+    // Any other frame saves them as well.
     table.apply(delete(8, peer(3).id)).unwrap();
-    let web = sample_instance("web");
     let instance = WatchFrame::Put {
         revision: revision(9),
-        object: SliceObject::Instance(Box::new(web.clone())),
+        object: SliceObject::Instance(Box::new(sample_instance("web"))),
     };
     table.apply(instance).unwrap();
-    let before = open(&dir);
-    assert_eq!(before.peers(), [renamed.clone(), peer(3)]);
-    assert_eq!(
-        (before.records().len(), before.begin_watch()),
-        (1, Some(revision(7)))
-    );
-    table.save_staged().unwrap();
-    assert!(!table.has_staged());
     let again = open(&dir);
-    assert_eq!(again.peers(), std::slice::from_ref(&renamed));
+    assert_eq!(again.peers(), [renamed]);
     assert_eq!(again.begin_watch(), Some(revision(9)));
-
-    // Any other frame saves them as well.
-    table.apply(put(10, &peer(3))).unwrap();
-    let left = WatchFrame::Delete {
-        revision: revision(11),
-        key: SliceKey::Instance(web.id),
-    };
-    table.apply(left).unwrap();
-    let again = open(&dir);
-    assert_eq!(again.peers(), [renamed, peer(3)]);
-    assert_eq!(again.begin_watch(), Some(revision(11)));
 }
 
 #[test]
@@ -124,15 +104,9 @@ fn changes_that_were_not_saved_are_sent_again() {
     table.begin_watch();
     table.apply(sync(5)).unwrap();
     table.apply(put(6, &peer(2))).unwrap();
-    let instance = WatchFrame::Put {
-        revision: revision(7),
-        object: SliceObject::Instance(Box::new(sample_instance("web"))),
-    };
-    table.apply(instance).unwrap();
-    assert!(table.has_staged());
-    // The connection ends. The revision of the instance would cover the peer.
+    // The connection ends.
     assert_eq!(table.begin_watch(), Some(revision(5)));
-    assert!(!table.has_staged());
+    assert!(!table.has_unsaved_peers());
     table.apply(sync(6)).unwrap();
     assert!(table.peers().is_empty(), "the watch did not send it");
 }
@@ -148,7 +122,7 @@ fn a_watch_from_the_beginning_removes_the_peers_that_it_omits() {
     table.forget_revision().unwrap();
     assert_eq!(table.begin_watch(), None);
     table.apply(put(6, &peer(3))).unwrap();
-    table.save_staged().unwrap();
+    table.save_peers().unwrap();
     assert_eq!(table.peers().len(), 2, "it may still be sent");
     table.apply(sync(6)).unwrap();
     assert_eq!(table.peers(), [peer(3)]);
@@ -287,7 +261,7 @@ proptest! {
                         table.apply(frame).unwrap();
                     }
                 }
-                Act::Save => table.save_staged().unwrap(),
+                Act::Save => table.save_peers().unwrap(),
                 Act::Reconnect => (queue, at) = connect(&table, &source),
                 Act::Restart => {
                     let saved = table.peers();
@@ -297,7 +271,7 @@ proptest! {
                 }
             }
         }
-        table.save_staged().unwrap();
+        table.save_peers().unwrap();
         let expected: Vec<_> = source.peers.values().map(|(_, peer)| peer.clone()).collect();
         prop_assert_eq!(table.peers(), expected);
     }

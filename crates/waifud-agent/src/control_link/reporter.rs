@@ -30,10 +30,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let report = shared.reports.take(shared.now());
         let send = timeout(TIMEOUT, shared.link.report(&report));
-        let begun = Instant::now();
         let outcome = failpoints::REPORT.around(send).await;
         last = Instant::now();
-        tracing::debug!(instances = report.instances.len(), took = ?begun.elapsed(), "report");
         match outcome {
             Ok(Ok(())) => {
                 backoff.reset();

@@ -22,7 +22,7 @@ use crate::control_link::outcome::{Affected, Welcomed};
 use crate::control_link::peers::PeerTable;
 use crate::control_link::planted_bug::destroy_without_an_order;
 use crate::control_link::record::{
-    DesiredState, InstanceRecord, NodeRecord, ReleaseRecord, RunMemory,
+    DesiredState, InstanceRecord, Memory, NodeRecord, ReleaseRecord, RunMemory,
 };
 use crate::instance::{nics, restart_policy};
 use crate::network::identity;
@@ -37,9 +37,7 @@ pub struct Table {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) node: NodeRecord,
-    pub(super) entries: BTreeMap<InstanceId, Entry>,
-    /// The revision of a saved instance, if the revision itself is not saved yet.
-    pub(super) staged_revision: Option<Revision>,
+    entries: BTreeMap<InstanceId, Entry>,
     pub(super) peers: PeerTable,
     pub(super) names: NamesTable,
     /// The instances that a watch from the beginning has sent so far. Those that it omits are not in the slice.
@@ -98,21 +96,9 @@ impl Inner {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) record: InstanceRecord,
-    pub(super) version: u64,
-    /// Whether the record's memory was changed and not saved yet.
-    pub(super) noted: bool,
-}
-
-impl Entry {
-    fn saved(record: InstanceRecord, version: u64) -> Self {
-        Self {
-            record,
-            version,
-            noted: false,
-        }
-    }
+struct Entry {
+    record: InstanceRecord,
+    version: u64,
 }
 
 /// One instance's record and desired state.
@@ -137,7 +123,7 @@ impl Table {
         } = loaded;
         let entries = instances
             .into_iter()
-            .map(|(id, record)| (id, Entry::saved(record, 0)))
+            .map(|(id, record)| (id, Entry { record, version: 0 }))
             .collect();
         let held = node.unconfirmed.is_some();
         let table = Self {
@@ -148,7 +134,6 @@ impl Table {
                 slices: 0,
                 node,
                 entries,
-                staged_revision: None,
                 peers: PeerTable::of(peers, held),
                 names: NamesTable::of(names),
                 named: None,
@@ -250,8 +235,6 @@ impl Table {
             .revision
             .filter(|_| inner.node.kinds == known_kinds());
         inner.synced = false;
-        // Changes of peers before it may not be saved.
-        inner.staged_revision = None;
         let complete = since.is_none() || Bug::AbsenceIsDeletion.is_planted();
         inner.named = complete.then(BTreeSet::new);
         inner.peers.begin_watch(since.is_none());
@@ -267,8 +250,7 @@ impl Table {
         self.save_node(&mut inner, node)
     }
 
-    /// Applies one frame. It is durable when this returns, except for changes of peers and names, and the revision of an
-    /// instance: call [`Table::save_staged`] soon.
+    /// Applies one frame. It is durable when this returns, except for changes of peers and names: call [`Table::save_peers`] soon.
     pub fn apply(&self, frame: WatchFrame) -> Result<Affected, DurableError> {
         let mut inner = self.inner();
         let (revision, affected) = match frame {
@@ -288,12 +270,7 @@ impl Table {
                     inner.peers.put(peer, revision);
                     return Ok(Affected::None);
                 }
-                SliceObject::Instance(instance) => {
-                    let affected = self.put(&mut inner, *instance)?;
-                    // Saved later: its driver need not wait for that.
-                    inner.staged_revision = Some(revision).filter(|_| inner.synced);
-                    return Ok(affected);
-                }
+                SliceObject::Instance(instance) => (revision, self.put(&mut inner, *instance)?),
                 SliceObject::Incoming(incoming) => {
                     (revision, self.put_incoming(&mut inner, *incoming)?)
                 }
@@ -350,6 +327,26 @@ impl Table {
         Ok(affected)
     }
 
+    /// Changes an instance's memory; durable when it returns. Without a record nothing happens.
+    pub fn remember(
+        &self,
+        id: InstanceId,
+        change: impl FnOnce(&mut Memory),
+    ) -> Result<(), DurableError> {
+        let mut inner = self.inner();
+        let Some(entry) = inner.entries.get_mut(&id) else {
+            return Ok(());
+        };
+        let mut record = entry.record.clone();
+        change(&mut record.memory);
+        if record == entry.record {
+            return Ok(());
+        }
+        self.durable.save_instance(&record)?;
+        entry.record = record;
+        Ok(())
+    }
+
     /// Records that the instance was destroyed; durable when it returns.
     pub fn mark_destroyed(&self, id: InstanceId) -> Result<(), DurableError> {
         let mut inner = self.inner();
@@ -371,6 +368,30 @@ impl Table {
                 record.memory.stop_requested = false;
             }
         })
+    }
+
+    /// Removes the record of an instance of which nothing is left, unless the desired state has changed since this version.
+    pub fn forget(&self, id: InstanceId, version: u64) -> Result<(), DurableError> {
+        self.forget_if(id, |entry| entry.version == version)
+    }
+
+    /// Removes the record of an instance whose destruction was confirmed, unless the instance has come back since.
+    pub fn forget_destroyed(&self, id: InstanceId) -> Result<(), DurableError> {
+        self.forget_if(id, |entry| entry.record.destroyed)
+    }
+
+    fn forget_if(
+        &self,
+        id: InstanceId,
+        still: impl FnOnce(&Entry) -> bool,
+    ) -> Result<(), DurableError> {
+        let mut inner = self.inner();
+        if !inner.entries.get(&id).is_some_and(still) {
+            return Ok(());
+        }
+        self.durable.forget_instance(id)?;
+        inner.entries.remove(&id);
+        Ok(())
     }
 
     fn put(&self, inner: &mut Inner, instance: AgentInstance) -> Result<Affected, DurableError> {
@@ -534,7 +555,7 @@ impl Table {
         }
         self.durable.save_instance(&record)?;
         let version = version + 1;
-        inner.entries.insert(id, Entry::saved(record, version));
+        inner.entries.insert(id, Entry { record, version });
         Ok(())
     }
 
@@ -552,9 +573,7 @@ impl Table {
         let mut node = inner.node.clone();
         node.revision = Some(revision);
         node.kinds = known_kinds();
-        self.save_node(inner, node)?;
-        inner.staged_revision = None;
-        Ok(())
+        self.save_node(inner, node)
     }
 
     pub(super) fn save_node(

@@ -71,34 +71,9 @@ fn a_revision_is_stored_only_after_everything_before_it() {
     assert_eq!(table.apply(sync(9)).unwrap(), Affected::Synced);
     assert_eq!(open(&dir).begin_watch(), Some(revision(9)));
     table.apply(put(10, &sample_instance("b"))).unwrap();
-    let before = open(&dir);
-    assert_eq!(before.begin_watch(), Some(revision(9)));
-    assert_eq!(before.records().len(), 2);
-    table.save_staged().unwrap();
-    assert_eq!(open(&dir).begin_watch(), Some(revision(10)));
-}
-
-#[test]
-fn what_is_noted_is_saved_with_the_next_change_of_the_record() {
-    let (dir, table, instance) = with_instance();
-    let id = instance.id;
-    let saved = || open(&dir).view(id).unwrap().record.memory;
-    table.note(id, |memory| memory.defined = true);
-    assert!(table.view(id).unwrap().record.memory.defined);
-    assert!(!saved().defined, "noted only");
-    table
-        .remember(id, |memory| memory.run = RunMemory::Starting)
-        .unwrap();
-    assert_eq!((saved().defined, saved().run), (true, RunMemory::Starting));
-
-    table.note(id, |memory| memory.run = RunMemory::Started);
-    table.save_noted(id).unwrap();
-    assert_eq!(saved().run, RunMemory::Started);
-
-    // A frame saves the whole record.
-    table.note(id, |memory| memory.run = RunMemory::Stopped);
-    table.apply(order(2, &instance)).unwrap();
-    assert_eq!(saved().run, RunMemory::Stopped);
+    let again = open(&dir);
+    assert_eq!(again.begin_watch(), Some(revision(10)));
+    assert_eq!(again.records().len(), 2);
 }
 
 #[test]

@@ -17,8 +17,8 @@ use crate::shared::Shared;
 /// How long to wait for the node's first facts before connecting to waifud without them.
 const FIRST_FACTS: Duration = Duration::from_secs(20);
 
-/// How long changes of peers and names, and revisions, are collected before they are saved together.
-const COLLECT: Duration = Duration::from_millis(100);
+/// How long changes of peers and names are collected before they are saved together.
+const COLLECT_PEERS: Duration = Duration::from_millis(100);
 
 /// Runs until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -137,13 +137,13 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
         Err(error) => return Ended::link(error),
     };
     tracing::info!(node = %welcome.node, "connected to waifud");
-    let mut save_at = None;
+    let mut save_peers_at = None;
     loop {
         let frame = tokio::select! {
             frame = frames.next() => frame,
-            () = sleep_until(save_at.unwrap_or_else(Instant::now)), if save_at.is_some() => {
-                save_at = None;
-                match shared.table.save_staged() {
+            () = sleep_until(save_peers_at.unwrap_or_else(Instant::now)), if save_peers_at.is_some() => {
+                save_peers_at = None;
+                match shared.table.save_peers() {
                     Ok(()) => notify_of_peers(shared),
                     Err(error) => return Ended::Disk(error),
                 }
@@ -175,20 +175,18 @@ async fn listen(shared: &Arc<Shared>, backoff: &mut Backoff) -> Ended {
             _ => {}
         }
         let leaves = matches!(frame, WatchFrame::Delete { .. });
-        let begun = Instant::now();
         match shared.table.apply(frame) {
             Ok(affected) => {
-                tracing::debug!(?affected, took = ?begun.elapsed(), "frame");
                 if leaves {
                     // An instance may be unmanaged now.
                     shared.node_checks.request_sweep();
                 }
                 notify(shared, affected);
                 notify_of_peers(shared);
-                if !shared.table.has_staged() {
-                    save_at = None;
-                } else if save_at.is_none() {
-                    save_at = Some(Instant::now() + COLLECT);
+                if !shared.table.has_unsaved_peers() {
+                    save_peers_at = None;
+                } else if save_peers_at.is_none() {
+                    save_peers_at = Some(Instant::now() + COLLECT_PEERS);
                 }
             }
             // A frame that is not durable is not acted on. The next watch sends it again.

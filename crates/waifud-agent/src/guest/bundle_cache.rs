@@ -7,8 +7,6 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use waifud_types::Digest;
 
-use crate::blocking;
-
 /// The largest encrypted bundle that is added to a report. A bundle with the longest user-data is about half as large.
 const REPORTED_MAX: u64 = 4 << 20;
 
@@ -40,16 +38,16 @@ impl BundleCache {
     }
 
     /// Stores a copy. A failure is only logged: metadatad keeps its own copy.
-    pub async fn store(&self, digest: Digest, bytes: Bytes) {
-        let (dir, path) = (self.dir.clone(), self.path(digest));
-        let written = blocking::on_a_thread(move || {
-            if !dir.is_dir() {
-                fs::create_dir_all(&dir)?;
-                waifud_kit::durable::sync_parent(&dir)?;
+    pub fn store(&self, digest: Digest, bytes: &Bytes) {
+        let path = self.path(digest);
+        let write = || {
+            if !self.dir.is_dir() {
+                fs::create_dir_all(&self.dir)?;
+                waifud_kit::durable::sync_parent(&self.dir)?;
             }
-            waifud_kit::durable::replace(&path, &bytes, 0o600)
-        });
-        if let Err(error) = written.await {
+            waifud_kit::durable::replace(&path, bytes, 0o600)
+        };
+        if let Err(error) = write() {
             tracing::warn!(%digest, %error, "could not store an encrypted bundle");
         }
     }

@@ -167,7 +167,6 @@ impl Metadata {
             return Ok(documents);
         }
         let bytes = self.fetch(*digest).await?;
-        self.cache.store(*digest, bytes.clone()).await;
         waifud_cloudinit::open(&bytes, *digest, key).map_err(|error| MetadataError::Refused {
             message: error.to_string(),
         })
@@ -332,7 +331,7 @@ impl Metadata {
                 && let Some(bytes) = self.service.bundle(bundle).await?
                 && Digest::of(&bytes) == bundle
             {
-                self.cache.store(bundle, bytes).await;
+                self.cache.store(bundle, &bytes);
             }
         }
         Ok(())
@@ -416,19 +415,19 @@ impl Metadata {
             }
         }
         let bytes = self.fetch(bundle.digest).await?;
-        // Both at once, since each waits for the disk.
-        let cache = self.cache.store(bundle.digest, bytes.clone());
-        tokio::join!(cache, put(bytes)).1
+        put(bytes).await
     }
 
-    /// Fetches a bundle from waifud.
+    /// Fetches a bundle from waifud and caches it.
     async fn fetch(&self, bundle: Digest) -> Result<Bytes, MetadataError> {
         let fetched = self.link.fetch_bundle(bundle).await;
-        fetched.map_err(|error| MetadataError::Refused {
+        let bytes = fetched.map_err(|error| MetadataError::Refused {
             message: format!(
                 "cannot fetch the instance's metadata and user-data from waifud: {error}"
             ),
-        })
+        })?;
+        self.cache.store(bundle, &bytes);
+        Ok(bytes)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -37,7 +37,7 @@ pub(crate) async fn ensure_image(
     Ok(())
 }
 
-/// Clones the disks, and records that they were created: durable before a guest can write to them, since each start is.
+/// Clones the disks, and records that they were created.
 pub(crate) async fn ensure_volumes(
     shared: &Shared,
     want: &AgentInstance,
@@ -57,13 +57,13 @@ pub(crate) async fn ensure_volumes(
             .await?;
         disks.insert(disk.name.clone(), source);
     }
-    shared.table.note(want.id, |memory| {
+    shared.table.remember(want.id, |memory| {
         memory
             .disks
             .created
             .extend(want.spec.disks.iter().map(|disk| disk.name.clone()));
         memory.disks.sizes = sizes(want);
-    });
+    })?;
     ensure_rescue_disk(shared, want, memory, &mut disks).await?;
     Ok(disks)
 }

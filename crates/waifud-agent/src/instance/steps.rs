@@ -65,7 +65,9 @@ pub(crate) async fn define(shared: &Shared, spec: &DomainSpec) -> Result<(), Fai
             Failure::passing(format!("cannot create the guest's directories: {error}"))
         })?;
     failpoints::FILES.after();
-    shared.table.note(spec.id, |memory| memory.defined = true);
+    shared
+        .table
+        .remember(spec.id, |memory| memory.defined = true)?;
     let define = shared.hypervisor.ensure_defined(spec);
     Ok(failpoints::DEFINE.around(define).await?)
 }
@@ -105,12 +107,11 @@ pub(crate) async fn start(
     let start = shared.hypervisor.ensure_started(want.id);
     failpoints::START.around(start).await?;
     shared.diagnostics.request();
-    // From here on, the guest going off ends a run. Saved after the report, for which users wait; after a crash before that,
-    // the running domain tells the same.
-    shared.table.note(want.id, |memory| {
+    // From here on, the guest going off ends a run.
+    shared.table.remember(want.id, |memory| {
         memory.run = RunMemory::Started;
         memory.stopped_by = None;
-    });
+    })?;
     Ok(())
 }
 

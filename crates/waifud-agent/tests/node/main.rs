@@ -23,7 +23,6 @@ mod peer_port;
 mod peers;
 mod power;
 mod receive;
-mod records;
 mod redis;
 mod report_port;
 mod rescue;

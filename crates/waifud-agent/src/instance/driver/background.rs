@@ -4,7 +4,6 @@
 //! The plan stays sequential. When the step is reached, it waits for the work that was started and repeats it if it
 //! failed. Both are *ensure* verbs, so starting early or running twice changes nothing.
 
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Driver;
@@ -33,18 +32,14 @@ impl Driver {
         if !seen.port && self.background.port.is_none() {
             let (shared, id) = (self.shared.clone(), self.id);
             self.background.port = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                let begun = Instant::now();
                 // The step itself checks the outcome.
                 let _asked_again = shared.network.ensure(&shared.table, id).await;
-                tracing::debug!(instance = %id, took = ?begun.elapsed(), "port");
             })));
         }
         if !seen.bundle && self.background.bundle.is_none() {
             let (shared, want) = (self.shared.clone(), want.clone());
             self.background.bundle = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                let begun = Instant::now();
                 let _asked_again = steps::ensure_bundle(&shared, &want).await;
-                tracing::debug!(instance = %want.id, took = ?begun.elapsed(), "documents");
             })));
         }
     }

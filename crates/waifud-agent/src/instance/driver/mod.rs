@@ -136,20 +136,13 @@ impl Driver {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                Pass::Pause(pause) => self.save_noted().unwrap_or(pause),
+                Pass::Pause(pause) => pause,
             };
             tokio::select! {
                 () = self.signal.raised() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
-    }
-
-    /// Saves what the last passes have noted. If that fails, returns how long to wait before it is tried again.
-    fn save_noted(&mut self) -> Option<Duration> {
-        let error = self.shared.table.save_noted(self.id).err()?;
-        tracing::warn!(instance = %self.id, "{}", waifud_kit::error::with_causes(&error));
-        Some(self.retry.pause())
     }
 
     async fn pass(&mut self) -> Pass {
