@@ -183,6 +183,13 @@ impl NodeContacts {
         self.lock().machines.get(&node)?.boot()
     }
 
+    /// Whether the node has said hello to this process.
+    pub(crate) fn has_said_hello(&self, node: NodeId) -> bool {
+        let tables = self.lock();
+        let machines = tables.machines.get(&node);
+        machines.is_some_and(Machines::is_known)
+    }
+
     /// Whether a boot is one of a copy of the node.
     pub(crate) fn is_copy(&self, node: NodeId, boot: BootId) -> bool {
         let tables = self.lock();

@@ -75,6 +75,11 @@ impl Machines {
         self.known(boot).unwrap_or(Judgement::Unknown)
     }
 
+    /// Whether a machine has said hello.
+    pub(super) fn is_known(&self) -> bool {
+        self.present.is_some()
+    }
+
     /// Whether this boot is one of a copy.
     pub(super) fn is_copy(&self, boot: BootId) -> bool {
         self.copies.contains(&boot)

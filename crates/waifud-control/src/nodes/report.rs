@@ -7,7 +7,7 @@ use waifud_api::agent::{AgentReport, InstanceReport, Unmanaged};
 use waifud_store::{InstanceRow, NodeRow, ReadTx, WriteTx};
 use waifud_types::event::Cause;
 use waifud_types::status::InstanceStatus;
-use waifud_types::{Digest, InstanceId, InstanceState, NodeId};
+use waifud_types::{Digest, Epoch, InstanceId, InstanceState, NodeId};
 
 use super::contacts::Made;
 use super::hello::{differ, out_of_bounds};
@@ -55,6 +55,7 @@ impl Control {
             let judgement = self.contacts().judge_message(node, report.boot_id);
             self.refuse_copies(node, judgement).await?;
         }
+        let said_hello = self.contacts().has_said_hello(node);
         let is_newest = self.contacts().is_newest(node, made);
         let report = Arc::new(report);
         let read = Arc::clone(&report);
@@ -62,6 +63,10 @@ impl Control {
             .store()
             .read(move |tx| {
                 let row = tx.node(node)?.ok_or_else(node_problems::unknown_node)?;
+                // The agent does not know yet that the database was restored, and its lists are about the former one.
+                if !said_hello && tx.epoch_floor()? > Epoch(0) {
+                    return Err(node_problems::outdated_report().into());
+                }
                 let instances = reported_rows(&tx, node, &read)?;
                 let changed = changes_anything(&tx, &read, &row, &instances)?;
                 let receiving = receiving_rows(&tx, node, &read)?;

@@ -239,6 +239,31 @@ async fn a_deletion_reaches_a_copy_that_was_released_after_the_backup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_report_of_a_node_that_has_not_noticed_the_restore_does_not_count() {
+    let (yesterday, mut agent) = Server::with_watching_node().await;
+    let today = restored(&yesterday).await;
+    // Created after the backup: it is not among the unmanaged objects until the node has noticed the restore.
+    yesterday.create_instance("web").await;
+    let copy = agent.put().await;
+    let list = |unmanaged| AgentReport {
+        unmanaged: Some(unmanaged),
+        ..AgentReport::default()
+    };
+    let early = today.agent_of(&agent);
+    let refused = early.try_to_report(&list(Vec::new())).await;
+    assert_eq!(refused.expect(503).problem().code, "outdated-report");
+    // Its address could be given to another one otherwise.
+    let db = today.create_instance("db").await;
+    assert_eq!(db.status.node, None);
+    let unmanaged = agent.unmanaged(&copy).await;
+    let agent = today.agent_again(&agent).await;
+    agent.report(&list(vec![unmanaged])).await;
+    let db = today.instance("db").await;
+    assert!(db.status.node.is_some(), "{db:?}");
+    assert_ne!(db.spec.nics[0].address, copy.spec.nics[0].address);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_was_taken_over_from_a_report_is_in_the_slice_of_its_node() {
     for raised in [false, true] {
         let (server, mut agent, newer) = restored_with_newer_copy().await;

@@ -121,11 +121,19 @@ impl World {
             let promise = self.promises.of(id);
             promise.is_some_and(|promise| promise.deleted)
         };
+        let database = lock(&self.database).clone();
+        // What the agent has recorded may be from before the removal, when the instance was the machine's, too.
+        let is_given = |node: &Node, id| {
+            let rows = database.as_ref().map(|(_, database)| &database.instances);
+            let row = rows.and_then(|rows| rows.get(&id));
+            let row = row.filter(|row| row.node.is_some() && row.node == node.id());
+            row.is_some_and(|row| node.is_given(id, row.epoch))
+        };
         for (name, id, ordered) in self.abandoned.all() {
             let mut members = self.members();
             let at = members.find(|node| node.name == name);
             let is_gone = at.is_some_and(|node| {
-                !node.has(id) || (ordered && node.is_given(id) && !is_deleted(id))
+                !node.has(id) || (ordered && is_given(node, id) && !is_deleted(id))
             });
             if is_gone {
                 self.abandoned.remove(&name, id);

@@ -305,10 +305,12 @@ impl Node {
         record.is_some_and(|record| record["instance"].is_object())
     }
 
-    /// Whether its agent has recorded that waifud gives it the instance.
-    pub fn is_given(&self, id: InstanceId) -> bool {
+    /// Whether its agent has recorded that waifud gives it the instance in this epoch.
+    pub fn is_given(&self, id: InstanceId, epoch: Epoch) -> bool {
         let record = self.record(id);
-        record.is_some_and(|record| record["managed"] == true)
+        record.is_some_and(|record| {
+            record["managed"] == true && record["instance"]["epoch"] == epoch.0
+        })
     }
 
     /// What its agent has recorded about an instance, for a message.
