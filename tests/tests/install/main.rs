@@ -3,6 +3,7 @@
 
 mod deb;
 mod join;
+mod kernel;
 mod mesh;
 
 use std::path::Path;
@@ -25,16 +26,16 @@ fn the_package_is_installed_set_up_upgraded_and_removed_without_a_trace() -> Res
         deb::is_clean(&first)?;
         let second = deb::newer(&first, "0.1.0+1")?;
         let guest_disk = button::image(dir.path())?;
-        let mesh_tests = mesh::program(dir.path())?;
+        let kernel_tests = kernel::program(dir.path())?;
         steps.done("packages");
         machine.wait_until_ready()?;
         steps.done("the machine");
         reached_from_outside(&machine)?;
         steps.done("reached from outside");
-        machine.put(&[&first, &second.head, &guest_disk, &mesh_tests])?;
+        machine.put(&[&first, &second.head, &guest_disk, &kernel_tests])?;
         steps.done("files put there");
-        mesh::conforms(&machine)?;
-        steps.done("mesh in its kernel");
+        kernel::conforms(&machine)?;
+        steps.done("mesh and VLANs in its kernel");
         let before = machine.network()?;
 
         installed(&machine, &first)?;

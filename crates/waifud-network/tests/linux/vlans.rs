@@ -161,15 +161,6 @@ fn vlans_of(lab: &Lab, guest: &LanGuest) -> String {
         .join(" ")
 }
 
-fn by_hand(lab: &Lab, guest: &LanGuest, verb: &str, vlan: &str) {
-    let tap = guest.port.tap.as_str();
-    let mut arguments = vec!["vlan", verb, "dev", tap, "vid", vlan];
-    if verb == "add" {
-        arguments.extend(["pvid", "untagged"]);
-    }
-    lab.node.tool("bridge", &arguments);
-}
-
 async fn trouble(lab: &Lab, guest: &LanGuest) -> Option<String> {
     let mut all = lab.network.observe_ports().await.unwrap();
     all.remove(&guest.port.tap).unwrap().trouble
@@ -279,12 +270,12 @@ fn frames_that_a_guest_tags_itself_are_dropped_and_counted() {
             for wire in [&vlans.in_21, &vlans.plain, &other.wire, &vlans.home.wire] {
                 wire.saw_nothing_of(mark);
             }
-            let counted = PortCounters {
-                not_ipv4: number,
-                ..PortCounters::default()
-            };
-            assert_eq!(counters(&lab, &guest.port.tap).await, counted, "{tags:x?}");
         }
+        let counted = PortCounters {
+            not_ipv4: forged.len() as u64,
+            ..PortCounters::default()
+        };
+        assert_eq!(counters(&lab, &guest.port.tap).await, counted);
     });
 }
 
@@ -371,18 +362,13 @@ fn changes_by_others_let_no_frame_into_another_vlan_and_are_repaired() {
             }
         };
         passes("at first");
-        by_hand(&lab, &guest, "add", "21");
+        let other = ["vlan", "add", "dev", tap, "vid", "21", "pvid", "untagged"];
+        lab.node.tool("bridge", &other);
         is_closed("with another default");
         drifts(&mut drift, "VLAN 20").await;
         lab.ensure().await;
         assert_eq!(vlans_of(&lab, &guest), "20 PVID Egress Untagged");
-        passes("after the first repair");
-
-        by_hand(&lab, &guest, "del", "20");
-        is_closed("in no VLAN");
-        drifts(&mut drift, "VLAN 20").await;
-        lab.ensure().await;
-        passes("after the second repair");
+        passes("after the repair");
 
         let switch = |to: &str| {
             let set = format!("link set br0 type bridge vlan_filtering {to}");
