@@ -266,7 +266,7 @@ async fn a_report_of_a_node_that_has_not_noticed_the_restore_does_not_count() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_was_taken_over_from_a_report_is_in_the_slice_of_its_node() {
     for raised in [false, true] {
-        let (server, mut agent, newer) = restored_with_newer_copy().await;
+        let (_server, mut agent, newer) = restored_with_newer_copy().await;
         let id = newer.copy.id;
         let own = if raised {
             newer.copy.epoch
