@@ -136,6 +136,16 @@ pub fn outdated_report() -> Problem {
     .hint("send the present status in another report")
 }
 
+/// The node watches before it has said hello to this process.
+pub fn hello_needed() -> Problem {
+    Problem::new(
+        503,
+        "hello-needed",
+        "this node has not said hello since waifud was started",
+    )
+    .hint("POST /v1/agent/hello first")
+}
+
 /// Another node has the name (rename).
 pub fn name_taken(name: &Name) -> Problem {
     Problem::new(

@@ -83,6 +83,10 @@ impl Control {
         since: Option<Revision>,
         names: Option<NamesRequest>,
     ) -> Result<SliceWatch, ControlError> {
+        // It may have said hello to the process before this one, which knew the database from before a restore.
+        if !self.contacts().has_said_hello(node) {
+            return Err(node_problems::hello_needed().into());
+        }
         let newest = self.store().revision();
         let since = match since {
             None => 0,

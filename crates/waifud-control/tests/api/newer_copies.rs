@@ -252,6 +252,9 @@ async fn a_report_of_a_node_that_has_not_noticed_the_restore_does_not_count() {
     let early = today.agent_of(&agent);
     let refused = early.try_to_report(&list(Vec::new())).await;
     assert_eq!(refused.expect(503).problem().code, "outdated-report");
+    // It would not notice the restore either if its hello had gone to the process before this one.
+    let refused = early.get("/v1/agent/watch").await;
+    assert_eq!(refused.expect(503).problem().code, "hello-needed");
     // Its address could be given to another one otherwise.
     let db = today.create_instance("db").await;
     assert_eq!(db.status.node, None);
