@@ -17,7 +17,7 @@ use waifud_redis::testing::{
 use waifud_types::node::Resources;
 use waifud_types::{ByteSize, Digest, Secret};
 
-use crate::joining::{join_ready, name};
+use crate::joining::{hello, join_ready, name};
 use crate::kit::{DEADLINE, Waifud, upload_template};
 
 /// What the section `[redis]` has.
@@ -392,6 +392,7 @@ async fn a_changed_setting_reaches_the_nodes_and_an_unchanged_one_changes_nothin
         };
         std::fs::write(&config, text).unwrap();
         cluster.waifud.start_again();
+        cluster.link.hello(&hello()).await.unwrap();
         let mut frames = cluster
             .link
             .watch(WatchStart {
