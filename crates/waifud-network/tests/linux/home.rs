@@ -33,12 +33,16 @@ impl Home {
         // Without multicast snooping, the bridge forwards frames with wrong checksums, which these tests send.
         lab.node
             .ip(&format!("link add {bridge} type bridge mcast_snooping 0"));
-        // Without a configured address, a bridge takes the lowest MAC address of its ports.
         lab.node.ip(&format!("link set {bridge} up"));
         let namespace = Namespace::new();
         let cable = format!("c{bridge}");
         veth((&cable, Some(MacAddr::new(ROUTER_MAC))), "eth0", &namespace).await;
-        lab.node.ip(&format!("link set {cable} master {bridge}"));
+        // A bridge takes the lowest MAC address of its ports. A random one could be higher than that of a guest's tap, whose
+        // attachment would change the bridge's, and the rules name it.
+        let last = bridge.bytes().last().unwrap();
+        let mac = format!("02:00:00:00:01:{last:02x}");
+        lab.node
+            .ip(&format!("link set {cable} address {mac} master {bridge}"));
         lab.node.ip(&format!("link set {cable} up"));
         namespace.ip("link set eth0 up");
         namespace.ip(&format!("addr add {ROUTER}/24 dev eth0"));
