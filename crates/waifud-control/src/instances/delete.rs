@@ -169,19 +169,21 @@ impl Control {
         }
         tx.end_part(row.id, node.id)?;
         if row.home.is_some() && row.node == Some(node.id) {
-            self.leave(tx, row, node, cause)?;
+            let message = format!("{} has destroyed its copy", node.name);
+            self.leave(tx, row, node, cause, message)?;
         }
         Ok((true, None))
     }
 
-    /// A node that has destroyed its copy no longer serves the address that the instance brought along. Other nodes must not send
+    /// A node whose part has ended no longer serves the address that the instance brought along. Other nodes must not send
     /// packets there, because the next instance may get the address before the remaining copies are destroyed.
-    fn leave(
+    pub(crate) fn leave(
         &self,
         tx: &mut WriteTx<'_>,
         row: &InstanceRow,
         node: &NodeRow,
         cause: &Cause,
+        message: String,
     ) -> Result<(), ControlError> {
         let remaining = tx.instance(row.id)?.and_then(|row| row.node);
         let remaining = remaining.map(|id| tx.node(id)).transpose()?.flatten();
@@ -191,7 +193,6 @@ impl Control {
             nodes.push(remaining.id);
             home = home.filter(|home| *home != remaining.subnet);
         }
-        let message = format!("{} has destroyed its copy", node.name);
         let revision = tx.emit(&self.instance_event("instance.deleting", row, cause, message))?;
         Ok(tx.set_home(row.id, home, &nodes, revision)?)
     }

@@ -207,10 +207,10 @@ impl Control {
                 } else {
                     still_present.push(row.name);
                 }
-            } else if row.deleting && only_here {
+            } else if row.deleting && parts.iter().all(|part| part.node == node.id) {
                 deleted.push(row);
             } else {
-                elsewhere.push(id);
+                elsewhere.push(row);
             }
         }
         if !still_present.is_empty() {
@@ -223,8 +223,12 @@ impl Control {
         if node.reachable && node.unmanaged.count > 0 {
             return Err(node_problems::has_unmanaged(&node.name, node.unmanaged.count).into());
         }
-        for id in elsewhere {
-            tx.end_part(id, node.id)?;
+        for row in elsewhere {
+            tx.end_part(row.id, node.id)?;
+            if row.deleting && row.home.is_some() && row.node == Some(node.id) {
+                let message = format!("{} was removed before it confirmed the deletion", node.name);
+                self.leave(tx, &row, node, cause, message)?;
+            }
         }
         for row in returning {
             self.return_home(tx, row, node, cause)?;

@@ -136,7 +136,7 @@ pub fn outdated_report() -> Problem {
     .hint("send the present status in another report")
 }
 
-/// The node watches before it has said hello to this process.
+/// The node watches or reports before it has said hello to this process.
 pub fn hello_needed() -> Problem {
     Problem::new(
         503,

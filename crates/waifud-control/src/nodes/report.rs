@@ -65,7 +65,7 @@ impl Control {
                 let row = tx.node(node)?.ok_or_else(node_problems::unknown_node)?;
                 // The agent does not know yet that the database was restored, and its lists are about the former one.
                 if !said_hello && tx.epoch_floor()? > Epoch(0) {
-                    return Err(node_problems::outdated_report().into());
+                    return Err(node_problems::hello_needed().into());
                 }
                 let instances = reported_rows(&tx, node, &read)?;
                 let changed = changes_anything(&tx, &read, &row, &instances)?;

@@ -251,7 +251,7 @@ async fn a_report_of_a_node_that_has_not_noticed_the_restore_does_not_count() {
     };
     let early = today.agent_of(&agent);
     let refused = early.try_to_report(&list(Vec::new())).await;
-    assert_eq!(refused.expect(503).problem().code, "outdated-report");
+    assert_eq!(refused.expect(503).problem().code, "hello-needed");
     // It would not notice the restore either if its hello had gone to the process before this one.
     let refused = early.get("/v1/agent/watch").await;
     assert_eq!(refused.expect(503).problem().code, "hello-needed");

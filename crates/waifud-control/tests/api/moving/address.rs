@@ -133,6 +133,18 @@ async fn no_node_sends_packets_to_a_node_that_has_destroyed_its_copy_while_anoth
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_does_not_end_a_deletion_that_another_node_has_not_confirmed() {
+    let mut it = keeping().await;
+    it.advance_to("removing").await;
+    it.server.delete("/v1/instances/web").await.expect(202);
+    it.server.delete("/v1/nodes/birch").await.expect(204);
+    it.server.get("/v1/instances/web").await.expect(200);
+    assert_eq!(peer(&it, &it.alder).await.extra, []);
+    it.alder.confirm_deletion().await;
+    it.server.get("/v1/instances/web").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_moves_back_to_the_node_of_its_address_is_native_again() {
     let mut it = keeping().await;
     it.advance_to("removing").await;
