@@ -1,8 +1,10 @@
-//! Confirmations of a restored database: from then on, the node executes deletions again.
+//! What a node does after waifud's database was restored: it executes no deletion until an administrator confirms the
+//! database, and reports again what the database does not contain.
 
-use waifud_types::Incarnation;
+use waifud_types::{Incarnation, InstanceId};
 
 use crate::control_link::durable::DurableError;
+use crate::control_link::outcome::Affected;
 use crate::control_link::table::{Inner, Table};
 
 impl Table {
@@ -32,6 +34,35 @@ impl Table {
             "the restored database is confirmed: this node executes waifud's deletions again"
         );
         self.end_hold(inner)
+    }
+
+    /// waifud sends an instance in an epoch that this node has released. If a restored database contains the instance and
+    /// not its release, the release is reported again. A deletion that was ordered before the restore must not destroy the
+    /// disks, as with an instance that was not released.
+    pub(super) fn bring_back_release(
+        &self,
+        inner: &mut Inner,
+        id: InstanceId,
+    ) -> Result<Affected, DurableError> {
+        let Some(record) = inner.record(id) else {
+            return Ok(Affected::None);
+        };
+        let left_slice = record
+            .release
+            .is_some_and(|known| known.in_slice == Some(false));
+        let deletion_held = inner.is_held() && record.tombstone.is_some() && !record.destroyed;
+        if !left_slice && !deletion_held {
+            return Ok(Affected::None);
+        }
+        self.change(inner, id, |record| {
+            if deletion_held {
+                record.tombstone = None;
+            }
+            if let Some(release) = &mut record.release {
+                release.in_slice = Some(true);
+            }
+        })?;
+        Ok(Affected::Instances(vec![id]))
     }
 
     fn end_hold(&self, inner: &mut Inner) -> Result<(), DurableError> {

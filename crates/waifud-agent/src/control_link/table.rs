@@ -70,17 +70,15 @@ impl Inner {
         }
     }
 
-    /// Whether a release of the instance is recorded that has left the slice, and is not reported any more.
-    fn has_hidden_release(&self, id: InstanceId) -> bool {
-        let entry = self.entries.get(&id);
-        let release = entry.and_then(|entry| entry.record.release);
-        release.is_some_and(|release| release.in_slice == Some(false))
-    }
-
     /// Whether the instance was destroyed, and waifud may not have confirmed that yet.
     pub(super) fn is_destroyed(&self, id: InstanceId) -> bool {
         let entry = self.entries.get(&id);
         entry.is_some_and(|entry| entry.record.destroyed)
+    }
+
+    /// Its record.
+    pub(super) fn record(&self, id: InstanceId) -> Option<&InstanceRecord> {
+        self.entries.get(&id).map(|entry| &entry.record)
     }
 
     /// The version of an instance's desired state.
@@ -401,16 +399,10 @@ impl Table {
         let copy = inner.copy(id);
         if let Err(outdated) = copy.check_put(instance.epoch, held) {
             tracing::warn!(instance = %id, epoch = %instance.epoch, "ignoring an instance that waifud sent: {outdated}");
-            if outdated != Outdated::Released || !inner.has_hidden_release(id) {
-                return Ok(Affected::None);
-            }
-            // A restored database contains the instance and not its release, which is reported again.
-            self.change(inner, id, |record| {
-                if let Some(release) = &mut record.release {
-                    release.in_slice = Some(true);
-                }
-            })?;
-            return Ok(Affected::Instances(vec![id]));
+            return match outdated {
+                Outdated::Released => self.bring_back_release(inner, id),
+                Outdated::OlderEpoch | Outdated::Deleted => Ok(Affected::None),
+            };
         }
         let taken = inner.entries.values();
         let taken = taken

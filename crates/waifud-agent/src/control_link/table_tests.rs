@@ -507,3 +507,31 @@ fn a_release_ends_an_older_deletion() {
     table.apply(order(4, &instance)).unwrap();
     assert!(is_deleted(&table, id));
 }
+
+#[test]
+fn a_restored_database_with_an_instance_that_was_released_and_deleted_keeps_its_disks() {
+    let (dir, table, instance) = with_instance();
+    let id = instance.id;
+    let welcome = |incarnation| Welcome {
+        node: NodeId::from_uuid(*id.as_uuid()),
+        incarnation: Incarnation(incarnation),
+        addresses: Vec::new(),
+    };
+    table.welcome(&welcome(1), None).unwrap();
+    table.apply(release(2, &instance)).unwrap();
+    let version = table.version(id).unwrap();
+    table.complete_release(id, version).unwrap();
+    table.apply(order(3, &instance)).unwrap();
+
+    // The backup is older than the release and the deletion.
+    table.welcome(&welcome(2), None).unwrap();
+    let affected = table.apply(put(1, &instance)).unwrap();
+    assert_eq!(affected, Affected::Instances(vec![id]));
+    table.confirm(Incarnation(2)).unwrap();
+    for table in [&table, &open(&dir)] {
+        let DesiredState::Release(handover) = table.view(id).unwrap().desired else {
+            panic!("the release is not reported");
+        };
+        assert!(handover.record.completed);
+    }
+}
