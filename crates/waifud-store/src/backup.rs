@@ -53,16 +53,44 @@ pub fn snapshot(from: &Path, to: &Path) -> Result<Snapshot, StoreError> {
 /// owner between two restores.
 const FLOOR_STEP: u64 = 1 << 20;
 
+/// The lowest epoch that may be assigned after a restore at `now`, from those of the copy and of the database that it
+/// replaces.
+///
+/// The copy alone does not determine it: the same copy may be restored several times.
+fn next_floor(copy: Epoch, replaced: Epoch, now: Timestamp) -> u64 {
+    let now = u64::try_from(now.as_millisecond()).unwrap_or(0);
+    // Only a clock that was set back is earlier than the copy.
+    let after_copy = if now > copy.0 {
+        now
+    } else {
+        copy.0.saturating_add(FLOOR_STEP)
+    };
+    after_copy.max(match replaced {
+        Epoch(0) => 0,
+        Epoch(known) => known.saturating_add(FLOOR_STEP),
+    })
+}
+
+/// The lowest epoch that may be assigned by the database at `path`; 0 unless it was restored.
+pub fn floor_of(path: &Path) -> Result<Epoch, StoreError> {
+    let conn = open(path)?;
+    let floor = epoch_floor(&conn)?;
+    conn.close().map_err(|(_, error)| error)?;
+    Ok(floor)
+}
+
 /// Prepares the copy at `path` to replace the database: checks it, migrates it, and gives it a new incarnation.
 ///
 /// The copy does not contain what happened since it was made. So no node is given an instance before it has reported
 /// what runs on it, and no node destroys anything before an administrator has confirmed it. Epochs that were assigned since the
-/// copy was made are not assigned again: new ones begin at the seconds of `now`, a number that no instance has
-/// reached by changes of its owner and that is higher than at any earlier restore.
+/// copy was made are not assigned again: new ones begin at the milliseconds of `now`, a number that no instance has
+/// reached by changes of its owner and that is higher than at any earlier restore. `replaced` is [`floor_of`] the database
+/// that the copy replaces, 0 if that is not readable.
 pub fn prepare_restored(
     path: &Path,
     fresh: Incarnation,
     now: Timestamp,
+    replaced: Epoch,
 ) -> Result<Snapshot, StoreError> {
     let mut conn = open(path)?;
     let verdict: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
@@ -79,9 +107,7 @@ pub fn prepare_restored(
         "UPDATE meta SET value = ?1 WHERE key = 'incarnation'",
         [fresh.to_string()],
     )?;
-    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
-    let later = epoch_floor(&tx)?.0.saturating_add(FLOOR_STEP);
-    let floor = seconds.max(later);
+    let floor = next_floor(epoch_floor(&tx)?, replaced, now);
     tx.execute(
         "INSERT OR REPLACE INTO meta (key, value) VALUES ('epoch-floor', ?1)",
         [floor.to_string()],
@@ -147,4 +173,29 @@ fn private(path: &Path) -> std::io::Result<()> {
         .mode(0o600)
         .open(path)
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millisecond: i64) -> Timestamp {
+        Timestamp::from_millisecond(millisecond).unwrap()
+    }
+
+    #[test]
+    fn each_restore_has_a_higher_floor_also_with_the_same_copy_and_a_clock_that_was_set_back() {
+        let floor = |copy, replaced, now| Epoch(next_floor(copy, replaced, at(now)));
+        let copy = Epoch(5_000_000);
+        let mut replaced = copy;
+        for now in [5_000_001, 5_000_002, 4_000_000, 0, 9_000_000] {
+            let next = floor(copy, replaced, now);
+            assert!(next > replaced, "{next} at {now}");
+            replaced = next;
+        }
+        // The database was lost, and the copy is restored twice within days after the restore that it contains.
+        let twice = [5_000_001, 5_000_002].map(|now| floor(copy, Epoch(0), now));
+        assert!(twice.is_sorted_by(|a, b| a < b));
+        assert_eq!(floor(Epoch(0), Epoch(0), 7), Epoch(7));
+    }
 }

@@ -24,7 +24,7 @@ use waifud_control::{Cause, Control, ControlConfig, ControlError, Peer, http};
 use waifud_hypervisor::ByteStream;
 use waifud_storage::fake::image_bytes;
 use waifud_store::{Mode, Store, StoreError};
-use waifud_types::{ByteSize, Digest, Incarnation, InstanceId};
+use waifud_types::{ByteSize, Digest, Epoch, Incarnation, InstanceId};
 
 use crate::answer::{Answer, collect};
 
@@ -90,7 +90,8 @@ impl Waifud {
         }
         std::fs::rename(self.backup(), self.database()).unwrap();
         let now = waifud_types::Timestamp::now();
-        waifud_store::backup::prepare_restored(&self.database(), Incarnation(2), now).unwrap();
+        waifud_store::backup::prepare_restored(&self.database(), Incarnation(2), now, Epoch(0))
+            .unwrap();
     }
 
     /// Everything that it was doing ends at once, including its connections.

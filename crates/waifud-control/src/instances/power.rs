@@ -5,10 +5,12 @@ use waifud_api::{Problem, UpdateInstance};
 use waifud_types::spec::InstanceSpec;
 use waifud_types::{Name, Reboot};
 
-/// Applies a request to the spec, and describes the change for the event.
+/// Applies a request to the spec, and describes the change for the event. `floor` is that of
+/// [`PowerSpec::order_reboot`](waifud_types::PowerSpec::order_reboot).
 pub(super) fn apply(
     name: &Name,
     spec: &mut InstanceSpec,
+    floor: u64,
     change: &UpdateInstance,
     changes: &mut Vec<String>,
 ) -> Result<(), Problem> {
@@ -36,8 +38,7 @@ pub(super) fn apply(
         if !spec.run {
             return Err(instance_problems::reboot_while_off(name));
         }
-        spec.power.reboots += 1;
-        spec.power.force_reboot = how == Reboot::Force;
+        spec.power.order_reboot(floor, how);
         let how = match how {
             Reboot::Clean => "reboot requested",
             Reboot::Force => "forced reboot requested",
@@ -80,18 +81,18 @@ mod tests {
             ..UpdateInstance::default()
         };
         let mut changes = Vec::new();
-        apply(&web(), &mut spec, &stop(false), &mut changes).unwrap();
+        apply(&web(), &mut spec, 0, &stop(false), &mut changes).unwrap();
         assert!(!spec.run && !spec.power.force_off);
-        apply(&web(), &mut spec, &stop(true), &mut changes).unwrap();
+        apply(&web(), &mut spec, 0, &stop(true), &mut changes).unwrap();
         assert!(!spec.run && spec.power.force_off);
         let before = spec.clone();
-        apply(&web(), &mut spec, &stop(true), &mut changes).unwrap();
+        apply(&web(), &mut spec, 0, &stop(true), &mut changes).unwrap();
         assert_eq!(spec, before, "repeating the request changes nothing");
         let start = UpdateInstance {
             run: Some(true),
             ..UpdateInstance::default()
         };
-        apply(&web(), &mut spec, &start, &mut changes).unwrap();
+        apply(&web(), &mut spec, 0, &start, &mut changes).unwrap();
         assert!(spec.run && !spec.power.force_off);
         assert_eq!(changes.len(), 3);
     }
@@ -104,13 +105,42 @@ mod tests {
             ..UpdateInstance::default()
         };
         let mut changes = Vec::new();
-        apply(&web(), &mut running, &reboot(Reboot::Clean), &mut changes).unwrap();
-        apply(&web(), &mut running, &reboot(Reboot::Force), &mut changes).unwrap();
+        apply(
+            &web(),
+            &mut running,
+            0,
+            &reboot(Reboot::Clean),
+            &mut changes,
+        )
+        .unwrap();
+        apply(
+            &web(),
+            &mut running,
+            0,
+            &reboot(Reboot::Force),
+            &mut changes,
+        )
+        .unwrap();
         assert_eq!(running.power.reboots, 2);
+        let clean = reboot(Reboot::Clean);
+        for number in [1000, 1001] {
+            // The database was restored: the node may have executed a third reboot.
+            apply(&web(), &mut running, 1000, &clean, &mut changes).unwrap();
+            assert_eq!(running.power.reboots, number);
+        }
+        apply(
+            &web(),
+            &mut running,
+            0,
+            &reboot(Reboot::Force),
+            &mut changes,
+        )
+        .unwrap();
         assert!(running.power.force_reboot);
         let refused = apply(
             &web(),
             &mut spec(false),
+            0,
             &reboot(Reboot::Clean),
             &mut changes,
         )
@@ -120,6 +150,6 @@ mod tests {
             force: true,
             ..UpdateInstance::default()
         };
-        assert!(apply(&web(), &mut running, &force, &mut changes).is_err());
+        assert!(apply(&web(), &mut running, 0, &force, &mut changes).is_err());
     }
 }

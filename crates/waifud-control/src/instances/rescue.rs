@@ -2,7 +2,7 @@
 
 use waifud_api::{Problem, UpdateInstance};
 use waifud_store::{InstanceRow, WriteTx};
-use waifud_types::{RescueBegin, RescueOrder, RescueSpec};
+use waifud_types::{Reboot, RescueBegin, RescueOrder, RescueSpec};
 
 use crate::ControlError;
 use crate::instances::documents;
@@ -44,8 +44,8 @@ pub(super) fn apply(
     row.spec.run = true;
     row.spec.power.force_off = false;
     if change.reboot.is_none() {
-        row.spec.power.reboots += 1;
-        row.spec.power.force_reboot = false;
+        let floor = tx.epoch_floor()?.0;
+        row.spec.power.order_reboot(floor, Reboot::Clean);
     }
     Ok(())
 }

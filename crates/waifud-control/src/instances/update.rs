@@ -57,7 +57,8 @@ impl Control {
         let before = row.spec.clone();
         let mut changes = Vec::new();
         rescue::allow_reboot(&mut row, change);
-        power::apply(&row.name, &mut row.spec, change, &mut changes)?;
+        let floor = tx.epoch_floor()?.0;
+        power::apply(&row.name, &mut row.spec, floor, change, &mut changes)?;
         rescue::apply(tx, &mut row, change, &mut changes)?;
         resize::apply(&mut row.spec, change, &mut changes)?;
         if let Some(protected) = change.protected.filter(|p| *p != row.spec.protected) {

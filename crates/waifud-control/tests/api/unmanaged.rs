@@ -17,7 +17,8 @@ const KEY: &str =
 pub(crate) async fn restored(of: &Server) -> Server {
     let (dir, db) = temp_path("waifud.db");
     backup::snapshot(&of.dir.path().join("waifud.db"), &db).unwrap();
-    let before = backup::prepare_restored(&db, Incarnation(0xb), Timestamp::now()).unwrap();
+    let before =
+        backup::prepare_restored(&db, Incarnation(0xb), Timestamp::now(), Epoch(0)).unwrap();
     assert_eq!(before.revision.incarnation, Incarnation(0xa));
     let config = ControlConfig::new(dir.path().to_owned());
     Server::with_config(dir, config).await

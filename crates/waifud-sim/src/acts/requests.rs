@@ -194,11 +194,15 @@ pub(super) async fn reboot(world: &World, random: &Random) -> bool {
     };
     let how = if random.percent(30) { "force" } else { "clean" };
     let starts = world.starts_of(one.0);
+    let floor = world.waifud.read(|tx| tx.epoch_floor()).await;
+    // Without an answer, waifud does not run, and takes no request either.
+    let floor = floor.and_then(Result::ok).map_or(0, |floor| floor.0);
     change(world, one, &json!({"reboot": how}), |promise| {
-        promise.fields.reboots += 1;
+        promise.fields.reboots = (promise.fields.reboots + 1).max(floor);
         promise.may_stop = true;
-        // On another node, starts are counted from the beginning.
-        promise.starts_before_reboot = (!promise.moved && !promise.lost).then_some(starts);
+        // Starts are counted from the beginning on another node, and after a deletion that was under way.
+        let same_copy = !promise.moved && !promise.lost && !promise.may_vanish;
+        promise.starts_before_reboot = same_copy.then_some(starts);
     })
     .await
 }

@@ -78,6 +78,7 @@ impl World {
         if row.lost_node.is_some() {
             self.promises.change(row.id, |promise| {
                 promise.lost = true;
+                promise.may_vanish |= promise.moved;
                 promise.release = None;
                 promise.starts_before_reboot = None;
             });

@@ -106,7 +106,8 @@ pub struct Promise {
     pub voided: bool,
     /// Whether it is deleted, and a restored database does not contain it, although something of it may be left.
     pub forgotten: bool,
-    /// Whether waifud had ordered its deletion before a restored database made that void.
+    /// Whether a node may still delete a copy of it: its deletion was ordered before a restored database made that void, or
+    /// the copy is what a move left before the instance was lost.
     pub may_vanish: bool,
     /// Whether a move was requested since the cluster was at rest.
     pub moved: bool,

@@ -154,6 +154,7 @@ impl Waifud {
     pub async fn restore(&self) -> Result<()> {
         self.kill().await;
         let database = self.dir.join("waifud.db");
+        let replaced = waifud_store::backup::floor_of(&database)?;
         for file in ["waifud.db-wal", "waifud.db-shm"] {
             let file = self.dir.join(file);
             if file.exists() {
@@ -163,7 +164,7 @@ impl Waifud {
         std::fs::copy(self.dir.join("backup.db"), &database)?;
         let number = self.restores.fetch_add(1, Ordering::SeqCst);
         let fresh = Incarnation(u32::try_from(number + 2)?);
-        waifud_store::backup::prepare_restored(&database, fresh, self.clock.now())?;
+        waifud_store::backup::prepare_restored(&database, fresh, self.clock.now(), replaced)?;
         self.start().await
     }
 

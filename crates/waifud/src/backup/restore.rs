@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use waifud_control::env::{Entropy, SystemEntropy};
 use waifud_store::credentials::{self, Credentials, Voided};
-use waifud_types::{Incarnation, Name};
+use waifud_types::{Epoch, Incarnation, Name};
 
 use super::{DATABASE, IMAGES, PKI, archive, owner};
 use crate::config::Config;
@@ -105,14 +105,18 @@ fn stage(
         .with_context(|| format!("cannot restore {}", arguments.file.display()))?;
     let mut fresh = [0; 4];
     SystemEntropy.fill(&mut fresh);
+    let replaced = replaced_database(state)?;
     waifud_store::backup::prepare_restored(
         &staged.join(DATABASE),
         Incarnation(u32::from_le_bytes(fresh)),
         jiff::Timestamp::now(),
+        replaced
+            .as_ref()
+            .map_or(Epoch(0), |replaced| replaced.floor),
     )?;
     let voided = credentials::delete_credentials(
         &staged.join(DATABASE),
-        credentials_of_today(state)?.as_ref(),
+        replaced.as_ref().map(|replaced| &replaced.credentials),
         arguments.keep_tokens,
     )?;
     Ok((manifest, voided))
@@ -137,9 +141,16 @@ pub fn remove_unpacked(state_dir: &Path) -> anyhow::Result<()> {
     remove_all(&state_dir.join(STAGED))
 }
 
-/// The credentials in the database that the restore replaces, if any. After an interrupted restore, this is the database
-/// that was moved aside.
-fn credentials_of_today(state: &Path) -> anyhow::Result<Option<Credentials>> {
+/// What a restore needs of the database that it replaces.
+struct Replaced {
+    credentials: Credentials,
+    /// The lowest epoch that it may assign.
+    floor: Epoch,
+}
+
+/// Reads the database that the restore replaces, if there is one and it is readable. After an interrupted restore, this is
+/// the database that was moved aside.
+fn replaced_database(state: &Path) -> anyhow::Result<Option<Replaced>> {
     let aside = read_marker(state)?.map(|aside| aside.join(DATABASE));
     let path = match aside.filter(|path| path.exists()) {
         Some(path) => path,
@@ -148,8 +159,14 @@ fn credentials_of_today(state: &Path) -> anyhow::Result<Option<Credentials>> {
     if !path.exists() {
         return Ok(None);
     }
-    match credentials::read(&path) {
-        Ok(credentials) => Ok(Some(credentials)),
+    let read = credentials::read(&path).and_then(|credentials| {
+        Ok(Replaced {
+            credentials,
+            floor: waifud_store::backup::floor_of(&path)?,
+        })
+    });
+    match read {
+        Ok(replaced) => Ok(Some(replaced)),
         Err(error) => {
             eprintln!(
                 "warning: cannot read {} ({error}); credentials that were revoked since the backup are not known",
