@@ -64,7 +64,9 @@ impl EnsuredNics {
     }
 }
 
-/// Records the nics that the change from `old` to `new` removes, and forgets those that it brings back.
+/// Records the nics that the change from `old` to `new` removes, and forgets those that it brings back, and those whose
+/// number another nic gets: the port is that nic's. waifud gives a number to another nic while the guest still has a removed
+/// one only if its database was restored.
 ///
 /// The documents describe the nics, but a guest that has read them needs no restart for that.
 pub(crate) fn record_change(memory: &mut Memory, old: &AgentInstance, new: &AgentInstance) {
@@ -77,9 +79,12 @@ pub(crate) fn record_change(memory: &mut Memory, old: &AgentInstance, new: &Agen
         let mut nics = new.spec.nics.iter();
         nics.any(|other| other.name == nic.name && other.mac == nic.mac)
     };
-    memory.removed_nics.retain(|one| !is_wanted(&one.nic));
+    let is_taken = |number: usize| new.spec.numbered_nics().any(|(taken, _)| taken == number);
+    memory
+        .removed_nics
+        .retain(|one| !is_wanted(&one.nic) && !is_taken(one.number));
     let nics = old.spec.numbered_nics();
-    for (number, nic) in nics.filter(|(_, nic)| !is_wanted(nic)) {
+    for (number, nic) in nics.filter(|(number, nic)| !is_wanted(nic) && !is_taken(*number)) {
         memory.removed_nics.retain(|one| one.nic.name != nic.name);
         memory.removed_nics.push(RemovedNic {
             number,
@@ -190,6 +195,19 @@ mod tests {
         assert_eq!(removed(&memory), ["eth1"]);
         record_change(&mut memory, &having(&[0, 2, 3]), &having(&[0, 2, 3]));
         assert_eq!(removed(&memory), ["eth1"], "the same instance again");
+    }
+
+    #[test]
+    fn the_port_of_a_removed_nic_may_be_that_of_another_nic() {
+        // A restored database contains neither of the nics 1 and 2, so the next one has the number 1.
+        let mut other = having(&[0, 1]);
+        other.spec.nics[1].mac = waifud_types::MacAddr::of_guest([0, 0, 9]);
+        let mut memory = Memory::default();
+        record_change(&mut memory, &having(&[0, 1, 2]), &other);
+        assert_eq!(removed(&memory), ["eth2"]);
+        record_change(&mut memory, &having(&[0, 1]), &having(&[0]));
+        record_change(&mut memory, &having(&[0]), &other);
+        assert_eq!(removed(&memory), ["eth2"]);
     }
 
     #[test]

@@ -35,12 +35,14 @@ impl FakeNics {
         }
         let mut nics = BTreeMap::new();
         for nic in wanted {
-            let has = self.live.contains_key(&nic.tap);
-            let state = if let Some(reason) = self.refuses.as_ref().filter(|_| !has) {
-                LiveNic::Refused(reason.clone())
-            } else {
-                self.live.insert(nic.tap.clone(), nic.clone());
-                LiveNic::Attached
+            let state = match (self.live.get(&nic.tap), &self.refuses) {
+                (Some(live), _) if live == nic => LiveNic::Attached,
+                (Some(_), _) => LiveNic::Refused("the port has another nic".to_owned()),
+                (None, Some(reason)) => LiveNic::Refused(reason.clone()),
+                (None, None) => {
+                    self.live.insert(nic.tap.clone(), nic.clone());
+                    LiveNic::Attached
+                }
             };
             nics.insert(nic.tap.clone(), state);
         }
