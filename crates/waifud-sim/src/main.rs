@@ -11,6 +11,10 @@ use waifud_kit::sync::lock;
 use waifud_sim::run::{Options, Outcome, run};
 use waifud_sim::totals::Totals;
 
+/// A run is a tenth faster with it than with the C library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulate a cluster: the real control service and the real agents, with simulated time, network, power and chance
 #[derive(Parser)]
 #[command(disable_version_flag = true)]
