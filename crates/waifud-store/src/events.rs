@@ -50,11 +50,8 @@ impl EventFilter {
 
 pub(crate) fn newest(conn: &Connection) -> Result<u64, StoreError> {
     let newest: Option<i64> = conn
-        .query_row(
-            "SELECT seq FROM sqlite_sequence WHERE name = 'events'",
-            [],
-            |row| row.get(0),
-        )
+        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
+        .query_row([], |row| row.get(0))
         .optional()?;
     Ok(newest.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
 }
