@@ -11,7 +11,7 @@ use waifud_types::status::InstanceStatus;
 use waifud_types::{ByteSize, InstanceId, Name, NodeId, Revision};
 
 use crate::codec::{corrupt, count, id16, name, node_id, node16, size, to_i64, to_json};
-use crate::nodes::node;
+use crate::nodes::{node, subnet};
 use crate::{NodeRow, ReadTx, StoreError, Topic, WriteTx};
 
 /// A node and the space reserved in its pools.
@@ -116,7 +116,11 @@ impl ReadTx<'_> {
 
     /// The guest subnet of a node.
     pub fn subnet_of(&self, id: NodeId) -> Result<Option<Ipv4Net>, StoreError> {
-        Ok(self.node(id)?.map(|node| node.subnet))
+        self.first(
+            "SELECT subnet FROM nodes WHERE id = ?1",
+            [node16(&id)],
+            subnet,
+        )
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is on a node, and what is in waifud's database, at one moment.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ pub struct Database {
     pub instances: BTreeMap<InstanceId, InstanceRow>,
     /// The parts of nodes in instances.
     pub parts: Vec<(InstanceId, Part)>,
-    /// The subnet of each node.
+    /// The subnet of each node that has an instance.
     pub subnets: BTreeMap<NodeId, Ipv4Net>,
     /// The owner of each address of an instance of which anything is left.
     pub owners: BTreeMap<Ipv4Addr, InstanceId>,
@@ -145,9 +146,16 @@ impl Database {
                     owners.insert(address, owner);
                 }
             }
-            let nodes = tx.nodes("", 100)?.into_iter();
+            let mut subnets = BTreeMap::new();
+            for node in all.iter().filter_map(|row| row.node) {
+                if let Entry::Vacant(entry) = subnets.entry(node)
+                    && let Some(subnet) = tx.subnet_of(node)?
+                {
+                    entry.insert(subnet);
+                }
+            }
             Ok::<_, StoreError>(Self {
-                subnets: nodes.map(|node| (node.id, node.subnet)).collect(),
+                subnets,
                 instances: all.into_iter().map(|row| (row.id, row)).collect(),
                 parts,
                 owners,
