@@ -72,8 +72,7 @@ impl Inner {
 
     /// Whether the instance was destroyed, and waifud may not have confirmed that yet.
     pub(super) fn is_destroyed(&self, id: InstanceId) -> bool {
-        let entry = self.entries.get(&id);
-        entry.is_some_and(|entry| entry.record.destroyed)
+        self.record(id).is_some_and(|record| record.destroyed)
     }
 
     /// Its record.
@@ -88,8 +87,8 @@ impl Inner {
 
     /// The epochs recorded for an instance.
     pub(super) fn copy(&self, id: InstanceId) -> NodeCopy {
-        let entry = self.entries.get(&id);
-        entry.map_or_else(NodeCopy::default, |entry| entry.record.copy())
+        self.record(id)
+            .map_or_else(NodeCopy::default, InstanceRecord::copy)
     }
 }
 

@@ -99,57 +99,28 @@ mod tests {
 
     #[test]
     fn each_reboot_counts_and_needs_an_instance_that_should_run() {
-        let mut running = spec(true);
-        let reboot = |how| UpdateInstance {
-            reboot: Some(how),
-            ..UpdateInstance::default()
+        let reboot = |spec: &mut InstanceSpec, floor, how| {
+            let change = UpdateInstance {
+                reboot: Some(how),
+                ..UpdateInstance::default()
+            };
+            apply(&web(), spec, floor, &change, &mut Vec::new())
         };
-        let mut changes = Vec::new();
-        apply(
-            &web(),
-            &mut running,
-            0,
-            &reboot(Reboot::Clean),
-            &mut changes,
-        )
-        .unwrap();
-        apply(
-            &web(),
-            &mut running,
-            0,
-            &reboot(Reboot::Force),
-            &mut changes,
-        )
-        .unwrap();
-        assert_eq!(running.power.reboots, 2);
-        let clean = reboot(Reboot::Clean);
-        for number in [1000, 1001] {
-            // The database was restored: the node may have executed a third reboot.
-            apply(&web(), &mut running, 1000, &clean, &mut changes).unwrap();
+        let mut running = spec(true);
+        // From the third on, the database was restored: the node may have executed others meanwhile.
+        for (floor, number) in [(0, 1), (0, 2), (1000, 1000), (1000, 1001)] {
+            reboot(&mut running, floor, Reboot::Clean).unwrap();
             assert_eq!(running.power.reboots, number);
         }
-        apply(
-            &web(),
-            &mut running,
-            0,
-            &reboot(Reboot::Force),
-            &mut changes,
-        )
-        .unwrap();
+        assert!(!running.power.force_reboot);
+        reboot(&mut running, 1000, Reboot::Force).unwrap();
         assert!(running.power.force_reboot);
-        let refused = apply(
-            &web(),
-            &mut spec(false),
-            0,
-            &reboot(Reboot::Clean),
-            &mut changes,
-        )
-        .unwrap_err();
+        let refused = reboot(&mut spec(false), 0, Reboot::Clean).unwrap_err();
         assert_eq!(refused.code, "not-running");
         let force = UpdateInstance {
             force: true,
             ..UpdateInstance::default()
         };
-        assert!(apply(&web(), &mut running, 0, &force, &mut changes).is_err());
+        assert!(apply(&web(), &mut running, 0, &force, &mut Vec::new()).is_err());
     }
 }

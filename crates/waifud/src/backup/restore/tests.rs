@@ -125,6 +125,18 @@ fn revoked_tokens_and_removed_nodes_are_not_restored() {
 }
 
 #[test]
+fn a_second_restore_of_the_same_backup_assigns_none_of_the_epochs_since_the_first() {
+    let world = World::new();
+    let restored = || {
+        world.restore(true).unwrap();
+        waifud_store::backup::floor_of(&world.database()).unwrap().0
+    };
+    // Further apart than the clock explains, since an instance may have changed its owner more than once in a millisecond.
+    let [first, second] = [restored(), restored()];
+    assert!(second >= first + (1 << 20), "{first} {second}");
+}
+
+#[test]
 fn a_damaged_or_truncated_backup_changes_nothing() {
     let world = World::new();
     let state = &world.config.state_dir;
